@@ -13,8 +13,8 @@ from typing import ClassVar, Literal
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import Options, check_integer, check_number, option
-from evo_tune.training.recipe.models.gpt_config import ModelConfig, padding_channels, uses_plain_products
-from evo_tune.training.recipe.models.rules import Parametrisation
+from evo_tune.training.recipe.models.gpt_config import padding_channels, uses_plain_products
+from evo_tune.training.recipe.models.rules import ModelConfig, Parametrisation
 
 # Channels of the convolution stem.
 STEM = 16
@@ -52,7 +52,6 @@ class EncoderConfig(ModelConfig):
     ffn: ClassVar[str] = "gelu"
     norm: ClassVar[str] = "layernorm"
     residual_scaling: ClassVar[bool] = False
-    tied: ClassVar[bool] = False
 
     outputs: int = option(bounds="[1, inf)")
     depth: int = option(4, bounds="[1, inf)")

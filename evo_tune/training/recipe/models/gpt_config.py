@@ -6,91 +6,12 @@ This module does not load torch, so that a search can compute the size of a mode
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from functools import cache
-from typing import Any, ClassVar, Literal, TypeVar, get_type_hints
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.declare import Option, Options, check_integer, check_name, fixed_option, option
-from evo_tune.training.recipe.models.rules import Parametrisation
-
-C = TypeVar("C", bound="ModelConfig")
-
-
-@cache  # read at each construction of a shape
-def _declared_fields(config: type[Any]) -> list[Option]:
-    """Return the fields of a dataclass that are declared with `option`."""
-    types = get_type_hints(config)
-    declared = [field for field in fields(config) if field.metadata]
-    return [Option(field.name, types[field.name], field.default, **field.metadata) for field in declared]
-
-
-class ModelConfig:
-    """Shape of a model, as a dataclass of plain fields; `scaling` is its parametrisation by size.
-
-    Fields that a subclass declares with `option` are checked by their type, bounds and choices.
-    """
-
-    depth: int
-    width: int
-    heads: int
-    ffn_mult: float
-    dropout: float
-    attention_dropout: float
-    scaling: Parametrisation | None
-
-    def __post_init__(self) -> None:
-        scaling: Any = self.scaling
-        if isinstance(scaling, Mapping):  # from JSON
-            object.__setattr__(self, "scaling", Parametrisation(**scaling))
-        for field in _declared_fields(type(self)):  # type: ignore[arg-type]  # classes can be hashed
-            field.check(getattr(self, field.name))
-        if self.width % self.heads:
-            raise RecipeError("heads", self.heads, f"a divisor of width={self.width}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain data."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return] # of the dataclasses below
-
-    @property
-    def branch(self) -> float:
-        """Factor on residual branches."""
-        return 1.0 if self.scaling is None else 1.0 / self.scaling.deeper(self.depth)
-
-    @property
-    def gradient(self) -> float:
-        """Size of the gradients outside of blocks and the head, relative to the base (see `models.rules`)."""
-        return 1.0
-
-    @property
-    def parameters(self) -> int:
-        """Number of trainable parameters."""
-        raise NotImplementedError
-
-    @property
-    def tables(self) -> int:
-        """Number of values that a model computes from its shape alone, which are not saved."""
-        return 0
-
-    @property
-    def attention_scale(self) -> float | None:
-        """Factor on query-key products; None: 1/√head_dim."""
-        return None if self.scaling is None else self.scaling.attention_scale(self.width // self.heads)
-
-    @classmethod
-    def from_json(cls: type[C], data: Mapping[str, Any]) -> C:
-        """Return the config from the data of `to_json`.
-
-        Raises:
-            RecipeError: A field is unknown or out of its range.
-        """
-        field_names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-        for name, value in data.items():
-            if name not in field_names:
-                raise RecipeError(name, value, f"only the fields {', '.join(field_names)}")
-        return cls(**data)
-
+from evo_tune.options.declare import Options, check_integer, check_name, fixed_option, option
+from evo_tune.training.recipe.models.rules import ModelConfig, Parametrisation
 
 # Longest sequence, in tokens, for plain products in bfloat16 attention on a CPU (see `training.models.block`). Up to
 # there they are faster than the fused kernel. At twice the length both are about equal; beyond, they are slower.

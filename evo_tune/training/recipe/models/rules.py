@@ -39,15 +39,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
+from typing import Any, Literal, NamedTuple, TypeVar, get_type_hints
 
-from evo_tune.options.declare import Options, check_integer, check_name, fixed_option
+from evo_tune.errors import RecipeError
+from evo_tune.options.declare import Option, Options, check_integer, check_name, fixed_option
 
-if TYPE_CHECKING:
-    from evo_tune.training.recipe.models.encoder_config import EncoderConfig
-    from evo_tune.training.recipe.models.gpt_config import GPTConfig
-
+C = TypeVar("C", bound="ModelConfig")
 P = TypeVar("P", bound="ParametrisationOptions")
 
 # Kinds of parameters. 'hidden': matrices in blocks; 'block': other parameters in blocks; 'embedding': embeddings of
@@ -109,7 +108,7 @@ class Parametrisation:
         """Return the factor on query-key products; None: the standard 1/√head."""
         return None if head == self.head else math.sqrt(self.head) / head
 
-    def factors(self, optimizer: str, kind: str, shape: GPTConfig | EncoderConfig) -> Factors:
+    def factors(self, optimizer: str, kind: str, shape: ModelConfig) -> Factors:
         """Return the factors for one kind of parameters.
 
         Args:
@@ -126,6 +125,81 @@ class Parametrisation:
         if kind in ("hidden", "block"):
             gradient /= self.deeper(shape.depth)
         return Factors(lr=lr / gradient) if optimizer == "sgd" else Factors(lr=lr, eps=gradient)
+
+
+@cache  # read at each construction of a shape
+def _declared_fields(config: type[Any]) -> list[Option]:
+    """Return the fields of a dataclass that are declared with `option`."""
+    types = get_type_hints(config)
+    declared = [field for field in fields(config) if field.metadata]
+    return [Option(field.name, types[field.name], field.default, **field.metadata) for field in declared]
+
+
+class ModelConfig:
+    """Shape of a model, as a dataclass of plain fields; `scaling` is its parametrisation by size.
+
+    Fields that a subclass declares with `option` are checked by their type, bounds and choices.
+    """
+
+    depth: int
+    width: int
+    heads: int
+    ffn_mult: float
+    dropout: float
+    attention_dropout: float
+    scaling: Parametrisation | None
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        scaling: Any = self.scaling
+        if isinstance(scaling, Mapping):  # from JSON
+            object.__setattr__(self, "scaling", Parametrisation(**scaling))
+        for field in _declared_fields(type(self)):  # type: ignore[arg-type]  # classes can be hashed
+            field.check(getattr(self, field.name))
+        if self.width % self.heads:
+            raise RecipeError("heads", self.heads, f"a divisor of width={self.width}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return] # of the dataclasses below
+
+    @property
+    def branch(self) -> float:
+        """Factor on residual branches."""
+        return 1.0 if self.scaling is None else 1.0 / self.scaling.deeper(self.depth)
+
+    @property
+    def gradient(self) -> float:
+        """Size of the gradients outside of blocks and the head, relative to the base (see above)."""
+        return 1.0
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        raise NotImplementedError
+
+    @property
+    def tables(self) -> int:
+        """Number of values that a model computes from its shape alone, which are not saved."""
+        return 0
+
+    @property
+    def attention_scale(self) -> float | None:
+        """Factor on query-key products; None: 1/√head_dim."""
+        return None if self.scaling is None else self.scaling.attention_scale(self.width // self.heads)
+
+    @classmethod
+    def from_json(cls: type[C], data: Mapping[str, Any]) -> C:
+        """Return the config from the data of `to_json`.
+
+        Raises:
+            RecipeError: A field is unknown or out of its range.
+        """
+        field_names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        for name, value in data.items():
+            if name not in field_names:
+                raise RecipeError(name, value, f"only the fields {', '.join(field_names)}")
+        return cls(**data)
 
 
 @dataclass(frozen=True, kw_only=True)
