@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -125,11 +125,10 @@ class Unfinished:
         plan: Plan of the training.
         run: Its device, seed, budget and folders.
         writes: Whether this process writes checkpoints.
-        clock: Function that returns seconds.
     """
 
-    def __init__(self, plan: Plan, run: Context, *, writes: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        self._run, self._clock = run, clock
+    def __init__(self, plan: Plan, run: Context, *, writes: bool) -> None:
+        self._run = run
         minutes = plan.options.checkpoint_minutes if writes and not run.timing else None
         self._pause = None if minutes is None else 60.0 * minutes
         self._about: dict[str, Any] = {
@@ -165,18 +164,18 @@ class Unfinished:
             report(share, point, decayed)
 
         training_run.report = noted
-        if self._pause is None:
+        if (pause := self._pause) is None:
             return
-        pause, due = self._pause, self._clock() + self._pause
+        due = time.monotonic() + pause
 
         def save() -> bool:
             nonlocal due
-            if self._clock() < due:
+            if time.monotonic() < due:
                 return False
             save_checkpoint(
                 self._run.folder / UNFINISHED, {**self._about, **notes, "curve": curve, **training_run.state()}
             )
-            due = self._clock() + pause
+            due = time.monotonic() + pause
             return True
 
         training_run.between = save

@@ -102,11 +102,7 @@ class LanguageTraining(Task):
             self.run.device,
             sharing=self.processes,
             probe=run_one_step,
-            optimizer=options.optimizer_name,
-            ema=options.ema is not None,
-            precision=storage_precision(options.precision),
-            z_loss=options.z_loss > 0.0,
-            ranks=self.processes,
+            **self.memory_options,
         )
         micro, recompute = fit.micro_batch, fit.recompute
         if self.ranks is not None:
@@ -116,17 +112,20 @@ class LanguageTraining(Task):
         return StepSplit(micro, options.recompute or recompute)
 
     def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
-        recipe = trainer.recipe
-        return predict_memory(
-            self.phase_of(trainer).config,
-            largest,
-            recompute=cast(GPT, trainer.model).recompute,
-            optimizer=type(recipe.optimizer).__name__.lower(),
-            ema=recipe.ema is not None,
-            precision=storage_precision(recipe.precision.name),
-            z_loss=recipe.z_loss > 0.0,
-            ranks=1 if trainer.ranks is None else trainer.ranks.size,
-        ).peak
+        config, recompute = self.phase_of(trainer).config, cast(GPT, trainer.model).recompute
+        return predict_memory(config, largest, recompute=recompute, **self.memory_options).peak
+
+    @property
+    def memory_options(self) -> dict[str, Any]:
+        """Options of `predict_memory`, except device and recompute."""
+        options = self.plan.options
+        return {
+            "optimizer": options.optimizer_name,
+            "ema": options.ema is not None,
+            "precision": storage_precision(options.precision),
+            "z_loss": options.z_loss > 0.0,
+            "ranks": self.processes,
+        }
 
     # Phases.
 

@@ -78,7 +78,8 @@ def train(
             precision = str(saved.get("precision", "fp32"))
         elif precision == "auto":
             precision = probe.fastest_precision(run.device, narrow=plan.narrow)
-        training_run = kind(plan.in_precision(precision), run, ranks).training_run(saved)
+        task = kind(replace_options(plan, precision=precision), run, ranks)
+        training_run = task.training_run(saved)
         if run.timing:
             return training_run, _predict_cost(training_run, run.timing, now() - began, plan.save)
         resumed = training_run.trainer.step if unfinished.saved or run.resume_folder else None
@@ -96,6 +97,11 @@ def train(
         if is_forked:
             training_run.decay(stop)  # for the evaluation only: a longer training continues from the checkpoint
         return training_run, training_run.metrics(resumed, run.test)
+
+
+def replace_options(plan: Any, **options: Any) -> Any:
+    """Return the same plan with other options."""
+    return replace(plan, options=replace(plan.options, **options))
 
 
 def _predict_cost(training_run: TrainingRun, steps: int, built: float, saves: bool) -> dict[str, float]:
@@ -210,7 +216,7 @@ def train_and_export(
         tokenizer: Tokenizer of a `GPT`.
         further_notes: See `training_notes`.
     """
-    training_run, metrics = train(replace(plan, options=replace(plan.options, ranks=1)), run, kind)
+    training_run, metrics = train(replace_options(plan, ranks=1), run, kind)
     trained: Any = training_run.model
     models = {Path(folder): (trained, metrics)}
     if training_run.trainer.averaged is not None:

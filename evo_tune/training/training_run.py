@@ -39,6 +39,8 @@ ENOUGH = 1.5
 class Plan(Protocol):
     """An evaluator's description of a training, without torch: options, numbers and the identity of its checkpoints.
 
+    It is a dataclass, and so are its options.
+
     It also has the numbers that `recipe_of` needs: lr, batch, reference, weight_decay and warmup.
     """
 
@@ -61,9 +63,6 @@ class Plan(Protocol):
     @property
     def narrow(self) -> bool:
         """Whether the matrix products are too small for a CPU to gain from bfloat16."""
-
-    def in_precision(self, precision: Any) -> Any:
-        """Return the same plan with another precision, given by name."""
 
 
 class SinglePhase(NamedTuple):

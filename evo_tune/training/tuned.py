@@ -10,7 +10,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -35,7 +35,7 @@ from evo_tune.training.recipe.models.base import BaseModel, read_base
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 from evo_tune.training.recipe.optim.schedule import Schedule, WeightDecay, optimizer_steps
 from evo_tune.training.recipe.tuning import TuningOptions
-from evo_tune.training.session import train, training_notes
+from evo_tune.training.session import replace_options, train, training_notes
 from evo_tune.training.stepping.recipe import Recipe
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.training_run import SinglePhase, Task, TrainingResult, TrainingRun
@@ -86,10 +86,6 @@ class TuningPlan:
     def identity(self) -> dict[str, Any]:
         """Plain data that a checkpoint must match."""
         return {"genome": dict(self.genome), "data": self.options.fingerprint()}
-
-    def in_precision(self, precision: Any) -> TuningPlan:
-        """Return the same plan with another precision."""
-        return replace(self, options=replace(self.options, precision=precision))
 
 
 class TuningTraining(Task):
@@ -240,7 +236,7 @@ def export_tuning(
         merged: Whether to merge the learned weights into the base and write the base's format.
         with_base: Whether to copy the base of an adapter to base/.
     """
-    task = replace(task, options=replace(task.options, ranks=1))
+    task = replace_options(task, ranks=1)
     training_run, metrics = train(task, run, TuningTraining)
     average, base, text = training_run.trainer.averaged, task.base, TuningTraining(task, run).whole_text
 

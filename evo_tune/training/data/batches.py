@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -108,7 +109,7 @@ class Epochs:
         if not len(self.inputs) == len(self.targets) > 0:
             raise RecipeError("targets", len(self.targets), f"as many as inputs ({len(self.inputs)}), at least 1")
         self.epoch_steps = optimizer_steps(len(self.inputs), self.batch)
-        self._epoch: tuple[int, Tensor] = (-1, self.targets)
+        self._order = lru_cache(maxsize=1)(self._draw_order)
 
     @property
     def steps(self) -> int:
@@ -156,11 +157,9 @@ class Epochs:
         """Move the samples to a device, where batches are then made."""
         self.inputs, self.targets = self.inputs.to(device), self.targets.to(device)
 
-    def _order(self, epoch: int) -> Tensor:
-        if self._epoch[0] != epoch:  # only a cache: drawn again, it would be the same
-            rng = np.random.default_rng(seed_for(self.seed, "order", epoch))
-            self._epoch = (epoch, torch.from_numpy(rng.permutation(len(self.inputs))))
-        return self._epoch[1]
+    def _draw_order(self, epoch: int) -> Tensor:
+        rng = np.random.default_rng(seed_for(self.seed, "order", epoch))
+        return torch.from_numpy(rng.permutation(len(self.inputs)))
 
 
 def steps_of(total: int, rows: int, batch: int) -> int:
@@ -263,7 +262,7 @@ class TrainingWindows:
         whole_windows = (len(self.tokens) - 1) // self.context
         self.epoch_windows = max(1, whole_windows - 1)  # one less leaves room for the offset
         self._columns = torch.arange(self.context + 1)
-        self._epoch: tuple[int, Tensor] = (-1, self._columns)
+        self._order = lru_cache(maxsize=1)(self._draw_order)
 
     @property
     def steps(self) -> int:
@@ -278,8 +277,13 @@ class TrainingWindows:
         """
         check_integer("step", step, self.first_step, self.first_step + self.steps - 1)
         first, last = self._bounds[step - self.first_step]
-        starts = onto(self._starts(first, last), self.tokens.device)
-        rows = rows_at(self.tokens, starts, self._columns)
+        pieces = []  # start positions in the text of the windows `first` to `last` − 1
+        while first < last:
+            epoch, place = divmod(first, self.epoch_windows)
+            count = min(last - first, self.epoch_windows - place)
+            pieces.append(self._order(epoch)[place : place + count])
+            first += count
+        rows = rows_at(self.tokens, onto(torch.cat(pieces), self.tokens.device), self._columns)
         return [(part[:, :-1], part[:, 1:]) for part in torch.split(rows, self.micro_batch or self.batch)]
 
     def target_count(self, step: int) -> int:
@@ -296,24 +300,11 @@ class TrainingWindows:
         """Move the text to a device, where batches are then cut."""
         self.tokens, self._columns = self.tokens.to(device), self._columns.to(device)
 
-    def _starts(self, first: int, last: int) -> Tensor:
-        """Return the start positions in the text of the training's windows `first` to `last` − 1."""
-        pieces = []
-        while first < last:
-            epoch, place = divmod(first, self.epoch_windows)
-            count = min(last - first, self.epoch_windows - place)
-            pieces.append(self._order(epoch)[place : place + count])
-            first += count
-        return torch.cat(pieces)
-
-    def _order(self, epoch: int) -> Tensor:
-        if self._epoch[0] != epoch:  # only a cache: drawn again, it would be the same
-            rng = np.random.default_rng(seed_for(self.seed, "order", epoch))
-            spare = len(self.tokens) - 1 - self.epoch_windows * self.context
-            offset = int(rng.integers(0, min(spare, self.context - 1) + 1))
-            starts = rng.permutation(self.epoch_windows) * self.context + offset
-            self._epoch = (epoch, torch.from_numpy(starts))
-        return self._epoch[1]
+    def _draw_order(self, epoch: int) -> Tensor:
+        rng = np.random.default_rng(seed_for(self.seed, "order", epoch))
+        spare = len(self.tokens) - 1 - self.epoch_windows * self.context
+        offset = int(rng.integers(0, min(spare, self.context - 1) + 1))
+        return torch.from_numpy(rng.permutation(self.epoch_windows) * self.context + offset)
 
 
 def evaluation_windows(tokens: Tensor, *, context: int, count: int, block: int = 1024) -> MicroBatch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,20 +40,17 @@ class Chip(NamedTuple):
     source: str
 
 
-def _read_chips() -> Iterator[Chip]:
-    with Path(__file__).with_name("chips.csv").open(encoding="utf-8", newline="") as file:
-        for names, *numbers, source in list(csv.reader(file))[1:]:
-            fp32, tf32, bf16, fp16, bandwidth = (float(number) if number else None for number in numbers)
-            yield Chip(tuple(names.split("|")), fp32, tf32, bf16, fp16, bandwidth, source)  # type: ignore[arg-type]
-
-
-CHIPS: tuple[Chip, ...] = tuple(_read_chips())
-_BY_NAME = {name: row for row in CHIPS for name in row.names}
+with Path(__file__).with_name("chips.csv").open(encoding="utf-8", newline="") as _file:
+    CHIPS: list[Chip] = [
+        Chip(tuple(names.split("|")), *(float(number) if number else None for number in numbers), source)  # type: ignore[call-arg, arg-type]
+        for names, *numbers, source in list(csv.reader(_file))[1:]
+    ]
 
 
 def chip(device_name: str) -> Chip | None:
     """Return the row of a chip by its name from `torch.cuda.get_device_name`; None if it has none."""
-    return _BY_NAME.get(device_name.strip().removeprefix("NVIDIA "))
+    name = device_name.strip().removeprefix("NVIDIA ")
+    return next((row for row in CHIPS if name in row.names), None)
 
 
 # Learning rate at which no training diverges, for trainings that are discarded.

@@ -37,7 +37,7 @@ def stream_tokens(
     *,
     context: int | None,
     vocab_size: int,
-    temperature: float = 1.0,
+    temperature: float = 0.8,
     top_k: int | None = None,
     seed: int = 0,
 ) -> Iterator[int]:
@@ -49,9 +49,9 @@ def stream_tokens(
         length: Number of tokens to add (int ≥ 0).
         context: Number of last tokens that are used; None: all.
         vocab_size: Number of tokens that the model knows.
-        temperature: Divisor of the logits; 0 takes the most likely token.
+        temperature: Divisor of the logits; 1 samples from the model's distribution, 0 takes the most likely token.
         top_k: Number of most likely tokens to sample from; None: all.
-        seed: Seed of the sampling's own generator.
+        seed: Seed of the sampling's own generator; the same seed gives the same tokens.
 
     Raises:
         RecipeError: An argument is out of its range, or the model gives no probabilities.
@@ -198,23 +198,13 @@ class GPT(nn.Module):
         logits: Tensor = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
         return cap_logits(logits, self.config.softcap)
 
-    def generate(
-        self,
-        prompt: str | bytes,
-        length: int = 200,
-        *,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        seed: int = 0,
-    ) -> str:
+    def generate(self, prompt: str | bytes, length: int = 200, **sampling: Any) -> str:
         """Continue a text, token by token.
 
         Args:
             prompt: Text to continue; if empty, a new line.
             length: Number of tokens to add.
-            temperature: Divisor of the logits; 1 samples from the model's distribution, 0 takes the most likely token.
-            top_k: Number of most likely tokens to sample from; None: all.
-            seed: Seed of the sampling; the same seed gives the same text.
+            sampling: temperature, top_k and seed, see `stream_tokens`.
 
         Returns:
             The prompt and its continuation; invalid UTF-8 becomes U+FFFD.
@@ -225,12 +215,11 @@ class GPT(nn.Module):
         if self.tokenizer is None:
             raise RecipeError("vocab_size", self.config.vocab_size, "256, or a `tokenizer` given to the model")
         start = self.tokenizer.encode((prompt.encode() if isinstance(prompt, str) else prompt) or b"\n").tolist()
-        sampling: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "seed": seed}
-        shape: dict[str, Any] = {"context": self.config.context, "vocab_size": self.config.vocab_size}
-        was_training = self.training
+        config, was_training = self.config, self.training
         self.eval()
         try:
-            tokens = [*start, *stream_tokens(self, start, length, **shape, **sampling)]
+            new = stream_tokens(self, start, length, context=config.context, vocab_size=config.vocab_size, **sampling)
+            tokens = [*start, *new]
         finally:
             self.train(was_training)
         return self.tokenizer.decode(tokens).decode("utf-8", errors="replace")

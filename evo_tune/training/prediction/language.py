@@ -137,10 +137,10 @@ class LanguageModel(Model):
             RecipeError: An argument is out of its range.
         """
         start = self.vocabulary.encode(prompt.encode("utf-8", "replace") or b"\n").tolist()
-        sampling = {"temperature": temperature, "top_k": top_k, "seed": seed}
-        shape = {"context": self.context, "vocab_size": self.vocab_size}
+        limits: dict[str, Any] = {"context": self.context, "vocab_size": self.vocab_size}
+        tokens = stream_tokens(self.network, start, length, **limits, temperature=temperature, top_k=top_k, seed=seed)
         with self.computing():
-            yield from self.vocabulary.pieces(stream_tokens(self.network, start, length, **shape, **sampling))  # type: ignore[arg-type]
+            yield from self.vocabulary.pieces(tokens)
 
     def generate(self, prompt: str, length: int = LENGTH, **sampling: Any) -> str:
         """Return a prompt with its continuation; see `stream`."""

@@ -270,12 +270,6 @@ class Pictures(Reader):
         self.labels = labels
         self.shape = (config.channels, config.image_height, config.image_width)
 
-    @property
-    def size(self) -> str:
-        """The images of the model, in words."""
-        channels, height, width = self.shape
-        return f"{height} by {width} pixels with {channels} channel{'s' if channels > 1 else ''}"
-
     def encode(self, data: Any) -> Tensor:
         if isinstance(data, torch.Tensor) or (isinstance(data, np.ndarray) and data.dtype.kind not in "OU"):
             return torch.from_numpy(self._array(np.asarray(data)))
@@ -302,9 +296,10 @@ class Pictures(Reader):
         elif images.ndim == 4 and images.shape[1:] != self.shape:
             images = images.transpose(0, 3, 1, 2)
         if images.ndim != 4 or images.shape[1:] != self.shape or images.dtype.kind not in "uif":
+            shape = f"(n, {height}, {width}{f', {channels}' if channels > 1 else ''})"
+            size = f"{height} by {width} pixels with {channels} channel{'s' if channels > 1 else ''}"
             raise UsageError(
-                f"images are {images.dtype} of shape {images.shape}: expected numbers, (n, {height}, {width}"
-                f"{f', {channels}' if channels > 1 else ''}), for {self.size}"
+                f"images are {images.dtype} of shape {images.shape}: expected numbers, {shape}, for {size}"
             )
         if not np.isfinite(images).all():
             raise UsageError("images have values that are not finite: expected finite ones")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -262,10 +262,6 @@ class SampleTask:
     def warmup(self) -> float:
         """Share of the steps that warm up."""
         return float(self.genome.get("warmup", 0.0))
-
-    def in_precision(self, precision: Any) -> Any:
-        """Return the same training in another precision."""
-        return replace(self, options=replace(self.options, precision=precision))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -138,10 +138,6 @@ class LanguageTask:
         """Identity of the training, as plain data with the hash of the text; a checkpoint must match it."""
         return {"genome": dict(self.genome), "data": self.corpus.fingerprint(), "model": self.config.to_json()}
 
-    def in_precision(self, precision: Any) -> LanguageTask:
-        """Return the same training in another precision."""
-        return replace(self, options=replace(self.options, precision=precision))
-
     @property
     def judged(self) -> float:
         """Approximate number of tokens that all evaluations of the training score."""

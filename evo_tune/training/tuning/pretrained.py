@@ -25,22 +25,18 @@ from evo_tune.training.tuning.weights import fold_lora
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def halve_frozen(model: nn.Module, precision: str) -> bool:
+def halve_frozen(model: nn.Module, precision: str) -> None:
     """Store the frozen matrices of a model in a precision, in place; 'fp32' changes nothing.
 
     All later passes, including evaluations, must use that precision's autocast.
-
-    Returns:
-        Whether anything is stored in less than float32.
     """
     if precision not in _DTYPES:
-        return False
+        return
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding) and not module.weight.requires_grad:
             module.weight.data = module.weight.data.to(_DTYPES[precision])
             if isinstance(module, nn.Embedding):
                 module.register_forward_hook(lambda _, __, output: output.float())
-    return True
 
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
