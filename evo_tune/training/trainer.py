@@ -146,7 +146,7 @@ class Trainer:
         self.step = self.targets = self.clipped = self.overflows = 0
         self.parts = 1 if ranks is None else ranks.parts
 
-    def run(self, until: int, on_step: Callable[[Step], None] | None = None) -> None:
+    def run(self, until: int, on_step: Callable[[Step], object] = lambda step: None) -> None:
         """Train up to step number `until`, exclusive; completed steps are not repeated.
 
         Args:
@@ -159,12 +159,11 @@ class Trainer:
         """
         check_integer("until", until, 0, self.recipe.schedule.steps)
         self.model.train()
-        tell = on_step or (lambda step: None)
         while self.step < until:
             for finished_step in self.advance(self.step + 1 < until):
-                tell(finished_step)
+                on_step(finished_step)
         for finished_step in self.catch_up():
-            tell(finished_step)
+            on_step(finished_step)
 
     def train_step(self) -> Step:
         """Run one step and wait for its result.

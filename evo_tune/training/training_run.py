@@ -349,22 +349,11 @@ class TrainingRun:
             Diverged: See `Trainer.run`.
         """
         start = self.trainer.step
-
-        def train_to_marks() -> None:
-            for mark in sorted({mark for mark in self.marks if start < mark < stop} | {max(start, stop)}):
-                if self.stopped:
-                    return
-                self._train(mark)
-                point = self.task.curve_point(self.trainer)
-                # Only evaluations at marks may have effects; otherwise a partial training would differ from a full one.
-                if mark in self.marks and mark > start:
-                    if self.trainer.gap is not None:
-                        self.trainer.gap.update(self.task.training_loss(self.trainer), point["val_loss"])
-                    if self.stopping is not None:
-                        self.stopping.update(point["val_loss"], self.model)
-                self._tell(point)
-
-        self._record_peak(train_to_marks)
+        for mark in sorted({mark for mark in self.marks if start < mark < stop} | {max(start, stop)}):
+            if self.stopped:
+                return
+            # Only evaluations at marks may have effects; otherwise a partial training would differ from a full one.
+            self._train_and_evaluate(mark, has_effect=mark in self.marks and mark > start)
 
     def decay(self, stop: int) -> None:
         """Train to step `stop` with a falling learning rate, and evaluate. The training cannot continue afterwards.
@@ -374,24 +363,31 @@ class TrainingRun:
         """
         if self.decaying is None:  # else it continues from a checkpoint inside the decay
             self._begin_decay(self.trainer.step, stop)
+        self._train_and_evaluate(stop, has_effect=True)
 
-        def decay() -> None:
-            self._train(stop)
-            point = self.task.curve_point(self.trainer)
-            if self.stopping is not None:
+    def _train_and_evaluate(self, step: int, has_effect: bool) -> None:
+        """Train up to a step, evaluate, and record the peak memory.
+
+        Args:
+            step: Step after the last one.
+            has_effect: Whether the evaluation may stop the training or change its weight decay.
+        """
+
+        def train_and_evaluate() -> None:
+            self._train(step)
+            trainer, point = self.trainer, self.task.curve_point(self.trainer)
+            if has_effect and trainer.gap is not None and self.decaying is None:  # after a decay there is no step
+                trainer.gap.update(self.task.training_loss(trainer), point["val_loss"])
+            if has_effect and self.stopping is not None:
                 self.stopping.update(point["val_loss"], self.model)
-            self._tell(point)
+            self.report(trainer.step / self.steps, point, trainer.recipe.schedule.decay_has_begun(trainer.step))
 
-        self._record_peak(decay)
+        self._peak = max(self._peak, measure_peak_memory(self.trainer.device, train_and_evaluate) or 0.0)
 
     def _begin_decay(self, fork: int, stop: int) -> None:
         self.decaying = fork, stop
         schedule = ForkedSchedule.of(self.trainer.recipe.schedule, fork, stop)
         self.trainer.recipe = replace(self.trainer.recipe, schedule=schedule)
-
-    def _record_peak(self, work: Callable[[], None]) -> None:
-        """Run a part of the training and record its peak memory."""
-        self._peak = max(self._peak, measure_peak_memory(self.trainer.device, work) or 0.0)
 
     def _train(self, step: int) -> None:
         """Train up to a step, switching models at the end of each phase."""
@@ -411,10 +407,6 @@ class TrainingRun:
         # At the end of a part an evaluation is due, which a training that continues from here would miss.
         if self.trainer.step < self._until and self.between():
             self._watch.start()
-
-    def _tell(self, point: Mapping[str, float]) -> None:
-        step = self.trainer.step
-        self.report(step / self.steps, point, self.trainer.recipe.schedule.decay_has_begun(step))
 
     def time_steps(self, steps: int, warm: int = 2) -> dict[str, float]:
         """Time a few steps and each kind of evaluation, and return the predicted time of the full training.

@@ -44,8 +44,10 @@ class Text:
 def make_training_run(make_trainer: Callable[..., Trainer], text: torch.Tensor) -> Callable[..., TrainingRun]:
     def make(stopping: EarlyStopping | None = None, evaluations: int = 4, **options: object) -> TrainingRun:
         trainer = make_trainer(**options)
+        options = SimpleNamespace(optimizer_name="adamw", ema=None, precision="fp32", z_loss=0.0)
+        plan: Any = SimpleNamespace(options=options)
         nothing: Any = None
-        task = LanguageTraining(nothing, nothing, material=Text(text))
+        task = LanguageTraining(plan, nothing, material=Text(text))
         task.phases = [Phase(config=trainer.model.config, windows=80, per_step=4)]  # type: ignore[arg-type]
         return TrainingRun(trainer, task, evaluations=evaluations, stopping=stopping)
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import check_integer, check_name, check_number
 from evo_tune.training.recipe.data.reading import cache_folder
+from evo_tune.trust import inside
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -116,12 +116,10 @@ def fastest_precision(device: str | torch.device = "cpu", folder: Path | None = 
         if cached["key"] == key:
             return "bf16" if float(cached["gain"]) >= GAIN else "fp32"
     gain = _measure_gain()
-    with suppress(OSError):  # written atomically: several workers may write at the same time
+    with suppress(OSError):  # several workers may write at the same time
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=path.name, dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump({"key": key, "gain": gain}, file)
-        os.replace(partial, path)
+        data = json.dumps({"key": key, "gain": gain}).encode()
+        inside.replace(path.parent, name, data, part=f"{name}.{os.getpid()}.part", sync=False)
     return "bf16" if gain >= GAIN else "fp32"
 
 

@@ -80,8 +80,7 @@ class Slopes:
     @property
     def most(self) -> float:
         """Highest of all slopes; NaN if a training diverged."""
-        slopes = np.concatenate([self.activations.ravel(), self.updates.ravel()])
-        return float(slopes.max())
+        return float(np.maximum(self.activations.max(), self.updates.max()))
 
     @property
     def passed(self) -> bool:
@@ -133,18 +132,10 @@ def check_coordinates(
         _check_sizes("depths", depths, 1)
     base, fewest = min(widths), min(depths, default=2)
     scaling = None if param == "standard" else Parametrisation(name=param, width=base, depth=fewest, head=HEAD)
+    common: dict[str, Any] = {"vocab_size": vocabulary, "context": CONTEXT, "init": init, "tied": tied}
 
     def train_size(width: int, depth: int) -> NDArray[np.float64]:
-        config = GPTConfig(
-            vocab_size=vocabulary,
-            context=CONTEXT,
-            depth=depth,
-            width=width,
-            heads=width // HEAD,
-            init=init,
-            tied=tied,
-            scaling=scaling,
-        )
+        config = GPTConfig(**common, depth=depth, width=width, heads=width // HEAD, scaling=scaling)
         return _train_and_measure(GPT(config, seed=seed), optimizer, lr, steps, seed)
 
     with reproducible(1, strict=False):  # one thread is faster for products this small
