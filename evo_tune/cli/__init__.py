@@ -88,10 +88,8 @@ def main() -> None:
     warnings.showwarning = _warn  # type: ignore[assignment]
     try:
         code = cli.main(prog_name=PROG, standalone_mode=False)
-    except ClusterLost as error:
-        _fail(str(error), error.exit_code, at_once=True)
     except EvoTuneError as error:
-        _fail(str(error), error.exit_code)
+        _fail(str(error), error.exit_code, at_once=isinstance(error, ClusterLost))
     except click.exceptions.Abort as error:  # of a KeyboardInterrupt
         _fail(str(error.__cause__ or "") or "interrupted", 130)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -226,19 +226,15 @@ def _genomes_of_csv(path: Path) -> list[dict[str, Any]]:
     genomes = []
     try:
         header = [from_csv_cell(name) for name in next(reader, [])]
-        prefixed = any(name.startswith(GENE_PREFIX) for name in header)
-        for cells in reader:
-            if cells and len(cells) != len(header):  # an empty line has none
+        prefix = GENE_PREFIX if any(name.startswith(GENE_PREFIX) for name in header) else ""
+        for cells in filter(None, reader):  # an empty line has no cells
+            if len(cells) != len(header):
                 raise UsageError(
                     f"--warm-start {path}, line {reader.line_num}: {len(cells)} columns: expected {len(header)}, as in "
                     "line 1"
                 )
-            named = [(name, cell) for name, cell in zip(header, cells, strict=False) if name]
-            genes = [(name, cell) for name, cell in named if name.startswith(GENE_PREFIX) or not prefixed]
-            if genes:
-                genomes.append(
-                    {name.removeprefix(GENE_PREFIX): read_value(from_csv_cell(cell)) for name, cell in genes}
-                )
+            genes = [(name, cell) for name, cell in zip(header, cells, strict=True) if name and name.startswith(prefix)]
+            genomes.append({name.removeprefix(prefix): read_value(from_csv_cell(cell)) for name, cell in genes})
     except csv.Error as error:
         raise UsageError(f"--warm-start {path}, line {reader.line_num}: {error}; expected CSV") from None
     return genomes

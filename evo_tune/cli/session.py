@@ -53,7 +53,22 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
     session_seconds = search.seconds - run.resumed[-1]
     planning = max(0.0, time.monotonic() - began - session_seconds)
     began_in_one_session = time.monotonic() - search.seconds - planning
-    _run_with_progress(search, output, planning)
+    silent = output.quiet or err
+    events = EventStream(search) if output.output_format == "jsonl" else None
+    with ExitStack() as contexts:
+        if output.tracks:
+            from evo_tune.integrations.converting import tracking
+
+            contexts.enter_context(tracking(run.folder, output.tracks))
+        watch = contexts.enter_context(show_progress(silent, run, output.price_per_hour))
+        if events is not None:
+            watch = ignore_after_error(events.print_new)
+        forecast = not silent and TIMING in search.evaluator.plugin.supports
+        try:
+            search.run(watch, forecast=forecast, planning=planning, after=time_for_model(search))
+        finally:
+            if events is not None:  # those since the last call
+                watch(search)
 
     if run.manifest.settings.for_scale:
         from evo_tune.cli.training.scaling import write_recipe_at_target
@@ -82,32 +97,6 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
     elif len(run.outcomes) == old_results > 0:
         shared.echo(f"Nothing was left to do: {run.ended}; limits are totals over all sessions", err=True)
     return exit_code
-
-
-def _run_with_progress(search: Search, output: shared.OutputFlags, planning: float) -> None:
-    """Run a search; show a table or lines, print events, and write for other tools at the same time.
-
-    Args:
-        search: Search to run.
-        output: What to print and to write.
-        planning: Seconds before the session began that `--hours` includes.
-    """
-    silent = output.quiet or output.output_format != "table"
-    events = EventStream(search) if output.output_format == "jsonl" else None
-    with ExitStack() as contexts:
-        if output.tracks:
-            from evo_tune.integrations.converting import tracking
-
-            contexts.enter_context(tracking(search.saved.folder, output.tracks))
-        watch = contexts.enter_context(show_progress(silent, search.saved, output.price_per_hour))
-        if events is not None:
-            watch = ignore_after_error(events.print_new)
-        forecast = not silent and TIMING in search.evaluator.plugin.supports
-        try:
-            search.run(watch, forecast=forecast, planning=planning, after=time_for_model(search))
-        finally:
-            if events is not None:  # those since the last call
-                watch(search)
 
 
 class PlannedRun(Struct, forbid_unknown_fields=True, kw_only=True):

@@ -50,20 +50,18 @@ def command(run: str | None, store: str, output_format: str) -> None:
 
 def _print_one(run: Run, best: Trial) -> None:
     from evo_tune.plugins.command import command_of
-    from evo_tune.report.recommendation import comparison_objective, fresh_values, predict_value
-    from evo_tune.report.summary import seeds_text, show_fresh_values
+    from evo_tune.report.summary import run_result, show_fresh_values
 
-    metric, measured = run.objectives[0].metric, comparison_objective(run).metric
-    text = f"{best.outcome.metrics[metric]:.6g} on {seeds_text(best, run)}"
-    expected = predict_value(run, best)
-    if expected is not None:
-        text += f" ({expected:.6g} is predicted over other seeds)"
-    fresh_row = next((row for row in fresh_values(run) if row.id == best.id), None)
-    if fresh_row is None:
+    result = run_result(run)
+    metric, measured = result.metric, result.reported_metric
+    text = f"{best.outcome.metrics[metric]:.6g} on {result.seeds_text}"
+    if result.predicted_value is not None:
+        text += f" ({result.predicted_value:.6g} is predicted over other seeds)"
+    if result.fresh_best is None:
         text = f"{metric} {text}"
     else:
         name = "" if measured == metric else f"{metric} "
-        text = f"{measured} {show_fresh_values(fresh_row)} over fresh seeds, {name}{text} in the search"
+        text = f"{measured} {show_fresh_values(result.fresh_best)} over fresh seeds, {name}{text} in the search"
     shared.echo(f"{text} (trial {best.id} of run {run.name})")
     width = max(map(len, best.genome))
     shared.echo(*(f"  {gene:<{width}} {value}" for gene, value in best.genome.items()))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import signal
-from collections.abc import Iterator
 
 import click
 
@@ -64,9 +62,9 @@ def command(
     from evo_tune.settings import settings_of
     from evo_tune.trust import inside
 
-    for flag, number in (("--budget", budget), ("--timeout", timeout)):
-        if number is not None and math.isnan(number):  # click lets it pass
-            raise OptionError(f"{flag} {number}: expected more than 0")
+    for flag, value in (("--budget", budget), ("--timeout", timeout)):
+        if value is not None and math.isnan(value):  # click lets it pass
+            raise OptionError(f"{flag} {value}: expected more than 0")
     option_values, values = split_assignments(options, "-o"), split_assignments(genes, "-g")
     fixed = {name: parse_gene(name, value) for name, value in values.items()} if is_command(evaluator) else None
     plugin = load_named_evaluator(evaluator, fixed, option_values)
@@ -79,7 +77,13 @@ def command(
     genome = space.check(space.parse(values), fill_defaults=True)
     planned = plan(1, devices, 1, threads)
     shared.print_remarks(bound, genome)
-    with _interruptible(), tempfile.TemporaryDirectory() as scratch:
+    for number in (
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # they raise, as Ctrl-C does: no process and no folder is left behind
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
+    with tempfile.TemporaryDirectory() as scratch:
         task = Task.of(bound, plugin.objectives, folder or scratch, planned.threads)
         slot = open_slots(task, planned, timeout, 0)[0]
         try:
@@ -100,17 +104,3 @@ def command(
         lines.append(f"  at {fraction:>4.0%}: {values_text}")
     shared.print_as(output_format, GenomeResult(genome=genome, **vars(outcome)), *lines)
     return 0 if outcome.status == "ok" else 1
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP raise, as Ctrl-C does, so that no process and no folder is left behind."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    handled = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # nohup
-    for number in handled:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in handled.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
