@@ -26,7 +26,7 @@ from typing import Any
 from evo_tune.dispatch.devices import Device
 from evo_tune.dispatch.log import curve_file_name, log_file_name
 from evo_tune.dispatch.slot import Slot, SlotClosed, SlotInterrupted, SlotUnfit, Task, keep_log
-from evo_tune.dispatch.worker import WORKER
+from evo_tune.dispatch.worker import WORKER, resident_memory
 from evo_tune.genome.trial import Candidate, Outcome, Status
 from evo_tune.plugins.context import THREAD_VARIABLES
 from evo_tune.plugins.scripts.processes import kill_marked, kill_strays
@@ -255,11 +255,7 @@ class LocalSlot(Slot):
 
     @property
     def memory(self) -> int | None:
-        try:
-            with open(f"/proc/{self.pid}/statm", "rb") as file:
-                return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        except (OSError, IndexError, ValueError):  # the worker is gone, or this is not Linux
-            return None
+        return resident_memory(self.pid)[0] or None
 
     def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
         self._interrupted = False
@@ -383,9 +379,7 @@ def _bury(worker: Process, folder: str | None = None) -> int | None:
     with contextlib.suppress(OSError):
         if folder is not None and os.path.getsize(worker.spool):
             keep_log(worker.spool, folder)
-        else:
-            os.unlink(worker.spool)
-    _remove_files(worker.curve_file)
+    _remove_files(worker.spool, worker.curve_file)
     return None if is_dead else worker.pid
 
 

@@ -122,7 +122,8 @@ class MemoryForecast:
         self._estimate = estimate
         # Predicted and measured bytes.
         self._measurements: deque[tuple[float, float]] = deque(maxlen=MAX_MEASUREMENTS)
-        self._line: tuple[float, float] | None = None
+        # Fixed part and factor.
+        self._line = (0.0, UNMEASURED)
 
     def bytes_needed(self, genome: Genome) -> int | None:
         """Return the bytes that a training run needs, its process's context included; None if unknown.
@@ -133,12 +134,8 @@ class MemoryForecast:
         predicted = self._predict(genome)
         if predicted is None:
             return None
-        if self._line is None and self._measurements:
-            self._line = fit_quantile_line(list(self._measurements))
-        fixed, factor = self._line or (0.0, UNMEASURED)
-        fitted_part = 0.0
-        if self._measurements:
-            fitted_part = min(predicted, REACH * max(size for size, _ in self._measurements))
+        fixed, factor = self._line
+        fitted_part = min(predicted, REACH * max((size for size, _ in self._measurements), default=0.0))
         return int(fixed + factor * fitted_part + max(factor, UNMEASURED) * (predicted - fitted_part)) + CONTEXT
 
     def learn(self, genome: Genome, metrics: Mapping[str, float]) -> None:
@@ -146,7 +143,7 @@ class MemoryForecast:
         predicted, measured = self._predict(genome), metrics.get(MEASURED, 0.0)
         if predicted is not None and measured > 0:
             self._measurements.append((predicted, measured))
-            self._line = None
+            self._line = fit_quantile_line(list(self._measurements))
 
     def _predict(self, genome: Genome) -> float | None:
         try:

@@ -134,14 +134,12 @@ class MemoryLevel:
         return bytes - self._first if self._times >= KEPT_TIMES else 0
 
 
-def _host_memory() -> int:
-    """Return the bytes of memory private to this process; 0 if the system does not report them."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            _, resident, shared = map(int, file.read().split()[:3])
-    except (OSError, ValueError):
-        return 0
-    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+def resident_memory(pid: int | str | None) -> tuple[int, int]:
+    """Return the bytes of a process in memory, and those of them that only it uses; zeros if they are unknown."""
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/statm", "rb") as file:
+        resident, shared = (int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in file.read().split()[1:3])
+        return resident, resident - shared
+    return 0, 0
 
 
 # Environment variable that marks a worker and all processes that it starts.
@@ -263,12 +261,12 @@ class Worker:
 
     def _excess_bytes(self) -> int:
         """Return the bytes that this process keeps beyond the accepted limit, on the host or its GPU; 0 if none."""
-        host = _host_memory()
+        host = resident_memory("self")[1]
         if host and self._host_level.is_high(host):
             gc.collect()
             with contextlib.suppress(OSError, AttributeError):  # musl and macOS have no such call
                 ctypes.CDLL(None).malloc_trim(0)  # the allocator may keep gigabytes for the next training run
-            host = _host_memory()
+            host = resident_memory("self")[1]
         torch: Any = sys.modules.get("torch")
         on_gpu = hasattr(torch, "cuda") and torch.cuda.is_initialized()
         return max(self._host_level.note(host), self._gpu_level.note(torch.cuda.memory_allocated() if on_gpu else 0))

@@ -195,7 +195,7 @@ class BoundEvaluator:
     """An evaluator with checked options.
 
     A process binds an evaluator once. `for_run` and `with_options` return a changed copy: they do not parse the options
-    again. Each object calls SPACE at most once, on the first use of `space`, `repair`, `gene_options` or `space_with`.
+    again. Each object calls SPACE at most once, on the first use of `space`, `gene_options` or `space_with`.
 
     Args:
         plugin: The evaluator.
@@ -255,11 +255,6 @@ class BoundEvaluator:
         """
         chosen = {name: gene for name, gene in self.optional_genes.items() if name in genes}
         return self._file_space.with_genes({**chosen, **replaced}, optional={})
-
-    @property
-    def repair(self) -> Callable[..., Genome] | None:
-        """The repair of the space."""
-        return self._file_space.repair
 
     @cached_property
     def optional_genes(self) -> dict[str, Gene]:

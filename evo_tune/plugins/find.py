@@ -159,7 +159,7 @@ def _entry_points(group: str) -> dict[str, Path]:
             warnings.warn(f"entry point {entry.name!r} of {group}: its name is not a plain one", stacklevel=2)
             continue
         try:
-            with _quiet():
+            with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
                 spec = importlib.util.find_spec(entry.module)
             reason = "no such module"
         except Exception as error:  # this imports the parent package
@@ -263,7 +263,7 @@ def _load(path: Path, kind: str, named: bool) -> ModuleType:
         raise PluginError(f"cannot load the {kind} {path}: expected a Python file")
     _importing.append(path)
     try:
-        with _quiet():
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is for results
             module = execute_file(f"{package}.{name}" if package else name, path, content)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
@@ -275,11 +275,6 @@ def _load(path: Path, kind: str, named: bool) -> ModuleType:
         _importing.pop()
     _loaded[key] = module
     return module
-
-
-def _quiet() -> contextlib.AbstractContextManager[object]:
-    """Keep output of a plug-in during its import out of standard output, which is for results."""
-    return contextlib.redirect_stdout(sys.stderr)
 
 
 def execute_file(name: str, path: Path, content: bytes) -> ModuleType:

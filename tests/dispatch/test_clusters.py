@@ -32,7 +32,7 @@ from evo_tune.dispatch.clusters.host import PackedTask
 from evo_tune.dispatch.clusters.remote import Cluster
 from evo_tune.dispatch.devices import CPU, Plan
 from evo_tune.dispatch.slot import Slot, Task
-from evo_tune.errors import OptionError, RunError
+from evo_tune.errors import OptionError, RunError, UsageError
 from evo_tune.loop.search import Search
 from evo_tune.plugins.command import command_evaluator
 from evo_tune.plugins.find import load_function
@@ -331,7 +331,7 @@ def test_a_cluster_that_was_started_here_ends_with_its_client(task_of, monkeypat
 @pytest.mark.parametrize(("backend", "module"), [("dask", "distributed"), ("ray", "ray")])
 def test_an_extra_that_is_not_installed_names_the_command(task_of, monkeypatch, backend, module):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(OptionError, match=rf"pip install 'evo-tune\[{backend}\]'"):
+    with pytest.raises(UsageError, match=rf"pip install 'evo-tune\[{backend}\]'"):
         open_slots(task_of(OK), Plan((CPU,), 1), cluster=Cluster(backend))
 
 

@@ -26,7 +26,7 @@ from evo_tune.dispatch.clusters.host import SlotServer, list_slot_devices
 from evo_tune.dispatch.clusters.remote import ANSWER_SECONDS, CLOSE_SECONDS, Cluster, Engine, Seat, SeatLost
 from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
-from evo_tune.errors import OptionError, RunError
+from evo_tune.errors import OptionError, RunError, require_extra
 
 # Seconds between two reads of the list of workers.
 LOOK_EVERY = 0.5
@@ -104,16 +104,14 @@ class DaskEngine(Engine["DaskSeat"]):
         retries: See `LocalSlot`.
 
     Raises:
-        OptionError: Dask (for a cluster on this machine, cryptography as well) is not installed, or no scheduler
+        UsageError: Dask (for a cluster on this machine, cryptography as well) is not installed, or no scheduler
             answers at the address.
     """
 
     def __init__(self, task: Task, cluster: Cluster, plan: Plan, timeout: float | None, retries: int) -> None:
-        try:
+        with require_extra("--backend dask", "dask"):
             distributed: Any = importlib.import_module("distributed")
             security = None if cluster.address else distributed.Security.temporary()
-        except ImportError:
-            raise OptionError("--backend dask needs Dask and cryptography: pip install 'evo-tune[dask]'") from None
         super().__init__(task, cluster)
         if cluster.address and cluster.address.startswith("tls://"):
             _check_certificate(distributed, cluster.address)
@@ -153,7 +151,7 @@ class DaskEngine(Engine["DaskSeat"]):
 
     def _update_workers(self) -> None:
         """Add the workers that have joined, and remove those that have left."""
-        workers = self._ask_within(ANSWER_SECONDS, lambda: self.client.scheduler.identity(n_workers=-1))["workers"]
+        workers = self.ask_within(ANSWER_SECONDS, lambda: self.client.scheduler.identity(n_workers=-1))["workers"]
         if new := [*(workers.keys() - self._usable_devices.keys() - self._silent.keys())]:
             with ThreadPoolExecutor(MAX_PARALLEL_JOINS) as pool:
                 list(pool.map(self._add_worker, new, [workers[address] for address in new]))
@@ -185,7 +183,7 @@ class DaskEngine(Engine["DaskSeat"]):
     def _retry_silent_worker(self, address: str) -> None:
         """Ask a silent worker again; if it answers, kill its lost training runs and reuse its seats."""
         keys = [seat.key for seat in self._silent.get(address, [])]
-        self._ask_within(ANSWER_SECONDS, lambda: self.client.run(_call, "kill", *keys, workers=[address]))
+        self.ask_within(ANSWER_SECONDS, lambda: self.client.run(_call, "kill", *keys, workers=[address]))
         with self._lock:
             self._free += [seat.replacement() for seat in self._silent.pop(address, [])]
 
@@ -202,7 +200,7 @@ class DaskEngine(Engine["DaskSeat"]):
         self.client.loop.add_callback(answer)
         return pending
 
-    def _ask_within(self, seconds: float, request: Callable[[], Awaitable[Any]]) -> Any:
+    def ask_within(self, seconds: float, request: Callable[[], Awaitable[Any]]) -> Any:
         """Return the answer to a request; see `ask`.
 
         Raises:
@@ -224,7 +222,7 @@ class DaskEngine(Engine["DaskSeat"]):
         if address in self._silent or not self.connected:
             raise SeatLost(f"the Dask worker at {address} does not answer")
         try:
-            return self._ask_within(seconds, lambda: self.client.run(function, *args, workers=[address]))[address]
+            return self.ask_within(seconds, lambda: self.client.run(function, *args, workers=[address]))[address]
         except KeyError:
             raise SeatLost(f"the Dask worker at {address} is not there") from None
         except SeatLost as error:
@@ -242,11 +240,6 @@ class DaskEngine(Engine["DaskSeat"]):
     @property
     def connected(self) -> bool:  # type: ignore[override] # the client knows
         return bool(self.client.status == "running")
-
-    def cancel(self, future: Any) -> None:
-        """Cancel a future whose worker has left."""
-        with contextlib.suppress(SeatLost):
-            self._ask_within(CLOSE_SECONDS, lambda: self.client.cancel([future]))
 
     def refuse(self, seat: DaskSeat, why: str) -> None:
         with contextlib.suppress(SeatLost):
@@ -364,7 +357,8 @@ class DaskSeat(Seat):
         end = time.monotonic() + seconds
         while not wait_for_futures([answer], min(0.1, max(0.0, end - time.monotonic()))).done:
             if self.address not in self._engine.workers:
-                self._engine.cancel(future)
+                with contextlib.suppress(SeatLost):
+                    self._engine.ask_within(CLOSE_SECONDS, lambda: self._engine.client.cancel([future]))
                 raise SeatLost(f"the Dask worker at {self.address} has left the cluster")
             if time.monotonic() >= end:
                 raise TimeoutError

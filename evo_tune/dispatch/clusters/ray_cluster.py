@@ -33,7 +33,7 @@ from evo_tune.dispatch.clusters.host import SlotServer
 from evo_tune.dispatch.clusters.remote import ANSWER_SECONDS, CLOSE_SECONDS, Cluster, Engine, Seat, SeatLost
 from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
-from evo_tune.errors import EvoTuneError, OptionError
+from evo_tune.errors import EvoTuneError, OptionError, require_extra
 
 # Seconds that a head has to answer the first connection.
 CONNECT = 10.0
@@ -45,13 +45,12 @@ def import_ray() -> Any:
     Ray's own hook reports a fatal exception to the head. With a lost head it blocks until Ray kills the process.
 
     Raises:
-        OptionError: Ray is not installed.
+        UsageError: Ray is not installed.
     """
     hook = sys.excepthook
     try:
-        return importlib.import_module("ray")
-    except ImportError:
-        raise OptionError("--backend ray needs Ray: pip install 'evo-tune[ray]'") from None
+        with require_extra("--backend ray", "ray"):
+            return importlib.import_module("ray")
     finally:
         sys.excepthook = hook
 
@@ -97,14 +96,6 @@ def connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
     finally:
         if threading.current_thread() is threading.main_thread():  # Ray's own handler exits and saves nothing
             signal.signal(signal.SIGTERM, sigterm_handler)
-
-
-def head_of(ray: Any) -> tuple[str, int] | None:
-    """Return host and port of the head's service; None if this version of Ray does not report them."""
-    try:
-        return _place(str(ray.get_runtime_context().gcs_address))
-    except AttributeError:
-        return None
 
 
 def _place(address: str) -> tuple[str, int] | None:
@@ -178,7 +169,7 @@ class RayEngine(Engine["RaySeat"]):
         retries: Number of retries after a crash of a worker process.
 
     Raises:
-        OptionError: Ray is not installed, or no Ray cluster answers at the address.
+        UsageError: Ray is not installed, or no Ray cluster answers at the address.
     """
 
     def __init__(self, task: Task, cluster: Cluster, plan: Plan, timeout: float | None, retries: int) -> None:
@@ -203,7 +194,8 @@ class RayEngine(Engine["RaySeat"]):
         self._owed = 0
         # Number of actors that the cluster has resources for; None if not counted since the last was set aside.
         self._counted: int | None = None
-        self._head = head_of(ray)
+        # Host and port of the head's service; None if this version of Ray does not report them.
+        self._head = _place(str(getattr(ray.get_runtime_context(), "gcs_address", "")))
         self._woken = threading.Event()
         self.start()
 
