@@ -295,8 +295,9 @@ def _space(
             if not is_range:
                 distributions[name], value, default = declared, default, None
                 with contextlib.suppress(TypeError):  # such as a text, which has no quantile
-                    is_discrete = hasattr(declared, "pmf")
-                    middle = 0.5 * declared.pmf(value) if is_discrete else 0.0  # a step may be rounded away
+                    middle = (
+                        0.5 * declared.pmf(value) if hasattr(declared, "pmf") else 0.0
+                    )  # a step may be rounded away
                     default = float(declared.cdf(value) - middle)
         elif not isinstance(declared, Gene):
             if isinstance(declared, str | bytes | Mapping) or not hasattr(declared, "__iter__"):

@@ -274,7 +274,8 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         report: File of its report; None without one.
     """
     result = summary.run_result(run)
-    best, default = result.fresh_best, result.fresh_default
+    fresh_rows = {"best": result.fresh_best, "default": result.fresh_default}
+    fresh_seeds = {name: _fresh_seeds(row, result.reported_metric) for name, row in fresh_rows.items() if row}
     return RunSummary(
         run=run.name,
         folder=str(run.folder),
@@ -288,10 +289,7 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         gain_error=result.gain_error,
         beaten=result.beaten,
         baseline=result.baseline,
-        final_comparison=Comparison(
-            best=None if best is None else _fresh_seeds(best, result.reported_metric),
-            default=None if default is None else _fresh_seeds(default, result.reported_metric),
-        ),
+        final_comparison=Comparison(**fresh_seeds),
         at_ends=_wider_ranges(run),
         widened=present_ranges(run),
         more_trials=predict_next_generation(run),

@@ -40,7 +40,12 @@ def columns(data: RunData) -> dict[str, list[Any]]:
 
     ids, budgets = [candidate.id for candidate in candidates], [_shorten(candidate.budget) for candidate in candidates]
     errors = [_shorten(outcome.error or None) if outcome else None for outcome in outcomes]
-    logs = _log_paths(data, ids)
+    paths: dict[str, str] = {}  # of the logs, from the run's folder, by the name of the trial's folder
+    with contextlib.suppress(OSError), inside.folder(data.run.folder, TRIALS) as descriptor:
+        for name in os.listdir(descriptor):
+            if log := next((log for log in LOGS if inside.exists(descriptor, name, log)), None):
+                paths[name] = f"{TRIALS}/{name}/{log}"
+    logs = [paths.get(f"{id:06d}") for id in ids]
     table: dict[str, list[Any]] = {
         "trial": ids,
         "status": [outcome.status if outcome else "pending" for outcome in outcomes],
@@ -64,16 +69,6 @@ def _shorten(value: Value | None) -> Value | None:
     if isinstance(value, str):
         return one_line(value, LONGEST)
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _log_paths(data: RunData, ids: list[int]) -> list[str | None]:
-    """Return the path of each trial's log from the run's folder; None for a trial without one."""
-    paths: dict[str, str] = {}
-    with contextlib.suppress(OSError), inside.folder(data.run.folder, TRIALS) as descriptor:
-        for name in os.listdir(descriptor):
-            if log := next((log for log in LOGS if inside.exists(descriptor, name, log)), None):
-                paths[name] = f"{TRIALS}/{name}/{log}"
-    return [paths.get(f"{id:06d}") for id in ids]
 
 
 def part(data: RunData) -> Part | None:
