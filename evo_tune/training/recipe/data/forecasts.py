@@ -16,7 +16,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, require_extra
 from evo_tune.options.declare import check_number
 from evo_tune.training.recipe.data.series import Series
 
@@ -331,14 +331,10 @@ def theta_forecast(split: SplitSeries, windows: ForecastWindows, quantiles: Sequ
     intervals.
 
     Raises:
-        OptionError: statsmodels is not installed.
+        UsageError: statsmodels is not installed.
     """
-    try:
+    with require_extra("-o compare=theta", "series"):
         from statsmodels.tsa.forecasting.theta import ThetaModel
-    except ImportError:
-        raise OptionError(
-            "-o compare=theta needs statsmodels, which is not installed: pip install 'evo-tune[series]', or give none"
-        ) from None
     values, season = split.values, split.season
     deviations = np.array([NormalDist().inv_cdf(level) for level in quantiles] or [0.0])
     forecast = np.empty((len(windows), split.horizon, len(deviations)))

@@ -12,7 +12,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, require_extra
 from evo_tune.options.declare import Options, option
 from evo_tune.training.recipe.data.reading import check_unpacked, max_unpacked_size
 from evo_tune.training.recipe.data.tables import (
@@ -82,14 +82,10 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     """Return an image file as pixels of a shape (channels, height, width), one channel for grey or three for colour.
 
     Raises:
-        OptionError: Pillow is not installed, or cannot read the file.
+        UsageError: Pillow is not installed, or (OptionError) cannot read the file.
     """
-    try:
+    with require_extra("the reading of image files (other than .npz)", "images"):
         from PIL import Image
-    except ImportError:
-        raise OptionError(
-            "image files are read by Pillow, which is not installed: pip install 'evo-tune[images]', or give an .npz"
-        ) from None
     channels, height, width = shape
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:

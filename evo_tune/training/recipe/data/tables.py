@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evo_tune.errors import OptionError, RecipeError
+from evo_tune.errors import OptionError, RecipeError, require_extra
 from evo_tune.options.declare import check_number
 from evo_tune.training.recipe.data.kinds import DATE_PARTS, Column, classify_column, date_numbers, describe_columns
 from evo_tune.training.recipe.data.reading import read_csv, read_parquet
@@ -122,15 +122,10 @@ def sklearn_data(name: str, remedy: str, **settings: Any) -> Any:
         settings: Arguments of the loader.
 
     Raises:
-        OptionError: scikit-learn is not installed.
+        UsageError: scikit-learn is not installed.
     """
-    try:
+    with require_extra(f"the default data (your own: {remedy})", "sklearn"):
         from sklearn import datasets
-    except ImportError:
-        raise OptionError(
-            "the default data comes with scikit-learn, which is not installed: pip install 'evo-tune[sklearn]', or "
-            f"give your own with {remedy}"
-        ) from None
     return getattr(datasets, name)(**settings)
 
 

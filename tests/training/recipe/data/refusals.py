@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, UsageError
 
 
-def refused(read: Callable[..., Any], words: str, *given: Any) -> None:
+def refused(read: Callable[..., Any], words: str, *given: Any, kind: type[UsageError] = OptionError) -> None:
     """Check that data is refused in one line."""
-    with pytest.raises(OptionError, match=words) as caught:
+    with pytest.raises(kind, match=words) as caught:
         read(*given)
     assert "\n" not in str(caught.value)
 

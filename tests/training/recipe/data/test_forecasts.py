@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, UsageError
 from evo_tune.training.recipe.data.forecasts import (
     ForecastScores,
     SplitSeries,
@@ -178,5 +178,5 @@ def test_theta_is_statsmodels_own(air: SplitSeries, monkeypatch: pytest.MonkeyPa
     scores = ForecastScores.of(forecast, air.truth(windows), air.scales[windows.series], (0.1, 0.5, 0.975))
     assert scores.mase < 1.0
     without(monkeypatch, "statsmodels")
-    with pytest.raises(OptionError, match=r"pip install 'evo-tune\[series\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'evo-tune\[series\]'"):
         theta_forecast(air, windows, ())

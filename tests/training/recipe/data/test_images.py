@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evo_tune.errors import UsageError
 from evo_tune.training.recipe import read_images
 from tests.training.recipe.data.refusals import refused, without
 
@@ -96,8 +97,8 @@ def test_missing_extras_name_what_to_install(photos: Path, monkeypatch: pytest.M
     read_images.cache_clear()
     without(monkeypatch, "sklearn")
     without(monkeypatch, "PIL")
-    refused(read_images, r"pip install 'evo-tune\[sklearn\]'", "", 32)
-    refused(read_images, r"pip install 'evo-tune\[images\]'", str(photos), 32)
+    refused(read_images, r"pip install 'evo-tune\[sklearn\]'", "", 32, kind=UsageError)
+    refused(read_images, r"pip install 'evo-tune\[images\]'", str(photos), 32, kind=UsageError)
 
 
 def test_arrays_that_unpack_to_a_thousand_times_their_size_are_refused(tmp_path: Path, monkeypatch) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, UsageError
 from evo_tune.training.recipe import Columns, Table, TableSource, describe_table, read_table, split_rows
 from evo_tune.training.recipe.data import reading
 from evo_tune.training.recipe.data.kinds import classify_column
@@ -240,7 +240,7 @@ def test_ten_thousand_columns_are_said_in_lines_that_are_cut(tmp_path: Path) -> 
 
 def test_a_missing_extra_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "sklearn")
-    refused(read_table, r"pip install 'evo-tune\[sklearn\]'", TableSource("", ""))
+    refused(read_table, r"pip install 'evo-tune\[sklearn\]'", TableSource("", ""), kind=UsageError)
 
 
 def test_a_packed_table_is_read_unless_it_unpacks_to_a_thousand_times_its_size(
