@@ -185,10 +185,9 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
     from evo_tune.store.run import Run
 
     path = Path(source)
-    if path.suffix == ".csv" and path.is_file():
-        genomes = _genomes_of_csv(path)
-    elif path.suffix == ".json" and path.is_file():
-        genomes = _genomes_of_json(path)
+    read = {".csv": _genomes_of_csv, ".json": _genomes_of_json}.get(path.suffix)
+    if read is not None and path.is_file():
+        genomes = read(path)
     else:
         try:
             run = Run.open(find_run(store, source))

@@ -43,14 +43,8 @@ FORECAST_CHANGE = 5.0
 # Most causes of failures to print while a run goes on.
 MAX_CAUSES = 5
 
-# Statuses of failures as verbs.
-ENDINGS = {
-    "failed": "failed",
-    "diverged": "diverged",
-    "out_of_memory": "ran out of memory",
-    "crashed": "crashed",
-    "timeout": "timed out",
-}
+# Statuses of failures that are no verbs, as verbs.
+ENDINGS = {"out_of_memory": "ran out of memory", "timeout": "timed out"}
 
 STOPPING = "stopping after the pending trials; press Ctrl-C again to stop at once"
 
@@ -450,7 +444,7 @@ class _News:
                 continue
             self._causes.add(outcome.cause)
             if len(self._causes) <= MAX_CAUSES:
-                yield f"trial {id} {ENDINGS[outcome.status]}: {outcome.error}"
+                yield f"trial {id} {ENDINGS.get(outcome.status, outcome.status)}: {outcome.error}"
 
 
 class _ProgressLines:

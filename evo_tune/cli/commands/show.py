@@ -44,7 +44,6 @@ def command(run: str | None, top: int, store: str, output_format: str) -> None:
 def _print_run(run: Run, top: int) -> None:
     from evo_tune.report import summary as report
     from evo_tune.report.charts.next_steps import range_end_lines
-    from evo_tune.report.summary import range_lines
     from evo_tune.text import count_of
 
     manifest, metric = run.manifest, run.objectives[0].metric
@@ -67,7 +66,7 @@ def _print_run(run: Run, top: int) -> None:
         shares_text = "  ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:MOST_SHARES])
         shares_text += f"  and {hidden_count} others less" if (hidden_count := len(shares) - MOST_SHARES) > 0 else ""
         shared.echo(f"share of the spread in {metric} that each gene explains by itself: {shares_text}")
-    shared.echo(*range_lines(run), *range_end_lines(run))
+    shared.echo(*report.range_lines(run), *range_end_lines(run))
     if pending := len(run.candidates) - len(run.outcomes):
         shared.echo(f"{pending} pending trials have no result yet: they are running, or `resume` runs them again")
 

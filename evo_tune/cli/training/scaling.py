@@ -91,16 +91,12 @@ class ScaleSearch:
     explanation: str
 
 
-# Function that returns the FLOPs that all slots do in the given hours, for options and genes of a small training.
-Rate = Callable[[Mapping[str, Any], Mapping[str, Any]], float]
-
-
 def plan_scale_search(
     target_size: TargetSize,
     plugin: Evaluator,
     options: Mapping[str, Any],
     genes: Mapping[str, Gene | None],
-    measure_flops: Rate | None = None,
+    measure_flops: Callable[[Mapping[str, Any], Mapping[str, Any]], float] | None = None,
 ) -> ScaleSearch:
     """Return the search for a larger model: of its own size where that is cheap, and of proxies otherwise.
 
@@ -109,7 +105,8 @@ def plan_scale_search(
         plugin: Evaluator of the search.
         options: Options that the user gave.
         genes: Genes that the user gave.
-        measure_flops: Measures the FLOPs that fit into `--hours`; None without `--hours`.
+        measure_flops: Function of the options and the genes of a small training, which it times: returns the FLOPs
+            that all slots do in `--hours`. None without `--hours`.
 
     Raises:
         OptionError: The evaluator transfers no recipe to another size, or the width does not suit its heads.
@@ -250,8 +247,7 @@ def wider_default(
     bound = plugin.bind(options).for_run(rungs=True)
     space = bound.space_with(genes, genes_with_defaults(genes, bound.space, bound.gene_options, bound.options))
     default = space.default()
-    units = dict(zip(space.genes, space.encode(default), strict=True))
-    widest = space.snap([*{**units, "width": 1.0}.values()])
+    widest = space.snap(space.encode({**default, "width": space.genes["width"].decode(1.0)}))
     return [] if widest["width"] == default["width"] else [widest]
 
 
@@ -393,13 +389,11 @@ def transfer_to_target(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe
     if not run.manifest.settings.for_scale or best is None:
         return None
     target_size = parse_target_size(run.manifest.settings.for_scale)
-    tokens = target_size.tokens
-    if tokens is None:
-        target_request = TransferRequest(width=target_size.width, depth=target_size.depth, tokens=1)
-        tokens = int(compute_optimal_tokens(recipe_at(evaluator, target_request, best).target.parameters))
-    recipe = scale_run(
-        run, evaluator, TransferRequest(width=target_size.width, depth=target_size.depth, tokens=tokens), trial=best
-    )
+    request = TransferRequest(width=target_size.width, depth=target_size.depth, tokens=target_size.tokens or 1)
+    if target_size.tokens is None:
+        parameters = recipe_at(evaluator, request, best).target.parameters
+        request = replace(request, tokens=int(compute_optimal_tokens(parameters)))
+    recipe = scale_run(run, evaluator, request, trial=best)
     # A promotion counts from the rung that it continues.
     shares = candidate_costs(run)
     search_flops = sum(
@@ -408,9 +402,9 @@ def transfer_to_target(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe
     target_flops = recipe.target.flops
     return TransferredRecipe(
         trial=best.id,
-        width=target_size.width,
-        depth=target_size.depth,
-        tokens=tokens,
+        width=request.width,
+        depth=request.depth,
+        tokens=request.tokens,
         given_tokens=target_size.tokens is not None,
         lr=recipe.target.lr,
         search_flops=search_flops,
