@@ -6,6 +6,7 @@ the training. This module does not know where the numbers come from.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -15,7 +16,6 @@ from evo_tune.plugins.cost import Cost
 from evo_tune.training.recipe.data.corpus import (
     Corpus,
     TextOptions,
-    bytes_to_score,
     bytes_to_train_on,
     validation_bytes,
 )
@@ -26,6 +26,9 @@ from evo_tune.training.recipe.models.rules import ParametrisationOptions
 from evo_tune.training.recipe.optim.optimisation import GroupRateOptions
 from evo_tune.training.recipe.optim.schedule import RampOptions, ScheduleOptions
 from evo_tune.training.recipe.plan import Phase, TextBudget, TrainingOptions, plan_phases, tokens_and_flops
+
+# Minimum number of scored bytes; with fewer, sampling noise hides differences of 0.01 nats between genomes.
+FEWEST_SCORED_BYTES = 8192
 
 # Passes over a text up to which repeated text is about as useful as new text (arXiv:2305.16264).
 MOST_EPOCHS = 4.0
@@ -75,8 +78,14 @@ class LanguageOptions(
         return (self.flops or flops) / flops_per_token(config)
 
     def bytes_to_score(self, **usual: Any) -> int:
-        """Return how many held-out bytes are scored at the end, given a size's default training (see `tokens_in`)."""
-        return self.eval_tokens or bytes_to_score(self.training_tokens(**usual))
+        """Return the number of held-out bytes scored at the end, given a size's default training.
+
+        By default it is about 1 % of the training's FLOPs, since scoring a token costs a third of training on it. It is
+        rounded up to a power of two, so that similar budgets score the same bytes, and is at least
+        `FEWEST_SCORED_BYTES`.
+        """
+        about = 0.03 * self.training_tokens(**usual)
+        return self.eval_tokens or max(FEWEST_SCORED_BYTES, 1 << math.ceil(math.log2(max(1.0, about))))
 
     def short_text_warnings(self, **usual: Any) -> list[str]:
         """Return a warning if the text is too short for the budget, given a size's default training."""

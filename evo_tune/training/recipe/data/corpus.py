@@ -14,7 +14,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import math
 import mmap
 import os
 import sys
@@ -48,9 +47,6 @@ from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer, library_
 
 # Bytes of a held-out block per token of the longest window; more than a byte-pair token usually has.
 BLOCK_BYTES_PER_TOKEN = 4
-
-# Minimum number of scored bytes; with fewer, sampling noise hides differences of 0.01 nats between genomes.
-FEWEST_SCORED_BYTES = 8192
 
 # Maximum number of bytes of a text that each process reads and tokenises by itself.
 IN_MEMORY = {"bytes": 1 << 24, "pairs": 1 << 20}
@@ -108,15 +104,6 @@ def bytes_to_train_on(data: str) -> int:
 def validation_bytes(data: str) -> int:
     """Return the approximate number of bytes of the validation text, without reading it."""
     return round(size_of(data) * HELD_OUT / 2)
-
-
-def bytes_to_score(tokens: float) -> int:
-    """Return the number of bytes to score for a training on `tokens` tokens, at about 1 % of its FLOPs.
-
-    Scoring a token costs a third of training on it. The result is rounded up to a power of two, so that similar budgets
-    score the same bytes, and is at least `FEWEST_SCORED_BYTES`.
-    """
-    return max(FEWEST_SCORED_BYTES, 1 << math.ceil(math.log2(max(1.0, 0.03 * tokens))))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -29,20 +29,6 @@ REMEMBERED = 1 << 19
 LONGEST_REMEMBERED = 64
 
 
-class Tokenizer(Protocol):
-    """Map from bytes to token numbers below `vocab_size`, and back."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens in a model's vocabulary."""
-
-    def encode(self, text: bytes | memoryview) -> np.ndarray:
-        """Return the tokens, (n,), uint8 for bytes and uint16 for byte pairs."""
-
-    def decode(self, tokens: Iterable[int]) -> bytes:
-        """Return the text of the tokens."""
-
-
 @dataclass(frozen=True)
 class Bytes:
     """Tokenizer with one token per byte."""
@@ -50,14 +36,16 @@ class Bytes:
     vocab_size: int = 256
 
     def encode(self, text: bytes | memoryview) -> np.ndarray:
+        """Return the tokens, (n,), uint8."""
         return np.frombuffer(text, dtype=np.uint8)
 
     def decode(self, tokens: Iterable[int]) -> bytes:
+        """Return the text of the tokens."""
         return bytes(tokens)
 
 
 class BPE:
-    """Byte-pair tokenizer.
+    """Byte-pair tokenizer: a map from bytes to token numbers below `vocab_size`, and back.
 
     Args:
         data: JSON of the tokenizer, from `to_json`.
@@ -103,17 +91,22 @@ class BPE:
         return cls(tokenizer.to_str(), vocab_size)
 
     def encode(self, text: bytes | memoryview) -> np.ndarray:
+        """Return the tokens, (n,), uint16."""
         # Joining the remembered tokens of words is six times as fast as a call of the library for each piece.
         pieces = (_WORD.findall(text, start, end) for start, end in pieces_of(text))
         return np.frombuffer(b"".join(self._words[word] for words in pieces for word in words), np.uint16)
 
     def decode(self, tokens: Iterable[int]) -> bytes:
+        """Return the text of the tokens."""
         # A model's vocabulary may be larger than the tokenizer's; the extra tokens have no text.
         return b"".join(self._texts[token] for token in tokens if token < len(self._texts))
 
     def to_json(self) -> str:
         """Return the tokenizer as JSON."""
         return str(self._tokenizer.to_str())
+
+
+Tokenizer = Bytes | BPE
 
 
 class _Words(dict[bytes, bytes]):

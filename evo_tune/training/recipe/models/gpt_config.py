@@ -156,15 +156,13 @@ class GPTConfig(ModelConfig):
         head_dim = self.width // self.heads
         if self.position == "rope" and head_dim % 2:
             raise RecipeError("heads", self.heads, f"one that leaves an even width of a head, not {head_dim}, for rope")
-        if self.extended_from is not None:
-            check_integer("extended_from", self.extended_from, 1, self.context)
+        bounds = {"extended_from": (1, self.context), "window": (1, self.context), "boundary": (0, self.vocab_size - 1)}
+        for name, (low, high) in bounds.items():
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), low, high)
         check_name("extension", self.extension, ("linear", "ntk", "yarn") if self.position == "rope" else ("linear",))
         if self.extension == "ntk" and head_dim < 4:
             raise RecipeError("extension", self.extension, f"another for heads of width {head_dim}")
-        if self.boundary is not None:
-            check_integer("boundary", self.boundary, 0, self.vocab_size - 1)
-        if self.window is not None:
-            check_integer("window", self.window, 1, self.context)
         if not isinstance(self.window_pattern, str) or not self.window_pattern or set(self.window_pattern) - {*"SL"}:
             raise RecipeError("window_pattern", self.window_pattern, "letters S and L, at least one")
         if self.heads % self.key_value_heads:

@@ -105,16 +105,13 @@ class ScheduleOptions(Options):
         Raises:
             RecipeError: Either is out of its range.
         """
+        shared = ("min_lr_ratio", "decay_fraction", "decay_shape", "cycle_growth", "gamma")
         return Schedule(
             steps=steps,
             name=_without_auto(self.schedule),
             warmup_fraction=warmup,
-            min_lr_ratio=self.min_lr_ratio,
-            decay_fraction=self.decay_fraction,
-            decay_shape=self.decay_shape,
             cycle=max(1, round(self.cycle * steps)),
-            cycle_growth=self.cycle_growth,
-            gamma=self.gamma,
+            **{name: getattr(self, name) for name in shared},
         )
 
 
