@@ -137,7 +137,7 @@ def say_ready(path: Path) -> None:
     close = run.Run.close
 
     def closed(self: run.Run) -> None:
-        if not self.closed:
+        if self.journal.is_claimed:
             path.unlink(missing_ok=True)
         close(self)
 
