@@ -194,13 +194,11 @@ def no_gpu_reason() -> str:
     return find_gpus()[1] or "nvidia-smi lists no GPU"
 
 
-def gpus() -> tuple[Device, ...]:
-    """Return the GPUs that a worker can be pinned to; each MIG instance is one."""
-    return find_gpus()[0]
-
-
 def find_gpus() -> tuple[tuple[Device, ...], str]:
-    """Return the GPUs, and how nvidia-smi fails, so that some may be missing, in one line; '' if it works."""
+    """Return the GPUs that a worker can be pinned to, and the error of nvidia-smi in one line, '' if it works.
+
+    Each MIG instance is a GPU. With an error, some GPUs may be missing.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         listing, error = list_gpus()
@@ -220,8 +218,6 @@ def find_gpus() -> tuple[tuple[Device, ...], str]:
 
 # Lowest compute capability that multiplies in bfloat16; `training.fastest_precision` asks torch for the same.
 BF16_FROM = (8, 0)
-
-CPUINFO = Path("/proc/cpuinfo")
 
 
 class Facts(NamedTuple):
@@ -309,11 +305,11 @@ def _reasons(plan: Plan) -> Iterator[str]:
     quota = f", of {visible_cores} that its container shows" if cores < visible_cores else ""
     yield f"this process may use {count_of(cores, 'core')}{quota}"
     if plan.slots[0] == CPU:
-        yield f"no GPU is used: {no_gpu_reason() if not gpus() else 'the CPU was asked for'}"
+        yield f"no GPU is used: {no_gpu_reason() if not find_gpus()[0] else 'the CPU was asked for'}"
         yield "one slot per core with one thread each, which is faster than fewer slots with more threads"
         instructions = ""
         with contextlib.suppress(OSError):
-            able = sorted({*CPUINFO.read_text().split()} & {"amx_bf16", "avx512_bf16", "bf16"})
+            able = sorted({*(PROC / "cpuinfo").read_text().split()} & {"amx_bf16", "avx512_bf16", "bf16"})
             named = f"has {', '.join(able)}" if able else "names no instruction for it"
             instructions = f" (this processor {named})"
         yield f"precision: bf16 if the first training measures it as faster{instructions}; --probe measures it now"

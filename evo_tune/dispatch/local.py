@@ -24,7 +24,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from evo_tune.dispatch.devices import Device
-from evo_tune.dispatch.log import curve_file_name, log_file_name
+from evo_tune.dispatch.log import worker_file_name
 from evo_tune.dispatch.slot import Slot, SlotClosed, SlotInterrupted, SlotUnfit, Task, keep_log
 from evo_tune.dispatch.worker import WORKER, resident_memory
 from evo_tune.genome.trial import Candidate, Outcome, Status
@@ -92,8 +92,8 @@ class Process:
         self.pid = self._process.pid
         # Held while the process is reaped, or a signal is sent to its group.
         self._reaping = threading.Lock()
-        self.spool = task.folder(log_file_name(self.pid))  # its output, until moved to a trial's folder
-        self.curve_file = task.folder(curve_file_name(self.pid))  # curve of the current training run
+        self.spool = task.folder(worker_file_name(self.pid, "log"))  # its output, until moved to a trial's folder
+        self.curve_file = task.folder(worker_file_name(self.pid, "json"))  # curve of the current training run
         self.send((task, device.inside))
 
     def send(self, message: Any) -> None:
@@ -120,28 +120,23 @@ class Process:
         spent = 0.0
         while limit is None or spent < limit:
             began = time.monotonic()
-            if self._has_reply(TICK if limit is None else min(TICK, limit - spent)):
-                return self._read()
+            if replies := self._replies(TICK if limit is None else min(TICK, limit - spent)):
+                return replies[0]
             spent += min(time.monotonic() - began, 1.0)
             if self.is_dead():
                 break  # processes that it forked may keep its end of the socket open
         else:
             raise WorkerLost("timeout", f"no result within {limit:g} s: killed")
         self.kill()
-        if self._has_reply(0.0):  # it came before the worker died
-            return self._read()
+        if replies := self._replies(0.0):  # it came before the worker died
+            return replies[0]
         raise self._lost()
 
-    def _has_reply(self, seconds: float) -> bool:
+    def _replies(self, seconds: float) -> list[Any]:
+        """Return the reply, if it comes within some seconds, else nothing."""
         try:
-            return bool(wait([self._socket], seconds))
-        except (OSError, ValueError):  # the slot was closed just now
-            raise self._lost() from None
-
-    def _read(self) -> Any:
-        try:
-            return pickle.load(self._file)
-        except (EOFError, OSError, ValueError, pickle.UnpicklingError):
+            return [pickle.load(self._file)] if wait([self._socket], seconds) else []
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):  # it died, or the slot was closed just now
             raise self._lost() from None
 
     def _lost(self) -> WorkerLost:

@@ -95,9 +95,14 @@ class Log:
             os.unlink(self._path)
 
 
-def log_file_name(pid: int) -> str:
-    """Return the name of a worker's spool in the trials' folder."""
-    return f".worker-{pid}.log"
+def worker_file_name(pid: int, kind: str) -> str:
+    """Return the name of a file of a worker process, in the folder of all trials.
+
+    Args:
+        pid: Process id of the worker.
+        kind: 'log' for its spool; 'json' for the learning curve that it writes.
+    """
+    return f".worker-{pid}.{kind}"
 
 
 def remove_stale_files(trials_folder: str) -> None:
@@ -117,11 +122,6 @@ def remove_stale_files(trials_folder: str) -> None:
 MOST = 200
 
 Curve = Sequence[tuple[float, dict[str, float]]]
-
-
-def curve_file_name(pid: int) -> str:
-    """Return the file name, in the folder of all trials, of the learning curve that worker process `pid` writes."""
-    return f".worker-{pid}.json"
 
 
 class CurveFile:

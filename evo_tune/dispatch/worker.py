@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from evo_tune.dispatch.log import CurveFile, Log, curve_file_name, log_file_name
+from evo_tune.dispatch.log import CurveFile, Log, worker_file_name
 from evo_tune.dispatch.slot import Task, names_inside
 from evo_tune.errors import EvoTuneError, StoreError, is_out_of_memory
 from evo_tune.genome.trial import STATUSES, Candidate, Minimize, Objective, Outcome, Status, check_metrics
@@ -385,8 +385,8 @@ def serve(fd: int, parent: int) -> None:
             atexit.register(_end_strays, os.getpid())
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # it was blocked during the start
-            log = Log(task.folder(log_file_name(os.getpid())))
-            telling = CurveFile(task.folder(curve_file_name(os.getpid())))
+            log = Log(task.folder(worker_file_name(os.getpid(), "log")))
+            telling = CurveFile(task.folder(worker_file_name(os.getpid(), "json")))
             faulthandler.enable(2)
             threading.Thread(target=_watch, args=(parent, log, telling), name="watchdog", daemon=True).start()
             worker = Worker(task, device, log, telling)

@@ -47,7 +47,7 @@ DEFAULT_WEIGHT = 4
 def needs_cost(evaluator: BoundEvaluator) -> bool:
     """Return whether the budget of a training is in time, and the cost of a step is still to be measured."""
     options = evaluator.options
-    can_measure = TIMING in evaluator.plugin.supports and evaluator.declares_work and "cost" in options
+    can_measure = TIMING in evaluator.plugin.supports and hasattr(evaluator.plugin.module, "work") and "cost" in options
     if not can_measure or options["cost"] or options.get("ranks", 1) != 1:
         return False
     return set(budgets_of(options)) <= {"seconds"}

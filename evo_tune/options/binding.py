@@ -42,10 +42,9 @@ def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
         default = dataclasses.MISSING if parameter.default is parameter.empty else parameter.default
         annotation = parameter.annotation
         if annotation is parameter.empty:  # the type of the default
-            no_type = default is dataclasses.MISSING or default is None
-            annotation = str if no_type else type(default)
             # The default may be of a subclass, such as PosixPath or a float of numpy.
-            annotation = next((kind for kind in (Path, float) if isinstance(default, kind)), annotation)
+            kinds = (kind for kind in (Path, float) if isinstance(default, kind))
+            annotation = str if default is dataclasses.MISSING or default is None else next(kinds, type(default))
         elif isinstance(annotation, str):
             # One at a time: other parameters may name types that are imported for type checkers only.
             try:

@@ -370,11 +370,6 @@ class BoundEvaluator:
         location, text = definition_location(self.plugin.path, name), one_line(f"{name} gives {numbers!r}")
         raise PluginError(f"{location}: {text}: expected a dict of metric names to numbers")
 
-    @property
-    def declares_work(self) -> bool:
-        """Whether the file declares the work of a step."""
-        return hasattr(self.plugin.module, "work")
-
     def work(self, genome: Genome) -> dict[str, float]:
         """Return the amount of each kind of work in a step, by name, from the file's `work`.
 

@@ -49,7 +49,7 @@ def test_a_pause_costs_one_tick_of_the_timeout(monkeypatch):
     process = object.__new__(Process)
     waits = []
     monkeypatch.setattr(process, "is_dead", lambda: False, raising=False)
-    monkeypatch.setattr(process, "_has_reply", lambda seconds: waits.append(seconds), raising=False)
+    monkeypatch.setattr(process, "_replies", lambda seconds: waits.append(seconds), raising=False)
     with pytest.raises(WorkerLost, match="no result within 5 s: killed"):
         process.receive(5.0)
     assert len(waits) == 5

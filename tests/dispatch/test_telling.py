@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune.dispatch.log import MOST, CurveFile, curve_file_name, remove_stale_files
+from evo_tune.dispatch.log import MOST, CurveFile, remove_stale_files, worker_file_name
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def trials(tmp_path: Path) -> Path:
 
 
 def test_a_curve_is_told_as_it_grows_and_taken_away_at_its_end(trials: Path) -> None:
-    path = trials / curve_file_name(7)
+    path = trials / worker_file_name(7, "json")
     telling = CurveFile(str(path))
     curve: list[tuple[float, dict[str, float]]] = []
     telling.begin(17, curve)
@@ -39,10 +39,10 @@ def test_a_curve_is_told_as_it_grows_and_taken_away_at_its_end(trials: Path) -> 
 
 
 def test_a_long_curve_is_thinned_and_keeps_its_end(trials: Path) -> None:
-    telling = CurveFile(str(trials / curve_file_name(7)))
+    telling = CurveFile(str(trials / worker_file_name(7, "json")))
     telling.begin(0, [(i / 5000, {"loss": float(i)}) for i in range(1, 5001)])
     telling.publish()
-    told = json.loads((trials / curve_file_name(7)).read_text())["curve"]
+    told = json.loads((trials / worker_file_name(7, "json")).read_text())["curve"]
     assert len(told) <= MOST
     assert told[-1] == [1.0, {"loss": 5000.0}]
 
@@ -50,12 +50,12 @@ def test_a_long_curve_is_thinned_and_keeps_its_end(trials: Path) -> None:
 def test_no_link_is_written_through_and_no_disk_ends_a_training(trials: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.write_text("mine")
-    (trials / curve_file_name(7)).symlink_to(mine)
-    telling = CurveFile(str(trials / curve_file_name(7)))
+    (trials / worker_file_name(7, "json")).symlink_to(mine)
+    telling = CurveFile(str(trials / worker_file_name(7, "json")))
     telling.begin(0, [(0.5, {"loss": 1.0})])
     telling.publish()
     assert mine.read_text() == "mine"
-    away = CurveFile(str(tmp_path / "none" / "_trials" / curve_file_name(7)))
+    away = CurveFile(str(tmp_path / "none" / "_trials" / worker_file_name(7, "json")))
     away.begin(0, [(0.5, {"loss": 1.0})])
     away.publish()
     away.end()
@@ -63,7 +63,7 @@ def test_no_link_is_written_through_and_no_disk_ends_a_training(trials: Path, tm
 
 
 def test_last_words_of_dead_workers_are_swept_away(trials: Path) -> None:
-    for name in (curve_file_name(7), f"{curve_file_name(7)}.part", ".worker-7.log"):
+    for name in (worker_file_name(7, "json"), f"{worker_file_name(7, 'json')}.part", ".worker-7.log"):
         (trials / name).write_text("x")
     (trials / ".worker-x.json").write_text("not a worker's")
     remove_stale_files(str(trials))

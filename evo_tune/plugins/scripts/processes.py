@@ -55,8 +55,8 @@ class Ended(RunError):
         self.status = status
 
 
-def run_script(words: Sequence[str], environment: Mapping[str, str], shell: bool, take: Callable[[str], None]) -> str:
-    """Run a script, pass on its output, and return the last printed line ('' for none).
+def run_script(words: Sequence[str], environment: Mapping[str, str], shell: bool, take: Callable[[str], None]) -> None:
+    """Run a script, and pass on its output.
 
     Args:
         words: Program and arguments; with `shell`, one text.
@@ -69,7 +69,6 @@ def run_script(words: Sequence[str], environment: Mapping[str, str], shell: bool
     """
     mark = uuid.uuid4().hex
     tails: dict[str, deque[str]] = {"out": deque(maxlen=TAIL_LINES), "err": deque(maxlen=TAIL_LINES)}
-    last = ""
     try:
         script = subprocess.Popen(
             words[0] if shell else list(words),
@@ -89,7 +88,6 @@ def run_script(words: Sequence[str], environment: Mapping[str, str], shell: bool
                 print(line, file=sys.stdout if name == "out" else sys.stderr)
                 if line.strip():
                     tails[name].append(line)
-                    last = line
                 take(line)
             code = script.wait()
         finally:
@@ -97,7 +95,6 @@ def run_script(words: Sequence[str], environment: Mapping[str, str], shell: bool
             kill_marked(f"{MARK}={mark}")
     if code:
         raise _failure(code, tails)
-    return one_line(last, 120)
 
 
 def _failure(code: int, tails: Mapping[str, Sequence[str]]) -> Ended:

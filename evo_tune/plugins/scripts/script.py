@@ -103,10 +103,10 @@ class Script:
         if "folder" in self.words.names:
             values["folder"] = os.path.abspath(context.folder)  # reading context.folder makes it
         reader = OutputReader(self.patterns, self.place, context)
-        last = run_script(self.words.fill({**values, **genome}), environment, self.words.shell, reader.read_line)
+        run_script(self.words.fill({**values, **genome}), environment, self.words.shell, reader.read_line)
         missing = [goal.metric for goal in context.objectives if goal.metric not in reader.metrics]
         if missing and missing != ["seconds"]:  # seconds are measured, not printed
-            raise Ended(reader.missing_metric_text(missing[0], last))
+            raise Ended(reader.missing_metric_text(missing[0]))
         for line in reader.end():
             print(line)  # into the log of the trial
         return reader.metrics
@@ -332,13 +332,8 @@ class OutputReader:
             if len(self._waiting_points) > MOST_POINTS:  # keep every other one from now on
                 self._waiting_points, self._keep_every = self._waiting_points[1::2], 2 * self._keep_every
 
-    def missing_metric_text(self, name: str, last: str) -> str:
-        """Return why an objective has no value, and what to do.
-
-        Args:
-            name: Name of the metric.
-            last: Last printed line.
-        """
+    def missing_metric_text(self, name: str) -> str:
+        """Return why the objective of a name has no value, and what to do."""
         kinds = self._line_kinds_by_metric.get(name, {}).values()
         if len(kinds) > 1 and name not in self._metrics_from_json:
             hint = metric_flag_hint(name, [(value.text, value.pattern) for value in kinds])
@@ -352,7 +347,8 @@ class OutputReader:
             expected = "a line in which its --metric finds a number"
         if self._patterns and name not in self._patterns:
             expected = f"--metric '{name}=PATTERN' to say where it is"
-        return f"the script printed no {name}: expected {expected}; its last line: {last or '(none)'}"
+        last = one_line(self.last_lines[-1], 120) if self.last_lines else "(none)"
+        return f"the script printed no {name}: expected {expected}; its last line: {last}"
 
     def end(self) -> list[str]:
         """Report the points that waited for their places; call it when the script has ended well.
