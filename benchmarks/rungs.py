@@ -22,8 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune import Context
-from evo_tune.genome.importance import rank_correlation
-from evo_tune.genome.values import Genome
+from evo_tune.genome.values import Genome, rank_correlation
 from evo_tune.options.binding import split_assignments
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator

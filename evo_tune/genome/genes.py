@@ -27,6 +27,7 @@ from evo_tune.genome.values import (
     is_number,
     is_whole,
     read_value,
+    space_error_prefix,
     to_plain,
     too_large_message,
 )
@@ -565,10 +566,8 @@ def resolve_conditions(genes: Mapping[str, Gene], optional: Mapping[str, Gene]) 
                 expected = ", ".join(every)
                 raise SpaceError(f"gene {name}: when {required}=…: there is no gene {required!r}; expected {expected}")
             for value in values:
-                try:
+                with space_error_prefix(f"gene {name}: when {required}"):
                     every[required].check(value)
-                except SpaceError as error:
-                    raise SpaceError(f"gene {name}: when {required}: {error}") from None
     try:
         order = list(TopologicalSorter(required_by).static_order())
     except CycleError as error:

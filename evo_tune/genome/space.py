@@ -24,7 +24,7 @@ import numpy as np
 
 from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice, Condition, Float, Gene, Int, centre, decodes_to_any, resolve_conditions
-from evo_tune.genome.values import Genome, Value
+from evo_tune.genome.values import Genome, Value, space_error_prefix
 from evo_tune.text import is_encodable
 
 # Share of the uniform distribution in a prior.
@@ -243,10 +243,8 @@ class SearchSpace:
             raise SpaceError(f"missing gene {', '.join(missing)}: give it, or accept defaults (--fill-defaults)")
         checked: Genome = {}
         for name, gene in self.genes.items():
-            try:
+            with space_error_prefix(f"gene {name}"):
                 checked[name] = gene.check(genome[name]) if name in genome else gene.middle()
-            except SpaceError as error:
-                raise SpaceError(f"gene {name}: {error}") from None
         return self._repair_genome(checked)
 
     def parse(self, texts: Mapping[str, str]) -> Genome:
@@ -257,10 +255,8 @@ class SearchSpace:
         """
         genome: Genome = {}
         for name, text in texts.items():
-            try:
+            with space_error_prefix(f"gene {name}"):
                 genome[name] = self.genes[name].parse(text) if name in self.genes else text
-            except SpaceError as error:
-                raise SpaceError(f"gene {name}: {error}") from None
         return genome
 
     def grid(self) -> Iterator[Genome]:
@@ -289,10 +285,8 @@ class SearchSpace:
             raise SpaceError(f"repair({genome}) raised {type(error).__name__}: {error}") from error
         if not isinstance(repaired, dict) or set(repaired) != set(genome):
             raise SpaceError(f"repair must return a genome with the genes {', '.join(genome)}; got {repaired!r}")
-        try:
+        with space_error_prefix(f"repair({genome}) left the space"):
             return self._reset_inactive({name: gene.check(repaired[name]) for name, gene in self.genes.items()})
-        except SpaceError as error:
-            raise SpaceError(f"repair({genome}) left the space: {error}") from None
 
     def _reset_inactive(self, genome: Genome) -> Genome:
         """Return the genome with its inactive genes set to their defaults."""
@@ -325,10 +319,8 @@ def widen_genes(genes: Mapping[str, Gene], wider_genes: Mapping[str, Gene]) -> d
     for name, gene in wider_genes.items():
         if name not in genes:
             raise SpaceError(f"--gene {name}: expected a gene of the run: {', '.join(genes)}")
-        try:
+        with space_error_prefix(f"--gene {name}"):
             _check_wider(genes[name], gene)
-        except SpaceError as error:
-            raise SpaceError(f"--gene {name}: {error}") from None
     new_genes = {**genes, **wider_genes}
     resolve_conditions(new_genes, {})
     return new_genes

@@ -1,18 +1,20 @@
-"""Plain values of genomes: compare them, check them, and read them from typed text.
+"""Plain values of genomes, and statistics of plain numbers: means, resolution, ranks and importance.
 
-A genome is a plain dict of gene name to value. This module knows nothing of genes, which define the allowed values.
+A genome is a plain dict of gene name to value. Values are compared, checked, and read from typed text. This module
+knows nothing of genes, which define the allowed values, nor of trials.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from evo_tune.errors import SpaceError
+from evo_tune.errors import EvoTuneError, SpaceError
 from evo_tune.text import is_encodable
 
 Value: TypeAlias = bool | int | float | str
@@ -85,6 +87,54 @@ def resolution(values: Sequence[float], rounding: float = 0.0) -> float:
     return step
 
 
+def importance(units: np.ndarray, losses: np.ndarray, unordered: bool = False) -> float:
+    """Return the adjusted coefficient of determination of a one-way analysis of variance.
+
+    The points form up to four groups by quartile of the coordinate, or one group for each unordered value. The
+    variance of the losses' ranks between groups is divided by the total. Ranks are used because losses have long tails.
+
+    Args:
+        units: One coordinate of each point, shape (points,).
+        losses: Loss of each point, shape (points,).
+        unordered: Whether the coordinate's values have no order, so that quartiles would mean nothing.
+
+    Returns:
+        A share from 0 (explains nothing) to 1 (explains all).
+    """
+    places, groups = ranks(losses), np.unique(units)
+    if unordered or len(groups) <= 4:
+        groups = np.searchsorted(groups, units)
+    else:
+        groups = np.searchsorted(np.quantile(units, [0.25, 0.5, 0.75]), units)
+    names, counts = np.unique(groups, return_counts=True)
+    if len(names) < 2 or len(names) == len(places) or np.ptp(places) == 0:
+        return 0.0
+    means = np.array([places[groups == name].mean() for name in names])
+    total = float(((places - places.mean()) ** 2).sum())
+    within = total - float((counts * (means - places.mean()) ** 2).sum())
+    adjusted = 1.0 - (within / (len(places) - len(names))) / (total / (len(places) - 1))
+    return max(0.0, adjusted)
+
+
+def ranks(values: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return the ranks of values from 1, shape (values,); equal values get their mean rank."""
+    array = np.asarray(values)
+    order = np.argsort(array)  # not stable, which is faster; equal values are joined below
+    ordered, result = array[order], np.empty(len(array))
+    changes = ordered[1:] != ordered[:-1]
+    ends = np.append(np.flatnonzero(changes), len(array) - 1) if len(array) else np.empty(0, dtype=int)
+    counts = np.diff(ends, prepend=-1)
+    result[order] = np.repeat(ends + 1 - (counts - 1) / 2, counts)
+    return result
+
+
+def rank_correlation(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray) -> float:
+    """Return Spearman's rank correlation of two series of equal length; 0 if either has no spread."""
+    x, y = ranks(first), ranks(second)
+    spread = float(np.std(x) * np.std(y))
+    return float(np.mean((x - x.mean()) * (y - y.mean()))) / spread if spread else 0.0
+
+
 def read_value(text: str) -> Value:
     """Return a typed text as a bool, int or float, or else as it is."""
     if text.lower() in ("true", "false"):
@@ -95,6 +145,19 @@ def read_value(text: str) -> Value:
         except ValueError:
             continue
     return text
+
+
+@contextlib.contextmanager
+def space_error_prefix(text: str) -> Iterator[None]:
+    """Put a text and a colon before the message of an error of the block, and raise it as a SpaceError.
+
+    Raises:
+        SpaceError: The block raised an EvoTuneError.
+    """
+    try:
+        yield
+    except EvoTuneError as error:
+        raise SpaceError(f"{text}: {error}") from None
 
 
 def is_number(value: object) -> bool:

@@ -18,9 +18,8 @@ from types import MappingProxyType
 import numpy as np
 
 from evo_tune.genome.history import GrowingArray, History, LazySequence, RankingTable
-from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Candidate, Constraint, Objective, Trial
-from evo_tune.genome.values import Genome, genome_key, mean_of
+from evo_tune.genome.values import Genome, genome_key, mean_of, ranks
 
 
 @dataclass

@@ -25,8 +25,8 @@ import numpy as np
 
 from evo_tune.genome.forest import Forest
 from evo_tune.genome.genes import Choice, Gene
-from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Objective, Trial
+from evo_tune.genome.values import ranks
 from evo_tune.report import summary
 from evo_tune.report.recommendation import is_default, recommend_trial
 from evo_tune.report.summary import RunResult

@@ -14,8 +14,8 @@ from statistics import median
 import numpy as np
 
 from evo_tune.genome.genes import Choice, Gene
-from evo_tune.genome.importance import importance
 from evo_tune.genome.trial import Candidate, Proposal, Trial
+from evo_tune.genome.values import importance
 from evo_tune.report import recommendation
 from evo_tune.report.final_comparison import ComparisonState
 from evo_tune.report.recommendation import AgainstBaseline, FreshValues

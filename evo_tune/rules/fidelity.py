@@ -15,8 +15,8 @@ from statistics import NormalDist
 import numpy as np
 
 from evo_tune.genome.history import GrowingArray
-from evo_tune.genome.importance import rank_correlation
 from evo_tune.genome.trial import DECAYED
+from evo_tune.genome.values import rank_correlation
 from evo_tune.genome.view import GenomeTrials
 from evo_tune.settings import parse_rungs
 

@@ -22,8 +22,8 @@ from itertools import pairwise
 import numpy as np
 
 from evo_tune.genome.history import GrowingArray, History
-from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import PROMOTION, Proposal
+from evo_tune.genome.values import ranks
 from evo_tune.genome.view import GenomeTrials, genome_table
 from evo_tune.plugins.strategy import GenomeResults, Prospects, Strategy
 from evo_tune.rules.fidelity import PROMOTION_MARGIN, rank_trust, share_to_keep
@@ -101,19 +101,15 @@ class Rungs:
             self._order[budget] = numbers[np.lexsort([key[numbers] for key in keys])]
         return self._order[budget]
 
-    def next_promotion(self, pending: set[tuple[str, float]], audits: Iterable[str]) -> Proposal | None:
-        """Return the promotion that is due, or None.
+    def next_promotion(self, pending: set[tuple[str, float]]) -> Proposal | None:
+        """Return the promotion that is due, or None; those of audits come before it.
 
-        Audits come first, then the highest rung. The best genomes at a rung are promoted. Their share is the ratio
+        The highest rung comes first. The best genomes at a rung are promoted. Their share is the ratio
         of the budgets, or more if early results predict full results poorly.
 
         Args:
             pending: Keys and budgets of pending promotions.
-            audits: Keys of the genomes that are always trained in full, to check the early results.
         """
-        audit = self.next_audit(pending, audits)
-        if audit is not None:
-            return audit
         for budget, next_budget in reversed(list(pairwise(self.budgets))):
             numbers = self.numbers_best_first(budget)
             count = math.floor(max(budget / next_budget, self._share_to_promote(budget)) * len(numbers))
@@ -123,7 +119,12 @@ class Rungs:
         return None
 
     def next_audit(self, pending: set[tuple[str, float]], audits: Iterable[str]) -> Proposal | None:
-        """Return the promotion of an audit that is due, or None, the oldest first; see `next_promotion`."""
+        """Return the promotion of an audit that is due, or None, the oldest first.
+
+        Args:
+            pending: Keys and budgets of pending promotions.
+            audits: Keys of the genomes that are always trained in full, to check the early results.
+        """
         audit_numbers = [self._number_by_key[key] for key in audits if key in self._number_by_key]
         for budget, next_budget in pairwise(self.budgets):
             numbers = np.intersect1d(audit_numbers, self.numbers_best_first(budget)).astype(int)

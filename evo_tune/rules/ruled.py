@@ -116,12 +116,11 @@ class StrategyWithRules(Strategy):
         state, genomes = self._state(history), history.fresh_proposals
         pending = {(genome_key(trial.genome), trial.budget) for trial in history.pending if not trial.extra_seed}
         audits = {genome_key(genomes[number].genome) for number in audit_numbers(len(genomes))}
-        if self._model_decides(history):
-            promotion, prospects = state.rungs.next_audit(pending, audits), self._prospects(history)
-            if promotion is None and prospects is not None:
-                promotion = next_model_promotion(state.rungs, prospects, pending)
-        else:
-            promotion = state.rungs.next_promotion(pending, audits)
+        promotion = state.rungs.next_audit(pending, audits)
+        if promotion is None and not self._model_decides(history):
+            promotion = state.rungs.next_promotion(pending)
+        elif promotion is None and (prospects := self._prospects(history)) is not None:
+            promotion = next_model_promotion(state.rungs, prospects, pending)
         if promotion is not None:
             return promotion if genome_key(promotion.genome) in audits else self._with_bounds(promotion, history)
         if self.settings.extra_seeds_by_gain:

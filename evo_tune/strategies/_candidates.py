@@ -134,9 +134,7 @@ class Novelty:
                 None for `minimum`.
         """
         genes = history.space.genes
-        any_difference_suffices = (
-            np.array([gene.size < CONTINUOUS_FROM for gene in genes.values()]) | history.space.unordered
-        )
+        any_suffices = np.array([gene.size < CONTINUOUS_FROM for gene in genes.values()]) | history.space.unordered
         ids: list[int] = []
         if minimum > 0.0:
             ids = [trial.id for trial in history.ranking[:MAX_FIT_POINTS]]
@@ -144,7 +142,7 @@ class Novelty:
         is_pending = np.isin(ids, [candidate.id for candidate in history.pending])
         minima = np.where(is_pending, minimum if minimum_to_pending is None else minimum_to_pending, minimum)
         units = np.array([history.proposed_units[id] for id in ids]).reshape(-1, len(genes))
-        return cls(history, units, np.where(any_difference_suffices, SMALLEST_DIFFERENCE, minima[:, None]))
+        return cls(history, units, np.where(any_suffices, SMALLEST_DIFFERENCE, minima[:, None]))
 
     def units_if_new(self, genome: Genome) -> np.ndarray | None:
         """Return the unit coordinates of a genome, shape (genes,); None if it is not new."""

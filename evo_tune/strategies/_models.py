@@ -38,10 +38,10 @@ import numpy as np
 from evo_tune.genome.forest import Forest
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.history import Lesson
-from evo_tune.genome.importance import rank_correlation, ranks
 from evo_tune.genome.kernel import FeatureLayout, encode_features
 from evo_tune.genome.process import Process
 from evo_tune.genome.space import log_prior, log_prior_gradient
+from evo_tune.genome.values import rank_correlation, ranks
 from evo_tune.plugins.strategy import GenomeResults
 
 # Maximum number of results that a model is fitted to, which bounds the cost of a proposal in a long run. From 100,

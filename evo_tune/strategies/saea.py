@@ -23,11 +23,11 @@ from typing import ClassVar
 import numpy as np
 
 from evo_tune.genome.history import History
-from evo_tune.genome.importance import ranks
 from evo_tune.genome.kernel import FeatureLayout, category_counts, encode_features, farthest_points
 from evo_tune.genome.process import NOISE_MEDIAN, Process
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Proposal, Trial
+from evo_tune.genome.values import ranks
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import GenomeResults, Strategy
 from evo_tune.strategies import _candidates as candidates

@@ -23,9 +23,8 @@ import numpy as np
 from evo_tune.errors import RecipeError
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.history import History
-from evo_tune.genome.importance import importance
-from evo_tune.genome.trial import DEFAULT, WARM_START, Proposal, Trial
-from evo_tune.genome.values import Genome, genome_key
+from evo_tune.genome.trial import DEFAULT, WARM_START, Outcome, Proposal, Trial
+from evo_tune.genome.values import Genome, genome_key, importance
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies import spread
@@ -154,10 +153,11 @@ def one_standard_error(contenders: Sequence[Sequence[Trial]], cost: str) -> Sequ
         return []
     losses = [np.array([trial.losses[0] for trial in trials if trial.losses]) for trials in contenders]
     means = np.array([values.mean() for values in losses])
-    outcomes = [[trial.outcome for trial in trials] for trials in contenders]
-    seconds = [np.mean([outcome.seconds for outcome in trials]) for trials in outcomes]
-    metrics = [np.mean([outcome.metrics.get(cost, math.nan) for outcome in trials]) for trials in outcomes]
-    costs = np.array(seconds if cost == "seconds" else metrics)
+
+    def cost_of(outcome: Outcome) -> float:
+        return outcome.seconds if cost == "seconds" else outcome.metrics.get(cost, math.nan)
+
+    costs = np.array([np.mean([cost_of(trial.outcome) for trial in trials]) for trials in contenders])
     best = int(np.argmin(means))
     values = losses[best]
     error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else 0.0

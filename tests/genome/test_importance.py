@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evo_tune.genome.importance import importance
+from evo_tune.genome.values import importance
 
 
 def test_a_choice_without_order_is_grouped_by_its_values() -> None:

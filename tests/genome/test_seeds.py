@@ -9,7 +9,6 @@ import pytest
 from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
-from evo_tune.genome.importance import rank_correlation
 from evo_tune.genome.kernel import covariance, square_differences
 from evo_tune.genome.seeds import (
     SeedModel,
@@ -19,6 +18,7 @@ from evo_tune.genome.seeds import (
     likelihood_gradient,
     predict_losses,
 )
+from evo_tune.genome.values import rank_correlation
 
 FREE = np.array([False, False, True])
 LOGS = np.array([0.5, 0.2, -1.0, -3.0, -2.5, -2.0])

@@ -9,9 +9,8 @@ from itertools import pairwise
 import numpy as np
 
 from evo_tune.genome.history import History
-from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import DECAYED, EXTRA_SEED, PROMOTION, Candidate, Proposal
-from evo_tune.genome.values import genome_key
+from evo_tune.genome.values import genome_key, ranks
 from evo_tune.genome.view import GenomeTrials, ranks_by_rung, trials_by_genome
 from evo_tune.rules.extra_seeds import SeedGains
 from evo_tune.rules.fidelity import (

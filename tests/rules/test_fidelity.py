@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import OptionError
-from evo_tune.genome.importance import ranks
 from evo_tune.genome.trial import Candidate, Constraint, Minimize, Outcome, Trial, violation
+from evo_tune.genome.values import ranks
 from evo_tune.genome.view import GenomeTrials
 from evo_tune.rules.fidelity import Curves, audit_numbers, is_audit, rank_trust, rungs_that_pay, share_to_keep
 from evo_tune.settings import RunSettings, parse_rungs
