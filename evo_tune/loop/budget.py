@@ -21,7 +21,7 @@ from evo_tune.forecast import comparison_seconds
 from evo_tune.forecast.timing import MAX_TIMING_SECONDS, TIMING, Timing, time_genomes
 from evo_tune.genome.values import Genome
 from evo_tune.loop.deadline import SHARE
-from evo_tune.loop.driving import Interrupts
+from evo_tune.loop.driving import handle_interrupts
 from evo_tune.loop.slots import open_slots_to_plan
 from evo_tune.plugins.cost import Cost, TimedGenome, budgets_of
 from evo_tune.plugins.evaluator import BoundEvaluator
@@ -112,7 +112,7 @@ def time_steps(
             slot.kill()
 
     try:
-        with Interrupts(stop, stop):
+        with handle_interrupts(stop, stop):
             slots += open_slots_to_plan(manifest, session, evaluator, folder / "trials")
             hours = math.inf if session.hours is None else session.hours
             longest = min(MAX_TIMING_SECONDS, TIME_SHARE * hours * 3600)
@@ -147,23 +147,14 @@ def fit_cost(evaluator: BoundEvaluator, genomes: Sequence[Genome], timings: Step
     return Cost.fit([*measured.values(), *repeated_default], timings.device, evaluator.plugin.cpu_costs)
 
 
-@dataclass(frozen=True)
-class TimeLimit:
-    """Time for all full trainings of a search.
-
-    Args:
-        seconds: Slot seconds.
-        trainings: Number of trainings that should fit.
-        words: The limit in words.
-    """
-
-    seconds: float
-    trainings: int
-    words: str
-
-
 def choose_seconds(
-    evaluator: BoundEvaluator, default: Genome, cost: Cost, limit: TimeLimit | None
+    evaluator: BoundEvaluator,
+    default: Genome,
+    cost: Cost,
+    session: SessionSettings,
+    slots: int,
+    planning: float,
+    trainings: int | None,
 ) -> tuple[float, str]:
     """Return the seconds of a training, and why, in words.
 
@@ -171,17 +162,24 @@ def choose_seconds(
         evaluator: Evaluator with the user's options and its own budget.
         default: The default genome.
         cost: TimedGenome cost of a step.
-        limit: Time for all trainings; None: no limit.
+        session: Limit in hours; None: no limit.
+        slots: Number of slots.
+        planning: Seconds of the hours that are already spent.
+        trainings: Full trainings of a search without options and limits; None for another search.
     """
     own_seconds = evaluator.with_options(cost=cost.text()).estimate(default)["seconds"]
-    seconds, reason = own_seconds, "the time of the default genome with the evaluator's own budget"
-    if limit is not None:
-        seconds = max(limit.seconds / limit.trainings, SHORTEST * own_seconds)
-        reason = f"so that {limit.seconds / seconds:.0f} full trainings fit into {limit.words}"
-        own_remarks = evaluator.remarks()
-        while seconds > own_seconds:
-            if evaluator.with_options(cost=cost.text(), seconds=seconds).remarks() == own_remarks:
-                break
-            seconds = max(own_seconds, seconds / 1.25)
-            reason = "the most for which the evaluator finds its data sufficient"
+    if session.hours is not None:
+        limit, words, trainings = max(0.0, session.hours * 3600 - planning), "--hours", TRAININGS
+    elif trainings is not None:
+        limit, words = DEFAULT_SEARCH, f"{DEFAULT_SEARCH / 60:.0f} minutes of search"
+    else:
+        return float(f"{own_seconds:.3g}"), "the time of the default genome with the evaluator's own budget"
+    seconds = max(limit * slots / trainings, SHORTEST * own_seconds)
+    reason = f"so that {limit * slots / seconds:.0f} full trainings fit into {words}"
+    own_remarks = evaluator.remarks()
+    while seconds > own_seconds:
+        if evaluator.with_options(cost=cost.text(), seconds=seconds).remarks() == own_remarks:
+            break
+        seconds = max(own_seconds, seconds / 1.25)
+        reason = "the most for which the evaluator finds its data sufficient"
     return float(f"{seconds:.3g}"), reason

@@ -15,7 +15,7 @@ from evo_tune.errors import EvoTuneError, OptionError, PluginError, SpaceError, 
 from evo_tune.genome.genes import Choice
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
-from evo_tune.genome.values import genome_key
+from evo_tune.genome.values import genome_key, space_error_prefix
 from evo_tune.loop.code import hash_of, message_of_changed_evaluator
 from evo_tune.options.binding import did_you_mean, options_of
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
@@ -51,12 +51,10 @@ def check_ends(evaluator: BoundEvaluator, space: SearchSpace, genes: Iterable[st
         gene = space.genes[name]
         ends = gene.values if isinstance(gene, Choice) else (gene.decode(0.0), gene.decode(1.0))
         for value in ends:
-            try:
+            with space_error_prefix(f"--gene {name}, at {value}"):
                 if name in fields:
                     fields[name].check(value)
                 evaluator.estimate(space.check({**space.default(), name: value}))
-            except EvoTuneError as error:
-                raise SpaceError(f"--gene {name}, at {value}: {error}") from None
 
 
 def check_learning(
@@ -77,21 +75,27 @@ def check_learning(
             raise OptionError(f"--learn-from {run.name}: it has none of the genes {', '.join(space.genes)} (but {had})")
 
 
-def check_metrics(evaluator: Evaluator, objectives: Sequence[Objective]) -> None:
-    """Refuse an objective that the evaluator is known not to return, or that is measured on the test set.
+def check_metric(
+    evaluator: Evaluator, flag_text: str, metric: str, metrics: Iterable[str], error: type[EvoTuneError]
+) -> None:
+    """Refuse a metric that the evaluator is known not to return, or that is measured on the test set.
+
+    Args:
+        evaluator: Evaluator of the run.
+        flag_text: Flag that names the metric, with its value.
+        metric: Name of the metric.
+        metrics: Names of the metrics that are returned; they count if the evaluator declares its metrics.
+        error: Type of the error for a metric that is not returned.
 
     Raises:
-        SpaceError: The evaluator does not return an objective.
-        OptionError: An objective is measured on the test set.
+        EvoTuneError: The evaluator does not return the metric (`error`), or it is measured on the test set.
     """
-    metrics = {**evaluator.metrics, **{own.metric: "" for own in evaluator.objectives}, "seconds": "s"}
-    for objective in objectives:
-        evaluator.check_not_test_metric(f"--objective {objective.describe()}", objective.metric)
-        if evaluator.metrics and objective.metric not in metrics:
-            raise SpaceError(
-                f"--objective {objective.describe()}: {evaluator.name} returns no metric "
-                f"{objective.metric!r}{did_you_mean(objective.metric, metrics)}: expected one of {', '.join(metrics)}"
-            )
+    evaluator.check_not_test_metric(flag_text, metric)
+    if evaluator.metrics and metric not in metrics:
+        hint = did_you_mean(metric, metrics)
+        raise error(
+            f"{flag_text}: {evaluator.name} returns no metric {metric!r}{hint}: expected one of {', '.join(metrics)}"
+        )
 
 
 def check_suited(name: str, strategy: Strategy, space: SearchSpace, objectives: Sequence[Objective]) -> None:

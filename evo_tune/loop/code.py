@@ -295,9 +295,7 @@ def load_run_evaluator(
             f"the run names the evaluator {reference!r}: expected bundled:NAME, entry:NAME or a path to a .py file; "
             "say which it is: --evaluator NAME or PATH"
         )
-    remedy = "say --trust, or --evaluator PATH (from Python: trust=True)"
-    path = _allow_file(Path(reference), "evaluator", user, remedy, "or say where it is now: --evaluator PATH")
-    return load_evaluator(path, reference, "file")
+    return load_evaluator(_allow_file(Path(reference), "evaluator", user), reference, "file")
 
 
 def _actions_to_allow(run: Run, named: bool) -> dict[str, Any]:
@@ -331,8 +329,7 @@ def _load_function_of(run: Run, moved_to: str | None, user: Consent) -> Evaluato
         _remember_file(evaluator.path)
         return evaluator
     path = Path(reference.path) if reference.path else run.folder / OWN_FILE
-    remedy, if_gone = "say --trust (from Python: trust=True)", "or say where it is now: --evaluator PATH"
-    return load_function(_allow_file(path, "evaluator", user, remedy, if_gone), reference, genes)
+    return load_function(_allow_file(path, "evaluator", user), reference, genes)
 
 
 def _allow_strategy(manifest: Manifest, user: Consent, moved_to: str | None) -> str:
@@ -348,15 +345,15 @@ def _allow_strategy(manifest: Manifest, user: Consent, moved_to: str | None) -> 
         return moved_to
     if not is_file_name(name):
         return name
-    path, remedy = Path(name), "say --trust, or --strategy PATH (from Python: trust=True)"
-    return str(_allow_file(path, "strategy", user, remedy, "or say where it is now: --strategy PATH"))
+    return str(_allow_file(Path(name), "strategy", user))
 
 
-def _allow_file(path: Path, kind: str, user: Consent, remedy: str, if_gone: str) -> Path:
-    """Return the resolved path of a file that a run names, if its code may be executed."""
+def _allow_file(path: Path, kind: str, user: Consent) -> Path:
+    """Return the resolved path of a file that a run names as evaluator or strategy, if its code may be executed."""
     if not os.path.isfile(path):
-        raise PluginError(f"the {kind} of the run, {str(path)!r}, is not a file here: check the path, {if_gone}")
-    return allow(path, kind, source_hash, remedy, user)
+        remedy = f"check the path, or say where it is now: --{kind} PATH"
+        raise PluginError(f"the {kind} of the run, {str(path)!r}, is not a file here: {remedy}")
+    return allow(path, kind, source_hash, f"say --trust, or --{kind} PATH (from Python: trust=True)", user)
 
 
 def session_settings_to_trust(run: Run, changes: Mapping[str, Any]) -> SessionSettings:

@@ -64,11 +64,7 @@ class ComparisonJobs:
     """
 
     def __init__(
-        self,
-        run: Run,
-        changed: threading.Condition,
-        stopping: Callable[[], bool],
-        deadline: Deadline | None = None,
+        self, run: Run, changed: threading.Condition, stopping: Callable[[], bool], deadline: Deadline | None
     ) -> None:
         self._run = run
         self._changed = changed

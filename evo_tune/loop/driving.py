@@ -6,17 +6,18 @@ drivers, Ctrl-C, SIGTERM and SIGHUP. It does not know the purpose of the jobs.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from joblib import Parallel, delayed
@@ -94,7 +95,6 @@ class Drivers:
         self._stop = stop
         self._stopping = stopping
         self._heart = Heartbeat(folder)
-        self._lock = threading.Lock()
         self._changed = changed
         # Slots that take jobs, by name.
         self._at_work: dict[str, Slot] = {}
@@ -122,7 +122,7 @@ class Drivers:
         default: Callable[[], Candidate | None] | None = None,
         expired: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Run all jobs in the slots, except slots whose device is set aside.
+        """Run all jobs in the slots, except slots whose device is set aside; this thread handles signals.
 
         Args:
             fetch: Returns the next job for a slot.
@@ -135,8 +135,37 @@ class Drivers:
         self._at_work = {slot.name: slot for slot in self.slots if slot.device not in self.health.aside}
         self._put_back_jobs.clear()
         self._over = self._time_is_over = False
+        drivers = Parallel(n_jobs=len(self.slots), backend="threading", batch_size=1)
+        tasks = [delayed(self._drive_slot)(slot, fetch, take, default) for slot in self.slots]
+        thread = threading.Thread(target=drivers, args=(tasks,), daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(TICK)
+                self._heart.beat(self._slot_work)
+                if self._time_is_over or expired():  # end the running jobs, and start no others
+                    with self._changed:
+                        self._time_is_over = True
+                        busy_slots = [slot for slot in self.slots if slot.name in self._busy_slots]
+                        self._changed.notify_all()
+                    for slot in busy_slots:
+                        slot.interrupt()
+                watch()
+        except BaseException:
+            self._stop()
+            self.kill()
+            thread.join()
+            raise
 
-        def drive(slot: Slot) -> None:
+    def _drive_slot(
+        self,
+        slot: Slot,
+        fetch: Callable[[Slot], JobOrEnd],
+        take: Callable[[Job, Outcome], None],
+        default: Callable[[], Candidate | None] | None,
+    ) -> None:
+        """Run jobs in a slot until none is left; an error stops the run instead of being lost in its thread."""
+        try:
             while (job := self._next(slot, fetch)) is not None:
                 try:
                     outcome = self._evaluate(slot, job, default)
@@ -154,18 +183,18 @@ class Drivers:
                     with self._changed:
                         self._busy_slots.discard(slot.name)
                         self._changed.notify_all()
-
-        def look() -> None:
-            if self._time_is_over or expired():  # end the running jobs, and start no others
-                with self._changed:
-                    self._time_is_over = True
-                    busy_slots = [slot for slot in self.slots if slot.name in self._busy_slots]
-                    self._changed.notify_all()
-                for slot in busy_slots:
-                    slot.interrupt()
-            watch()
-
-        self._in_background(drive, look)
+        except SlotClosed:  # killed from the main thread: its candidate is run again on resume
+            pass
+        except BaseException as error:  # disk full, a broken strategy; the first error is reported
+            with self._changed:
+                if self.error is None and isinstance(error, EvoTuneError):
+                    self.error = error
+                elif self.error is None:
+                    self.error = RunError(f"the run stopped on {type(error).__name__}: {error}")
+                    self.error.__cause__ = error
+            self._stop()
+        finally:
+            self.working.pop(slot.name, None)
 
     def beat(self) -> None:
         """Write a heartbeat for a run that is driven by hand; with slots, the main thread writes it."""
@@ -258,35 +287,6 @@ class Drivers:
             warnings.warn(f"{name} is set aside: {why}; the run continues without it", stacklevel=2)
         return False
 
-    def _in_background(self, drive: Callable[[Slot], None], watch: Callable[[], None]) -> None:
-        """Run one driver per slot to its end; this thread handles signals and the live table."""
-        drivers = Parallel(n_jobs=len(self.slots), backend="threading", batch_size=1)
-
-        def drive_guarded(slot: Slot) -> None:
-            try:
-                drive(slot)
-            except SlotClosed:  # killed from the main thread: its candidate is run again on resume
-                pass
-            except BaseException as error:  # it stops the run instead of being lost in its thread
-                self._fail(error)
-            finally:
-                self.working.pop(slot.name, None)
-
-        thread = threading.Thread(
-            target=lambda: drivers(delayed(drive_guarded)(slot) for slot in self.slots), daemon=True
-        )
-        thread.start()
-        try:
-            while thread.is_alive():
-                thread.join(TICK)
-                self._heart.beat(self._slot_work)
-                watch()
-        except BaseException:
-            self._stop()
-            self.kill()
-            thread.join()
-            raise
-
     def _slot_work(self) -> list[SlotWork]:
         rows = []
         for slot in self.slots:
@@ -294,16 +294,6 @@ class Drivers:
             description = f"{working.description} (waits for room)" if slot.waits else working.description
             rows.append(SlotWork(slot.name, slot.device, description, time.monotonic() - working.since, slot.memory))
         return rows
-
-    def _fail(self, error: BaseException) -> None:
-        """Stop because a driver failed (disk full, a broken strategy); the first error is reported."""
-        with self._lock:
-            if self.error is None and isinstance(error, EvoTuneError):
-                self.error = error
-            elif self.error is None:
-                self.error = RunError(f"the run stopped on {type(error).__name__}: {error}")
-                self.error.__cause__ = error
-        self._stop()
 
     def kill(self) -> None:
         """Kill all running jobs, in parallel, because a machine that does not answer delays its own kill."""
@@ -321,8 +311,9 @@ class Drivers:
         self._heart.stop()
 
 
-class Interrupts:
-    """Calls `stop` on the first Ctrl-C, and `kill` on the second, on SIGTERM, or on SIGHUP (a closed terminal).
+@contextlib.contextmanager
+def handle_interrupts(stop: Callable[[], None], kill: Callable[[], None]) -> Iterator[None]:
+    """Call `stop` on the first Ctrl-C, and `kill` on the second, on SIGTERM, or on SIGHUP (a closed terminal).
 
     An ignored SIGHUP (`nohup`) stays ignored.
     Outside the main thread (a notebook's worker, a test) it does nothing, because Python allows no handlers there.
@@ -331,26 +322,21 @@ class Interrupts:
         stop: Function that prevents new trials.
         kill: Function that stops running trials at once.
     """
+    interrupted, handlers_before = False, dict[int, Any]()
 
-    def __init__(self, stop: Callable[[], None], kill: Callable[[], None]) -> None:
-        self._stop = stop
-        self._kill = kill
-        self._interrupted = False
-        self._before: dict[int, Any] = {}
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupted
+        act = kill if interrupted or number != signal.SIGINT else stop
+        interrupted = True
+        # Not in the handler itself: the interrupted code may hold the same lock.
+        threading.Thread(target=act, daemon=True).start()
 
-    def __enter__(self) -> Interrupts:
+    try:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                    self._before[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not Python's
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        act = self._kill if self._interrupted or number != signal.SIGINT else self._stop
-        self._interrupted = True
-        # Not in the handler itself: the interrupted code may hold the same lock.
-        threading.Thread(target=act, daemon=True).start()
+                    handlers_before[number] = signal.signal(number, handle)
+        yield
+    finally:
+        for changed_number, handler in handlers_before.items():
+            signal.signal(changed_number, signal.SIG_DFL if handler is None else handler)  # None: not Python's

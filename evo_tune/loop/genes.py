@@ -15,7 +15,7 @@ from evo_tune.errors import EvoTuneError, SpaceError
 from evo_tune.genome.genes import Choice, Gene, Int, range_ends
 from evo_tune.genome.space import SearchSpace, widen_genes
 from evo_tune.genome.trial import Objective
-from evo_tune.genome.values import Value
+from evo_tune.genome.values import Value, space_error_prefix
 from evo_tune.genome.widening import (
     ENDS,
     WIDENINGS,
@@ -139,7 +139,8 @@ def genes_with_defaults(
         option_values: Values of the options, which are the defaults of such genes.
 
     Raises:
-        SpaceError: A gene is unknown, is not a gene, or has values of another type than the evaluator's own.
+        SpaceError: A gene is unknown, is not a gene, or has values of another type than the evaluator's own. Or an
+            option cannot be a gene, or has no range of its own and is given none.
     """
     if not isinstance(genes, Mapping):
         raise SpaceError(f"genes {genes!r}: expected a dict of names to Float(…), Int(…) or Choice(…)")
@@ -152,18 +153,21 @@ def genes_with_defaults(
             raise SpaceError(f"--gene {name}: expected one of {', '.join(own_genes)}{hint}")
         if gene is None and name in own_space.genes:
             raise SpaceError(f"--gene {name}: it is on as it is; expected --gene {name}=GENE")
-        if own is None:
-            _check_option_gene(gene_options[name], gene)
+        if own is None and field is not None and field.gene is None:
+            raise SpaceError(f"--gene {name}: this option cannot differ between genomes; set it with -o {name}=VALUE")
+        if own is None and field is not None and gene is None:
+            raise SpaceError(
+                f"--gene {name}: this option ({field.kind}) offers no range of its own; give one, such as "
+                f"--gene '{name}=float(LOW,HIGH)' or --gene '{name}=A|B'"
+            )
         if field is not None and AUTO in field.choices and isinstance(gene, Choice) and AUTO in gene.values:
             raise SpaceError(f"--gene {name}: auto cannot be a value of a gene: give the values that auto chooses from")
         if gene is None:
             continue
         if not isinstance(gene, Gene):
             raise SpaceError(f"gene {name!r}: {gene!r} is not a Gene; expected Float, Int or Choice")
-        try:
+        with space_error_prefix(f"--gene {name}"):
             user_gene = _with_option_type(gene_options[name], gene) if own is None else _with_types_of(own, gene)
-        except SpaceError as error:
-            raise SpaceError(f"--gene {name}: {error}") from None
         if own is not None and user_gene.widest is None:
             user_gene = with_limits(user_gene, own.widest)
         if gene.default is None:
@@ -203,10 +207,8 @@ def wider_user_genes(genes: Mapping[str, Gene | None], run_genes: Mapping[str, G
         if gene.default is not None and gene.default != old.middle():
             present = f"its default is {old.middle()!r}, and was trained already"
             raise SpaceError(f"--gene {name}: {present}: leave {gene.default!r} out")
-        try:
+        with space_error_prefix(f"--gene {name}"):
             wider_genes[name] = _keep_properties(_with_types_of(old, gene), old)
-        except SpaceError as error:
-            raise SpaceError(f"--gene {name}: {error}") from None
     return wider_genes
 
 
@@ -228,22 +230,6 @@ def _keep_properties(new: Gene, old: Gene) -> Gene:
     with contextlib.suppress(SpaceError):
         return dataclasses.replace(new, **fields, default=new.check(old.middle()))  # type: ignore[type-var]
     return new
-
-
-def _check_option_gene(field: Option, gene: Gene | None) -> None:
-    """Refuse an option that cannot be a gene, or that has no range of its own and is given none.
-
-    Raises:
-        SpaceError: The option is refused.
-    """
-    name = field.name
-    if field.gene is None:
-        raise SpaceError(f"--gene {name}: this option cannot differ between genomes; set it with -o {name}=VALUE")
-    if gene is None:
-        raise SpaceError(
-            f"--gene {name}: this option ({field.kind}) offers no range of its own; give one, such as "
-            f"--gene '{name}=float(LOW,HIGH)' or --gene '{name}=A|B'"
-        )
 
 
 def _with_option_type(field: Option, gene: Gene) -> Gene:

@@ -182,9 +182,8 @@ class Health:
             return False
         if (outcome.seconds or 0.0) <= max(AT_ONCE, SHARE * record.seconds / record.well):
             return True
-        return len(record.row) > 1 and any(
-            self._records[device].proven for device in other_devices if device in self._records
-        )
+        other_records = [self._records[device] for device in other_devices if device in self._records]
+        return len(record.row) > 1 and any(other.proven for other in other_records)
 
     def _hold(self, id: int, device: str) -> None:
         tried = self._tried.setdefault(id, [])

@@ -90,13 +90,11 @@ def check_noise(session: SessionSettings, seeds: int) -> None:
 
 def proposal_limit_reason(run: Run, session: SessionSettings, history: History) -> str | None:
     """Return a reason if no new genome may be proposed, else None. Promotions and extra seeds may follow."""
-    max_genomes = session.max_genomes(run.manifest.population)
-    excess = history.fresh_count - max_genomes
-    if excess < 0:
+    max_genomes, genomes = session.max_genomes(run.manifest.population), history.fresh_count
+    if genomes < max_genomes:
         return None
-    return f"the limit of {max_genomes:.0f} trials is reached" + (
-        f" (the run has {max_genomes + excess:.0f})" if excess else ""
-    )
+    excess = f" (the run has {genomes})" if genomes > max_genomes else ""
+    return f"the limit of {max_genomes:.0f} trials is reached{excess}"
 
 
 def check_any_success(run: Run, session: SessionSettings) -> None:
@@ -124,7 +122,5 @@ def check_any_success(run: Run, session: SessionSettings) -> None:
     if failed_alike:
         message = f"the first {len(outcomes)} trials failed alike{by_device}: {first.error}"
         raise RunError(f"{message}; {remedy} --accept-changes`")
-    message = (
-        f"all {len(outcomes)} trials so far ended without a value{by_device}, the last with {last.status}: {last.error}"
-    )
-    raise RunError(f"{message}; {remedy} --give-up-after 0`")
+    message = f"all {len(outcomes)} trials so far ended without a value{by_device}"
+    raise RunError(f"{message}, the last with {last.status}: {last.error}; {remedy} --give-up-after 0`")

@@ -23,31 +23,14 @@ from evo_tune.forecast.timing import ESTIMATED_SECONDS, TIMING, Pace, genomes_to
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Constraint, Objective
-from evo_tune.genome.values import Genome, genome_key
-from evo_tune.loop.budget import (
-    DEFAULT_SEARCH,
-    TRAININGS,
-    StepTimings,
-    TimeLimit,
-    affordable_trainings,
-    choose_seconds,
-    fit_cost,
-    needs_cost,
-    time_steps,
-)
-from evo_tune.loop.checks import (
-    check_ends,
-    check_learning,
-    check_metrics,
-    check_repair,
-    check_rules,
-    check_suited,
-)
+from evo_tune.genome.values import Genome, genome_key, space_error_prefix
+from evo_tune.loop.budget import StepTimings, affordable_trainings, choose_seconds, fit_cost, needs_cost, time_steps
+from evo_tune.loop.checks import check_ends, check_learning, check_metric, check_repair, check_rules, check_suited
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.genes import genes_with_defaults, limits_for
 from evo_tune.loop.limits import GENERATIONS, check_noise
 from evo_tune.loop.slots import plan_slots
-from evo_tune.options.binding import did_you_mean, parse_target_size
+from evo_tune.options.binding import parse_target_size
 from evo_tune.options.declare import AUTO
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import make_strategy
@@ -207,8 +190,10 @@ def _budget_in_time(
         if is_first_round:
             seconds = given_seconds
             if seconds is None:
-                limit = time_for_trainings(checked, timings.slots, time.monotonic() - began)
-                seconds, reason = choose_seconds(draft.evaluator, draft.space.default(), cost, limit)
+                is_quick_search = not checked.request.options and not session.limited
+                trainings = GENERATIONS * int(checked.strategy.to_json()["population"]) if is_quick_search else None
+                limits = (session, timings.slots, time.monotonic() - began, trainings)
+                seconds, reason = choose_seconds(draft.evaluator, draft.space.default(), cost, *limits)
                 choices = [f"budget: {seconds:g} s a training (-o seconds={seconds:g}), {reason}"]
             evaluator = evaluator.with_options(seconds=seconds)
         timed_default, draft = draft.space.default(), _draft(checked, evaluator, checked.settings)
@@ -218,23 +203,6 @@ def _budget_in_time(
             break
         # Else the budget has changed the size that suits it, and so the space: the cost is measured there once more.
     return draft, timings, pace, choices
-
-
-def time_for_trainings(checked: _CheckedRequest, slots: int, planning: float) -> TimeLimit | None:
-    """Return the time for all full trainings of a search; None without a limit.
-
-    Args:
-        checked: The user's request.
-        slots: Number of slots.
-        planning: Seconds of the hours that are already spent.
-    """
-    session = checked.session
-    if session.hours is not None:
-        return TimeLimit(max(0.0, session.hours * 3600 - planning) * slots, TRAININGS, "--hours")
-    if not checked.request.options and not session.limited:
-        trainings = GENERATIONS * int(checked.strategy.to_json()["population"])
-        return TimeLimit(DEFAULT_SEARCH * slots, trainings, f"{DEFAULT_SEARCH / 60:.0f} minutes of search")
-    return None
 
 
 def _choose_rungs(
@@ -301,7 +269,9 @@ class _CheckedRequest:
                 f"{plugin.name} names no objective: give --objective METRIC:min or METRIC:max, of a metric that it "
                 "prints or returns (from Python: objectives=['METRIC:min'])"
             )
-        check_metrics(plugin, self.objectives)
+        metrics = {**plugin.metrics, **{own.metric: "" for own in plugin.objectives}, "seconds": "s"}
+        for objective in self.objectives:
+            check_metric(plugin, f"--objective {objective.describe()}", objective.metric, metrics, SpaceError)
         self.strategy_name = request.strategy or "saea"
         population = {} if request.population is None else {"population": request.population}
         self.strategy = make_strategy(self.strategy_name, {**request.strategy_options, **population})
@@ -405,12 +375,7 @@ def _parse_constraints(
     }
     constraints = [Constraint.parse(text) for text in ([texts] if isinstance(texts, str) else texts)]
     for constraint in constraints:
-        evaluator.check_not_test_metric(f"--subject-to {constraint.describe()}", constraint.metric)
-        if evaluator.metrics and constraint.metric not in metrics:
-            raise OptionError(
-                f"--subject-to {constraint.describe()}: {evaluator.name} returns no metric "
-                f"{constraint.metric!r}{did_you_mean(constraint.metric, metrics)}: expected one of {', '.join(metrics)}"
-            )
+        check_metric(evaluator, f"--subject-to {constraint.describe()}", constraint.metric, metrics, OptionError)
     return [constraint.describe() for constraint in constraints]
 
 
@@ -422,10 +387,8 @@ def _check_warm_start(space: SearchSpace, genomes: Iterable[Mapping[str, Any]], 
     for number, genome in enumerate(genomes, 1):
         if not isinstance(genome, Mapping):
             raise SpaceError(f"--warm-start, genome {number}: {genome!r}: expected a dict of gene names to values")
-        try:
+        with space_error_prefix(f"--warm-start, genome {number}"):
             valid = space.check(genome, fill_defaults)
-        except SpaceError as error:
-            raise SpaceError(f"--warm-start, genome {number}: {error}") from None
         checked[genome_key(valid)] = valid
     checked.pop(genome_key(space.default()), None)
     return list(checked.values())

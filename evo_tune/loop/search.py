@@ -35,7 +35,7 @@ from evo_tune.loop.code import (
 )
 from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.deadline import Deadline
-from evo_tune.loop.driving import NO_MORE_JOBS, Drivers, Interrupts, Job, JobOrEnd
+from evo_tune.loop.driving import NO_MORE_JOBS, Drivers, Job, JobOrEnd, handle_interrupts
 from evo_tune.loop.generations import TrialFiles, clean_checkpoints_after, remove_partial_checkpoints
 from evo_tune.loop.genes import widen_by_hand
 from evo_tune.loop.limits import (
@@ -361,7 +361,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             print("stopping after the running trials; press Ctrl-C again to stop at once", file=sys.stderr)
 
         stop, watch = (self.stop, watch) if watch else (stop_and_print, lambda search: None)
-        with Interrupts(stop, self.kill):
+        with handle_interrupts(stop, self.kill):
             try:
                 self._queue.requeue_unfinished()  # including candidates that were asked for by hand
                 drivers.slots = open_run_slots(run, self.session, self.evaluator, self.space)
@@ -386,9 +386,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
                     )
                 baseline = run.baseline  # a failed one is trained again on resume
                 has_baseline = baseline is not None and baseline[1].status == "ok"
-                self._wants_baseline = (
-                    self.session.baseline and bool(self.evaluator.plugin.baseline) and not has_baseline
-                )
+                wants_baseline = self.session.baseline and self.evaluator.plugin.baseline and not has_baseline
+                self._wants_baseline = bool(wants_baseline)
                 drivers.drive(
                     self._next, self._take, lambda: watch(self), lambda: run.sound_default, self._time_is_over
                 )
