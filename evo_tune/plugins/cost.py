@@ -68,16 +68,7 @@ class TimedGenome:
     judging: float
 
 
-class _SavedCost(msgspec.Struct):
-    """The value of `-o cost`; see `Cost`."""
-
-    each: dict[str, float]
-    start: float
-    judging: float
-
-
-@dataclass(frozen=True)
-class Cost:
+class Cost(msgspec.Struct, frozen=True, rename={"unit_costs": "each"}):
     """Costs of work on a device.
 
     Args:
@@ -149,13 +140,14 @@ class Cost:
         """
         wrong = OptionError(f"-o cost={text[:60]}: expected the costs that a run measured, as its manifest has them")
         try:
-            data = msgspec.json.decode(text, type=_SavedCost)
+            cost = msgspec.json.decode(text, type=Cost)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             raise wrong from None
-        numbers = [*data.each.values(), data.start, data.judging]
-        if not any(data.each.values()) or not all(seconds == 0 or LEAST_COST <= seconds < 1e9 for seconds in numbers):
+        units = cost.unit_costs.values()
+        numbers = [*units, cost.start, cost.judging]
+        if not any(units) or not all(seconds == 0 or LEAST_COST <= seconds < 1e9 for seconds in numbers):
             raise wrong
-        return Cost(data.each, data.start, data.judging)
+        return cost
 
 
 def fit_costs(work: Array, seconds: Array, usual: Array, spread: Array) -> Array:

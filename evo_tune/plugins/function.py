@@ -19,7 +19,7 @@ import symtable
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -126,24 +126,18 @@ def _no_space() -> SearchSpace:
 def _used_names(function: Callable[..., Any]) -> set[str]:
     """Return the names that a function uses, directly or through functions of its own file."""
     names: set[str] = set()
-    waiting, visited = [function], set()
+    globals_ = getattr(function, "__globals__", {})
+    waiting, visited = [getattr(function, "__code__", None)], set()
     while waiting:
-        code = getattr(waiting.pop(), "__code__", None)
+        code = waiting.pop()
         if code is None or code in visited:
             continue
         visited.add(code)
-        globals_ = getattr(function, "__globals__", {})
-        for inner in _codes(code):
-            names |= {*inner.co_names}
-            waiting += [globals_[name] for name in inner.co_names if isinstance(globals_.get(name), FunctionType)]
+        names |= {*code.co_names}
+        values = [globals_.get(name) for name in code.co_names]
+        waiting += [value.__code__ for value in values if isinstance(value, FunctionType)]
+        waiting += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
     return names
-
-
-def _codes(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for inner in code.co_consts:
-        if isinstance(inner, CodeType):
-            yield from _codes(inner)
 
 
 def prepare_for_workers(
