@@ -212,11 +212,10 @@ def evaluate_halves(model: nn.Module, blocks: Sequence[MicroBatch], **how: Any) 
         blocks: See `evaluation_blocks`.
         how: Device, ranks and precision, as in `evaluate`.
     """
-    windows = _join_blocks(blocks)
+    windows, nothing = _join_blocks(blocks), Evaluation(0.0, 0)
     places = evaluate_by_position(model, windows, batch=windows_per_pass(windows), **how)
     half = len(places) // 2
-    first, second = (sum(part, Evaluation(0.0, 0)) for part in (places[:half], places[half:]))
-    return first, second
+    return sum(places[:half], nothing), sum(places[half:], nothing)
 
 
 def _join_blocks(blocks: Sequence[MicroBatch]) -> MicroBatch:

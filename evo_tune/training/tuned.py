@@ -143,8 +143,7 @@ class TuningTraining(Task):
 
     @property
     def tokens_per_sample(self) -> int:  # type: ignore[override]
-        window: int = self.plan.options.window
-        return window
+        return self.plan.options.window
 
     def largest_inputs(self, model: nn.Module) -> tuple[Tensor, dict[str, Any]]:
         window, base = self.plan.options.window, self.plan.base

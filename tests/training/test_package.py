@@ -13,8 +13,8 @@ import evo_tune.training.public as training
 import evo_tune.training.recipe.public as recipe
 
 KNOWN = ("torch", "numpy", "safetensors", "tokenizers", "transformers", "evo_tune", "filelock", "msgspec")
-READERS = ("pyarrow", "pandas", "sklearn", "PIL", "torchvision", "statsmodels", "threadpoolctl")
-"""Packages that read files and sample data, or that trainings are compared with."""
+READERS = ("pyarrow", "pandas", "sklearn", "PIL", "torchvision", "statsmodels", "threadpoolctl", "jinja2", "markupsafe")
+"""Packages that read files and sample data, that trainings are compared with, or that write the model card."""
 READING = ("data", "baselines", "forecaster", "prediction")
 """Folders and files that may import them."""
 
