@@ -217,7 +217,7 @@ def _loss_of_base(
     return evaluate_windows(model, windows, device=device, precision=Precision(name=precision)).loss
 
 
-NOTES = "fine_tuning.json"
+FINE_TUNING_FILE = "fine_tuning.json"
 
 
 def export_tuning(
@@ -261,7 +261,7 @@ def export_tuning(
                 written_metrics[f"{name}_bpb"] = evaluation.nll / math.log(2.0) / size
         judged = {"block": text.context, "count": text.scored}
         notes = training_notes(task, run, "fp32", written_metrics, judged=judged)
-        (folder / NOTES).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
+        (folder / FINE_TUNING_FILE).write_text(json.dumps(notes, indent=2) + "\n", encoding="utf-8")
         return written_metrics
 
     if average is not None:

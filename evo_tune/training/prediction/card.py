@@ -20,7 +20,7 @@ from evo_tune import __version__
 from evo_tune.text import one_line, printable
 from evo_tune.training.models.model_files import CONFIG, read_json
 from evo_tune.training.prediction.about import TrainingFacts, read_training_facts
-from evo_tune.training.tuned import NOTES
+from evo_tune.training.tuned import FINE_TUNING_FILE
 from evo_tune.training.tuning.weights import ADAPTER
 
 CARD_FILE = "README.md"
@@ -86,8 +86,9 @@ def write_card(folder: Path, origin: Origin, metrics: Mapping[str, float], genom
     names = {path.name for path in folder.iterdir()}
     config_file = next((file for file in (ADAPTER, CONFIG) if file in names), None)
     config = {} if config_file is None else read_json(folder, config_file)
-    notes = read_json(folder, NOTES) if NOTES in names else config
-    if NOTES not in names and "class" not in config:  # a model of another kind
+    # The notes of a training are in a file of their own after fine-tuning, else in the config, which names a class.
+    notes = read_json(folder, FINE_TUNING_FILE) if FINE_TUNING_FILE in names else config
+    if FINE_TUNING_FILE not in names and "class" not in config:  # a model that evo-tune did not write
         config, notes = {}, {}
     facts = read_training_facts(folder, notes)
     # Without a genome, the model has no notes of its training.
@@ -126,15 +127,17 @@ def card_text(origin: Origin, facts: TrainingFacts, config: Mapping[str, Any]) -
     """
     task, labels = task_of(config), config.get("labels")
     cli_arguments, python_call = USES.get(task) or USES.get(task.split("-")[0], ("", ""))
-    results = [*origin.results, *_test_results(facts)]
+    results_of_this_model = _test_results(facts)
     # Another program may have written the entries of the config with other types.
     tables = {
         name: config[name] if isinstance(config.get(name), dict) else {} for name in ("series", "columns", "model")
     }
     return _template().render(
         **{"origin": origin, "facts": facts, "config": config, "task": task, "version": __version__, **tables},
-        results=results,
-        results_of_this_model=[result for result in results if result.measured_on.startswith("this model")],
+        results=[*origin.results, *results_of_this_model],
+        results_of_this_model=results_of_this_model,
+        is_classification=task.endswith("-classification"),
+        is_adapter=bool(config.get("base")) and "class" not in config,  # adapter.json names no class
         cli_arguments=cli_arguments,
         python_call=python_call,
         data_file=Path(str(facts.options.get("data") or "")).name,

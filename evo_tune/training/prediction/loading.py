@@ -23,7 +23,7 @@ from evo_tune.training.prediction.model import ClassifierModel, Model, Reader, R
 from evo_tune.training.prediction.readers import Pictures, Tables, Texts
 from evo_tune.training.prediction.series import ForecastModel, Past
 from evo_tune.training.recipe.models.base import read_base
-from evo_tune.training.tuned import NOTES
+from evo_tune.training.tuned import FINE_TUNING_FILE
 from evo_tune.training.tuning.weights import ADAPTER
 
 # Maximum number of files in a model's folder.
@@ -81,7 +81,7 @@ def load_model(
         model_class = RegressionModel if getattr(network, "scale", None) else ClassifierModel
         return model_class(reader, place, network, about, **settings)
     if kind == "GPT" or "model_type" in config:
-        return _language(place, place, config, NOTES in names, settings)
+        return _language(place, place, config, FINE_TUNING_FILE in names, settings)
     raise UsageError(
         f"MODEL {place}: its {CONFIG} names the class {one_line(kind, 40)!r}: expected one of "
         f"{', '.join([*ENCODERS, 'GPT'])}, in a folder that `evo-tune export` wrote"
@@ -120,7 +120,7 @@ def _language(folder: Path, weights: Path, config: dict[str, Any], tuned: bool, 
         tuned: Whether it was tuned.
         settings: device and threads.
     """
-    about = read_training_facts(folder, read_json(folder, NOTES) if tuned else config)
+    about = read_training_facts(folder, read_json(folder, FINE_TUNING_FILE) if tuned else config)
     is_gpt = config.get("class") == "GPT"
     base = None if is_gpt else read_base(weights)
     network: Any = GPT.load(weights) if base is None else load_pretrained(base)

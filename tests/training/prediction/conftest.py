@@ -14,7 +14,7 @@ import pytest
 from evo_tune import Context
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training.tuned import NOTES
+from evo_tune.training.tuned import FINE_TUNING_FILE
 from tests.cli.conftest import folder, typed  # noqa: F401 # fixtures
 from tests.training.prediction.cases import CASES, Case
 
@@ -32,7 +32,7 @@ class Exported:
 
     @property
     def notes(self) -> dict[str, Any]:
-        name = NOTES if (self.folder / NOTES).exists() else "config.json"
+        name = FINE_TUNING_FILE if (self.folder / FINE_TUNING_FILE).exists() else "config.json"
         return dict(json.loads((self.folder / name).read_text(encoding="utf-8")))
 
 
