@@ -23,7 +23,7 @@ from evo_tune.training import (
     add_adapter,
 )
 from evo_tune.training.models.block import _attend_one_by_one
-from evo_tune.training.models.dropout import Noise, attach_noise
+from evo_tune.training.models.dropout import NoiseSource, attach_noise
 from evo_tune.training.recipe import FTConfig, GPTConfig, Schedule, TextConfig, ViTConfig, WeightDecay
 
 SHAPE: dict[str, Any] = {"depth": 2, "width": 16, "heads": 2, "dropout": 0.2, "attention_dropout": 0.2}
@@ -166,7 +166,7 @@ def test_noise_is_drawn_only_where_something_is_dropped() -> None:
 def test_long_texts_on_a_gpu_are_attended_one_by_one_each_with_its_seed() -> None:
     """The fused kernel's noise belongs to a call; here it is called on a CPU, where it is slow."""
     layer = Dropout(0.5)
-    layer.noise = Noise(3, 1)
+    layer.noise = NoiseSource(3, 1)
     rng = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(6, heads, 12, 4, generator=rng) for heads in (4, 2, 2))
 

@@ -214,7 +214,7 @@ def attend(
     if scale is not None:  # the functions below multiply by 1/√head_dim
         q = q * (scale * math.sqrt(q.shape[-1]))
     if dropout is not None:  # a sample's dropout does not depend on the other samples
-        if q.device.type == "cuda" and q.shape[2] > LONGEST_DROPPED and dropout.noise:
+        if q.device.type == "cuda" and q.shape[2] > LONGEST_DROPPED and dropout.noise and dropout.noise.is_running:
             return _attend_one_by_one(q, k, v, mask, dropout, causal)
         return (_attend_plainly if causal else _attend_all)(q, k, v, mask, dropout)
     head_dim, added = q.shape[-1], 0
@@ -269,7 +269,7 @@ def _attend_one_by_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dro
     assert dropout.noise is not None
     generator = torch.default_generator if q.device.type == "cpu" else torch.cuda.default_generators[q.device.index]
     before, rows = generator.get_state(), []
-    for sample, seed in enumerate(dropout.noise.seeds(dropout.place, dropout.part)):
+    for sample, seed in enumerate(dropout.noise.seeds(dropout.layer_index, dropout.draw_index)):
         generator.manual_seed(seed)
         row = slice(sample, sample + 1)
         sample_mask = mask[row] if mask is not None and mask.ndim == 4 and len(mask) > 1 else mask
@@ -279,7 +279,7 @@ def _attend_one_by_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dro
                 k[row],
                 v[row],
                 attn_mask=sample_mask,
-                dropout_p=dropout.share,
+                dropout_p=dropout.drop_share,
                 is_causal=causal and mask is None,
                 enable_gqa=q.shape[1] != k.shape[1],
             )
@@ -337,7 +337,7 @@ def attend_in_window(
     outputs = []
     for number, (first, start, end) in enumerate(window_chunks(window, length, chunk)):
         if dropout is not None:
-            dropout.part = number
+            dropout.draw_index = number
         missing = first - (start - window + 1)  # columns of the mask for keys before the first token
         visible = mask[: end - start, missing : end - start + window - 1]
         plain = is_causal_chunk(first, start, end, window)

@@ -2,7 +2,7 @@
 
 A sample's noise is a function of the training's seed, the step, the layer and the sample's number within the step. So
 micro-batches of any size and any number of ranks drop the same values, and so does a recomputed block. A trainer
-attaches `Noise` to its model; without it, the noise comes from torch's generator.
+attaches `NoiseSource` to its model; without it, the noise comes from torch's generator.
 
 Noise is drawn once per layer and mixed with each sample's key by a few multiplications: 16 bits per channel and sample,
 in half the time of torch's dropout on a CPU. This module is independent of models.
@@ -23,12 +23,12 @@ _MULTIPLIER_1, _MULTIPLIER_2 = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 
 _KEY_STRIDE = 0x9E3779B97F4A7C15 - 2**64
 
 
-class Noise:
+class NoiseSource:
     """Source of the noise of a model's layers, for one pass at a time.
 
     Args:
         seed: Seed of the training, 0 to 2³² − 1.
-        places: Number of layers that draw noise.
+        layer_count: Number of layers that draw noise.
     """
 
     def __init__(self, seed: int, layer_count: int) -> None:
@@ -60,12 +60,14 @@ class Noise:
         """End the pass; later computations are not part of the training."""
         self._keys = None
 
-    def __bool__(self) -> bool:
-        """Return whether a pass is running."""
+    @property
+    def is_running(self) -> bool:
+        """Whether a pass is running."""
         return self._keys is not None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Noise:
-        return Noise(self.seed, self.layer_count)  # a copy of a model, such as its average, is not part of the pass
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoiseSource:
+        # A copy of a model, such as its average, is not part of the pass.
+        return NoiseSource(self.seed, self.layer_count)
 
     def draw_int16(self, layer_index: int, shape: torch.Size, draw_index: int = 0) -> Tensor:
         """Return uniformly distributed 16-bit integers, int16.
@@ -82,20 +84,24 @@ class Noise:
         sample_count = len(self._samples)
         values_per_sample = shape.numel() // sample_count
         if values_per_sample * sample_count != shape.numel():
-            # The input is not divided by samples, so all of it is drawn with the first sample's key.
+            # An input such as a mask that all samples share: all of it is drawn with the first sample's key.
             sample_count, values_per_sample = 1, shape.numel()
         self._generator.manual_seed(self._layer_seeds[layer_index] + draw_index)
-        word_count = (values_per_sample + 3) // 4  # rounded up
-        words = torch.empty(word_count, dtype=torch.int64, device=self._keys.device)
-        words.random_(-(2**63), None, generator=self._generator)  # each word has the noise of four channels
-        lanes = _mix_in_place(words + self._keys[:sample_count]).view(torch.int16)
-        return lanes[:, :values_per_sample].reshape(shape)
+        words = _draw_words(values_per_sample, self._keys.device, self._generator)
+        integers = _mix_in_place(words + self._keys[:sample_count]).view(torch.int16)
+        return integers[:, :values_per_sample].reshape(shape)
 
     def seeds(self, layer_index: int, draw_index: int = 0) -> list[int]:
         """Return a seed for each sample, for a layer (or a part of one) whose noise torch draws."""
         return [
             seed_for(self.seed, "samples", self._step, layer_index + 1, sample, draw_index) for sample in self._samples
         ]
+
+
+def _draw_words(value_count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
+    """Return random 64-bit integers, each with the noise of four values; the last one may have some to spare."""
+    words = torch.empty((value_count + 3) // 4, dtype=torch.int64, device=device)
+    return words.random_(-(2**63), None, generator=generator)
 
 
 def _mix_in_place(words: Tensor) -> Tensor:
@@ -106,17 +112,17 @@ def _mix_in_place(words: Tensor) -> Tensor:
     return words
 
 
-def attach_noise(model: nn.Module, seed: int) -> Noise | None:
+def attach_noise(model: nn.Module, seed: int) -> NoiseSource | None:
     """Give all noisy layers of a model one source of noise, and return it; None if there are no such layers.
 
     Args:
         model: Model whose layers are numbered in its own order.
         seed: Seed of the training, 0 to 2³² − 1.
     """
-    layers = [module for module in model.modules() if isinstance(module, NoiseLayer) and module.share]
-    noise = Noise(seed, len(layers))
+    layers = [module for module in model.modules() if isinstance(module, NoiseLayer) and module.drop_share]
+    noise = NoiseSource(seed, len(layers))
     for layer_index, layer in enumerate(layers):
-        layer.place, layer.noise = layer_index, noise
+        layer.layer_index, layer.noise = layer_index, noise
     return noise if layers else None
 
 
@@ -124,34 +130,33 @@ class NoiseLayer(nn.Module):
     """A layer that draws noise.
 
     Args:
-        share: Share to drop, in [0, 1); rounded to 1/65536, except in fused attention on a GPU.
+        drop_share: Share to drop, in [0, 1); rounded to 1/65536, except in fused attention on a GPU.
     """
 
-    place: int = 0
-    part: int = 0  # number of the draw, for a layer that draws several times in a pass
-    noise: Noise | None = None
+    layer_index: int = 0
+    draw_index: int = 0  # set by a layer that draws several times in a pass, before each draw
+    noise: NoiseSource | None = None
 
-    def __init__(self, share: float = 0.5) -> None:
+    def __init__(self, drop_share: float = 0.5) -> None:
         super().__init__()
-        self.share = share
+        self.drop_share = drop_share
 
     @property
     def active(self) -> bool:
         """Whether the layer changes its input."""
-        return self.training and self.share > 0.0
+        return self.training and self.drop_share > 0.0
 
     def _draw_drop_mask(self, shape: torch.Size, device: torch.device) -> Tensor:
         """Draw a mask of the dropped values, bool."""
-        if self.noise:  # a pass is running
-            lanes = self.noise.draw_int16(self.place, shape, self.part)
+        if self.noise is not None and self.noise.is_running:
+            integers = self.noise.draw_int16(self.layer_index, shape, self.draw_index)
         else:
             n = shape.numel()
-            words = torch.empty(-(-n // 4), dtype=torch.int64, device=device).random_(-(2**63), None)
-            lanes = words.view(torch.int16)[:n].view(shape)
-        return lanes < round(self.share * 65536) - 32768
+            integers = _draw_words(n, device).view(torch.int16)[:n].view(shape)
+        return integers < round(self.drop_share * 65536) - 32768
 
     def extra_repr(self) -> str:
-        return f"{self.share}"
+        return f"{self.drop_share}"
 
 
 @functools.cache
@@ -166,7 +171,7 @@ class Dropout(NoiseLayer):
     def forward(self, input: Tensor) -> Tensor:
         if not self.active:
             return input
-        dropped, scale = self._draw_drop_mask(input.shape, input.device), 1.0 / (1.0 - self.share)
+        dropped, scale = self._draw_drop_mask(input.shape, input.device), 1.0 / (1.0 - self.drop_share)
         if input.device.type == "cpu":  # one multiplication is faster here, and a mask of one byte is smaller
             return input * dropped.logical_not_().to(input.dtype).mul_(scale)
         return input.masked_fill(dropped, 0.0) * scale
@@ -183,4 +188,4 @@ class DropPath(NoiseLayer):
         if not self.active:
             return x
         dropped = self._draw_drop_mask(torch.Size((len(x), *(1 for _ in x.shape[1:]))), x.device)
-        return x.masked_fill(dropped, 0.0) * (1.0 / (1.0 - self.share))
+        return x.masked_fill(dropped, 0.0) * (1.0 / (1.0 - self.drop_share))
