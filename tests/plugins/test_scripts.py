@@ -150,7 +150,7 @@ def read(lines: list[str], patterns: list[str], progress: str = "", **fields: An
     reading = OutputReader(parse_patterns(patterns), parse_progress(progress), context(Path(), **fields))
     for line in lines:
         reading.read_line(line)
-    reading.end()
+    reading.report_waiting_points()
     return reading
 
 

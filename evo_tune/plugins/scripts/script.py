@@ -75,9 +75,9 @@ class Script:
     def __init__(
         self, command: str | Sequence[str], metrics: Sequence[str] = (), progress: str = "", shell: bool = False
     ) -> None:
-        self.words = CommandTemplate(command if isinstance(command, str) else shlex.join(command), shell)
+        self.command = CommandTemplate(command if isinstance(command, str) else shlex.join(command), shell)
         self.patterns = parse_patterns([metrics] if isinstance(metrics, str) else metrics)
-        self.place = parse_progress(progress)
+        self.curve_position = parse_progress(progress)
 
     def run(self, genome: Genome, context: Context) -> dict[str, float]:
         """Run the program once, and return the last value of every metric that it printed.
@@ -100,14 +100,15 @@ class Script:
         threads = dict.fromkeys(THREAD_VARIABLES, str(context.threads))
         # Unbuffered output: points of the curve must arrive in time to stop the program.
         environment = {**os.environ, **trial_variables, **threads, "PYTHONUNBUFFERED": "1"}
-        if "folder" in self.words.names:
+        if "folder" in self.command.names:
             values["folder"] = os.path.abspath(context.folder)  # reading context.folder makes it
-        reader = OutputReader(self.patterns, self.place, context)
-        run_script(self.words.fill({**values, **genome}), environment, self.words.shell, reader.read_line)
-        missing = [goal.metric for goal in context.objectives if goal.metric not in reader.metrics]
+        reader = OutputReader(self.patterns, self.curve_position, context)
+        run_script(self.command.fill({**values, **genome}), environment, self.command.shell, reader.read_line)
+        missing = [objective.metric for objective in context.objectives if objective.metric not in reader.metrics]
         if missing and missing != ["seconds"]:  # seconds are measured, not printed
             raise Ended(reader.missing_metric_text(missing[0]))
-        for line in reader.end():
+        reader.report_waiting_points()
+        for line in reader.how_metrics_were_read():
             print(line)  # into the log of the trial
         return reader.metrics
 
@@ -190,11 +191,11 @@ class CommandTemplate:
                 return match[0][0]  # one brace of a doubled one
             if name not in values:
                 return match[0]
-            value, inside = values[name], match[1]
-            if steps := BUDGET_STEPS.fullmatch(inside.strip()):
+            value, placeholder = values[name], match[1]
+            if steps := BUDGET_STEPS.fullmatch(placeholder.strip()):
                 return str(max(1, math.ceil(value * int(steps[1]) - 1e-9)))
-            if "?" in inside:
-                yes, _, no = inside.partition("?")[2].partition(":")
+            if "?" in placeholder:
+                yes, _, no = placeholder.partition("?")[2].partition(":")
                 return yes if value else no  # the user's own text, so it is not quoted
             return shlex.quote(str(value)) if self.shell else str(value)
 
@@ -259,16 +260,17 @@ def parse_progress(text: str) -> CurvePosition | None:
     if not text:
         return None
     metric, slash, total = (part.strip() for part in text.partition("/"))
-    try:
+    number = None
+    with contextlib.suppress(ValueError):  # else the name of a metric
         number = float(total if slash else metric)
-    except ValueError:  # the name of a metric
-        curve_position = CurvePosition(metric, total if slash else 1.0)
-        if metric and (total or not slash):
-            return curve_position
-    else:
-        curve_position = CurvePosition(metric if slash else "", number)
-        if 0 < number < math.inf and (metric if slash else number >= 1):
-            return curve_position
+    if metric and slash and number is not None and 0 < number < math.inf:
+        return CurvePosition(metric, number)  # step/2000
+    if metric and slash and number is None and total:
+        return CurvePosition(metric, total)  # step/max_steps
+    if metric and not slash and number is None:
+        return CurvePosition(metric, 1.0)  # fraction
+    if not slash and number is not None and 1 <= number < math.inf:
+        return CurvePosition("", number)  # 20
     raise OptionError(
         f"--progress {one_line(text, 60)}: expected how many points a full training prints (20), a metric and what it "
         "is at the end (step/2000, step/max_steps), or a metric that is the share done (fraction)"
@@ -283,16 +285,18 @@ class OutputReader:
 
     Args:
         patterns: Pattern of each metric; none: metrics are read by their names.
-        place: Place of a point; None: unknown until the end, when the points are spread evenly.
+        curve_position: Rule for the place of a point; None: unknown until the end, when the points are spread evenly.
         context: Context of the evaluation.
     """
 
-    def __init__(self, patterns: Mapping[str, re.Pattern[str]], place: CurvePosition | None, context: Context) -> None:
+    def __init__(
+        self, patterns: Mapping[str, re.Pattern[str]], curve_position: CurvePosition | None, context: Context
+    ) -> None:
         self.metrics: dict[str, float] = {}
         # Last lines of the output.
         self.last_lines: deque[str] = deque(maxlen=TAIL_LINES)
         self._patterns = patterns
-        self._place = place
+        self._curve_position = curve_position
         self._context = context
         self._objective_names = {objective.metric for objective in context.objectives}
         # For each metric that was found in text: the kinds of lines, by their words before the name.
@@ -301,6 +305,7 @@ class OutputReader:
         self._metrics_from_json: set[str] = set()
         self._next_point: dict[str, float] = {}
         self._waiting_points: list[dict[str, float]] = []
+        # Every n-th waiting point is kept. The share is that of the last reported point.
         self._keep_every, self._points_read, self._last_share = 1, 0, 0.0
 
     def read_line(self, line: str) -> None:
@@ -321,7 +326,7 @@ class OutputReader:
         if self._objective_names & values.keys():
             self._points_read += 1
             point, self._next_point = self._next_point, {}
-            rule = self._place
+            rule = self._curve_position
             if rule is not None:
                 reached = self.metrics.get(rule.metric, 0.0) if rule.metric else float(self._points_read)
                 total = self.metrics.get(rule.total, math.inf) if isinstance(rule.total, str) else rule.total
@@ -347,17 +352,16 @@ class OutputReader:
             expected = "a line in which its --metric finds a number"
         if self._patterns and name not in self._patterns:
             expected = f"--metric '{name}=PATTERN' to say where it is"
-        last = one_line(self.last_lines[-1], 120) if self.last_lines else "(none)"
-        return f"the script printed no {name}: expected {expected}; its last line: {last}"
+        last_line = one_line(self.last_lines[-1], 120) if self.last_lines else "(none)"
+        return f"the script printed no {name}: expected {expected}; its last line: {last_line}"
 
-    def end(self) -> list[str]:
-        """Report the points that waited for their places; call it when the script has ended well.
-
-        Returns:
-            A line for each objective that was found in text, which says how it was read.
-        """
+    def report_waiting_points(self) -> None:
+        """Report the points whose places were unknown; call it when the script has ended well."""
         for number, point in enumerate(self._waiting_points, 1):  # spread evenly over the budget
             self._report(self._context.budget * min(1.0, number * self._keep_every / self._points_read), point)
+
+    def how_metrics_were_read(self) -> list[str]:
+        """Return a line for each objective that was found in text, with an example of its lines."""
         lines = []
         for name, kinds in self._line_kinds_by_metric.items():
             if name not in self._metrics_from_json:
@@ -372,19 +376,19 @@ class OutputReader:
             self._forget_curve_if_objective(values.keys() & only_in_text_so_far)
             self._metrics_from_json |= values.keys() & self._objective_names
             return values
-        goals = self._objective_names - self._metrics_from_json - {"seconds"}  # those are measured
-        progress = () if self._place is None else (self._place.metric, self._place.total)
-        for name in goals | {name for name in progress if isinstance(name, str) and name}:
-            named_values = find_by_name(line, name)
-            are_unambiguous = [name not in goals or self._note_kind_of_line(name, value) for value in named_values]
+        objectives = self._objective_names - self._metrics_from_json - {"seconds"}  # those are measured
+        progress = () if self._curve_position is None else (self._curve_position.metric, self._curve_position.total)
+        for name in objectives | {name for name in progress if isinstance(name, str) and name}:
+            matches = find_by_name(line, name)
+            are_unambiguous = [name not in objectives or self._register_line_kind(name, match) for match in matches]
             if are_unambiguous and all(are_unambiguous):
-                values[name] = named_values[-1].value
+                values[name] = matches[-1].value
         return values
 
-    def _note_kind_of_line(self, name: str, value: NamedValue) -> bool:
-        """Note a kind of line that has a metric; return whether it is the only one of the best source.
+    def _register_line_kind(self, name: str, value: NamedValue) -> bool:
+        """Register the kind of line that a value is from; return whether it is the metric's only kind so far.
 
-        The first exact line replaces the others and their curve. A metric with two kinds of lines loses its value.
+        The first exact line replaces the others and forgets their curve. A second kind removes the metric's value.
         """
         kinds = self._line_kinds_by_metric.setdefault(name, {})
         first = next(iter(kinds.values()), value)
@@ -471,12 +475,13 @@ def find_by_name(line: str, name: str) -> list[NamedValue]:
         exact = words == name_words
         if words[-len(name_words) :] == name_words and (exact or not any(value.exact for value in values)):
             words_before = [*_words(text_before), *words[: -len(name_words)]]
-            context = tuple(word for word in words_before if word.isalpha() and len(word) > 2)  # no numbers, no units
+            # No numbers, no units.
+            distinctive_words = tuple(word for word in words_before if word.isalpha() and len(word) > 2)
             word_before = re.search(rf"{WORD}[^A-Za-z]*$", text_before)  # the word before the label, if on the line
             pattern = to_pattern((word_before[0] if word_before else "") + label)
             if exact:
                 values.clear()
-            values.append(NamedValue(float(match[2]), exact, context, match[0].strip(), pattern))
+            values.append(NamedValue(float(match[2]), exact, distinctive_words, match[0].strip(), pattern))
     return values
 
 
