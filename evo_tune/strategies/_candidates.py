@@ -39,13 +39,14 @@ MAX_RECENT_TRIALS = 256
 # Rounds of mutation of a search around candidates.
 ROUNDS = 6
 
-# Candidates around which a round searches, or that climb, and variants of each.
-PARENTS_PER_ROUND, VARIANTS_PER_PARENT = 8, 6
+# Candidates that a round keeps, that have variants in the next one, or that climb; and variants of each.
+KEPT_PER_ROUND, VARIANTS_PER_PARENT = 8, 6
 
 # Standard deviation of the steps of the first round, in unit coordinates. Each later round halves it.
 FIRST_STEP_DEVIATION = 0.1
 
-# Smallest standard deviation of a step in a gene with few values, as a share of a cell, the width of one value.
+# Smallest standard deviation of a step in a gene with few values, as a share of a cell: the interval of
+# coordinates of one value.
 CELL_SHARE = 0.7
 
 # Minimum number of values of a gene that counts as continuous until a candidate is snapped.
@@ -64,8 +65,11 @@ MIN_PROGRESS_SHARE = 0.02
 # A value counts as sufficiently tried after this factor times the square root of the number of all trials.
 SUFFICIENT_TRIALS_FACTOR = 2.0
 
-# Candidates with a rare value: its best trials, whose variants are candidates, bred ones and random ones.
-RARE_PARENTS, RARE_BRED_DRAFTS, RARE_RANDOM_DRAFTS = 6, 24, 36
+# Best trials with a rare value, whose variants are candidates.
+RARE_PARENTS = 6
+
+# Further candidates with a rare value: drafts of the strategy that get the value, and random genomes.
+RARE_BRED_DRAFTS, RARE_RANDOM_DRAFTS = 24, 36
 
 # Steps of a climb.
 CLIMB_STEPS = 30
@@ -114,42 +118,43 @@ class Novelty:
     Args:
         history: History of the run.
         units: Unit coordinates of the best and the latest trials. Shape (trials, genes).
-        minimum_differences: For each trial, a new genome has at least one of these differences from it, by gene. Shape
+        min_differences: For each trial, a new genome has at least one of these differences from it, by gene. Shape
             (trials, genes).
     """
 
     history: History
     units: np.ndarray
-    minimum_differences: np.ndarray
+    min_differences: np.ndarray
 
     @classmethod
-    def of(cls, history: History, minimum: float, minimum_to_pending: float | None = None) -> Novelty:
+    def of(cls, history: History, min_difference: float, min_difference_to_pending: float | None = None) -> Novelty:
         """Return the test for a history.
 
         Args:
             history: History of the run.
-            minimum: Minimum difference in one gene, in unit coordinates. In a gene with few values or without order,
-                any difference is enough. With 0, every genome that was not tried is new.
-            minimum_to_pending: The same for pending trials, whose results may still show that another place is better;
-                None for `minimum`.
+            min_difference: Minimum difference in one gene, in unit coordinates. In a gene with few values or without
+                order, any difference is enough. With 0, every genome that was not tried is new.
+            min_difference_to_pending: The same for pending trials, whose results may still show that another place is
+                better; None for `min_difference`.
         """
         genes = history.space.genes
         any_suffices = np.array([gene.size < CONTINUOUS_FROM for gene in genes.values()]) | history.space.unordered
         ids: list[int] = []
-        if minimum > 0.0:
+        if min_difference > 0.0:
             ids = [trial.id for trial in history.ranking[:MAX_FIT_POINTS]]
             ids += range(max(0, history.proposed_count - MAX_RECENT_TRIALS), history.proposed_count)
         is_pending = np.isin(ids, [candidate.id for candidate in history.pending])
-        minima = np.where(is_pending, minimum if minimum_to_pending is None else minimum_to_pending, minimum)
+        to_pending = min_difference if min_difference_to_pending is None else min_difference_to_pending
+        min_differences = np.where(is_pending, to_pending, min_difference)
         units = np.array([history.proposed_units[id] for id in ids]).reshape(-1, len(genes))
-        return cls(history, units, np.where(any_suffices, SMALLEST_DIFFERENCE, minima[:, None]))
+        return cls(history, units, np.where(any_suffices, SMALLEST_DIFFERENCE, min_differences[:, None]))
 
     def units_if_new(self, genome: Genome) -> np.ndarray | None:
         """Return the unit coordinates of a genome, shape (genes,); None if it is not new."""
         if self.history.seen(genome):
             return None
         units = self.history.space.encode(genome)
-        differs = (np.abs(self.units - units) >= self.minimum_differences).any(axis=1)
+        differs = (np.abs(self.units - units) >= self.min_differences).any(axis=1)
         return units if differs.all() else None
 
     def filter_new(self, drafts: Iterable[Draft]) -> Iterator[tuple[Proposal, np.ndarray]]:
@@ -189,7 +194,7 @@ def search_around(
     round_drafts = list(drafts)
     for number in range(rounds + 1):
         if number:  # round 0 has the drafts themselves
-            parents = np.repeat(np.argsort(-merits, kind="stable")[:PARENTS_PER_ROUND], VARIANTS_PER_PARENT)
+            parents = np.repeat(np.argsort(-merits, kind="stable")[:KEPT_PER_ROUND], VARIANTS_PER_PARENT)
             varied = _mutate_units(units[parents], space, rng, FIRST_STEP_DEVIATION / 2.0 ** (number - 1))
             # A variant has the parents of its source, which is only a proposal, without an id.
             earlier = list(proposals.values())
@@ -197,9 +202,9 @@ def search_around(
             round_drafts = [Draft(row, "searched", proposal.parents) for row, proposal in pairs]
         # The new genomes in the order of their merits before snapping.
         bare_merits = merit_of(move_to_cell_centres(space, np.stack([draft.units for draft in round_drafts])))
-        best = novelty.filter_new(round_drafts[index] for index in np.argsort(-bare_merits, kind="stable"))
-        unseen = ((proposal, row) for proposal, row in best if genome_key(proposal.genome) not in proposals)
-        chosen = list(islice(unseen, PARENTS_PER_ROUND))
+        new_by_merit = novelty.filter_new(round_drafts[index] for index in np.argsort(-bare_merits, kind="stable"))
+        unseen = ((proposal, row) for proposal, row in new_by_merit if genome_key(proposal.genome) not in proposals)
+        chosen = list(islice(unseen, KEPT_PER_ROUND))
         if chosen:
             chosen_units = np.stack([row for _, row in chosen])
             proposals |= {genome_key(proposal.genome): proposal for proposal, _ in chosen}
@@ -243,7 +248,7 @@ def move_to_cell_centres(space: SearchSpace, units: np.ndarray) -> np.ndarray:
 
 
 def drafts_near(leaders: Sequence[Individual], rng: np.random.Generator) -> Iterator[Draft]:
-    """Yield drafts at random distances from each leader in turn."""
+    """Yield drafts at random distances from each leader, an individual of the best trials, in turn."""
     for number in range(NEARBY_DRAFT_COUNT):
         leader = leaders[number % len(leaders)]
         steps = 10.0 ** rng.uniform(*LOG_DISTANCES) * rng.normal(size=len(leader.units))
@@ -258,11 +263,11 @@ def climb_drafts(
     Only genes with an order move. Each draft ends at the best point of its way.
     """
     units = np.stack([np.asarray(draft.units, dtype=np.float64) for draft in drafts])
-    best = np.argsort(-merit_of(move_to_cell_centres(space, units)), kind="stable")[:PARENTS_PER_ROUND]
-    points = units[best]
+    climbers = np.argsort(-merit_of(move_to_cell_centres(space, units)), kind="stable")[:KEPT_PER_ROUND]
+    points = units[climbers]
     merit, gradient = merit_and_gradient(points)
     max_slopes_so_far, inverse_curvature = np.abs(gradient), np.zeros((*points.shape, points.shape[1]))
-    longest = np.full(len(points), FIRST_CLIMB_MOVE)
+    max_moves = np.full(len(points), FIRST_CLIMB_MOVE)
     for _ in range(CLIMB_STEPS):
         at_bound = (points <= 0.0) & (gradient < 0.0) | (points >= 1.0) & (gradient > 0.0)
         stays = at_bound | (max_slopes_so_far < MIN_SLOPE_SHARE * max_slopes_so_far.max(axis=1, keepdims=True))
@@ -272,17 +277,17 @@ def climb_drafts(
         step = np.where(has_curvature[:, None], np.einsum("pij,pj->pi", inverse_curvature, rising), rising)
         step[rising == 0.0] = 0.0
         length = np.abs(step).max(axis=1)
-        step *= np.where(has_curvature & (length <= longest), 1.0, longest / np.maximum(length, 1e-300))[:, None]
+        step *= np.where(has_curvature & (length <= max_moves), 1.0, max_moves / np.maximum(length, 1e-300))[:, None]
         new_points = np.clip(points + step, 0.0, 1.0)
         new_merit, new_gradient = merit_and_gradient(new_points)
         max_slopes_so_far = np.maximum(max_slopes_so_far, np.abs(new_gradient))
         _update_curvature(inverse_curvature, new_points - points, gradient - new_gradient)
         higher = new_merit > merit
         length = np.maximum(np.abs(new_points - points).max(axis=1), 1e-9)
-        longest = np.where(higher, np.minimum(2.0 * longest, MAX_CLIMB_MOVE), 0.25 * length)
+        max_moves = np.where(higher, np.minimum(2.0 * max_moves, MAX_CLIMB_MOVE), 0.25 * length)
         points = np.where(higher[:, None], new_points, points)
         gradient, merit = np.where(higher[:, None], new_gradient, gradient), np.where(higher, new_merit, merit)
-    return [Draft(row, "climbed", drafts[index].parents) for row, index in zip(points, best.tolist(), strict=True)]
+    return [Draft(row, "climbed", drafts[index].parents) for row, index in zip(points, climbers.tolist(), strict=True)]
 
 
 def _update_curvature(inverse_curvature: np.ndarray, step: np.ndarray, change: np.ndarray) -> None:
@@ -340,16 +345,16 @@ def propose_rare_value(
         return None
     sizes = category_counts(history.space)
     eligible = np.isin(np.arange(len(sizes)), history.space.branching) | _has_stalled(history)
-    recent = encode_features(np.stack(history.proposed_units[-MAX_RECENT_TRIALS:]), sizes)
+    recent_features = encode_features(np.stack(history.proposed_units[-MAX_RECENT_TRIALS:]), sizes)
     # Of each value: its trials times the number of the gene's values, a random number that breaks ties, and its place.
     rows = []
     for index in np.flatnonzero(np.where(eligible, sizes, 0)).tolist():
-        counts = np.bincount(recent[:, index].astype(int), minlength=int(sizes[index])).tolist()
+        counts = np.bincount(recent_features[:, index].astype(int), minlength=int(sizes[index])).tolist()
         rows += [(count * len(counts), rng.random(), count, index, value) for value, count in enumerate(counts)]
     if not rows:
         return None
     _, _, count, gene, value = min(rows)
-    if count >= SUFFICIENT_TRIALS_FACTOR * math.sqrt(len(recent)) or rng.random() >= probability:
+    if count >= SUFFICIENT_TRIALS_FACTOR * math.sqrt(len(recent_features)) or rng.random() >= probability:
         return None
     proposals, points = [], []
     candidates = _drafts_with_value(history, drafts, gene, (value + 0.5) / sizes[gene], rng)
@@ -360,11 +365,13 @@ def propose_rare_value(
             points.append(features)
     if not proposals:
         return None
-    return proposals[int(np.argmax(_merits_within_value(history, gene, value, np.stack(points), sizes, recent)))]
+    merits = _merits_within_value(history, gene, value, np.stack(points), sizes, recent_features)
+    return proposals[int(np.argmax(merits))]
 
 
 def _has_stalled(history: History) -> bool:
-    """Return whether the latest results have not improved the best loss, or by less than PROGRESS."""
+    """Return whether the latest results have not improved the best loss, or by less than MIN_PROGRESS_SHARE."""
+    # Trials before this one have more than that many results after them.
     first_late = len(history.trials) - 1 - max(RESULTS_UNTIL_STALLED, len(history.pending))
     early_ranks = (rank for rank, trial in enumerate(history.ranking) if trial.reported_order < first_late)
     best_early_rank = next(early_ranks, None)
@@ -378,27 +385,27 @@ def _has_stalled(history: History) -> bool:
 
 
 def _drafts_with_value(
-    history: History, drafts: Iterable[Draft], gene: int, unit: float, rng: np.random.Generator
+    history: History, drafts: Iterable[Draft], gene: int, unit_coordinate: float, rng: np.random.Generator
 ) -> Iterator[Draft]:
-    """Yield drafts whose gene has this unit coordinate: variants of its best, some of the given ones, random ones."""
+    """Yield drafts with a unit coordinate of a gene: variants of its best trials, changed drafts, random ones."""
     units = history.proposed_units
     ids = [trial.id for trial in history.ranking[:MAX_RECENT_TRIALS]]
-    ids = [id for id in ids if abs(units[id][gene] - unit) < SMALLEST_DIFFERENCE][:RARE_PARENTS]
+    ids = [id for id in ids if abs(units[id][gene] - unit_coordinate) < SMALLEST_DIFFERENCE][:RARE_PARENTS]
     if ids:
         repeated = np.stack([units[id] for id in ids]).repeat(VARIANTS_PER_PARENT, 0)
         for index, row in enumerate(_mutate_units(repeated, history.space, rng, FIRST_STEP_DEVIATION)):
             yield Draft(row, "chance", (ids[index // VARIANTS_PER_PARENT],))
     for draft in islice(drafts, RARE_BRED_DRAFTS):
         row = np.array(draft.units, dtype=np.float64)
-        row[gene] = unit
+        row[gene] = unit_coordinate
         yield Draft(row, "chance", draft.parents)
     for row in rng.random((RARE_RANDOM_DRAFTS, len(history.space.genes))):
-        row[gene] = unit
+        row[gene] = unit_coordinate
         yield Draft(row, "chance")
 
 
 def _merits_within_value(
-    history: History, gene: int, value: int, points: np.ndarray, sizes: np.ndarray, recent: np.ndarray
+    history: History, gene: int, value: int, points: np.ndarray, sizes: np.ndarray, recent_features: np.ndarray
 ) -> np.ndarray:
     """Return the merits of candidates from the results of their value alone. Shape (candidates,).
 
@@ -411,7 +418,7 @@ def _merits_within_value(
         value: Index of the value, which all candidates have.
         points: Features of the candidates. Shape (candidates, genes).
         sizes: See `category_counts`.
-        recent: Features of the latest trials. Shape (trials, genes).
+        recent_features: Features of the latest trials. Shape (trials, genes).
     """
 
     def features_with_value(trials: Sequence[Trial] | Sequence[Candidate]) -> np.ndarray:
@@ -425,7 +432,7 @@ def _merits_within_value(
     results = np.concatenate([ranked_features, failed])
     if len(results) < 2:
         known_features = np.concatenate([results, pending])
-        differences = np.abs(points[:, None] - (known_features if len(known_features) else recent)[None])
+        differences = np.abs(points[:, None] - (known_features if len(known_features) else recent_features)[None])
         differences[:, :, sizes > 0] = differences[:, :, sizes > 0] > 0
         return np.asarray((differences**2).sum(axis=2).min(axis=1))
     failure_rank = len(ranked_features) + (len(failed) + 1) / 2  # failures share the mean of the last ranks

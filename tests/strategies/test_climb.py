@@ -9,7 +9,7 @@ from scipy.stats import ortho_group
 
 from evo_tune.genome.genes import Choice, Float
 from evo_tune.genome.space import SearchSpace
-from evo_tune.strategies._candidates import PARENTS_PER_ROUND, Draft, climb_drafts, drafts_near
+from evo_tune.strategies._candidates import KEPT_PER_ROUND, Draft, climb_drafts, drafts_near
 from evo_tune.strategies._deap import Individual
 from tests.strategies.simulate import birth_rng
 
@@ -23,12 +23,12 @@ def test_a_climb_ends_at_the_top_and_leaves_genes_that_hardly_matter_alone() -> 
         return np.asarray(-(weight * (units - target) ** 2).sum(axis=1))
 
     ends = climb_drafts(drafts, merits, lambda units: (merits(units), -2.0 * weight * (units - target)), space)
-    assert len(ends) == PARENTS_PER_ROUND
+    assert len(ends) == KEPT_PER_ROUND
     begun_at = {round(float(one.units[2]), 9) for one in drafts}
     for one in ends:
         assert np.abs(np.asarray(one.units) - target)[:2].max() < 0.05
         assert one.parents == (3,)
-    assert sum(round(float(one.units[2]), 9) in begun_at for one in ends) >= PARENTS_PER_ROUND // 2
+    assert sum(round(float(one.units[2]), 9) in begun_at for one in ends) >= KEPT_PER_ROUND // 2
 
 
 @pytest.mark.parametrize("seed", range(4))
