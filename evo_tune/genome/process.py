@@ -42,7 +42,7 @@ SMALLEST_VARIANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class Process:
+class GaussianProcess:
     """A Gaussian process with mean 0, a Matérn 5/2 kernel and a length scale for each feature.
 
     Two values of a feature without order have the distance of the two ends of a scale. Scores after different shares
@@ -80,7 +80,7 @@ class Process:
         kinds: np.ndarray,
         ages: np.ndarray | None = None,
         precise: bool = False,
-    ) -> Process:
+    ) -> GaussianProcess:
         """Return a process with length scales, noise, drift and scale near their most probable values.
 
         Args:
@@ -121,7 +121,7 @@ class Process:
         ages = np.zeros(len(points)) if ages is None else ages
         return cls(points, kinds, relevance, whitening, weights, scale * noise, scale, ages, drift)
 
-    def with_pending(self, pending: np.ndarray) -> Process:
+    def with_pending(self, pending: np.ndarray) -> GaussianProcess:
         """Return the process as if the score of each pending point were exactly its prediction.
 
         The mean does not change. The variance is that of a process fitted to these points as well.
@@ -143,7 +143,7 @@ class Process:
         weights, ages = np.append(self.weights, zeros), np.append(self.ages, zeros)
         return replace(self, points=points, whitening=whitening, weights=weights, ages=ages)
 
-    def with_noise(self, noise: float) -> Process:
+    def with_noise(self, noise: float) -> GaussianProcess:
         """Return a process of full trainings with another noise variance and the same length scales."""
         kernel = kernels.covariance(self.relevance, self.points, self.points, self.kinds)
         scores = kernel @ self.weights + self.noise / self.scale * self.weights

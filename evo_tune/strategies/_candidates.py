@@ -26,7 +26,7 @@ import numpy as np
 
 from evo_tune.genome.history import History
 from evo_tune.genome.kernel import category_counts, encode_features
-from evo_tune.genome.process import Process
+from evo_tune.genome.process import GaussianProcess
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
@@ -438,6 +438,6 @@ def _merits_within_value(
     failure_rank = len(ranked_features) + (len(failed) + 1) / 2  # failures share the mean of the last ranks
     ranks = np.append(np.arange(1.0, len(ranked_features) + 1), np.full(len(failed), failure_rank))
     scores = normal_scores(ranks, len(ranks))
-    process = Process.fit(results, scores, sizes > 0)
+    process = GaussianProcess.fit(results, scores, sizes > 0)
     mean, variance = (process.with_pending(pending) if len(pending) else process).predict(points)
     return log_expected_improvement(mean, np.sqrt(variance), float(scores.max()))

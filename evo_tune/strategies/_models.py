@@ -39,7 +39,7 @@ from evo_tune.genome.forest import Forest
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.history import Lesson
 from evo_tune.genome.kernel import FeatureLayout, encode_features
-from evo_tune.genome.process import Process
+from evo_tune.genome.process import GaussianProcess
 from evo_tune.genome.space import log_prior, log_prior_gradient
 from evo_tune.genome.values import rank_correlation, ranks
 from evo_tune.plugins.strategy import GenomeResults
@@ -155,13 +155,13 @@ class Models:
         forest: A forest; None if the process predicts alone.
     """
 
-    process: Process
+    process: GaussianProcess
     forest: Forest | None = None
 
     @classmethod
     def fit(
         cls,
-        process: Process,
+        process: GaussianProcess,
         points: np.ndarray,
         scores: np.ndarray,
         pending: np.ndarray,
@@ -218,7 +218,7 @@ class FidelityModel:
         best: Best score of a fully trained genome.
     """
 
-    process: Process
+    process: GaussianProcess
     results: GenomeResults
     sizes: np.ndarray
     used: np.ndarray
@@ -231,7 +231,7 @@ class FidelityModel:
         rows, shares = np.nonzero(used)
         scores = normal_scores(results.places[used], count)
         points = encode_features(results.encode(rows), sizes)
-        process = Process.fit(points, scores, sizes > 0, np.log(results.shares)[shares])
+        process = GaussianProcess.fit(points, scores, sizes > 0, np.log(results.shares)[shares])
         best = normal_scores(np.nanmin(results.places[:, -1:], axis=0), count)
         return cls(process, results, sizes, used, float(best[0]))
 
@@ -342,7 +342,7 @@ class EarlierRuns:
         return total
 
 
-def _lesson_process(lesson: Lesson, sizes: np.ndarray) -> Process:
+def _lesson_process(lesson: Lesson, sizes: np.ndarray) -> GaussianProcess:
     """Return the process of an earlier run, fitted once to at most MAX_FIT_POINTS results.
 
     Half of them are the best, the others are spread over the ranks. Scores here are the ranks, scaled to variance 1.
@@ -354,8 +354,8 @@ def _lesson_process(lesson: Lesson, sizes: np.ndarray) -> Process:
             order = np.append(order[:half], order[spread])
         scores = np.asarray(math.sqrt(12.0) * (0.5 - (ranks(lesson.losses) - 0.5) / len(lesson.losses)))
         points = encode_features(lesson.units[order], sizes)[:, lesson.shared]
-        lesson.memo["process"] = Process.fit(points, scores[order], sizes[lesson.shared] > 0)
-    process: Process = lesson.memo["process"]
+        lesson.memo["process"] = GaussianProcess.fit(points, scores[order], sizes[lesson.shared] > 0)
+    process: GaussianProcess = lesson.memo["process"]
     return process
 
 
@@ -423,7 +423,7 @@ class Below(Factor):
         power: Power of the probability.
     """
 
-    process: Process
+    process: GaussianProcess
     layout: FeatureLayout
     limit: float
     noise: float
@@ -502,7 +502,7 @@ def success_factor(layout: FeatureLayout, units: np.ndarray, labels: np.ndarray,
     """
     if not len(labels) or labels.min() == labels.max():
         return None
-    process = Process.fit(layout.features(units), -labels, layout.kinds)
+    process = GaussianProcess.fit(layout.features(units), -labels, layout.kinds)
     region = 1.0 - float(np.mean(process.leave_one_out_errors() ** 2)) / float(labels.var()) > PREDICTABLE
     bearable, price = IN_REGION if region else ANYWHERE
     beyond = float((labels < 0.0).sum()) - bearable * trials
@@ -527,5 +527,7 @@ def constraint_factor(layout: FeatureLayout, units: np.ndarray, excess: np.ndarr
     scale = max(float(high - low) / 2.0, 1e-3 * float(values.std()))
     scores = np.clip((values - middle) / scale, -LARGEST, LARGEST)
     mean, deviation = float(scores.mean()), float(scores.std())
-    process = Process.fit(layout.features(units[is_finite]), (scores - mean) / deviation, layout.kinds, precise=True)
+    process = GaussianProcess.fit(
+        layout.features(units[is_finite]), (scores - mean) / deviation, layout.kinds, precise=True
+    )
     return Below(process, layout, float(np.clip(-middle / scale, -LARGEST, LARGEST) - mean) / deviation, 0.0)

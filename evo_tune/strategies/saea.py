@@ -24,7 +24,7 @@ import numpy as np
 
 from evo_tune.genome.history import History
 from evo_tune.genome.kernel import FeatureLayout, category_counts, encode_features, farthest_points
-from evo_tune.genome.process import NOISE_MEDIAN, Process
+from evo_tune.genome.process import NOISE_MEDIAN, GaussianProcess
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Proposal, Trial
 from evo_tune.genome.values import ranks
@@ -219,7 +219,7 @@ class SAEA(Strategy):
         # others. Nothing is drawn where none ever does.
         process, precise, chance = None, False, rng.random() if self.gp_only > 0.0 else 1.0
         if chance < max(self.gp_only, PRECISE_SHARE):
-            process = Process.fit(layout.features(result_units), scores, layout.kinds, precise=True)
+            process = GaussianProcess.fit(layout.features(result_units), scores, layout.kinds, precise=True)
             better = scores > np.median(scores)
             precise = bool(better.any() and np.mean(process.leave_one_out_errors()[better] ** 2) < PRECISE_ERROR)
         alone, units = process is not None and (precise or chance < self.gp_only), result_units
@@ -231,7 +231,7 @@ class SAEA(Strategy):
         earlier = surrogates.EarlierRuns.of(history.lessons, plain_points, scores, layout.counts)
         own_scores = scores - earlier(plain_points)
         if process is None or earlier.lessons or not alone:
-            process = Process.fit(points, own_scores, layout.kinds, precise=alone)
+            process = GaussianProcess.fit(points, own_scores, layout.kinds, precise=alone)
         models = Models.fit(process, points, own_scores, _pending_features(history, layout), layout.sizes, rng, alone)
         factors: list[surrogates.Factor | None] = []
         factors += [surrogates.constraint_factor(layout, result_units, excess) for excess in excesses[rows].T]

@@ -12,7 +12,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
 from evo_tune.genome.kernel import matern, square_differences
-from evo_tune.genome.process import SCALE_PRIOR_SCORES, Process, likelihood_gradient
+from evo_tune.genome.process import SCALE_PRIOR_SCORES, GaussianProcess, likelihood_gradient
 
 FREE = np.array([False, False, True])
 
@@ -26,10 +26,10 @@ def surface(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.sin(4 * x[:, 0]) - (x[:, 2] == 1))
 
 
-def fitted(count: int) -> Process:
+def fitted(count: int) -> GaussianProcess:
     x = points(count, 0)
     scores = surface(x)
-    return Process.fit(x, (scores - scores.mean()) / scores.std(), FREE)
+    return GaussianProcess.fit(x, (scores - scores.mean()) / scores.std(), FREE)
 
 
 def test_the_gradient_is_that_of_the_likelihood() -> None:
@@ -47,7 +47,7 @@ def test_the_gradient_is_that_of_the_likelihood() -> None:
 def test_predictions_are_those_of_scikit_learn() -> None:
     x, asked = np.random.default_rng(2).random((15, 2)), np.random.default_rng(3).random((9, 2))
     scores = x[:, 0] - x[:, 1] ** 2
-    ours = Process.fit(x, scores, np.array([False, False]))
+    ours = GaussianProcess.fit(x, scores, np.array([False, False]))
     kernel = Matern(length_scale=1.0 / np.sqrt(ours.relevance), nu=2.5)
     matrix = np.linalg.inv(ours.whitening.T @ ours.whitening)
     jitter = float(matrix[0, 0] - 1.0)
@@ -80,7 +80,7 @@ def test_the_gradient_of_a_precise_process_is_that_at_the_most_probable_scale() 
 def test_predictions_of_a_precise_process_are_those_of_scikit_learn() -> None:
     x, asked = np.random.default_rng(2).random((15, 2)), np.random.default_rng(3).random((9, 2))
     scores = 4.0 * (x[:, 0] - x[:, 1] ** 2)
-    ours = Process.fit(x, scores, np.array([False, False]), precise=True)
+    ours = GaussianProcess.fit(x, scores, np.array([False, False]), precise=True)
     assert ours.scale > 2.0
     kernel = ConstantKernel(ours.scale) * Matern(length_scale=1.0 / np.sqrt(ours.relevance), nu=2.5)
     theirs = GaussianProcessRegressor(kernel, alpha=ours.noise, optimizer=None)
@@ -102,7 +102,9 @@ def test_a_precise_process_knows_a_smooth_surface_of_many_features() -> None:
         for _ in range(5):
             best, x, asked = rng.random(20), rng.random((25, 20)), rng.random((200, 20))
             scores, wanted = -((x - best) ** 2).sum(axis=1), -((asked - best) ** 2).sum(axis=1)
-            process = Process.fit(x, (scores - scores.mean()) / scores.std(), np.full(20, False), precise=precise)
+            process = GaussianProcess.fit(
+                x, (scores - scores.mean()) / scores.std(), np.full(20, False), precise=precise
+            )
             errors.append(1.0 - np.corrcoef(process.predict(asked)[0], wanted)[0, 1])
     assert np.mean(errors[:5]) < 0.8 * np.mean(errors[5:])
 
@@ -111,7 +113,7 @@ def test_a_precise_process_knows_a_smooth_surface_of_many_features() -> None:
 def test_a_precise_process_fits_values_without_noise_and_equal_ones(count: int) -> None:
     x = np.linspace(0, 1, count)[:, None]
     for scores in (-((x[:, 0] - 0.3) ** 2), np.zeros(count)):
-        mean, variance = Process.fit(x, scores, np.array([False]), precise=True).predict(x)
+        mean, variance = GaussianProcess.fit(x, scores, np.array([False]), precise=True).predict(x)
         assert np.isfinite(mean).all()
         assert (variance > 0.0).all()
         assert np.abs(mean - scores).max() < 1e-3
@@ -126,7 +128,7 @@ def test_relevant_features_get_short_length_scales() -> None:
 @pytest.mark.parametrize("count", [1, 2, 5, 60])
 def test_it_is_more_certain_near_its_points(count: int) -> None:
     x = points(count, 4)
-    process = Process.fit(x, np.random.default_rng(4).normal(size=count), FREE)
+    process = GaussianProcess.fit(x, np.random.default_rng(4).normal(size=count), FREE)
     (_, near), (_, far) = process.predict(x), process.predict(x + np.array([3.0, 3.0, 0.0]))
     assert np.all(near > 0.0)
     assert near.mean() < far.mean() <= 1.0 + 1e-9
@@ -143,12 +145,12 @@ def test_the_names_of_values_without_order_do_not_matter() -> None:
     swap = np.array([2, 0, 1])
     renamed, asked_renamed = x.copy(), asked.copy()
     renamed[:, 2], asked_renamed[:, 2] = swap[x[:, 2].astype(int)], swap[asked[:, 2].astype(int)]
-    plain = Process.fit(x, scores, FREE).predict(asked)
-    assert np.allclose(plain, Process.fit(renamed, scores, FREE).predict(asked_renamed))
+    plain = GaussianProcess.fit(x, scores, FREE).predict(asked)
+    assert np.allclose(plain, GaussianProcess.fit(renamed, scores, FREE).predict(asked_renamed))
 
 
 def test_many_equal_points_are_fitted() -> None:
-    process = Process.fit(np.full((50, 3), 0.5), np.linspace(-1, 1, 50), np.array([False] * 3))
+    process = GaussianProcess.fit(np.full((50, 3), 0.5), np.linspace(-1, 1, 50), np.array([False] * 3))
     mean, variance = process.predict(np.full((1, 3), 0.5))
     assert abs(mean[0]) < 0.2
     assert np.isfinite(variance).all()
@@ -157,7 +159,7 @@ def test_many_equal_points_are_fitted() -> None:
 def test_with_less_noise_a_process_follows_its_scores() -> None:
     x, asked = points(25, 0), points(40, 8)
     scores = np.random.default_rng(3).normal(size=25)
-    noisy = Process.fit(x, scores, FREE)
+    noisy = GaussianProcess.fit(x, scores, FREE)
     exact = noisy.with_noise(1e-6)
     assert noisy.noise > 0.1
     assert np.abs(exact.predict(x)[0] - scores).max() < 1e-2 < 0.1 < np.abs(noisy.predict(x)[0] - scores).max()
@@ -197,14 +199,14 @@ def test_the_gradient_by_the_drift_is_that_of_the_likelihood() -> None:
     )
 
 
-def partly(trusted: bool) -> Process:
+def partly(trusted: bool) -> GaussianProcess:
     """Return what is learned of 20 genomes trained in full, whose early scores are the last ones, or others'."""
     x = points(20, 0)
     scores = surface(x)
     scores = (scores - scores.mean()) / scores.std()
     early = scores if trusted else np.random.default_rng(3).permutation(scores)
     ages = np.repeat(AGES[[0, 2]], 20)
-    return Process.fit(np.tile(x, (2, 1)), np.append(early, scores), FREE, ages)
+    return GaussianProcess.fit(np.tile(x, (2, 1)), np.append(early, scores), FREE, ages)
 
 
 def test_it_learns_the_correlation_of_partial_scores() -> None:

@@ -9,7 +9,7 @@ from scipy.optimize import approx_fprime
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import RunHistory
 from evo_tune.genome.kernel import FeatureLayout
-from evo_tune.genome.process import Process
+from evo_tune.genome.process import GaussianProcess
 from evo_tune.genome.space import SearchSpace, log_prior
 from evo_tune.genome.trial import Candidate, Constraint, Outcome
 from evo_tune.strategies._models import (
@@ -39,7 +39,7 @@ UNITS = np.stack([SPACE.encode(SPACE.snap(row)) for row in birth_rng(0, 0).rando
 def improvement(scores: np.ndarray, pending: int = 0, precise: bool = False) -> Improvement:
     scores, points = (scores - scores.mean()) / scores.std(), LAYOUT.features(UNITS)
     waiting = LAYOUT.features(UNITS[:pending] + 0.05)
-    process = Process.fit(points, scores, LAYOUT.kinds, precise=precise)
+    process = GaussianProcess.fit(points, scores, LAYOUT.kinds, precise=precise)
     models = Models.fit(process, points, scores, waiting, LAYOUT.sizes, birth_rng(0, 1), True)
     return Improvement(models, LAYOUT, float(scores.max()))
 

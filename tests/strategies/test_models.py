@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from evo_tune.genome.forest import Forest
 from evo_tune.genome.genes import Float
-from evo_tune.genome.process import Process
+from evo_tune.genome.process import GaussianProcess
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome
@@ -211,13 +211,13 @@ def test_proposals_use_the_process_fitted_to_partial_trainings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     aged = []
-    fit = Process.fit
+    fit = GaussianProcess.fit
 
-    def noted(*given: np.ndarray) -> Process:
+    def noted(*given: np.ndarray) -> GaussianProcess:
         aged.append(len(given) == 4)
         return fit(*given)
 
-    monkeypatch.setattr(Process, "fit", noted)
+    monkeypatch.setattr(GaussianProcess, "fit", noted)
     strategy = ruled("saea", RunSettings(fidelity=FIDELITY))
     Simulation(strategy, SPACE, objectives=LOSS, evaluate=trained(honest), births=16).run()
     assert aged

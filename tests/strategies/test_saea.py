@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.kernel import category_counts, encode_features
-from evo_tune.genome.process import Process
+from evo_tune.genome.process import GaussianProcess
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.genome.values import Genome, genome_key
@@ -160,7 +160,13 @@ def test_a_promising_place_does_not_seem_worse_for_being_tried(alone: bool) -> N
     scores = (scores - scores.mean()) / scores.std()
     models = [
         Models.fit(
-            Process.fit(points, scores, np.zeros(2)), points, scores, waiting, np.zeros(2), birth_rng(0, 0), alone
+            GaussianProcess.fit(points, scores, np.zeros(2)),
+            points,
+            scores,
+            waiting,
+            np.zeros(2),
+            birth_rng(0, 0),
+            alone,
         )
         for waiting in (points[:0], pending)
     ]
