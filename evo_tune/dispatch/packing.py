@@ -11,6 +11,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.slot import Slot, SlotClosed, SlotInterrupted
@@ -39,6 +40,18 @@ QUANTILE = 0.9
 
 # Number of most recent measurements in a fit.
 MAX_MEASUREMENTS = 64
+
+
+class Admission(NamedTuple):
+    """Permission to start a training.
+
+    Args:
+        slot: Name of the slot that may start.
+        resting: Names of slots whose idle workers must end first, to free their memory.
+    """
+
+    slot: str
+    resting: tuple[str, ...]
 
 
 class Card:
@@ -73,12 +86,8 @@ class Card:
         """
         self.waiting[slot] = min(needed, self.memory)
 
-    def admit(self) -> tuple[str, list[str]] | None:
-        """Give the first slot in the queue its memory, if it is free or kept by idle workers; else return None.
-
-        Returns:
-            Name of the slot, and names of slots whose idle workers must end first, to free their memory.
-        """
+    def admit(self) -> Admission | None:
+        """Give the first slot in the queue its memory, if it is free or kept by idle workers; else return None."""
         if not self.waiting:
             return None
         slot, needed = next(iter(self.waiting.items()))
@@ -91,7 +100,7 @@ class Card:
         while sum(self.running.values()) + sum(self.idle.values()) > self.memory:
             resting.append(next(iter(self.idle)))  # idle for longest
             del self.idle[resting[-1]]
-        return slot, resting
+        return Admission(slot, tuple(resting))
 
     def leave(self, slot: str, idle_bytes: int = 0) -> None:
         """Take back a slot's memory, or its place in the queue.
@@ -253,9 +262,8 @@ class SharedCards:
     def _let_begin(self, card: Card) -> None:
         by_place = {slot.place.name: slot for slot in self.slots}
         while (admission := card.admit()) is not None:
-            slot_name, idle_names = admission
-            self.waiting.pop(by_place[slot_name], None)
-            for name in idle_names:
+            self.waiting.pop(by_place[admission.slot], None)
+            for name in admission.resting:
                 by_place[name].place.rest()
 
     def _idle_slot_elsewhere(self, slot: SharedSlot, needed: int) -> SharedSlot | None:
