@@ -84,7 +84,7 @@ def race(
         results: dict[FreshTraining, float | None] = {}
         while wanted := (state := game.state(results)).next_trainings:
             for one in wanted:
-                column = one.number - 1 + (CHOOSE if one.purpose == "choose" else 0)
+                column = one.seed_number - 1 + (CHOOSE if one.purpose == "choose" else 0)
                 results[one] = float(losses[one.id, column])
         beats += state.beats is True
         spent += len(results)

@@ -105,7 +105,7 @@ def part(kind: Any, level: int) -> list[str]:
 def columns_block() -> list[str]:
     """Return the table of the Parquet columns."""
     known: Mapping[str, str] = {**entries(Trial), **texts_of(Outcome), **texts_of(Candidate), **COLUMNS}
-    schema = table.schema({"NAME": Float(0.0, 1.0)}, ["NAME"], {})
+    schema = table.trial_schema({"NAME": Float(0.0, 1.0)}, ["NAME"], {})
 
     def lines() -> Iterator[tuple[str, ...]]:
         for field in schema:

@@ -184,7 +184,7 @@ def fast_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let each file of trials have 4 genomes, so that a short run has several."""
-    monkeypatch.setattr(table, "ROWS", 4)
+    monkeypatch.setattr(table, "GENOMES_PER_FILE", 4)
 
 
 @pytest.fixture

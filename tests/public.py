@@ -125,7 +125,7 @@ def file_names() -> Iterator[tuple[str, list[str]]]:
         yield f"_journal.jsonl {kind.__struct_config__.tag}", sorted(kind.__struct_fields__)
     for part in (events.CandidateRecord, events.Result, events.Range):
         yield f"_journal.jsonl {part.__name__}", sorted(part.__struct_fields__)
-    yield "trials-*.parquet", sorted(table.schema({"NAME": Float(0.0, 1.0)}, ["NAME"], {}).names)
+    yield "trials-*.parquet", sorted(table.trial_schema({"NAME": Float(0.0, 1.0)}, ["NAME"], {}).names)
 
 
 def plugin_names() -> Iterator[tuple[str, list[str]]]:

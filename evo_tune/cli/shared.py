@@ -315,7 +315,7 @@ def print_json(value: Struct | Sequence[Struct], line: bool = False) -> None:
     click.echo(json.dumps(data, indent=None if line else 2).replace("\x7f", "\\u007f"))
 
 
-def print_as(output_format: str, value: Struct, *lines: str) -> None:
+def print_json_or_text(output_format: str, value: Struct, *lines: str) -> None:
     """Print a value as JSON with the format 'json', and the lines with any other."""
     if output_format == "json":
         print_json(value)

@@ -24,7 +24,7 @@ from msgspec import Struct, structs
 from evo_tune.forecast.timing import Pace
 from evo_tune.genome.trial import Outcome
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining, Results, default_looks
-from evo_tune.report.recommendation import comparison_of, comparison_results
+from evo_tune.report.recommendation import comparison_results, current_comparison
 from evo_tune.report.summary import candidate_costs
 from evo_tune.settings import SessionSettings
 from evo_tune.store.manifest import Manifest
@@ -257,7 +257,7 @@ def _remaining_comparison(
     if more_genomes:  # a new finalist needs fresh trainings; those of the default stay
         reusable = [trial for trial in finished if trial.genome == run.candidates[0].genome]
     else:
-        comparison = comparison_of(run)
+        comparison = current_comparison(run)
         if comparison.state(comparison_results(run, comparison)).over:
             return 0.0, 0.0
     shortest -= len(finished) * training_seconds / slots

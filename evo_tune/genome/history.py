@@ -132,15 +132,15 @@ class GrowingArray:
         self._rows[row + 1 : count + 1] = self._rows[row:count]
         self._rows[row] = values
 
-    def get(self, count: int) -> np.ndarray:
+    def first_rows(self, count: int) -> np.ndarray:
         """Return a view of the first `count` rows, shape (count, columns)."""
         while count > len(self._rows):
             self.set(len(self._rows), self._fill)
         return self._rows[:count]
 
-    def column(self, count: int) -> np.ndarray:
+    def first_column(self, count: int) -> np.ndarray:
         """Return a view of the first column of the first `count` rows, shape (count,)."""
-        return self.get(count)[:, 0]
+        return self.first_rows(count)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -340,8 +340,8 @@ class RunHistory(History):
         self._before_widening: frozenset[str] = frozenset()
 
     def _ranking_table(self) -> RankingTable:
-        losses = self._losses.get(len(self.ranking))
-        return RankingTable(losses, losses, losses[:, 0], self._excesses.get(len(self.ranking)))
+        losses = self._losses.first_rows(len(self.ranking))
+        return RankingTable(losses, losses, losses[:, 0], self._excesses.first_rows(len(self.ranking)))
 
     def predates_widening(self, genome: Genome) -> bool:
         """Return whether a genome was proposed before the space was widened, with the steps of the earlier space."""

@@ -136,8 +136,8 @@ class GenomeTable:
         objectives: Number of objectives.
         constraints: Constraints of the run.
         excesses: Amount beyond the bound of each constraint, by the genome's latest trial.
-        rows: Row of each genome by key, in the order of first reports.
-        alive: 1 if the genome's latest trial has losses or was pruned, else 0.
+        row_by_key: Row of each genome by key, in the order of first reports.
+        not_failed: 1 if the genome's latest trial has losses or was pruned, else 0.
         violation: Amount by which the genome breaks the constraints.
         first_ids: Id of the first candidate of each genome.
     """
@@ -145,8 +145,8 @@ class GenomeTable:
     objectives: int
     constraints: tuple[Constraint, ...]
     excesses: GrowingArray
-    rows: dict[str, int] = field(default_factory=dict)
-    alive: GrowingArray = field(default_factory=lambda: GrowingArray(0.0))
+    row_by_key: dict[str, int] = field(default_factory=dict)
+    not_failed: GrowingArray = field(default_factory=lambda: GrowingArray(0.0))
     violation: GrowingArray = field(default_factory=lambda: GrowingArray(0.0))
     first_ids: GrowingArray = field(default_factory=lambda: GrowingArray(0.0))
     _losses: dict[float, GrowingArray] = field(default_factory=dict)
@@ -154,10 +154,10 @@ class GenomeTable:
 
     def update(self, genome: GenomeTrials) -> None:
         """Update the row of a genome from all of its results."""
-        row = self.rows.setdefault(genome.key, len(self.rows))
+        row = self.row_by_key.setdefault(genome.key, len(self.row_by_key))
         latest = genome.latest_trial
         self.first_ids.set(row, genome.first_candidate.id)
-        self.alive.set(row, not genome.failed)
+        self.not_failed.set(row, not genome.failed)
         self.violation.set(row, latest.violation)
         self.excesses.set(row, [constraint.excess(latest.outcome.metrics) for constraint in self.constraints])
         for budget in genome.trial_by_budget:
@@ -169,7 +169,7 @@ class GenomeTable:
 
     def losses(self, count: int, budget: float) -> np.ndarray:
         """Return the losses of the first `count` genomes at a budget, NaN if it has none. Shape (count, objectives)."""
-        return self._losses.get(budget, GrowingArray(*[math.nan] * self.objectives)).get(count)
+        return self._losses.get(budget, GrowingArray(*[math.nan] * self.objectives)).first_rows(count)
 
     def ranks_by_rung(self, losses: np.ndarray, objective: int, constrained: bool = True) -> list[np.ndarray]:
         """Return the list that the function `ranks_by_rung` yields, cached while the losses stay the same.
@@ -200,9 +200,9 @@ class GenomeTable:
             rungs: Budgets of the run, increasing to 1.
             constrained: Whether genomes that break a constraint follow all others.
         """
-        alive = self.alive.column(count) > 0.0
-        violation = self.violation.column(count) if constrained else np.zeros(count)
-        feasible, infeasible = np.flatnonzero(alive & (violation == 0.0)), np.flatnonzero(alive & (violation > 0.0))
+        not_failed = self.not_failed.first_column(count) > 0.0
+        violation = self.violation.first_column(count) if constrained else np.zeros(count)
+        feasible, infeasible = (np.flatnonzero(not_failed & met) for met in (violation == 0.0, violation > 0.0))
         ranked = np.full((count, self.objectives), math.nan)
         ranked[infeasible] = (len(feasible) + ranks(violation[infeasible]))[:, None]
         if len(feasible):
@@ -296,9 +296,11 @@ class RankedHistory(History):
         scaled_losses = np.full(count, math.nan)
         if len(rungs) == 1 and not expected:
             losses = table.losses(count, 1.0)[:, 0]
-            scaled_losses = np.where((table.alive.column(count) > 0.0) & np.isfinite(losses), losses, math.nan)
+            scaled_losses = np.where(
+                (table.not_failed.first_column(count) > 0.0) & np.isfinite(losses), losses, math.nan
+            )
         if expected:
-            rows = [table.rows[key] for key in expected]
+            rows = [table.row_by_key[key] for key in expected]
             for ranked in (self._ranks, *([bare_ranks] if history.constraints else [])):
                 ranked[rows, 0] = np.sort(ranked[rows, 0])
             if len(rungs) == 1:
@@ -306,11 +308,11 @@ class RankedHistory(History):
         self.trials = trials = LazySequence[Trial](count, self._make_trial)
         has_ranks = np.isfinite(self._ranks).all(axis=1)
         ranked_rows, failed_rows = np.flatnonzero(has_ranks), np.flatnonzero(~has_ranks).tolist()
-        ids = table.first_ids.column(count)[ranked_rows]  # same order as the shown ids
+        ids = table.first_ids.first_column(count)[ranked_rows]  # same order as the shown ids
         self._order = order = ranked_rows[np.lexsort((ids, *reversed(self._ranks[ranked_rows].T)))].tolist()
         self.ranking = LazySequence[Trial](len(order), lambda place: trials[order[place]])
         self.failed = LazySequence[Trial](len(failed_rows), lambda place: trials[failed_rows[place]])
-        self._columns = self._ranks, bare_ranks, scaled_losses, table.excesses.get(count)
+        self._columns = self._ranks, bare_ranks, scaled_losses, table.excesses.first_rows(count)
 
     def _ranking_table(self) -> RankingTable:
         return RankingTable(*(column[self._order] for column in self._columns))

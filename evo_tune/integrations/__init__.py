@@ -12,7 +12,7 @@ LOGGERS = ("optuna", "wandb", "mlflow", "mlflow.store.db.utils", "alembic")
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def silence_loggers() -> Iterator[None]:
     """Silence warnings, and the loggers of tools that runs are written for."""
     levels = {log: log.level for log in map(logging.getLogger, LOGGERS)}
     for log in levels:

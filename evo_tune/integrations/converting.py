@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evo_tune.errors import EvoTuneError, OptionError, StoreError, UsageError, require_extra
-from evo_tune.integrations import quiet
+from evo_tune.integrations import silence_loggers
 from evo_tune.integrations.rows import Sink
 from evo_tune.store.heartbeat import Curve, running_curves
 from evo_tune.store.journal import JOURNAL
@@ -78,7 +78,7 @@ def sink(tool: str, path: Path, flag: str) -> Sink:
         UsageError: The tool is not installed, or the path is not usable for it.
     """
     module, name = TOOLS[tool].home.split(":")
-    with require_extra(flag, tool), quiet():
+    with require_extra(flag, tool), silence_loggers():
         for package in TOOLS[tool].packages:
             import_module(package)
     if os.path.lexists(path) and not (path.is_dir() if TOOLS[tool].is_folder else path.is_file()):

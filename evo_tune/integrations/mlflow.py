@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from evo_tune.integrations import quiet
+from evo_tune.integrations import silence_loggers
 from evo_tune.integrations.rows import Rows, Sink, unique_names
 from evo_tune.report.summary import best_so_far
 from evo_tune.store.heartbeat import Curve
@@ -31,22 +31,22 @@ class MLflowDatabase(Sink):
     """New database for one run."""
 
     def update(self, run: Run, pending_curves: Mapping[int, Curve] | None = None) -> None:
-        """Write a run into the new database; see `Sink`."""
+        """Write a run into the database, which must not exist: this is called once. See `Sink`."""
         from mlflow import MlflowClient
 
         rows, path = Rows(run, pending_curves), self.path.resolve()
         path.touch(exist_ok=False)  # raises the system's own error if it cannot be written
         artifacts = path.with_name(f"{path.name}-artifacts").as_uri()
-        with quiet():
+        with silence_loggers():
             client = MlflowClient(tracking_uri=f"sqlite:///{path}")
-            experiment = client.create_experiment(_allowed_name(rows.name), artifact_location=artifacts)
-            _log_runs(client, experiment, rows)
+            experiment_id = client.create_experiment(_allowed_name(rows.name), artifact_location=artifacts)
+            _log_runs(client, experiment_id, rows)
 
 
 def _log_runs(client: MlflowClient, experiment_id: str, rows: Rows) -> None:
     gene_names = unique_names(rows.genes.values(), _allowed_name)
     metric_names = unique_names(rows.metrics.values(), _allowed_name)
-    all_rows = [rows.row(id) for id in range(len(rows))]
+    all_rows = [rows.row(id) for id in range(len(rows))]  # a row's id is its index
     earliest_start = min((row.began for row in all_rows), default=0.0)
     parent = client.create_run(experiment_id, _ms(earliest_start), run_name=rows.name).info.run_id
     run_params = {name: rows.facts[fact] for fact, name in unique_names(rows.facts, _allowed_name).items()}
@@ -71,7 +71,7 @@ def _log_runs(client: MlflowClient, experiment_id: str, rows: Rows) -> None:
         if row.ended is not None:
             status = {"failed": "FAILED", "pruned": "KILLED"}.get(row.state, "FINISHED")
             client.set_terminated(child, status, _ms(row.ended))
-    if rows.run.ended is not None:
+    if rows.run.ended is not None:  # the time of the latest result ends the parent
         latest_end = max((row.ended or 0.0 for row in all_rows), default=earliest_start)
         client.set_terminated(parent, "FINISHED", _ms(latest_end))
 
@@ -88,6 +88,7 @@ def _log(client: MlflowClient, run_id: str, params: dict[str, Any], points: Iter
 
 def _allowed_name(name: str) -> str:
     """Return a name of letters, digits, '_', '-', spaces, and dots inside, as MLflow allows it."""
+    # Replaced: other characters, dots and spaces at both ends, and each dot before another dot.
     return re.sub(r"[^\w\-. ]|^[. ]+|[. ]+$|\.(?=\.)", "_", name) or "_"
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from evo_tune.errors import UsageError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
-from evo_tune.integrations import quiet
+from evo_tune.integrations import silence_loggers
 from evo_tune.integrations.rows import Row, Rows, Sink
 from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
@@ -34,7 +34,7 @@ class OptunaJournal(Sink):
     def update(self, run: Run, pending_curves: Mapping[int, Curve] | None = None) -> None:
         """Write the parts of a run that the study lacks, at once and under the journal's lock; see `Sink`."""
         rows = Rows(run, pending_curves)
-        with quiet(), _batch(self.path, self.flag) as storage:
+        with silence_loggers(), _batch(self.path, self.flag) as storage:
             study = self._study(storage, rows)
             trials = storage.get_all_trials(study, deepcopy=False)
             for id in range(len(rows)):

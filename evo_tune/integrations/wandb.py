@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from evo_tune.integrations import quiet
+from evo_tune.integrations import silence_loggers
 from evo_tune.integrations.rows import Row, Rows, Sink
 from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
@@ -47,7 +47,7 @@ class WandbFolder(Sink):
             x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
         )  # fmt: skip
         mode: Any = os.environ.get("WANDB_MODE", "offline")
-        with quiet():
+        with silence_loggers():
             wandb_run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", PROJECT),
                 dir=self.path,

@@ -1,4 +1,4 @@
-"""The trainings of the final comparison: finalists and default on fresh seeds, outside ids and history (law 10).
+"""The trainings of the final comparison: finalists and default on fresh seeds, with no trial ids, not in the history.
 
 The best of many noisy results is partly luck, so only seeds outside the search show its real gain over the default. The
 results on disk decide which trainings are needed (`report.final_comparison`). So a killed comparison continues exactly,
@@ -19,7 +19,7 @@ from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import NO_MORE_JOBS, Job, JobOrEnd
 from evo_tune.loop.generations import remove_checkpoint
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining
-from evo_tune.report.recommendation import comparison_of, comparison_results, fresh_seed
+from evo_tune.report.recommendation import comparison_results, current_comparison, fresh_seed
 from evo_tune.store.events import journal_round_trip
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison, write_comparison
@@ -34,16 +34,16 @@ def comparison_jobs(run: Run, comparison: FinalComparison) -> dict[FreshTraining
     """
     jobs = {}
     for training in comparison.state(comparison_results(run, comparison)).next_trainings:
-        seed = fresh_seed(run.manifest.settings.seed, training.number, training.purpose)
+        seed = fresh_seed(run.manifest.settings.seed, training.seed_number, training.purpose)
         uses_test_set = training.purpose == "report"
         candidate = replace(run.candidates[training.id], seed=seed, resumes=None, stop_if=(), test=uses_test_set)
-        jobs[training] = Job(candidate, f"final comparison, trial {training.id}", _folder(training))
+        jobs[training] = Job(candidate, f"final comparison, trial {training.id}", _folder_name(training))
     return jobs
 
 
-def _folder(training: FreshTraining) -> str:
+def _folder_name(training: FreshTraining) -> str:
     """Return the name of the folder of a training."""
-    return f"comparison-{training.id:06d}-{training.purpose}-{training.number}"
+    return f"comparison-{training.id:06d}-{training.purpose}-{training.seed_number}"
 
 
 def record_result(run: Run, candidate: Candidate, outcome: Outcome) -> None:
@@ -64,11 +64,11 @@ class ComparisonJobs:
     """
 
     def __init__(
-        self, run: Run, changed: threading.Condition, stopping: Callable[[], bool], deadline: Deadline | None
+        self, run: Run, run_lock: threading.Condition, is_stopping: Callable[[], bool], deadline: Deadline | None
     ) -> None:
         self._run = run
-        self._changed = changed
-        self._stopping = stopping
+        self._run_lock = run_lock
+        self._is_stopping = is_stopping
         self._deadline = deadline
         self._comparison: FinalComparison | None = None
         # Beginning of each running training, in seconds of `time.monotonic`.
@@ -79,10 +79,10 @@ class ComparisonJobs:
     def fetch(self, slot: Slot) -> JobOrEnd:
         """Return the next job, for any slot; None while the next jobs depend on running ones."""
         del slot
-        with self._changed:
-            if self._stopping():
+        with self._run_lock:
+            if self._is_stopping():
                 return NO_MORE_JOBS
-            self._comparison = self._comparison or comparison_of(self._run)
+            self._comparison = self._comparison or current_comparison(self._run)
             if self._jobs():
                 self._shrink(self._comparison)
             jobs = self._jobs()  # of the comparison that may be smaller now
@@ -98,24 +98,24 @@ class ComparisonJobs:
         jobs = comparison_jobs(self._run, self._comparison)
         return {training: job for training, job in jobs.items() if training not in self._running}
 
-    def take(self, job: Job, outcome: Outcome) -> None:
+    def record_outcome(self, job: Job, outcome: Outcome) -> None:
         """Record the outcome of a job."""
-        with self._changed:
+        with self._run_lock:
             record_result(self._run, job.candidate, outcome)
             remove_checkpoint(self._run, str(job.folder))
-            training = next((training for training in self._running if _folder(training) == job.folder), None)
-            if training is not None:
+            training = next((training for training in self._running if _folder_name(training) == job.folder), None)
+            if training is not None:  # `end_if_late` may have cleared it
                 del self._running[training]
                 self._durations_by_trial.setdefault(training.id, []).append(outcome.seconds)
-            self._changed.notify_all()
+            self._run_lock.notify_all()
 
     def time_is_over(self) -> bool:
         """Return whether the time of the comparison is over, its running trainings included."""
         return self._deadline is not None and self._deadline.remaining <= 0.0
 
-    def end(self) -> None:
+    def end_if_late(self) -> None:
         """Reduce a comparison whose time is over to the trainings that have ended."""
-        with self._changed:
+        with self._run_lock:
             if self._comparison is not None and self._deadline is not None and self.time_is_over():
                 self._running.clear()  # so that they count as never started
                 self._shrink(self._comparison)
@@ -129,9 +129,10 @@ class ComparisonJobs:
         reduced = self._deadline.largest_in_time(comparison, results, running, self._predicted_seconds)
         if reduced != comparison:
             self._deadline.record(reduced)
-            self._comparison = comparison_of(self._run)
+            self._comparison = current_comparison(self._run)
 
     def _predicted_seconds(self, id: int) -> float:
         """Return the predicted seconds of a training: the mean of this genome's, if it was trained here."""
         assert self._deadline is not None
-        return fmean(self._durations_by_trial[id]) if id in self._durations_by_trial else self._deadline.seconds_of(id)
+        durations = self._durations_by_trial.get(id)
+        return fmean(durations) if durations else self._deadline.predicted_seconds(id)

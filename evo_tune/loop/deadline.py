@@ -150,7 +150,7 @@ class Deadline:
         if self._own_rest is None or self._own_rest[0] != results:
             requested = comparison_as_requested(self.run)
             ids = (*requested.finalists, requested.default) if requested.finalists else ()
-            seconds = (self.seconds_of(id) for id in ids if id is not None)
+            seconds = (self.predicted_seconds(id) for id in ids if id is not None)
             training = max(seconds, default=self.durations.mean_seconds)
             self._own_rest = results, self.after(training)
         return self._own_rest[1]
@@ -171,7 +171,7 @@ class Deadline:
             requested = FinalComparison(finalists, requested.default, self.session.final_seeds)
 
         def seconds(id: int) -> float:
-            return mean_seconds if id < 0 else self.seconds_of(id)
+            return mean_seconds if id < 0 else self.predicted_seconds(id)
 
         plans = requested.largest_first_alternatives()
         ends = [comparison_end_times(plan, seconds, self.slots) for plan in plans]
@@ -182,7 +182,7 @@ class Deadline:
         preferred = next((middle for middle in middles if middle <= SHARE * self.limit_seconds), least)
         return max(preferred, least), least
 
-    def seconds_of(self, id: int) -> float:
+    def predicted_seconds(self, id: int) -> float:
         """Return the predicted seconds of a full training of a trial's genome."""
         low, high = self.durations.predict_range(self.run.candidates[id].genome)
         own_training = own_seconds(self.run, id)
@@ -198,7 +198,7 @@ class Deadline:
         requested = comparison_as_requested(self.run)
         if requested.finalists:
             results = comparison_results(self.run, requested)
-            self.record(self.largest_in_time(requested, results, {}, self.seconds_of, MARGIN))
+            self.record(self.largest_in_time(requested, results, {}, self.predicted_seconds, MARGIN))
 
     def largest_in_time(
         self,

@@ -46,7 +46,7 @@ class TrialFiles:
 
     def add_candidate(self, candidate: Candidate) -> None:
         """Note a new candidate."""
-        self._members.setdefault(table.file_of(self._run, candidate.generation), []).append(candidate.id)
+        self._members.setdefault(table.file_number(self._run, candidate.generation), []).append(candidate.id)
         self._unreported[candidate.generation] = self._unreported.get(candidate.generation, 0) + 1
 
     def repair(self) -> None:
@@ -74,7 +74,7 @@ class TrialFiles:
         """Process the results since the last call, and write the files of the generations that they close."""
         self._complete.clear()
         self._follow(self._saved)  # the results of earlier sessions, whose files exist
-        stale = {table.file_of(self._run, generation) for generation in self._follow()}
+        stale = {table.file_number(self._run, generation) for generation in self._follow()}
         if self._run.metric_names != self._metrics:  # one schema for all files: the older ones are widened
             self._metrics = self._run.metric_names
             stale |= {number for number in self._members if table.file_path(self._run, number).exists()}
@@ -84,7 +84,7 @@ class TrialFiles:
     def stop(self) -> None:
         """Write the files of open generations with the results so far, unless they are up to date."""
         open_generations = self._unreported.keys() - self._survivors.keys()
-        unfinished = {table.file_of(self._run, generation) for generation in open_generations}
+        unfinished = {table.file_number(self._run, generation) for generation in open_generations}
         for number in sorted(unfinished - self._complete):
             self._write(number)
 

@@ -406,8 +406,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
             self.deadline.plan()
         deadline = None if planned else self.deadline
         jobs = ComparisonJobs(self.saved, self._changed, lambda: self.stopping, deadline)
-        self.drivers.drive(jobs.fetch, jobs.take, watch, expired=jobs.time_is_over)
-        jobs.end()
+        self.drivers.drive(jobs.fetch, jobs.record_outcome, watch, expired=jobs.time_is_over)
+        jobs.end_if_late()
 
     def _take(self, job: Job, outcome: Outcome) -> None:
         if job.candidate.baseline:

@@ -63,12 +63,12 @@ class FreshTraining:
     Args:
         id: Id of the trial whose genome is trained.
         purpose: 'choose' among the finalists, or 'report'; the two share no seed.
-        number: Number of the seed, from 1; the same for every genome.
+        seed_number: Number of the seed, from 1; the same for every genome.
     """
 
     id: int
     purpose: Purpose
-    number: int
+    seed_number: int
 
 
 # Loss of each finished training; None for a failure.

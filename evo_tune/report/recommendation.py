@@ -163,7 +163,7 @@ def comparison_objective(run: Run) -> Objective:
     return type(first)(run.manifest.tests.get(first.metric, first.metric))
 
 
-def comparison_of(run: Run) -> FinalComparison:
+def current_comparison(run: Run) -> FinalComparison:
     """Return the final comparison of a run: the one that was planned to fit into its hours, else the one asked for."""
     plan = run.planned
     if plan is None:
@@ -223,7 +223,7 @@ def comparison_result(run: Run) -> ComparisonResult | None:
     """Return the final comparison so far; None before its first result."""
     if not read_comparison(run):  # a running search asks for this often
         return None
-    comparison = comparison_of(run)
+    comparison = current_comparison(run)
     results = comparison_results(run, comparison)
     if not results:
         return None

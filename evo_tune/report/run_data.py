@@ -279,7 +279,7 @@ class ImportanceModel:
         scores = Band.from_bootstraps(self._scores(points))
         return Band(self._loss_of_score(scores.mean), self._loss_of_score(scores.low), self._loss_of_score(scores.high))
 
-    def predict_across(self, point: np.ndarray, x: int, y: int) -> np.ndarray:
+    def predict_grid(self, point: np.ndarray, x: int, y: int) -> np.ndarray:
         """Return the predicted losses over the grids of two genes, shape (points of y, points of x).
 
         Args:

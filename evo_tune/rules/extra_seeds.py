@@ -226,7 +226,7 @@ class SeedGains:
 
     def _feasible_rows(self) -> np.ndarray:
         """Return the rows of the genomes with losses that the model uses, not sorted by predicted loss."""
-        means, counts = self._means.column(len(self._genomes)), self._counts.column(len(self._genomes))
+        means, counts = self._means.first_column(len(self._genomes)), self._counts.first_column(len(self._genomes))
         rows = np.flatnonzero(np.isfinite(means))
         return np.asarray(rows[choose_genomes(means[rows], counts[rows])])
 
@@ -248,7 +248,7 @@ class SeedGains:
         losses_by_seed = [self._genomes[row].losses or {0: worst} for row in rows]
         trainings = [(number, *pair) for number, by_seed in enumerate(losses_by_seed) for pair in by_seed.items()]
         numbers, seeds, losses = (np.array(column) for column in zip(*trainings, strict=True))
-        points = encode_features(self._units.get(len(self._genomes))[rows], self._sizes)
+        points = encode_features(self._units.first_rows(len(self._genomes))[rows], self._sizes)
         return Trainings(points, numbers, seeds, losses, self._sizes > 0, self._shared)
 
     def _new_features(self, rows: np.ndarray) -> np.ndarray:
@@ -257,7 +257,7 @@ class SeedGains:
         The seed of the draw follows from the history.
         """
         rng = np.random.default_rng([self._result_count, len(self._genomes)])
-        best = self._units.get(len(self._genomes))[rows[:CONTENDERS]]
+        best = self._units.first_rows(len(self._genomes))[rows[:CONTENDERS]]
         units = best[np.arange(VARIANTS) % len(best)]
         mutates = rng.random(units.shape) < 1.5 / units.shape[1]
         mutates[np.arange(VARIANTS), rng.integers(units.shape[1], size=VARIANTS)] = True

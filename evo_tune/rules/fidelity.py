@@ -161,8 +161,8 @@ class Curves:
             budget: Fraction of the training at its end.
         """
         bounds = []
-        final = self._final_losses.column(len(self._rows))
-        for look, early in zip(LOOKS, self._losses_at_looks.get(len(self._rows)).T, strict=True):
+        final = self._final_losses.first_column(len(self._rows))
+        for look, early in zip(LOOKS, self._losses_at_looks.first_rows(len(self._rows)).T, strict=True):
             if not start < look < budget:
                 continue
             has_early = ~np.isnan(early)

@@ -39,7 +39,7 @@ MAX_MODEL_GENOMES = 96
 
 
 class Rungs:
-    """The genomes with a value at each rung, and their promotions. Genomes are numbered by their first results.
+    """The genomes with a value at each rung, and their promotions. The number of a genome counts first results, from 0.
 
     Args:
         budgets: Budgets of the rungs, increasing to 1.
@@ -55,7 +55,7 @@ class Rungs:
         self._losses = {budget: GrowingArray(*[math.nan] * objectives) for budget in self.budgets}
         self._violation = {budget: GrowingArray(0.0) for budget in self.budgets}
         self._dominator_counts = {budget: GrowingArray(0.0) for budget in self.budgets}
-        self._order: dict[float, np.ndarray] = {}
+        self._order_by_budget: dict[float, np.ndarray] = {}
 
     def update(self, genome: GenomeTrials) -> None:
         """Update a genome with all of its results."""
@@ -68,12 +68,12 @@ class Rungs:
             if trial is not None:
                 losses = np.array(trial.losses or [math.nan] * self._objectives)
                 if self._objectives > 1:
-                    self._count_dominating(budget, number, losses)
+                    self._update_dominator_counts(budget, number, losses)
                 self._losses[budget].set(number, losses)
                 self._violation[budget].set(number, trial.violation)
-        self._order.clear()
+        self._order_by_budget.clear()
 
-    def _count_dominating(self, budget: float, number: int, new_losses: np.ndarray) -> None:
+    def _update_dominator_counts(self, budget: float, number: int, new_losses: np.ndarray) -> None:
         """Update the number of genomes that dominate each (Fonseca & Fleming, 1993) before losses of one change.
 
         Args:
@@ -81,25 +81,25 @@ class Rungs:
             number: Number of the genome.
             new_losses: New losses, NaN without a value. Shape (objectives,).
         """
-        losses = self._losses[budget].get(len(self.genomes))
-        dominating = self._dominator_counts[budget].column(len(self.genomes))
+        losses = self._losses[budget].first_rows(len(self.genomes))
+        dominator_counts = self._dominator_counts[budget].first_column(len(self.genomes))
         for values, change in ((losses[number].copy(), -1.0), (new_losses, 1.0)):  # NaN dominates nothing
-            dominating[(losses >= values).all(axis=1) & (losses > values).any(axis=1)] += change
-        dominating[number] = ((losses <= new_losses).all(axis=1) & (losses < new_losses).any(axis=1)).sum()
+            dominator_counts[(losses >= values).all(axis=1) & (losses > values).any(axis=1)] += change
+        dominator_counts[number] = ((losses <= new_losses).all(axis=1) & (losses < new_losses).any(axis=1)).sum()
 
     def numbers_best_first(self, budget: float) -> np.ndarray:
         """Return the numbers of the genomes with a value at a rung, shape (genomes,).
 
         They are ordered by violation, then by loss or number of dominating genomes, then by age.
         """
-        if budget not in self._order:
+        if budget not in self._order_by_budget:
             count = len(self.genomes)
-            numbers = np.flatnonzero(~np.isnan(self._losses[budget].column(count)))
-            score = (self._dominator_counts if self._objectives > 1 else self._losses)[budget].column(count)
+            numbers = np.flatnonzero(~np.isnan(self._losses[budget].first_column(count)))
+            score = (self._dominator_counts if self._objectives > 1 else self._losses)[budget].first_column(count)
             # Ids and violations are nearly sorted already, so two of the three sorts are cheap.
-            keys = self._first_ids.column(count), score, self._violation[budget].column(count)
-            self._order[budget] = numbers[np.lexsort([key[numbers] for key in keys])]
-        return self._order[budget]
+            keys = self._first_ids.first_column(count), score, self._violation[budget].first_column(count)
+            self._order_by_budget[budget] = numbers[np.lexsort([key[numbers] for key in keys])]
+        return self._order_by_budget[budget]
 
     def next_promotion(self, pending: set[tuple[str, float]]) -> Proposal | None:
         """Return the promotion that is due, or None; those of audits come before it.
@@ -133,7 +133,7 @@ class Rungs:
                 return promotion_of(self.genomes[waiting[0]], next_budget)
         return None
 
-    def cost(self) -> float:
+    def mean_genome_cost(self) -> float:
         """Return the mean cost of a genome so far, promotions included, in full trainings."""
         count = len(self.numbers_best_first(self.budgets[0]))
         if len(self.budgets) == 1 or not count:
@@ -187,9 +187,9 @@ def partial_results(history: History, rungs: Sequence[float]) -> GenomeResults |
         The ranks; None before a genome was trained in full.
     """
     table = genome_table(history)
-    count = len(table.rows)
+    count = len(table.row_by_key)
     losses = np.concatenate([table.losses(count, rung) for rung in rungs], axis=1)
-    not_failed, violation = table.alive.column(count) > 0.0, table.violation.column(count)
+    not_failed, violation = table.not_failed.first_column(count) > 0.0, table.violation.first_column(count)
     if not np.isfinite(losses[not_failed, -1]).any():
         return None
     feasible, infeasible = (np.flatnonzero(not_failed & met) for met in (violation == 0.0, violation > 0.0))
@@ -200,7 +200,7 @@ def partial_results(history: History, rungs: Sequence[float]) -> GenomeResults |
     ranked[np.isnan(losses) | ~not_failed[:, None]] = math.nan
     # Failures share the mean of the last ranks.
     ranked[~not_failed, -1] = not_failed.sum() + ((~not_failed).sum() + 1) / 2
-    return GenomeResults(tuple(rungs), ranked, table.first_ids.column(count), history.proposed_units)
+    return GenomeResults(tuple(rungs), ranked, table.first_ids.first_column(count), history.proposed_units)
 
 
 def next_model_promotion(rungs: Rungs, prospects: Prospects, pending: set[tuple[str, float]]) -> Proposal | None:

@@ -124,7 +124,7 @@ class StrategyWithRules(Strategy):
         if promotion is not None:
             return promotion if genome_key(promotion.genome) in audits else self._with_bounds(promotion, history)
         if self.settings.extra_seeds_by_gain:
-            return state.seed_gains.best_extra_seed(history.pending, state.rungs.cost())
+            return state.seed_gains.best_extra_seed(history.pending, state.rungs.mean_genome_cost())
         return state.ranking.next_seed(history.pending, self.settings.most_seeds)
 
     def next_widening(self, history: RunHistory) -> Widening | None:

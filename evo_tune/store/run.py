@@ -383,7 +383,7 @@ class Run:
         genomes = [*self.manifest.warm_start, *(candidate.genome for candidate in self.candidates)]
         self._early = set(map(genome_key, genomes))
 
-    def genes_at(self, id: int) -> dict[str, Gene]:
+    def genes_when_proposed(self, id: int) -> dict[str, Gene]:
         """Return the genes at the time when a candidate was proposed."""
         genes = [widening.genes for widening in self.widened if widening.proposed <= id]
         return dict(genes[-1]) if genes else self.manifest.genes()

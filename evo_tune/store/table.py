@@ -36,7 +36,7 @@ GENE_PREFIX = "gene."
 METRIC_PREFIX = "metric."
 
 
-def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str, str]) -> pa.Schema:
+def trial_schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str, str]) -> pa.Schema:
     """Return the Parquet schema of a run.
 
     Args:
@@ -46,33 +46,33 @@ def schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mapping[str
     """
     import pyarrow as pa
 
-    whole, text = pa.int64(), pa.string()
+    int_type, text_type = pa.int64(), pa.string()
 
     def gene_field(name: str, kind: type | None) -> pa.Field:
-        arrow_type = {bool: pa.bool_(), int: whole, float: pa.float64()}.get(kind or str, text)
+        arrow_type = {bool: pa.bool_(), int: int_type, float: pa.float64()}.get(kind or str, text_type)
         return pa.field(GENE_PREFIX + name, arrow_type, metadata=None if kind else {"encoding": "JSON"})
 
-    def number(name: str, unit: str) -> pa.Field:
+    def number_field(name: str, unit: str) -> pa.Field:
         return pa.field(name, pa.float64(), metadata={"unit": str(unit)} if unit else None)
 
     return pa.schema(
         [
-            pa.field("id", whole),
-            pa.field("generation", whole),
-            pa.field("status", text),
+            pa.field("id", int_type),
+            pa.field("generation", int_type),
+            pa.field("status", text_type),
             *(gene_field(name, _value_type(gene)) for name, gene in genes.items()),
-            *(number(METRIC_PREFIX + name, units.get(name, "")) for name in metrics),
-            pa.field("parents", pa.list_(whole)),
-            pa.field("operator", text),
-            pa.field("seed", whole),
-            pa.field("extra_seed", whole),
-            number("budget", "fraction of the full training"),
-            pa.field("resumes", whole),
-            pa.field("reported_before", whole),
-            pa.field("reported_order", whole),
-            number("seconds", "s"),
-            pa.field("device", text),
-            pa.field("error", text),
+            *(number_field(METRIC_PREFIX + name, units.get(name, "")) for name in metrics),
+            pa.field("parents", pa.list_(int_type)),
+            pa.field("operator", text_type),
+            pa.field("seed", int_type),
+            pa.field("extra_seed", int_type),
+            number_field("budget", "fraction of the full training"),
+            pa.field("resumes", int_type),
+            pa.field("reported_before", int_type),
+            pa.field("reported_order", int_type),
+            number_field("seconds", "s"),
+            pa.field("device", text_type),
+            pa.field("error", text_type),
             pa.field("survivor", pa.bool_()),
         ]
     )
@@ -82,24 +82,24 @@ def _value_type(gene: Gene) -> type | None:
     """Return the common type of a gene's values; None if they have none, so that they are stored as JSON text."""
     if not isinstance(gene, Choice):
         return float if isinstance(gene, Float) else int
-    kinds = {type(value) for value in gene.values}
-    if kinds == {int, float}:
+    value_types = {type(value) for value in gene.values}
+    if value_types == {int, float}:
         return float
-    return kinds.pop() if len(kinds) == 1 else None
+    return value_types.pop() if len(value_types) == 1 else None
 
 
-def from_trials(trials: Sequence[Trial], survivors: Iterable[int], columns: pa.Schema) -> pa.Table:
+def from_trials(trials: Sequence[Trial], survivors: Iterable[int], schema: pa.Schema) -> pa.Table:
     """Return trials as rows.
 
     Args:
         trials: Trials in the order of the rows.
         survivors: Ids to mark in the column `survivor`.
-        columns: Result of `schema`, with the genes, the metrics and their types.
+        schema: Result of `trial_schema`, with the genes, the metrics and their types.
     """
     import pyarrow as pa
 
     survivor_ids = set(survivors)
-    json_columns = [name for name in columns.names if (columns.field(name).metadata or {}).get(b"encoding") == b"JSON"]
+    json_columns = [name for name in schema.names if (schema.field(name).metadata or {}).get(b"encoding") == b"JSON"]
     rows = []
     for trial in trials:
         candidate, outcome = trial.candidate, trial.outcome
@@ -112,7 +112,7 @@ def from_trials(trials: Sequence[Trial], survivors: Iterable[int], columns: pa.S
         row["error"] = outcome.error and outcome.error.encode("utf-8", "backslashreplace").decode()
         row["reported_order"] = None if trial.reported_order < 0 else trial.reported_order
         rows.append(row)
-    return pa.table([pa.array([row.get(field.name) for row in rows], type=field.type) for field in columns], columns)
+    return pa.table([pa.array([row.get(field.name) for row in rows], type=field.type) for field in schema], schema)
 
 
 def to_genome(row: Mapping[str, Any], genes: Mapping[str, Gene]) -> Genome:
@@ -124,6 +124,7 @@ def to_genome(row: Mapping[str, Any], genes: Mapping[str, Gene]) -> Genome:
 
 def to_outcome(row: Mapping[str, Any]) -> Outcome:
     """Return the outcome of a row that `from_trials` made; curves are in the journal only."""
+    # None for a number that is not finite, as in the journal, whose type `Result` is used below.
     metrics = {
         name.removeprefix(METRIC_PREFIX): value if math.isfinite(value) else None
         for name, value in row.items()
@@ -148,25 +149,25 @@ def write(path: Path, rows: pa.Table) -> None:
 
 
 # Maximum size of a Parquet file to read, in bytes: about 200,000 trials.
-LARGEST = 1 << 26
+MAX_FILE_BYTES = 1 << 26
 
 
 def table_of(run: Run, trials: Sequence[Trial], survivors: Iterable[int] = ()) -> pa.Table:
     """Return trials as an Arrow table, with the common schema of the run's files so far."""
-    return from_trials(trials, survivors, schema(run.genes, run.metric_names, run.manifest.units))
+    return from_trials(trials, survivors, trial_schema(run.genes, run.metric_names, run.manifest.units))
 
 
 # Number of genomes in a file, rounded up to whole generations: more would make each closed generation cost more.
-ROWS = 1024
+GENOMES_PER_FILE = 1024
 
 
-def file_of(run: Run, generation: int) -> int:
+def file_number(run: Run, generation: int) -> int:
     """Return the number of the file that contains a generation.
 
     It depends on the population alone. So a trial is in the same file from its first row on, and a reader that finds
     several files never reads a trial twice.
     """
-    return generation // math.ceil(ROWS / run.manifest.population)
+    return generation // math.ceil(GENOMES_PER_FILE / run.manifest.population)
 
 
 def file_path(run: Run, number: int) -> Path:
@@ -178,12 +179,12 @@ def file_is_whole(run: Run, number: int, rows: int) -> bool:
     """Return whether a file of trials exists, is readable, and has the run's schema and `rows` rows."""
     name = file_path(run, number).name
     with contextlib.suppress(OSError, ValueError), open_parquet(run, name) as file:  # missing, truncated, no Parquet
-        columns = schema(run.genes, run.metric_names, run.manifest.units)
-        return bool(file.schema_arrow.equals(columns)) and file.metadata.num_rows == rows
+        run_schema = trial_schema(run.genes, run.metric_names, run.manifest.units)
+        return bool(file.schema_arrow.equals(run_schema)) and file.metadata.num_rows == rows
     return False
 
 
-def open_parquet(run: Run, name: str, limit: int = LARGEST, dictionary_columns: Sequence[str] = ()) -> Any:
+def open_parquet(run: Run, name: str, limit: int = MAX_FILE_BYTES, dictionary_columns: Sequence[str] = ()) -> Any:
     """Open and return a Parquet file in a run's folder.
 
     Args:
@@ -200,7 +201,8 @@ def open_parquet(run: Run, name: str, limit: int = LARGEST, dictionary_columns: 
     import pyarrow.parquet as pq
 
     data = inside.read(run.folder, name, limit=limit)
-    limits = {"thrift_string_size_limit": LARGEST, "thrift_container_size_limit": LARGEST // 10}
+    # An item of a container takes more memory than in the file, so fewer are allowed.
+    limits = {"thrift_string_size_limit": MAX_FILE_BYTES, "thrift_container_size_limit": MAX_FILE_BYTES // 10}
     return pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(dictionary_columns), **limits)
 
 
@@ -235,12 +237,12 @@ def set_aside_files(run: Run, numbers: Iterable[int]) -> None:
 COMPARISON = "_comparison.parquet"
 
 # Maximum size of the file in bytes, because it is read as a whole.
-LARGEST_COMPARISON = 1 << 24
+MAX_COMPARISON_BYTES = 1 << 24
 
-MOST_ROWS = 100_000
+MAX_COMPARISON_ROWS = 100_000
 
 # Maximum length of an error, a device name or a value, in bytes.
-LONGEST_TEXT = 10_000
+MAX_TEXT_BYTES = 10_000
 
 # Columns with the evaluator and the data of a row's training.
 EVALUATOR_COLUMN, DATA_COLUMN = "evaluator_hash", "fingerprint"
@@ -248,7 +250,8 @@ EVALUATOR_COLUMN, DATA_COLUMN = "evaluator_hash", "fingerprint"
 
 def read_comparison(run: Run) -> list[Trial]:
     """Return the results of the final comparison as trials; a damaged file counts as empty."""
-    return _read_comparison(run)[0]
+    trials, _ = _read_comparison(run)
+    return trials
 
 
 def write_comparison(run: Run, trials: Sequence[Trial]) -> None:
@@ -259,13 +262,13 @@ def write_comparison(run: Run, trials: Sequence[Trial]) -> None:
     """
     import pyarrow as pa
 
-    old_rows = _read_comparison(run)[1]
+    _, old_rows = _read_comparison(run)
     metric_names = run.metric_names
     extra_metrics = sorted({name for trial in trials for name in trial.outcome.metrics}.difference(metric_names))
     units = run.manifest.units
     # A metric on the test set has the unit of the same metric in the search.
-    units = {**units, **{test: units.get(name, "") for name, test in run.manifest.tests.items()}}
-    rows = from_trials(trials, (), schema(run.genes, [*metric_names, *extra_metrics], units))
+    units = {**units, **{test_metric: units.get(name, "") for name, test_metric in run.manifest.tests.items()}}
+    rows = from_trials(trials, (), trial_schema(run.genes, [*metric_names, *extra_metrics], units))
     for name, value in ((EVALUATOR_COLUMN, run.evaluator_hash), (DATA_COLUMN, run.fingerprint)):
         rows = rows.append_column(name, pa.array([value] * len(trials), pa.string()))
     if old_rows is not None:
@@ -285,9 +288,9 @@ def _read_comparison(run: Run) -> tuple[list[Trial], pa.Table | None]:
         for row in rows.to_pylist():
             if not _is_of_present_evaluator(row, run):
                 continue
-            # Checked, because they are used below: a damaged file may hold other types.
+            # Checked, because they are used below: a damaged file may hold other types. -1: not reported.
             id, seed = msgspec.convert((row["id"], row["seed"]), tuple[Whole, Whole])
-            candidate = replace(run.candidates[id], genome=to_genome(row, run.genes_at(id)), seed=seed)
+            candidate = replace(run.candidates[id], genome=to_genome(row, run.genes_when_proposed(id)), seed=seed)
             trial = Trial.of(candidate, to_outcome(row), -1, run.objectives, run.constraints)
             if trial.outcome.status == "ok" and trial.losses is None:
                 raise ValueError("an objective is missing or not finite")
@@ -311,29 +314,29 @@ def _read_comparison_rows(run: Run) -> pa.Table:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    with open_parquet(run, COMPARISON, LARGEST_COMPARISON) as plain_file:  # without dictionaries, to see its types
-        metadata, columns = plain_file.metadata, plain_file.schema_arrow
-        metrics = [name.removeprefix(METRIC_PREFIX) for name in columns.names if name.startswith(METRIC_PREFIX)]
+    with open_parquet(run, COMPARISON, MAX_COMPARISON_BYTES) as plain_file:  # without dictionaries, to see its types
+        metadata, file_schema = plain_file.metadata, plain_file.schema_arrow
+        metrics = [name.removeprefix(METRIC_PREFIX) for name in file_schema.names if name.startswith(METRIC_PREFIX)]
         needed = {"id", "seed", "status", "seconds", "device", "error"}  # and genes and metrics, whose prefix has a dot
-        fields = [field for field in schema(run.genes, metrics, {}) if field.name in needed or "." in field.name]
-        types = {field.name: field.type for field in fields}
+        present_schema = trial_schema(run.genes, metrics, {})
+        types = {field.name: field.type for field in present_schema if field.name in needed or "." in field.name}
         types |= {EVALUATOR_COLUMN: pa.string(), DATA_COLUMN: pa.string()}
-        if any(columns.field(name).type != kind for name, kind in types.items()):
+        if any(file_schema.field(name).type != arrow_type for name, arrow_type in types.items()):
             raise ValueError("its columns have other types")
-        if metadata.num_rows > MOST_ROWS:
+        if metadata.num_rows > MAX_COMPARISON_ROWS:
             raise ValueError(f"it has {metadata.num_rows} rows")
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
         codecs = {group.column(i).compression for group in groups for i in range(group.num_columns)}
         if not codecs <= {"SNAPPY", "UNCOMPRESSED"}:
             raise ValueError("its compression is not that of evo-tune")
-    text_columns = [name for name, kind in types.items() if kind == pa.string()]
+    text_columns = [name for name, arrow_type in types.items() if arrow_type == pa.string()]
     needed_schema = pa.schema(types)
     parts = [needed_schema.empty_table()]
-    with open_parquet(run, COMPARISON, LARGEST_COMPARISON, text_columns) as file:
+    with open_parquet(run, COMPARISON, MAX_COMPARISON_BYTES, text_columns) as file:
         for batch in file.iter_batches(batch_size=1000, columns=list(types), use_threads=False):
             for name in text_columns:
                 longest = pc.max(pc.binary_length(batch.column(name).dictionary)).as_py()
-                if (longest or 0) > LONGEST_TEXT:
+                if (longest or 0) > MAX_TEXT_BYTES:
                     raise ValueError(f"a text in its column {name} has {longest} bytes")
             parts.append(pa.Table.from_batches([batch]).select(list(types)).cast(needed_schema))
     return pa.concat_tables(parts)

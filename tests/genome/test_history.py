@@ -157,5 +157,5 @@ def test_a_fold_visits_each_trial_once() -> None:
 def test_a_row_far_behind_the_last_one_can_be_set() -> None:
     rows = GrowingArray(math.nan)
     rows.set(1000, 2.0)
-    assert rows.get(1001)[1000] == 2.0
-    assert np.isnan(rows.get(1000)).all()
+    assert rows.first_rows(1001)[1000] == 2.0
+    assert np.isnan(rows.first_rows(1000)).all()

@@ -15,7 +15,13 @@ from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.comparison import comparison_jobs, record_result
 from evo_tune.loop.search import Search
 from evo_tune.report.final_comparison import FreshTraining
-from evo_tune.report.recommendation import FreshValues, comparison_of, comparison_result, fresh_values, recommend_trial
+from evo_tune.report.recommendation import (
+    FreshValues,
+    comparison_result,
+    current_comparison,
+    fresh_values,
+    recommend_trial,
+)
 from evo_tune.report.summary import RunResult, best_trials, run_result, verdict
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
@@ -31,9 +37,9 @@ def falling(search: Search, candidate: Candidate) -> dict[str, float]:
 
 def settled(run: Run, loss: Callable[[int, str, int], float | None]) -> RunResult:
     """Play a run's comparison with these losses, by trial, purpose and number, and return how it ended."""
-    while work := comparison_jobs(run, comparison_of(run)):
+    while work := comparison_jobs(run, current_comparison(run)):
         for one, job in work.items():
-            found = loss(one.id, one.purpose, one.number)
+            found = loss(one.id, one.purpose, one.seed_number)
             failed = Outcome("failed", error="no")
             record_result(run, job.candidate, failed if found is None else Outcome("ok", {"loss": found}))
     return run_result(run)
@@ -112,7 +118,7 @@ def test_a_final_comparison_that_was_stopped_goes_on_exactly(begin: Begin, resum
     assert after[: len(before)] == before
     assert kept(again.saved) == kept(whole)
     assert comparison_result(again.saved) == comparison_result(whole)
-    assert comparison_jobs(again.saved, comparison_of(again.saved)) == {}
+    assert comparison_jobs(again.saved, current_comparison(again.saved)) == {}
 
 
 @pytest.mark.usefixtures("here")
@@ -133,7 +139,7 @@ def test_a_planned_comparison_is_completed_as_planned_though_its_hours_are_over(
     assert sorted(trial.id for trial in read_comparison(again.saved)) == [0, 0, 5, 5]
     said = verdict(run_result(again.saved))
     assert "to fit into 1e-06 hours, the final comparison had 1 of 2 finalists and 2 of at most 6 seeds" in said
-    assert comparison_of(resume("run", finalists=3).saved).finalists == (5, 4, 3), "asked for anew"
+    assert current_comparison(resume("run", finalists=3).saved).finalists == (5, 4, 3), "asked for anew"
 
 
 @pytest.mark.slow
@@ -157,7 +163,7 @@ def test_a_default_that_nothing_has_beaten_needs_none(begin: Begin) -> None:
 def test_the_choice_and_the_report_have_seeds_of_their_own(begin: Begin, resume: Begin) -> None:
     drive(begin("run", trials=6), evaluate=falling)
     run = resume("run", final_seeds=3, finalists=2).saved
-    wanted = comparison_jobs(run, comparison_of(run))
+    wanted = comparison_jobs(run, current_comparison(run))
     assert list(wanted) == [
         FreshTraining(5, "choose", 1),
         FreshTraining(4, "choose", 1),

@@ -20,7 +20,7 @@ from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import Job
 from evo_tune.loop.search import Search
-from evo_tune.report.recommendation import comparison_of, comparison_result, recommend_trial
+from evo_tune.report.recommendation import comparison_result, current_comparison, recommend_trial
 from evo_tune.report.summary import run_result, training_share, verdict
 from evo_tune.store.run import Run
 from tests.conftest import QUICK
@@ -116,11 +116,11 @@ class World:
             self.now = min(running[0][0], self.now + TICK)
             if jobs.time_is_over():
                 self.interrupted += len(running)
-                jobs.end()
+                jobs.end_if_late()
                 return
             if self.now >= running[0][0]:
                 _, took, job = running.pop(0)
-                jobs.take(job, Outcome("ok", {"loss": self.loss(job.candidate.genome)}, seconds=took))
+                jobs.record_outcome(job, Outcome("ok", {"loss": self.loss(job.candidate.genome)}, seconds=took))
 
 
 @pytest.fixture
@@ -208,7 +208,7 @@ def test_hours_hold_whatever_trainings_take(draw: int, ended: Play) -> None:
     assert found is None or found.state.over
     assert len(run.candidates) - len(run.outcomes) <= world.interrupted, "a longer run trains these again"
     again = Run.open(run.folder)
-    assert comparison_of(again) == comparison_of(run)
+    assert current_comparison(again) == current_comparison(run)
     assert comparison_result(again) == found
 
 

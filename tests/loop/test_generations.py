@@ -63,14 +63,14 @@ def test_a_file_that_was_lost_or_damaged_is_as_it_was(begin: Begin, resume: Begi
 def test_ten_thousand_trials_are_at_most_ten_files(monkeypatch: pytest.MonkeyPatch, population: int) -> None:
     monkeypatch.undo()  # files of the usual size
     run: Any = SimpleNamespace(manifest=SimpleNamespace(population=population))
-    assert len({table.file_of(run, number // population) for number in range(10_000)}) <= 10
+    assert len({table.file_number(run, number // population) for number in range(10_000)}) <= 10
 
 
 @pytest.mark.parametrize("order", ["arrival", "proposal"])
 def test_a_reader_finds_each_trial_once_after_each_write(
     begin: Begin, order: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(table, "ROWS", 12)
+    monkeypatch.setattr(table, "GENOMES_PER_FILE", 12)
     write, found, counts = table.write, set[int](), []
 
     def watched(path: Path, rows: Any) -> None:
@@ -102,7 +102,7 @@ def write(path, rows, whole=table.write):
         os.kill(os.getpid(), signal.SIGKILL)
 
 left = ["then die" if sys.argv[2] == "after" else "die before"] + ["write"] * int(sys.argv[3])
-table.ROWS, table.write = 12, write
+table.GENOMES_PER_FILE, table.write = 12, write
 drive(Search.resume("run", store=sys.argv[1], trials=30))
 """
 
@@ -113,7 +113,7 @@ drive(Search.resume("run", store=sys.argv[1], trials=30))
 def test_a_kill_next_to_a_rename_changes_nothing(
     begin: Begin, resume: Begin, monkeypatch: pytest.MonkeyPatch, moment: str, writes: int
 ) -> None:
-    monkeypatch.setattr(table, "ROWS", 12)
+    monkeypatch.setattr(table, "GENOMES_PER_FILE", 12)
     folder = drive(begin("run", generations=None, trials=5)).saved.folder
     words = [sys.executable, "-c", KILLED, str(folder.parent), moment, str(writes)]
     ended = subprocess.run(words, cwd=Path(__file__).parents[2], timeout=60)

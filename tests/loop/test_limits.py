@@ -18,7 +18,7 @@ from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import NO_MORE_JOBS, Job
 from evo_tune.loop.search import Search
-from evo_tune.report.recommendation import comparison_of
+from evo_tune.report.recommendation import current_comparison
 from evo_tune.report.summary import run_result, total_cost, verdict
 from evo_tune.store.run import Run
 from tests.conftest import QUICK, drive
@@ -174,27 +174,27 @@ def test_a_planned_comparison_stays_on_resume_and_longer_hours_plan_anew(begin: 
     clock = [3600.0 - CLOSING_SECONDS - 1.1 * 200.0 - 1.0]
     deadline_of(search, clock).plan()
     assert deadline_of(search, [0.0]).limit_reason() is not None, "the search is over, even if a resume has more time"
-    planned = comparison_of(search.saved)
+    planned = current_comparison(search.saved)
     assert (planned.finalists, planned.default, planned.looks) == ((1,), 0, (2, 4, 6))
     jobs = ComparisonJobs(search.saved, Condition(), lambda: False, deadline_of(search, clock))
     job = jobs.fetch(None)  # type: ignore[arg-type]
     assert isinstance(job, Job)
     clock[0] += 150.0
-    jobs.take(job, Outcome("ok", {"loss": 1.0}, seconds=150.0))
+    jobs.record_outcome(job, Outcome("ok", {"loss": 1.0}, seconds=150.0))
     assert jobs.fetch(None) is NO_MORE_JOBS  # type: ignore[arg-type]
-    assert comparison_of(search.saved).seeds == 0
-    assert comparison_of(search.saved) == comparison_of(Run.open(search.saved.folder))
+    assert current_comparison(search.saved).seeds == 0
+    assert current_comparison(search.saved) == current_comparison(Run.open(search.saved.folder))
     clock[0] = 3600.0
-    jobs.end()
+    jobs.end_if_late()
     events = search.saved.journal.path.read_text().count('"event":"comparison"')
     assert events == 2, "a plan is recorded where it changes"
     assert "no final comparison" in verdict(run_result(search.saved))
     search.close()
     again = resume("run")
-    assert comparison_of(again.saved).seeds == 0, "the same limits: the plan is not made anew"
+    assert current_comparison(again.saved).seeds == 0, "the same limits: the plan is not made anew"
     again.close()
     longer = resume("run", hours=2.0)
-    assert comparison_of(longer.saved).looks == (2, 4, 6)
+    assert current_comparison(longer.saved).looks == (2, 4, 6)
     assert longer.saved.planned is None
 
 
@@ -209,13 +209,13 @@ def test_a_comparison_whose_time_is_over_keeps_what_is_complete(begin: Begin) ->
         if number == 4:
             break
         loss = 1.0 - job.candidate.id / 9 + job.candidate.seed % 5 / 30
-        jobs.take(job, Outcome("ok", {"loss": loss}, seconds=100.0))
-    jobs.end()
-    assert comparison_of(search.saved).looks == (2, 4, 6), "there is time"
+        jobs.record_outcome(job, Outcome("ok", {"loss": loss}, seconds=100.0))
+    jobs.end_if_late()
+    assert current_comparison(search.saved).looks == (2, 4, 6), "there is time"
     clock[0] = 3600.0
     assert jobs.time_is_over()
-    jobs.end()
-    assert comparison_of(search.saved).looks == (2,)
+    jobs.end_if_late()
+    assert current_comparison(search.saved).looks == (2,)
     assert run_result(search.saved).beaten is not None
 
 
@@ -227,7 +227,7 @@ def test_a_later_result_makes_a_plan_outdated(begin: Begin) -> None:
     assert search.saved.planned is not None
     search.tell(candidate, {"loss": 0.1, "cost": 1.0})
     assert search.saved.planned is None
-    assert comparison_of(search.saved).finalists == (candidate.id, 1)
+    assert current_comparison(search.saved).finalists == (candidate.id, 1)
 
 
 def test_an_evaluators_prediction_is_corrected_by_what_trainings_took(begin: Begin) -> None:

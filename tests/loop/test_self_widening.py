@@ -262,7 +262,7 @@ def test_verify_fails_where_an_event_is_missing_added_or_altered(outside: Begin)
     lines = [event for event in events_of(folder)[: place + 2] if event["event"] != "widened" or len(run.widened) > 1]
     del lines[place]
     inside = lines[place]["candidate"]["genome"]
-    for name, gene in run.genes_at(last.proposed - 1).items():  # a genome of the earlier ranges
+    for name, gene in run.genes_when_proposed(last.proposed - 1).items():  # a genome of the earlier ranges
         inside[name] = gene.middle()
     inside["x"] = 0.123
     write_events(missing, lines)

@@ -15,7 +15,7 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Candidate, Maximize, Outcome
 from evo_tune.loop.comparison import comparison_jobs, record_result
 from evo_tune.loop.search import Search
-from evo_tune.report.recommendation import comparison_objective, comparison_of, fresh_values, recommend_trial
+from evo_tune.report.recommendation import comparison_objective, current_comparison, fresh_values, recommend_trial
 from evo_tune.report.summary import run_result, verdict
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
@@ -71,7 +71,7 @@ def test_no_trial_has_a_metric_of_the_test_set_and_the_last_comparison_has_nothi
     fresh = read_comparison(run)
     choosing = [trial for trial in fresh if "test_loss" not in trial.outcome.metrics]
     told = [trial for trial in fresh if "test_loss" in trial.outcome.metrics]
-    assert {trial.id for trial in choosing} == set(comparison_of(run).finalists)
+    assert {trial.id for trial in choosing} == set(current_comparison(run).finalists)
     assert {trial.id for trial in told} == {row.id for row in fresh_values(run)}
     assert all(trial.outcome.metrics["test_accuracy"] == 1.0 for trial in told)
     assert {trial.candidate.seed for trial in told}.isdisjoint(trial.candidate.seed for trial in choosing)
@@ -87,11 +87,11 @@ def test_finalists_are_chosen_by_validation_and_compared_by_the_test_set(begin: 
     validation = {0: 9.0, 4: 1.0, 5: 2.0}
     test = {0: 3.0, 4: 2.5, 5: 0.1}
     seen = set()
-    while work := comparison_jobs(run, comparison_of(run)):
+    while work := comparison_jobs(run, current_comparison(run)):
         for one, job in work.items():
             seen.add((one.purpose, job.candidate.test))
-            metrics = {"loss": validation[one.id] + one.number / 100}
-            more = {"test_loss": test[one.id] + one.number / 100 * (1 + one.id)} if job.candidate.test else {}
+            metrics = {"loss": validation[one.id] + one.seed_number / 100}
+            more = {"test_loss": test[one.id] + one.seed_number / 100 * (1 + one.id)} if job.candidate.test else {}
             record_result(run, job.candidate, Outcome("ok", {**metrics, **more}))
     assert seen == {("choose", False), ("report", True)}
     end, best = run_result(run), recommend_trial(run)

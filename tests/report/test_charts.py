@@ -97,7 +97,7 @@ def test_the_table_names_the_logs_that_exist_and_follows_no_link(made: Made, tmp
 def test_the_background_of_a_pair_is_the_models_prediction(material: RunData) -> None:
     model = material.model
     assert model is not None
-    found = model.predict_across(material.units[0], 1, 2)
+    found = model.predict_grid(material.units[0], 1, 2)
     assert found.shape == (len(model.grids[2]), len(model.grids[1]))
     point = material.units[0].copy()
     point[2] = model.grids[2][5]

@@ -82,7 +82,9 @@ def test_caps_are_kept_and_failures_never_win(finalists: int, seeds: int, luck: 
     results, state = play(comparison, table(luck))
     halvings = math.ceil(math.log2(finalists))
     for id in range(finalists + 1):
-        numbers = {kind: [one.number for one in results if (one.id, one.purpose) == (id, kind)] for kind in Purposes}
+        numbers = {
+            kind: [one.seed_number for one in results if (one.id, one.purpose) == (id, kind)] for kind in Purposes
+        }
         assert len(numbers["report"]) <= MAX_SEEDS_FACTOR * seeds
         assert len(numbers["choose"]) <= math.ceil(seeds / 3) * halvings
         assert sorted(numbers["report"]) == list(range(1, len(numbers["report"]) + 1))
@@ -159,11 +161,11 @@ def test_a_coarse_metric_needs_more_seeds_than_an_exact_one() -> None:
     """Both losses move with the seed and their difference does not: by one step, that is chance on two seeds."""
 
     def coarse(one: FreshTraining) -> float:
-        return (one.number % 3) / 8 + (0.0 if one.id else 0.125)
+        return (one.seed_number % 3) / 8 + (0.0 if one.id else 0.125)
 
     assert (play(made(1, 3), coarse)[1].beats, play(made(1, 3), coarse)[1].pairs) == (True, 4)
     assert play(made(1, 1), coarse)[1].beats is False
-    fine = play(made(1, 3), lambda one: one.number / 1000 - one.id)[1]
+    fine = play(made(1, 3), lambda one: one.seed_number / 1000 - one.id)[1]
     assert (fine.beats, fine.pairs, fine.error) == (True, 2, 0.0)
 
 
@@ -171,9 +173,11 @@ def test_failures_come_last_and_are_no_pairs() -> None:
     good = {1: 5.0, 2: 1.0}
     chosen = play(made(2, 3), lambda one: None if (one.id, one.purpose) == (2, "choose") else good.get(one.id, 9.0))
     assert chosen[1].chosen == 1
-    lost = play(made(1, 3), lambda one: None if one.id and one.number == 2 else float(one.number - one.id))
+    lost = play(made(1, 3), lambda one: None if one.id and one.seed_number == 2 else float(one.seed_number - one.id))
     assert (lost[1].beats, lost[1].pairs) == (False, 1)
-    default = play(made(1, 3), lambda one: None if not one.id and one.number == 2 else -one.id + one.number % 2 / 9)
+    default = play(
+        made(1, 3), lambda one: None if not one.id and one.seed_number == 2 else -one.id + one.seed_number % 2 / 9
+    )
     assert default[1].pairs == default[1].seeds - 1
     nothing = play(made(1, 3), lambda one: 1.0 if one.id else None)[1]
     assert (nothing.chosen, nothing.beats, nothing.pairs) == (1, None, 0)

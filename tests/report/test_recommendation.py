@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from evo_tune.loop.search import Search
-from evo_tune.report.recommendation import comparison_of, rank_trials, recommend_trial
+from evo_tune.report.recommendation import current_comparison, rank_trials, recommend_trial
 
 Begin = Callable[..., Search]
 
@@ -64,7 +64,7 @@ def test_who_has_had_all_seeds_stands_before_those_that_look_better_after_fewer(
     best = recommend_trial(run)
     assert best is not None
     assert best.id == 0
-    assert comparison_of(run).finalists == (newcomer,), "it may yet show its worth in the comparison"
+    assert current_comparison(run).finalists == (newcomer,), "it may yet show its worth in the comparison"
 
 
 def test_once_it_has_had_them_it_is_recommended(told: Callable[..., Search]) -> None:

@@ -152,12 +152,12 @@ def test_the_dearer_a_new_genome_is_the_sooner_a_further_seed_is_worth_it(cost: 
 def test_what_genomes_cost_is_what_they_took_on_the_average() -> None:
     each = run(0.0, 2)
     rungs = Rungs(RUNGS, 1)
-    assert rungs.cost() == 1.0
+    assert rungs.mean_genome_cost() == 1.0
     for entry in trials_by_genome(each.history).values():
         rungs.update(entry)
     reached = [entry.latest_trial.candidate.budget for entry in trials_by_genome(each.history).values()]
-    assert rungs.cost() == pytest.approx(np.mean(reached))
-    assert Rungs((1.0,), 1).cost() == 1.0
+    assert rungs.mean_genome_cost() == pytest.approx(np.mean(reached))
+    assert Rungs((1.0,), 1).mean_genome_cost() == 1.0
 
 
 @pytest.mark.parametrize(("places", "ties"), [(1, 6), (9, 1)])

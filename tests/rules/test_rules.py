@@ -16,7 +16,7 @@ from evo_tune.loop.code import strategy_with_rules
 from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
 from evo_tune.plugins.context import Context, Pruned
-from evo_tune.report.recommendation import comparison_of, fresh_values, rank_trials, recommend_trial
+from evo_tune.report.recommendation import current_comparison, fresh_values, rank_trials, recommend_trial
 from evo_tune.report.summary import best_so_far, pareto_front, total_cost
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import Run
@@ -297,7 +297,7 @@ def test_the_finalists_are_those_of_which_the_least_loss_is_expected(noisy: Begi
     run = noisy(final_seeds=1, finalists=3).run().saved
     expected = [trial.id for trial in rank_trials(run)]
     assert [trial.id for trial in run.ranked()] != expected, "or this shows nothing"
-    assert comparison_of(run).finalists == tuple(id for id in expected[:3] if id)
+    assert current_comparison(run).finalists == tuple(id for id in expected[:3] if id)
 
 
 @pytest.fixture

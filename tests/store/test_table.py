@@ -47,7 +47,7 @@ def files(search: Search) -> dict[str, bytes]:
 
 
 def test_types_and_units_are_those_of_the_genes() -> None:
-    columns = table.schema(GENES, ["loss", "cost"], {"cost": "s"})
+    columns = table.trial_schema(GENES, ["loss", "cost"], {"cost": "s"})
     types = [columns.field(f"gene.{name}").type for name in GENES]
     assert types == [pa.float64(), pa.int64(), pa.int64(), pa.float64(), pa.string(), pa.bool_(), pa.string()]
     assert columns.field("metric.cost").metadata == {b"unit": b"s"}
@@ -56,7 +56,7 @@ def test_types_and_units_are_those_of_the_genes() -> None:
 
 
 def test_every_value_comes_back() -> None:
-    columns = table.schema(GENES, ["loss", "cost"], {})
+    columns = table.trial_schema(GENES, ["loss", "cost"], {})
     outcomes = [Outcome("ok", {"loss": 1.5, "cost": math.nan}, seconds=2.0, device="cpu"), Outcome("failed", error="é")]
     trials = [
         trial(number, outcome, mixed=value)
@@ -79,13 +79,13 @@ def test_every_value_comes_back() -> None:
 
 
 def test_text_that_is_no_unicode_can_be_stored() -> None:
-    columns = table.schema(GENES, ["loss"], {})
+    columns = table.trial_schema(GENES, ["loss"], {})
     written = table.from_trials([trial(0, Outcome("failed", error="cannot read caf\udce9"))], [], columns)
     assert written["error"].to_pylist() == ["cannot read caf\\udce9"]
 
 
 def test_a_cut_file_is_never_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    columns = table.schema(GENES, ["loss"], {})
+    columns = table.trial_schema(GENES, ["loss"], {})
     path = tmp_path / "trials-0000.parquet"
     table.write(path, table.from_trials([trial(0, Outcome("ok", {"loss": 1.0}))], [], columns))
     assert pq.read_table(path).num_rows == 1

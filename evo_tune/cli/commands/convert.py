@@ -45,4 +45,5 @@ def command(run: str | None, tool: str, output: str | None, store: str, output_f
     result_count = len(opened_run.outcomes)
     open_command = opening_command(tool, path)
     converted = ConvertedRun(run=opened_run.name, tool=tool, file=str(path), results=result_count, open=open_command)
-    shared.print_as(output_format, converted, f"wrote {result_count} results to {path}; open it with: {open_command}")
+    text = f"wrote {result_count} results to {path}; open it with: {open_command}"
+    shared.print_json_or_text(output_format, converted, text)

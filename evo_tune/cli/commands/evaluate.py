@@ -102,5 +102,5 @@ def command(
     for fraction, metrics in outcome.curve:
         values_text = "  ".join(f"{name} {shared.show_value(value)}" for name, value in metrics.items())
         lines.append(f"  at {fraction:>4.0%}: {values_text}")
-    shared.print_as(output_format, GenomeResult(genome=genome, **vars(outcome)), *lines)
+    shared.print_json_or_text(output_format, GenomeResult(genome=genome, **vars(outcome)), *lines)
     return 0 if outcome.status == "ok" else 1

@@ -109,4 +109,4 @@ def command(
         run=saved.name, trial=candidate.id, genome=candidate.genome, folder=str(target), files=files, metrics=metrics
     )
     wrote, usage = f"wrote {target}: {', '.join(files) or 'nothing'}", f"how to use it: {target / 'README.md'}"
-    shared.print_as(output_format, model, *shared.metric_lines(metrics), wrote, usage)
+    shared.print_json_or_text(output_format, model, *shared.metric_lines(metrics), wrote, usage)

@@ -22,7 +22,7 @@ def command(name: str, output_format: str) -> None:
     from evo_tune.plugins.find import bundled_folder, write
 
     path = write(name, Path("evaluators"))
-    shared.print_as(output_format, NewEvaluator(evaluator=name, file=str(path)), f"wrote {path}")
+    shared.print_json_or_text(output_format, NewEvaluator(evaluator=name, file=str(path)), f"wrote {path}")
     if (bundled_folder() / path.name).is_file():
         shared.echo(
             f"Warning: {path} hides the bundled evaluator {name} in this folder: rename it, or type bundled:{name} "

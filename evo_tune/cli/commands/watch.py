@@ -30,6 +30,6 @@ def command(run: str | None, port: int, store: str, output_format: str) -> None:
 
     def show(address: str) -> None:
         watched = WatchedRun(run=folder.name, address=address)
-        shared.print_as(output_format, watched, f"open {address}   (Ctrl-C ends it)")
+        shared.print_json_or_text(output_format, watched, f"open {address}   (Ctrl-C ends it)")
 
     serve(folder, port, show)

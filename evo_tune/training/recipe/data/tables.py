@@ -136,7 +136,7 @@ class Columns:
     Args:
         numeric: Names of the numeric columns.
         categorical: Name of each categorical column to its categories, in order.
-        dates: Name of each column of dates to their format (see `kinds.FORMATS`).
+        dates: Name of each column of dates to their format (see `kinds.DATE_FORMATS`).
     """
 
     numeric: tuple[str, ...]
@@ -329,7 +329,7 @@ def read_table(source: TableSource) -> Table:
     shares = source.validation, source.test
     parts = split_stratified(target.values, *shares) if target.labels else split_rows(len(labelled), *shares)
     training, held_out, test = parts
-    formats = {name: kinds[name].format for name in dates}
+    formats = {name: kinds[name].date_format for name in dates}
     columns = Columns.learn(labelled.iloc[training], numeric, categorical, formats)
     encoded = columns.encode({name: labelled[name] for name in columns.names})
     return Table(encoded, target, training, held_out, test, columns, kinds, len(frame) - len(labelled))
