@@ -296,9 +296,8 @@ class RankedHistory(History):
         scaled_losses = np.full(count, math.nan)
         if len(rungs) == 1 and not expected:
             losses = table.losses(count, 1.0)[:, 0]
-            scaled_losses = np.where(
-                (table.not_failed.first_column(count) > 0.0) & np.isfinite(losses), losses, math.nan
-            )
+            not_failed = table.not_failed.first_column(count) > 0.0
+            scaled_losses = np.where(not_failed & np.isfinite(losses), losses, math.nan)
         if expected:
             rows = [table.row_by_key[key] for key in expected]
             for ranked in (self._ranks, *([bare_ranks] if history.constraints else [])):

@@ -74,7 +74,7 @@ def test_whoever_did_not_go_on_gets_no_further_seed(monkeypatch: pytest.MonkeyPa
 def test_a_run_weighs_by_what_its_genomes_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for cost in (0.01, 100.0):
-        monkeypatch.setattr(Rungs, "cost", lambda self, cost=cost: cost)
+        monkeypatch.setattr(Rungs, "mean_genome_cost", lambda self, cost=cost: cost)
         found.append(further([run(0.2, 0)]))
     assert found[0] == 0
     assert found[1] > 10

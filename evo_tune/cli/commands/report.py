@@ -33,6 +33,5 @@ def command(runs: tuple[str, ...], output: str | None, store: str, output_format
         path = write_beside(saved[0])
     else:
         path = write_report(saved, Path(store) / REPORT)
-    shared.print_json_or_text(
-        output_format, WrittenReport(runs=[run.name for run in saved], report=str(path)), str(path)
-    )
+    report = WrittenReport(runs=[run.name for run in saved], report=str(path))
+    shared.print_json_or_text(output_format, report, str(path))
