@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 from evo_tune.errors import OptionError
-from evo_tune.options.binding import bind
+from evo_tune.options.binding import bind_options
 from evo_tune.options.declare import AUTO, Options, dataclass_options, option
 
 # Settings that end a session. New limits replace all earlier ones.
@@ -203,7 +203,7 @@ class SessionSettings(_Comparison, _DeviceSettings, _Limits):
             OptionError: A setting is unknown, of the wrong type or out of its bounds.
         """
         values = {**self.to_json(), **changes}
-        return SessionSettings(**bind(values, dataclass_options(SessionSettings), owner="a session", flag="--"))
+        return SessionSettings(**bind_options(values, dataclass_options(SessionSettings), owner="a session", flag="--"))
 
     def max_genomes(self, population: int) -> float:
         """Return the maximum number of genomes by `trials` and `generations`; infinity if neither is set.
@@ -228,7 +228,9 @@ def settings_of(values: Mapping[str, Any]) -> tuple[RunSettings, SessionSettings
     if not isinstance(rungs, str):
         parts = rungs if isinstance(rungs, Sequence) else [rungs]
         values = {**values, "fidelity": ",".join(map(str, parts))}
-    bound = bind(values, {**dataclass_options(RunSettings), **dataclass_options(SessionSettings)}, "Search", "--")
+    bound = bind_options(
+        values, {**dataclass_options(RunSettings), **dataclass_options(SessionSettings)}, "Search", "--"
+    )
     run_values = {setting.name: bound[setting.name] for setting in fields(RunSettings)}
     session_values = {setting.name: bound[setting.name] for setting in fields(SessionSettings)}
     return RunSettings(**run_values), SessionSettings(**session_values)

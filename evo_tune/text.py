@@ -33,16 +33,16 @@ def one_line(text: str, longest: int = LONGEST_LINE) -> str:
         text: Text of any origin. White space becomes single spaces, and unsafe characters become escapes.
         longest: Maximum number of characters.
     """
-    line = printable(" ".join(text[: 10 * longest].split()))  # a huge text is cut first
+    line = escape_unprintable(" ".join(text[: 10 * longest].split()))  # a huge text is cut first
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
-def count_of(count: int, noun: str) -> str:
+def with_plural(count: int, noun: str) -> str:
     """Return a number of things in words: 1 result, 2 results."""
     return f"{count} {noun}{'s' * (count != 1)}"
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """Return a text with escapes in place of unsafe characters, line breaks included.
 
     Ordinary text of every script stays as it is. Applying the function twice is the same as once.
@@ -60,7 +60,7 @@ def to_csv_cell(value: object) -> object:
     """
     if not isinstance(value, str):
         return value
-    return printable(f"'{value}" if _is_formula(value) else value)
+    return escape_unprintable(f"'{value}" if _is_formula(value) else value)
 
 
 def from_csv_cell(text: str) -> str:
@@ -70,9 +70,9 @@ def from_csv_cell(text: str) -> str:
 
 def _is_formula(text: str) -> bool:
     """Return whether a spreadsheet would compute a text, perhaps without its leading apostrophes."""
-    bare = text.lstrip("'")
+    unquoted = text.lstrip("'")
     is_number = re.fullmatch(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", text) is not None
-    return bare.startswith(tuple(FORMULA_STARTS)) and not is_number
+    return unquoted.startswith(tuple(FORMULA_STARTS)) and not is_number
 
 
 def is_encodable(text: str) -> bool:
@@ -89,7 +89,7 @@ def show_value(value: object) -> str:
     """Return a value as text; numbers have five significant digits."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return f"{value:.5g}" if isinstance(value, float) else printable(str(value))
+    return f"{value:.5g}" if isinstance(value, float) else escape_unprintable(str(value))
 
 
 def show_decimals(value: float) -> str:
@@ -104,14 +104,14 @@ def sparkline(values: Sequence[float], width: int = 30) -> str:
         values: Values in order; those that are not finite are left out.
         width: Most bars; of more values, each bar shows the last one of its share.
     """
-    shown = [value for value in values if math.isfinite(value)]
-    if len(shown) > width:  # the last value of each of `width` equal shares
-        shown = [shown[round((place + 1) * len(shown) / width) - 1] for place in range(width)]
-    low, high = min(shown, default=0.0), max(shown, default=0.0)
+    finite_values = [value for value in values if math.isfinite(value)]
+    if len(finite_values) > width:  # the last value of each of `width` equal shares
+        finite_values = [finite_values[round((bar + 1) * len(finite_values) / width) - 1] for bar in range(width)]
+    low, high = min(finite_values, default=0.0), max(finite_values, default=0.0)
     if math.isinf(high - low):  # the difference overflows
         return ""
     scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BARS[round((value - low) * scale)] for value in shown)
+    return "".join(BARS[round((value - low) * scale)] for value in finite_values)
 
 
 def show_genome(genome: Mapping[str, Any]) -> str:
@@ -123,9 +123,9 @@ def show_seconds(seconds: float) -> str:
     """Return a duration: 8 s, 2 min 05 s, 3 h 10 min."""
     if not math.isfinite(seconds):
         return "-"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    whole_seconds = round(seconds)
+    if whole_seconds < 60:
+        return f"{whole_seconds} s"
+    if whole_seconds < 3600:
+        return f"{whole_seconds // 60} min {whole_seconds % 60:02d} s"
+    return f"{whole_seconds // 3600} h {whole_seconds % 3600 // 60:02d} min"

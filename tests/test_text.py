@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo_tune.text import from_csv_cell, is_encodable, one_line, printable, to_csv_cell
+from evo_tune.text import escape_unprintable, from_csv_cell, is_encodable, one_line, to_csv_cell
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ UNSAFE = {"Cc", "Cs", "Cf", "Zl", "Zp", "Co", "Cn"}
 
 @pytest.mark.parametrize("text", STEERING)
 def test_nothing_of_what_steers_a_terminal_is_printed(text: str) -> None:
-    assert printable(text).isprintable()
-    assert printable(text).isascii() or text.isascii() or "\\u" in printable(text)
+    assert escape_unprintable(text).isprintable()
+    assert escape_unprintable(text).isascii() or text.isascii() or "\\u" in escape_unprintable(text)
     assert one_line(f"a{text}b").isprintable()
 
 
@@ -66,20 +66,20 @@ def test_nothing_of_what_steers_a_terminal_is_printed(text: str) -> None:
     ],
 )
 def test_ordinary_text_of_every_script_stays(text: str) -> None:
-    assert printable(text) == text
+    assert escape_unprintable(text) == text
 
 
 @given(st.text(st.characters()))
 def test_printed_text_holds_nothing_that_a_terminal_would_obey(text: str) -> None:
-    made = printable(text)
+    made = escape_unprintable(text)
     assert not {unicodedata.category(c) for c in made if c not in "\u200c\u200d"} & UNSAFE
-    assert printable(made) == made
+    assert escape_unprintable(made) == made
     made.encode()
 
 
 @given(st.text(st.characters(exclude_categories=["C", "Zl", "Zp"])))
 def test_plain_text_is_printed_as_it_is(text: str) -> None:
-    assert printable(text) == text
+    assert escape_unprintable(text) == text
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "@SUM(A1)", "-2+3", "\t=1", "\r=1", "\uff1d1", "'=1"])

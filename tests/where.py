@@ -42,6 +42,7 @@ ELSEWHERE = {
     "integrations/optuna": "integrations/test_converting integrations/test_tracking",
     "integrations/rows": "integrations/test_converting",
     "integrations/tensorboard": "integrations/test_converting integrations/test_tracking",
+    "options/target_size": "cli/test_for_scale",
     "loop/deadline": "loop/test_limits loop/test_hours",
     "loop/budget": "cli/test_planning",
     "plugins/code": "plugins/test_scripts plugins/test_plugins",

@@ -25,9 +25,9 @@ from evo_tune.errors import StoreError, UsageError
 from evo_tune.plugins.command import is_command
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.places import DEFAULT_STORE, TRIALS
-from evo_tune.text import one_line, printable
+from evo_tune.text import escape_unprintable, one_line
 from evo_tune.trust import inside
-from evo_tune.trust.decide import describe_paths, paths_outside
+from evo_tune.trust.decide import describe_paths, paths_outside_folder
 
 # Code of a command's process: it takes this process's path, and imports nothing from the working directory.
 START = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from evo_tune.cli import main; main()"
@@ -174,7 +174,7 @@ class Workplace:
             if inside.exists(root, DEFAULT_STORE, name, TRIALS, f"{trial:06d}", file):
                 text = inside.read(root, DEFAULT_STORE, name, TRIALS, f"{trial:06d}", file, limit=LARGEST_LOG)
                 lines = text.decode("utf-8", "replace")[-LONGEST_LOG:].splitlines()
-                return "\n".join(map(printable, lines))
+                return "\n".join(map(escape_unprintable, lines))
         return f"trial {trial} of {name} has no log"
 
     def stop(self, name: str, folder: str = "") -> str:
@@ -321,7 +321,7 @@ def _check_paths(root: str, texts: Sequence[str]) -> None:
     parts = {part.strip() for text in texts for pattern in patterns for part in re.split(pattern, text)}
     texts_and_values = parts | {part[2:] for part in parts if re.match("-[^-]", part)}  # -d/etc
     paths = [text if text.startswith(("/", "~")) else os.path.join(root, text) for text in texts_and_values if text]
-    if outside := paths_outside(paths, Path(root)):
+    if outside := paths_outside_folder(paths, Path(root)):
         raise UsageError(f"{describe_paths(outside)}: outside of {root}, where this server may not read")
 
 

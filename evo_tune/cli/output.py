@@ -23,7 +23,7 @@ from evo_tune.report.final_comparison import MAX_SEEDS_FACTOR
 from evo_tune.store.heartbeat import SlotWork, running_curves
 from evo_tune.store.run import Run
 from evo_tune.store.table import COMPARISON, read_comparison
-from evo_tune.text import printable, show_decimals, sparkline
+from evo_tune.text import escape_unprintable, show_decimals, sparkline
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -387,7 +387,7 @@ def progress_table(progress: Progress, recent: Recent) -> RenderableType:
     search = progress.search
     head = Table.grid(padding=(0, 2))
     head.add_row(
-        Text(printable(search.name), style="bold"),
+        Text(escape_unprintable(search.name), style="bold"),
         ProgressBar(total=progress.planned or 1, completed=progress.results if progress.planned else 0, width=30),
         f"{progress.count} evaluations",
         f"{progress.failed} failed" + (f", {progress.pruned} pruned" if progress.pruned else ""),
@@ -401,7 +401,13 @@ def progress_table(progress: Progress, recent: Recent) -> RenderableType:
         if working and working.description:
             work, duration = working.description, shared.show_seconds(time.monotonic() - working.since)
         curve = recent.curve(search, work)
-        slots.add_row(printable(slot.name), printable(slot.device), printable(work), duration, printable(curve))
+        slots.add_row(
+            escape_unprintable(slot.name),
+            escape_unprintable(slot.device),
+            escape_unprintable(work),
+            duration,
+            escape_unprintable(curve),
+        )
     last_results = recent.results(search)
     lines = [
         progress.live_forecast.line(),
@@ -412,7 +418,7 @@ def progress_table(progress: Progress, recent: Recent) -> RenderableType:
         last_results and f"last results   {last_results}",
     ]
     stopping = [STOPPING] if _is_interrupted(search) else []
-    return Group(head, *(printable(line) for line in lines if line), slots, *stopping)
+    return Group(head, *(escape_unprintable(line) for line in lines if line), slots, *stopping)
 
 
 def _is_interrupted(search: Search) -> bool:

@@ -26,7 +26,7 @@ from evo_tune.report.data import run_summary
 from evo_tune.settings import SessionSettings
 from evo_tune.store.places import run_arguments
 from evo_tune.store.run import Run
-from evo_tune.text import count_of
+from evo_tune.text import with_plural
 
 
 def run_search(search: Search, output: shared.OutputFlags, began: float, continue_hint: str | None = None) -> int:
@@ -178,7 +178,7 @@ def _summary_lines(
     if result.baseline is not None:
         yield report.baseline_verdict(result.baseline)
     if len(run.objectives) > 1:
-        yield f"Pareto front: {count_of(len(report.pareto_front(run)), 'trial')} (`evo-tune best {name}`)"
+        yield f"Pareto front: {with_plural(len(report.pareto_front(run)), 'trial')} (`evo-tune best {name}`)"
     if len(run.manifest.settings.rungs) > 1:
         counts = f"{report.genome_count(run)} genomes, {report.full_training_count(run)} of them trained in full"
         yield f"{counts}: the cost of {report.total_cost(run):.1f} full trainings"
@@ -213,7 +213,7 @@ def _summary_lines(
         yield status
     pruned = f", {result.pruned} pruned" if result.pruned else ""
     seconds = shared.show_seconds(run.seconds)
-    yield f"{count_of(result.results, 'evaluation')}, {result.failures} of them failed{pruned}, in {seconds}"
+    yield f"{with_plural(result.results, 'evaluation')}, {result.failures} of them failed{pruned}, in {seconds}"
     if reasons := report.caveats(run):
         yield f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` still replays its proposals"
     yield f"saved in {run.folder}"

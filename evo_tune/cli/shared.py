@@ -21,7 +21,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from evo_tune.errors import EvoTuneError, OptionError, StoreError
-from evo_tune.text import printable, to_csv_cell
+from evo_tune.text import escape_unprintable, to_csv_cell
 from evo_tune.text import show_genome as show_genome
 from evo_tune.text import show_seconds as show_seconds
 from evo_tune.text import show_value as show_value
@@ -243,19 +243,19 @@ def ask_function() -> Callable[[str], bool] | None:
     """Return a function that asks the user a yes-or-no question; None if standard input is no terminal."""
     if not sys.stdin.isatty():
         return None
-    return lambda question: click.confirm(printable(question), err=True)
+    return lambda question: click.confirm(escape_unprintable(question), err=True)
 
 
 def echo(*lines: str, err: bool = False) -> None:
     """Print lines without control characters, since parts of them may come from a run or a file."""
     for line in lines:
-        click.echo(printable(line), err=err)
+        click.echo(escape_unprintable(line), err=err)
 
 
 def echo_piece(text: str) -> None:
     """Print a piece of a text at once; the terminal obeys nothing in it but line ends and tabs."""
     parts = re.split(r"([\n\t])", text)
-    click.echo("".join(part if part in "\n\t" else printable(part) for part in parts), nl=False)
+    click.echo("".join(part if part in "\n\t" else escape_unprintable(part) for part in parts), nl=False)
     sys.stdout.flush()
 
 
@@ -363,11 +363,15 @@ def print_rows(
     out = console()
     rows = _fit_columns(rows, spare, out.width)
     table = Table(
-        title=printable(title) or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+        title=escape_unprintable(title) or None,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
     )
     for name in rows[0]:
         numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
-        table.add_column(printable(name), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(escape_unprintable(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(show_value(value) for value in row.values()))
     out.print(table)
@@ -375,7 +379,9 @@ def print_rows(
 
 def _fit_columns(rows: Sequence[Mapping[str, Any]], spare: Sequence[str], width: int) -> Sequence[Mapping[str, Any]]:
     """Return the rows without as many spare columns as it takes to fit; squeezed columns would be unreadable."""
-    widths = {name: 3 + max(len(printable(name)), *(len(show_value(row[name])) for row in rows)) for name in rows[0]}
+    widths = {
+        name: 3 + max(len(escape_unprintable(name)), *(len(show_value(row[name])) for row in rows)) for name in rows[0]
+    }
     total = sum(widths.values())
     for name in spare:
         if total <= width:

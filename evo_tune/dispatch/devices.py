@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from evo_tune.errors import OptionError
-from evo_tune.text import count_of
+from evo_tune.text import with_plural
 
 PROC = Path("/proc")
 # File that names the process's cgroups.
@@ -303,7 +303,7 @@ def _facts(device: Device, gpu_facts: dict[str, Gpu]) -> Facts:
 def _reasons(plan: Plan) -> Iterator[str]:
     cores, visible_cores = cpu_count(), affinity()
     quota = f", of {visible_cores} that its container shows" if cores < visible_cores else ""
-    yield f"this process may use {count_of(cores, 'core')}{quota}"
+    yield f"this process may use {with_plural(cores, 'core')}{quota}"
     if plan.slots[0] == CPU:
         yield f"no GPU is used: {no_gpu_reason() if not find_gpus()[0] else 'the CPU was asked for'}"
         yield "one slot per core with one thread each, which is faster than fewer slots with more threads"

@@ -30,7 +30,7 @@ from evo_tune.settings import SessionSettings
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
-from evo_tune.text import count_of, show_seconds
+from evo_tune.text import show_seconds, with_plural
 
 # Number of results that allow a forecast without timings. Timings count as much as this many results.
 MIN_RESULTS = 3
@@ -431,7 +431,7 @@ def forecast_line(forecast: RunForecast) -> str:
     """Return a forecast in one line."""
     rows = forecast_rows(forecast)
     comparison = f", {rows['final comparison']} of the final comparison" if forecast.final_comparison.most else ""
-    parts = [f"forecast: {_show_time(forecast)}", f"{count_of(forecast.genomes, 'genome')}{comparison}"]
+    parts = [f"forecast: {_show_time(forecast)}", f"{with_plural(forecast.genomes, 'genome')}{comparison}"]
     return "; ".join(parts + [rows[name] for name in ("memory", "disk", "cost") if name in rows])
 
 

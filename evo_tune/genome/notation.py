@@ -11,7 +11,7 @@ from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.values import is_number, read_value
-from evo_tune.text import one_line, printable
+from evo_tune.text import escape_unprintable, one_line
 
 # Text of a range in another notation. As a fixed value it would be one text.
 RANGE = re.compile(r"\[.*,.*\]|-?[\d.e+-]+\s*(?:\.\.|to)\s*-?[\d.e+-]+", re.IGNORECASE)
@@ -145,4 +145,4 @@ def format_hints(gene: Gene) -> str:
 
 
 def _format_value(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else printable(str(value))
+    return str(value).lower() if isinstance(value, bool) else escape_unprintable(str(value))

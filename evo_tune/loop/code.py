@@ -47,7 +47,7 @@ from evo_tune.settings import DEVICE_SETTINGS, SessionSettings
 from evo_tune.store.journal import JOURNAL, write_atomically
 from evo_tune.store.manifest import MANIFEST, Manifest, read_manifest
 from evo_tune.store.run import Run
-from evo_tune.text import printable
+from evo_tune.text import escape_unprintable
 from evo_tune.trust.decide import (
     Ask,
     Consent,
@@ -57,7 +57,7 @@ from evo_tune.trust.decide import (
     describe_paths,
     digest,
     is_remembered,
-    paths_outside,
+    paths_outside_folder,
     reason_for_distrust,
     remember_file,
     remember_run,
@@ -316,7 +316,7 @@ def _actions_to_allow(run: Run, named: bool) -> dict[str, Any]:
         actions[f"executes the function {reference.name} of {reference.path or OWN_FILE!r}"] = None
     options = {} if kind == COMMAND and not named else manifest.options  # those of a command are patterns, not paths
     texts = {*_texts([options, manifest.strategy_options, manifest.warm_start]), *_gene_texts(run.genes)}
-    if paths := paths_outside(texts, run.folder):
+    if paths := paths_outside_folder(texts, run.folder):
         actions[f"reads {describe_paths(paths)}"] = paths
     return actions
 
@@ -372,5 +372,5 @@ def session_settings_to_trust(run: Run, changes: Mapping[str, Any]) -> SessionSe
     flags = [f"--{name.replace('_', '-')} {value}" for name, value in untrusted_places.items()]
     if flags:
         text = f"run {run.name} names places to train that you have not given it here ({', '.join(flags)})"
-        warnings.warn(printable(f"{text}: they are not used; give the flags that you want"), stacklevel=4)
+        warnings.warn(escape_unprintable(f"{text}: they are not used; give the flags that you want"), stacklevel=4)
     return last.but(**default_places)

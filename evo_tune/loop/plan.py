@@ -30,8 +30,8 @@ from evo_tune.loop.code import hash_of
 from evo_tune.loop.genes import genes_with_defaults, limits_for
 from evo_tune.loop.limits import GENERATIONS, check_noise
 from evo_tune.loop.slots import plan_slots
-from evo_tune.options.binding import parse_target_size
 from evo_tune.options.declare import AUTO
+from evo_tune.options.target_size import parse_target_size
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.fidelity import rungs_that_pay

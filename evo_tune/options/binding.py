@@ -11,10 +11,8 @@ import contextlib
 import dataclasses
 import inspect
 import operator
-import re
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -43,8 +41,8 @@ def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
         annotation = parameter.annotation
         if annotation is parameter.empty:  # the type of the default
             # The default may be of a subclass, such as PosixPath or a float of numpy.
-            kinds = (kind for kind in (Path, float) if isinstance(default, kind))
-            annotation = str if default is dataclasses.MISSING or default is None else next(kinds, type(default))
+            base_types = (base_type for base_type in (Path, float) if isinstance(default, base_type))
+            annotation = str if default is dataclasses.MISSING or default is None else next(base_types, type(default))
         elif isinstance(annotation, str):
             # One at a time: other parameters may name types that are imported for type checkers only.
             try:
@@ -55,21 +53,21 @@ def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
     return options
 
 
-def build(options_class: type[OptionsT], values: Mapping[str, Any], owner: str, flag: str) -> OptionsT:
+def build_options(options_class: type[OptionsT], values: Mapping[str, Any], owner: str, flag: str) -> OptionsT:
     """Return a dataclass of options made from the values that a user gave.
 
     Args:
         options_class: The dataclass.
-        values: See `bind`.
-        owner: See `bind`.
-        flag: See `bind`.
+        values: See `bind_options`.
+        owner: See `bind_options`.
+        flag: See `bind_options`.
 
     Raises:
-        OptionError: As `bind`.
+        OptionError: As `bind_options`.
         UsageError: The group's own check refuses the combination.
     """
     try:
-        return options_class(**bind(values, options_of(options_class), owner, flag))
+        return options_class(**bind_options(values, options_of(options_class), owner, flag))
     except RecipeError as error:
         raise _option_error(error.field, error.value, error.allowed, owner, flag) from None
 
@@ -78,7 +76,7 @@ def build(options_class: type[OptionsT], values: Mapping[str, Any], owner: str, 
 MAX_SHOWN_VALUE = 300
 
 
-def bind(values: Mapping[str, Any], options: Mapping[str, Option], owner: str, flag: str) -> dict[str, Any]:
+def bind_options(values: Mapping[str, Any], options: Mapping[str, Option], owner: str, flag: str) -> dict[str, Any]:
     """Return the value of every option: the given value, converted and checked, or the default.
 
     Args:
@@ -107,7 +105,7 @@ def bind(values: Mapping[str, Any], options: Mapping[str, Option], owner: str, f
             continue
         try:
             bound[name] = _convert(values[name], option.type)
-            if option.choices or option.bounds:
+            if option.choices or option.bounds:  # else the type alone counts
                 option.check(bound[name])
         except (TypeError, ValueError, OverflowError):  # int() of an infinite number overflows
             raise _option_error(name, values[name], option.kind, owner, flag) from None
@@ -207,58 +205,3 @@ def _convert(value: Any, target: Any) -> Any:
     if target is str and not isinstance(value, str):
         raise ValueError(value)
     return value
-
-
-# Largest width and depth of a target.
-LARGEST_SIZE = 10**6
-
-
-def check_depth_first(flag_text: str, depth: int, width: int) -> None:
-    """Require a depth of at most the width, because sizes are written DEPTHxWIDTH and no model is deeper than wide.
-
-    Args:
-        flag_text: The option with its value, for the message.
-        depth: Number of blocks.
-        width: Width of the model.
-
-    Raises:
-        OptionError: The depth exceeds the width, so the two are probably in the wrong order.
-    """
-    if depth > width:
-        raise OptionError(f"{flag_text[:80]}: expected DEPTHxWIDTH, the depth first: did you mean {width}x{depth}?")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TargetSize:
-    """Target of a search for a larger model.
-
-    Args:
-        depth: Number of blocks.
-        width: Width of the model.
-        tokens: Training text in tokens; None: compute-optimal.
-    """
-
-    depth: int
-    width: int
-    tokens: int | None = None
-
-
-def parse_target_size(text: str) -> TargetSize:
-    """Parse the value of `--for-scale`.
-
-    Args:
-        text: DEPTHxWIDTH or DEPTHxWIDTHxTOKENS, such as 24x1024x1e9.
-
-    Raises:
-        OptionError: The text is something else, or the depth exceeds the width.
-    """
-    match = re.fullmatch(r"(\d{1,9})x(\d{1,9})(?:x(\d+(?:\.\d*)?(?:e\d{1,2})?))?", text, re.ASCII)
-    error = OptionError(f"--for-scale {text}: expected DEPTHxWIDTH or DEPTHxWIDTHxTOKENS, such as 24x1024x1e9")
-    if match is None:
-        raise error
-    depth, width = int(match[1]), int(match[2])
-    tokens = float(match[3]) if match[3] else None
-    if not (0 < width <= LARGEST_SIZE and 0 < depth <= LARGEST_SIZE) or not (tokens is None or 1 <= tokens < 2**63):
-        raise error
-    check_depth_first(f"--for-scale {text}", depth, width)
-    return TargetSize(depth=depth, width=width, tokens=None if tokens is None else int(tokens))

@@ -23,7 +23,7 @@ from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate
 from evo_tune.genome.values import Genome
-from evo_tune.options.binding import bind, did_you_mean, options_of
+from evo_tune.options.binding import bind_options, did_you_mean, options_of
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.scripts.script import CommandTemplate, Script, parse_patterns, parse_progress
@@ -81,7 +81,7 @@ def command_evaluator(
     ) -> dict[str, float]:
         return Script(text, metric.splitlines(), progress, shell).run(genome, context)
 
-    values = bind(options or {}, options_of(evaluate), "a command", "-o")
+    values = bind_options(options or {}, options_of(evaluate), "a command", "-o")
     words = CommandTemplate(text, values["shell"])
     if not words.genes:
         raise PluginError(

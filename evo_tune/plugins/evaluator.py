@@ -31,7 +31,7 @@ from evo_tune.genome.notation import parse_gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome
-from evo_tune.options.binding import bind, call_with_declared_options, options_of
+from evo_tune.options.binding import bind_options, call_with_declared_options, options_of
 from evo_tune.options.declare import AUTO, Option, Options
 from evo_tune.plugins.code import source_hash
 from evo_tune.plugins.context import Context
@@ -420,7 +420,7 @@ def _make_bound(plugin: Evaluator, values: Mapping[str, Any]) -> BoundEvaluator:
     dropped = getattr(plugin.options_type, "dropped", {}).items()
     if isinstance(values, Mapping):
         values = {name: value for name, value in values.items() if (name, value) not in dropped}
-    options = bind(values, plugin.options, plugin.name, "-o")
+    options = bind_options(values, plugin.options, plugin.name, "-o")
     return BoundEvaluator(plugin, options, options if plugin.options_type is None else plugin.options_type(**options))
 
 

@@ -27,7 +27,7 @@ from typing import Any, get_origin
 
 from evo_tune.errors import EvoTuneError, PluginError, UsageError
 from evo_tune.genome.genes import Gene
-from evo_tune.options.binding import build, did_you_mean, options_of
+from evo_tune.options.binding import build_options, did_you_mean, options_of
 from evo_tune.plugins.code import PACKAGE, package_of
 from evo_tune.plugins.command import COMMAND, command_evaluator, is_command
 from evo_tune.plugins.evaluator import AS_COMMAND, Evaluator, error_location, error_text
@@ -399,7 +399,7 @@ def make_strategy(name: str, options: dict[str, Any]) -> Strategy:
             f"strategy {name} needs {', '.join(strategy.needs)}: install what is missing with `{command}`"
         )
     try:
-        return build(strategy, options, f"strategy {name}", "-s")
+        return build_options(strategy, options, f"strategy {name}", "-s")
     except EvoTuneError:
         raise
     except Exception as error:  # a method is missing, or its __post_init__ raised

@@ -30,7 +30,7 @@ from evo_tune.report.run_data import RunData
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.places import DEFAULT_STORE, REPORT, find_run
 from evo_tune.store.run import Run
-from evo_tune.text import count_of, printable, show_genome, show_seconds, show_value
+from evo_tune.text import escape_unprintable, show_genome, show_seconds, show_value, with_plural
 from evo_tune.trust import inside
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def templates() -> Environment:
 
 def prose(sentences: str) -> Markup:
     """Return sentences as HTML, with what is between backticks as code."""
-    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(printable(str(sentences))))))
+    return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(escape_unprintable(str(sentences))))))
 
 
 def _split_remark(fact: str) -> tuple[str, str]:
@@ -444,14 +444,14 @@ class Results:
         best, metric = self.best, self._data.metric
         value = "no value yet" if best is None else f"best {metric} {best.outcome.metrics[metric]:.5g}"
         trial = "" if best is None else f" (trial {best.id})"
-        return f"<run {self.name}: {count_of(len(self._data.trials), 'result')}, {value}{trial}>"
+        return f"<run {self.name}: {with_plural(len(self._data.trials), 'result')}, {value}{trial}>"
 
     def _repr_html_(self) -> str:
         """Return the verdict and what to do next, for a notebook, with every text escaped."""
         parts = {name: charts.chart_of(name).part(self._data) for name in ("verdict", "next_steps")}
         sections = Markup("").join(section_html(name, part) for name, part in parts.items() if part is not None)
-        facts = " · ".join(f"{name} {printable(value)}" for name, value in run_facts(self._data).items())
-        return str(Markup("<div><h3>{}</h3><p>{}</p>{}</div>").format(printable(self.name), facts, sections))
+        facts = " · ".join(f"{name} {escape_unprintable(value)}" for name, value in run_facts(self._data).items())
+        return str(Markup("<div><h3>{}</h3><p>{}</p>{}</div>").format(escape_unprintable(self.name), facts, sections))
 
 
 class Plots:

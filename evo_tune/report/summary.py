@@ -22,7 +22,7 @@ from evo_tune.report.recommendation import AgainstBaseline, FreshValues
 from evo_tune.settings import SessionSettings
 from evo_tune.store.run import Run, Widening
 from evo_tune.store.table import read_comparison
-from evo_tune.text import count_of, one_line, printable, show_decimals, show_value
+from evo_tune.text import escape_unprintable, one_line, show_decimals, show_value, with_plural
 
 # Units of metrics that depend on the machine.
 TIMES = ("s", "ms", "1/s", "tokens/s")
@@ -238,7 +238,7 @@ def results_in_words(run: Run) -> str:
     results, total = len(run.outcomes), trial_limit(run, run.session)
     text = f"{results} of {total} trials have a result"
     if not total:
-        text = f"{count_of(results, 'trial')} {'has' if results == 1 else 'have'} a result"
+        text = f"{with_plural(results, 'trial')} {'has' if results == 1 else 'have'} a result"
     pending = len(run.candidates) - results
     return f"{text}, {pending} pending" if pending else text
 
@@ -337,7 +337,7 @@ MOST_FAILURES = 5
 def failure_lines(run: Run) -> list[str]:
     """Return a line for each cause of failed trials."""
     return [
-        f"  {len(ids)} of {count_of(len(run.outcomes), 'trial')} {text} (trial {ids[0]}{', …' if ids[1:] else ''})"
+        f"  {len(ids)} of {with_plural(len(run.outcomes), 'trial')} {text} (trial {ids[0]}{', …' if ids[1:] else ''})"
         for text, ids in failures_by_cause(run)[:MOST_FAILURES]
     ]
 
@@ -561,7 +561,9 @@ def show_range(gene: Gene) -> str:
 
 def describe_widening(widening: Widening) -> str:
     """Return a widening in one line: the genes with their new ranges, and the reason."""
-    ranges = ", ".join(f"{printable(name)} widened to {show_range(gene)}" for name, gene in widening.changed.items())
+    ranges = ", ".join(
+        f"{escape_unprintable(name)} widened to {show_range(gene)}" for name, gene in widening.changed.items()
+    )
     return f"{ranges}: {one_line(widening.reason) or 'as you asked on resume'}"
 
 
@@ -574,5 +576,5 @@ def present_ranges(run: Run) -> dict[str, str]:
 def range_lines(run: Run) -> Iterator[str]:
     """Yield a line with the present ranges of the genes that were widened, if there are any."""
     if run.widened:
-        ranges = ", ".join(f"{printable(name)} {text}" for name, text in present_ranges(run).items())
+        ranges = ", ".join(f"{escape_unprintable(name)} {text}" for name, text in present_ranges(run).items())
         yield f"widened ranges: {ranges}"

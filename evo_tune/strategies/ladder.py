@@ -20,8 +20,8 @@ from evo_tune.genome.genes import Choice
 from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Proposal
-from evo_tune.options.binding import check_depth_first
 from evo_tune.options.declare import option
+from evo_tune.options.target_size import check_depth_first
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies import unseen
 from evo_tune.strategies.ga import GA

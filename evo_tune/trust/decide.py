@@ -23,7 +23,7 @@ from typing import Any, Literal, TypedDict
 import filelock
 
 from evo_tune.errors import UsageError
-from evo_tune.text import is_encodable, printable
+from evo_tune.text import escape_unprintable, is_encodable
 from evo_tune.trust import inside
 
 # Maximum bytes of the memory file.
@@ -66,8 +66,8 @@ class Consent:
         Raises:
             UsageError: It is not allowed.
         """
-        if not self.trust and not (self.ask is not None and self.ask(printable(f"{action}. {question}"))):
-            raise UsageError(printable(f"{action}: {remedy}"))
+        if not self.trust and not (self.ask is not None and self.ask(escape_unprintable(f"{action}. {question}"))):
+            raise UsageError(escape_unprintable(f"{action}: {remedy}"))
 
 
 def digest(data: Any) -> str:
@@ -203,7 +203,7 @@ def remember_run(folder: Path, hashes: Mapping[str, str]) -> None:
 
     Args:
         folder: Folder of the run.
-        hashes: All of `reason_for_distrust`'s `held` if the user began the run, or others.
+        hashes: All of `reason_for_distrust`'s `hashes` if the user began the run, or others.
     """
     _remember("runs", str(_real(folder)), dict(hashes))
 
@@ -293,16 +293,16 @@ MOST_TEXTS = 10_000
 SHOWN = 10
 
 
-def paths_outside(texts: Iterable[str], folder: Path) -> list[str]:
+def paths_outside_folder(texts: Iterable[str], folder: Path) -> list[str]:
     """Return the resolved paths outside of a folder that code would read if it used some texts as paths or patterns.
 
     A link counts if it leads out of the path that the text names, even to another path in the folder, as only the
-    named paths are searched. A file
-    with a second name (a hard link) counts too, since its other name may be anywhere. If there are too many texts or
-    files, the last entry says so: it begins with '~', which sorts last.
+    named paths are searched. A file with a second name (a hard link) counts too, since its other name may be anywhere.
+    If there are too many texts or files, the last entry says so: it begins with '~', which sorts last.
     """
     root, distinct_texts = os.path.realpath(folder), sorted(set(texts))
-    named_paths = {os.path.realpath(place) for place in map(_path_in_text, distinct_texts[:MOST_TEXTS]) if place}
+    paths_in_texts = map(_path_in_text, distinct_texts[:MOST_TEXTS])
+    named_paths = {os.path.realpath(path) for path in paths_in_texts if path}
     outside = {path for path in named_paths if not _is_within(path, root)}.union(_escapes_below(named_paths))
     if len(distinct_texts) > MOST_TEXTS:
         outside.add(f"~ more than {MOST_TEXTS} texts, not all of which were looked at")

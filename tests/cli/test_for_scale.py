@@ -26,7 +26,7 @@ from evo_tune.cli.training.scaling import (
 )
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Outcome
-from evo_tune.options.binding import parse_target_size
+from evo_tune.options.target_size import parse_target_size
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.report import charts
 from evo_tune.report.charts.scale import read_recipe, write_recipe

@@ -17,7 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import OptionError
-from evo_tune.options.binding import bind, call_with_declared_options, did_you_mean, options_of, split_assignments
+from evo_tune.options.binding import (
+    bind_options,
+    call_with_declared_options,
+    did_you_mean,
+    options_of,
+    split_assignments,
+)
 
 if TYPE_CHECKING:
     from nowhere import Unknown
@@ -51,7 +57,7 @@ OPTIONS = options_of(evaluate)
 
 
 def bound(**given: Any) -> dict[str, Any]:
-    return bind(given, OPTIONS, "my_task", "-o")
+    return bind_options(given, OPTIONS, "my_task", "-o")
 
 
 @pytest.mark.parametrize(
@@ -155,14 +161,14 @@ def test_an_unknown_option_is_named_with_a_suggestion() -> None:
     with pytest.raises(OptionError, match=r"my_task has no option 'token' \(did you mean tokens\?\): expected one of"):
         bound(token="5")
     with pytest.raises(OptionError, match="expected one of none"):
-        bind({"x": "1"}, {}, "my_task", "-o")
+        bind_options({"x": "1"}, {}, "my_task", "-o")
 
 
 def test_a_missing_required_option_is_refused() -> None:
     def needs(*, data: str) -> None: ...
 
     with pytest.raises(OptionError, match=r"my_task needs -o data=… \(text\)"):
-        bind({}, options_of(needs), "my_task", "-o")
+        bind_options({}, options_of(needs), "my_task", "-o")
 
 
 @given(st.integers())
@@ -201,7 +207,7 @@ def test_fields_of_a_dataclass_are_options() -> None:
     options = options_of(Fields)
     assert list(options) == ["count", "folder"]
     assert not options["folder"].required
-    assert bind({"count": "4"}, options, "strategy x", "-s") == {"count": 4, "folder": "a"}
+    assert bind_options({"count": "4"}, options, "strategy x", "-s") == {"count": 4, "folder": "a"}
 
 
 def test_an_unreadable_type_is_named() -> None:
@@ -268,7 +274,7 @@ def test_a_type_that_cannot_be_typed_is_refused(wanted: object, named: str) -> N
 @pytest.mark.parametrize("given", ["a=1", [("a", 1)], 5])
 def test_options_that_are_not_a_dict_are_refused(given: Any) -> None:
     with pytest.raises(OptionError, match=r"options of my_task: .* expected a dict"):
-        bind(given, OPTIONS, "my_task", "-o")
+        bind_options(given, OPTIONS, "my_task", "-o")
 
 
 def test_a_function_gets_the_options_that_it_declares() -> None:

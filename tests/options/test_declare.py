@@ -10,7 +10,7 @@ import pytest
 
 from evo_tune import Options, option
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.options.binding import bind, build, options_of
+from evo_tune.options.binding import bind_options, build_options, options_of
 
 NAMES = {"cosine": 1, "linear": 2}
 
@@ -106,7 +106,7 @@ def test_a_group_refuses_combinations() -> None:
 def test_choices_of_a_registry_are_read_at_each_check(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(NAMES, "flat", 3)
     assert Both(schedule="flat").schedule == "flat"
-    assert bind({"schedule": "flat"}, options_of(Both), "mine", "-o")["schedule"] == "flat"
+    assert bind_options({"schedule": "flat"}, options_of(Both), "mine", "-o")["schedule"] == "flat"
 
 
 @pytest.mark.parametrize(
@@ -123,20 +123,20 @@ def test_choices_of_a_registry_are_read_at_each_check(monkeypatch: pytest.Monkey
 )
 def test_typed_values_are_checked_by_the_declaration(given: dict[str, str], said: str) -> None:
     with pytest.raises(OptionError) as caught:
-        bind(given, options_of(Both), "mine", "-o")
+        bind_options(given, options_of(Both), "mine", "-o")
     assert str(caught.value).startswith(said)
 
 
 def test_typed_values_are_bound() -> None:
     given = {"floor": "0.5", "steps": "1e2", "window": "none", "micro": "8", "fast": "yes", "schedule": "linear"}
-    bound = bind(given, options_of(Both), "mine", "-o")
+    bound = bind_options(given, options_of(Both), "mine", "-o")
     assert Both(**bound) == Both(floor=0.5, steps=100, window=None, micro=8, fast=True, schedule="linear")
 
 
 @pytest.mark.parametrize(("flag", "said"), [("-o", "-o window=0"), ("--", "--window 0")])
 def test_a_group_is_built_from_text_and_errors_name_the_flag(flag: str, said: str) -> None:
-    assert build(Both, {"steps": "5"}, "mine", flag) == Both(steps=5)
+    assert build_options(Both, {"steps": "5"}, "mine", flag) == Both(steps=5)
     with pytest.raises(OptionError, match=f"^{said}: expected a whole number, 1 or more, or none"):
-        build(Both, {"window": "0"}, "mine", flag)
+        build_options(Both, {"window": "0"}, "mine", flag)
     with pytest.raises(OptionError, match="give a smaller floor"):
-        build(Both, {"schedule": "linear", "floor": "1"}, "mine", flag)
+        build_options(Both, {"schedule": "linear", "floor": "1"}, "mine", flag)

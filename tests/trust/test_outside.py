@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evo_tune.trust import decide
-from evo_tune.trust.decide import describe_paths, paths_outside
+from evo_tune.trust.decide import describe_paths, paths_outside_folder
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_text_that_leads_out_of_the_run_is_named(run: Path, text: str, place: str) -> None:
     (run / "link").symlink_to("../secret")
     (run / "linked").symlink_to("..")
-    found = paths_outside([text], run)
+    found = paths_outside_folder([text], run)
     wanted = [os.path.realpath(place)] if place else []
     if text == "run":  # the folder itself has the two links
         wanted = sorted(map(os.path.realpath, ("secret", ".")))
@@ -65,34 +65,34 @@ def test_a_link_that_leads_out_of_the_data_is_named(run: Path, target: str) -> N
     (run / "other").mkdir()
     (run / "data" / "below" / "loop").symlink_to(target)
     leads = os.path.realpath(run / "data" / "below" / "loop")
-    assert paths_outside(["run/data"], run) == ([] if target == "loop" else [leads])
-    assert set(paths_outside(["run/data/**"], run)) == set(paths_outside(["run/data"], run))
+    assert paths_outside_folder(["run/data"], run) == ([] if target == "loop" else [leads])
+    assert set(paths_outside_folder(["run/data/**"], run)) == set(paths_outside_folder(["run/data"], run))
 
 
 def test_a_link_within_the_data_is_followed(run: Path) -> None:
     (run / "data" / "again").symlink_to("below")
-    assert paths_outside(["run/data"], run) == []
+    assert paths_outside_folder(["run/data"], run) == []
 
 
 def test_a_link_in_a_folder_that_is_named_is_named_as_well(run: Path, tmp_path: Path) -> None:
     (tmp_path / "far").mkdir()
     (tmp_path / "far" / "link").symlink_to("../secret")
-    assert paths_outside(["far"], run) == [str(tmp_path.resolve() / "far"), str(tmp_path.resolve() / "secret")]
+    assert paths_outside_folder(["far"], run) == [str(tmp_path.resolve() / "far"), str(tmp_path.resolve() / "secret")]
 
 
 def test_a_second_name_of_a_file_is_named(run: Path, tmp_path: Path) -> None:
     os.link(tmp_path / "secret", run / "data" / "hard")
     for text in ("run/data", "run/data/hard"):
-        assert paths_outside([text], run) == [os.path.realpath(run / "data" / "hard")]
+        assert paths_outside_folder([text], run) == [os.path.realpath(run / "data" / "hard")]
 
 
 def test_a_folder_without_end_and_texts_without_number_are_said_to_be_so(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decide, "MOST_FILES", 2)
-    assert paths_outside(["run/data"], run) == ["~ more than 2 files, not all of which were looked at"]
+    assert paths_outside_folder(["run/data"], run) == ["~ more than 2 files, not all of which were looked at"]
     monkeypatch.setattr(decide, "MOST_TEXTS", 2)
-    assert paths_outside(map(str, range(3)), run) == ["~ more than 2 texts, not all of which were looked at"]
+    assert paths_outside_folder(map(str, range(3)), run) == ["~ more than 2 texts, not all of which were looked at"]
 
 
 def test_many_paths_are_counted() -> None:

@@ -12,7 +12,7 @@ import click
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 from evo_tune.errors import OptionError, UsageError
-from evo_tune.text import count_of
+from evo_tune.text import with_plural
 
 if TYPE_CHECKING:
     from evo_tune.genome.trial import Trial
@@ -289,7 +289,7 @@ def _print_recipe(recipe: ScaledRecipe) -> None:
 
 
 def _fit_text(fit: MemoryFit) -> str:
-    devices = f"{count_of(fit.ranks, 'GPU')} of {fit.memory:g} GiB"
+    devices = f"{with_plural(fit.ranks, 'GPU')} of {fit.memory:g} GiB"
     if fit.micro_batch is None or fit.passes is None:
         return f"not even one window fits into {devices}"
     recompute = ", with recomputed blocks" if fit.recompute else ""

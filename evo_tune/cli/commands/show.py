@@ -44,10 +44,10 @@ def command(run: str | None, top: int, store: str, output_format: str) -> None:
 def _print_run(run: Run, top: int) -> None:
     from evo_tune.report import summary as report
     from evo_tune.report.charts.next_steps import range_end_lines
-    from evo_tune.text import count_of
+    from evo_tune.text import with_plural
 
     manifest, metric = run.manifest, run.objectives[0].metric
-    evaluations = count_of(len(run.outcomes), "evaluation")
+    evaluations = with_plural(len(run.outcomes), "evaluation")
     shared.echo(
         f"{run.name}: {manifest.evaluator}, strategy {manifest.strategy}, seed {manifest.settings.seed}, "
         f"{', '.join(manifest.objectives)}, {evaluations} in {shared.show_seconds(run.seconds)}"

@@ -37,7 +37,7 @@ from evo_tune.report.recommendation import comparison_objective, fresh_values
 from evo_tune.report.summary import run_result, verdict
 from evo_tune.store.places import TRIALS
 from evo_tune.store.run import Run
-from evo_tune.text import count_of
+from evo_tune.text import with_plural
 from evo_tune.trust import inside
 
 if TYPE_CHECKING:
@@ -136,7 +136,9 @@ def choose_pace(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: 
     fastest = min(times, key=lambda count: times[count])
     if not math.isfinite(times[fastest]):
         return pace
-    times_text = ", ".join(f"{count_of(count, 'thread')}: {shared.show_seconds(time)}" for count, time in times.items())
+    times_text = ", ".join(
+        f"{with_plural(count, 'thread')}: {shared.show_seconds(time)}" for count, time in times.items()
+    )
     return Pace(fastest, times[fastest], f"measured by a few steps; {times_text}")
 
 
@@ -189,7 +191,7 @@ class Training:
         duration = "its duration is unknown"
         if not math.isnan(pace.seconds):
             duration = f"about {shared.show_seconds(pace.seconds)}"
-        shared.echo(f"on {slot.name} with {count_of(pace.threads, 'thread')}, {pace.reason}; {duration}", err=err)
+        shared.echo(f"on {slot.name} with {with_plural(pace.threads, 'thread')}, {pace.reason}; {duration}", err=err)
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.visible  # before torch is imported
         from evo_tune.training.prediction.card import write_card
 

@@ -22,7 +22,7 @@ from evo_tune.cli import shared
 from evo_tune.errors import EvoTuneError, OptionError, UsageError
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.trial import DECAYED, Trial
-from evo_tune.options.binding import TargetSize, parse_target_size
+from evo_tune.options.target_size import TargetSize, parse_target_size
 from evo_tune.plugins.command import is_command
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import find_evaluator

@@ -12,7 +12,7 @@ from evo_tune.report import charts
 from evo_tune.report.charts import Color, Part, Spec
 from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
 from evo_tune.report.summary import candidate_costs
-from evo_tune.text import count_of
+from evo_tune.text import with_plural
 
 POSITION = 20
 
@@ -151,7 +151,7 @@ def part(data: RunData) -> Part | None:
     notes = [charts.omission_note(charts.MOST_MARKS, int((~np.isnan(history.value)).sum()), "results")]
     if outliers := int((data.losses > data.edge_loss).sum()):
         are = "is" if outliers == 1 else "are"
-        notes.append(f"{count_of(outliers, 'result')} far worse than the others {are} drawn at the edge.")
+        notes.append(f"{with_plural(outliers, 'result')} far worse than the others {are} drawn at the edge.")
     rows = [
         {"evaluations": int(index) + 1, "trial": int(history.id[index]), data.metric: float(history.best[index])}
         for index in history.improvements

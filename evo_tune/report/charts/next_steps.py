@@ -23,7 +23,7 @@ from evo_tune.report.summary import DONE_CHANCE, describe_more_trials, predict_n
 from evo_tune.store.places import run_arguments
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
-from evo_tune.text import one_line, printable, show_seconds, show_value
+from evo_tune.text import escape_unprintable, one_line, show_seconds, show_value
 
 POSITION = 10
 
@@ -157,15 +157,15 @@ def run_command(data: RunData, wider: Mapping[str, str]) -> str:
         words = ["evo-tune run", shlex.quote(one_line(name))]
         return " ".join([*words, *(f"--gene {shlex.quote(gene)}" for gene in wider.values())])
     text = manifest.evaluator.removeprefix("command:")
-    words = ["evo-tune", "run", printable(manifest.evaluator if text.startswith("-") else text)]
+    words = ["evo-tune", "run", escape_unprintable(manifest.evaluator if text.startswith("-") else text)]
     for name, gene in data.run.genes.items():
-        words += ["--gene", wider.get(name, f"{printable(name)}={format_gene(gene)}")]
+        words += ["--gene", wider.get(name, f"{escape_unprintable(name)}={format_gene(gene)}")]
     for objective in manifest.objectives:
-        words += ["--objective", printable(objective)]
+        words += ["--objective", escape_unprintable(objective)]
     for pattern in str(options.get("metric") or "").splitlines():
-        words += ["--metric", printable(pattern)]
+        words += ["--metric", escape_unprintable(pattern)]
     if options.get("progress"):
-        words += ["--progress", printable(str(options["progress"]))]
+        words += ["--progress", escape_unprintable(str(options["progress"]))]
     return shlex.join(words) + (" --shell" if options.get("shell") is True else "")
 
 

@@ -8,7 +8,7 @@ from evo_tune.report.charts import Command, Part
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import baseline_verdict, pareto_front, present_ranges, show_fresh_values, verdict
 from evo_tune.store.places import run_arguments
-from evo_tune.text import count_of, show_value
+from evo_tune.text import show_value, with_plural
 
 POSITION = 0
 
@@ -38,7 +38,7 @@ def _title(data: RunData) -> str:
     if result.best is None:
         return "No full training has a value yet"
     if len(data.run.objectives) > 1:
-        return f"{count_of(len(pareto_front(data.run)), 'trial')} on the Pareto front"
+        return f"{with_plural(len(pareto_front(data.run)), 'trial')} on the Pareto front"
     if result.default is not None and result.best.id == result.default.id:
         return "Nothing beat the default"
     if result.beaten is None:

@@ -17,7 +17,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
 
 from evo_tune import __version__
-from evo_tune.text import one_line, printable
+from evo_tune.text import escape_unprintable, one_line
 from evo_tune.training.models.model_files import CONFIG, read_json
 from evo_tune.training.prediction.about import TrainingFacts, read_training_facts
 from evo_tune.training.tuned import FINE_TUNING_FILE
@@ -150,7 +150,7 @@ def _template() -> Template:
     """Return the template of a card, which escapes each value for Markdown unless a filter made it safe."""
 
     def to_yaml(value: object) -> Markup:  # JSON is valid YAML
-        text = printable(value)[:200] if isinstance(value, str) else value
+        text = escape_unprintable(value)[:200] if isinstance(value, str) else value
         return Markup(json.dumps(text, ensure_ascii=not isinstance(value, str)))
 
     def join_names(names: Sequence[Any]) -> Markup:

@@ -5,8 +5,9 @@ the mean |x| of the residual stream after each block and of the logits, and of t
 recipe transfers, neither grows nor vanishes with the size (Yang et al., arXiv:2203.03466, appendix D.1; for depth Dey
 et al., arXiv:2505.01618). The slopes are those of log |x| over log width and log depth, by least squares.
 
-Logits have wider bounds than the stream. Their rule is between two limits: weights of one update may all agree with the
-final norm's outputs, or be independent of them, and the sums differ by the root of the width (see `models.rules`).
+Logits have wider bounds than the stream. A logit sums one product per channel. If an update's weights agree with the
+final norm's outputs, its change grows with the width; if they are independent, with the root of the width. The rule for
+the learning rate is between these two cases (see `models.rules`).
 
 The rules hold in the limit of large widths. A width with fewer channels than distinct tokens is far from it: updates
 for one token disturb another. Muon, which moves every direction alike, shows it most. With initial outputs of zero and
@@ -35,20 +36,23 @@ from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 from evo_tune.training.recipe.models.rules import Parametrisation
 
-# Allowed slopes over width: activations that shrink a little learn a little slowly, growing ones diverge. The rate of a
-# tied embedding falls with the root of the width, and with it its part of the stream's changes.
-WIDTH = (-0.6, 0.15)
+# Allowed slopes over width: activations that shrink a little learn a little slowly, growing ones diverge. The learning
+# rate of a tied embedding falls with the root of the width. Its part of the stream's changes falls likewise.
+WIDTH_SLOPE_BOUNDS = (-0.6, 0.15)
 
 # Allowed slopes of logits over width.
-LOGITS = (-0.8, 0.8)
+LOGIT_SLOPE_BOUNDS = (-0.8, 0.8)
 
 # Allowed slopes over depth.
-DEPTH = (-0.1, 0.1)
+DEPTH_SLOPE_BOUNDS = (-0.1, 0.1)
 
 # A deliberately large learning rate of each optimizer.
-LARGE = {"adamw": 1e-2, "muon": 1e-2, "sgd": 0.3}
+LARGE_LEARNING_RATES = {"adamw": 1e-2, "muon": 1e-2, "sgd": 0.3}
 
-HEAD, VOCABULARY, CONTEXT, WINDOWS = 16, 64, 32, 8
+HEAD_WIDTH, VOCABULARY, CONTEXT, BATCH_SIZE = 16, 64, 32, 8
+
+# Lower bound of a mean, so that its logarithm is finite.
+TINY = 1e-30
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Slopes:
         quantity: 'stream' (the residual stream) or 'logits'.
         against: 'width' or 'depth'.
         sizes: Trained sizes.
-        activations: Slopes of the mean |x|, (steps, places): after each block, or of logits; for depth, after the last
+        activations: Slopes of the mean |x|, (steps, outputs): after each block, or of logits; for depth, after the last
             block.
         updates: Slopes of the mean change of x since initialisation, of the same shape.
         bounds: Allowed slopes; None: no requirement for this parametrisation.
@@ -79,7 +83,7 @@ class Slopes:
 
     @property
     def most(self) -> float:
-        """Highest of all slopes; NaN if a training diverged."""
+        """Highest of all slopes; NaN if a training diverged: its activations are infinite."""
         return float(np.maximum(self.activations.max(), self.updates.max()))
 
     @property
@@ -123,31 +127,36 @@ def check_coordinates(
     """
     check_name("param", param, ("standard", "mup", "completep"))
     check_integer("vocabulary", vocabulary, 2)
-    check_name("optimizer", optimizer, tuple(LARGE))
+    check_name("optimizer", optimizer, tuple(LARGE_LEARNING_RATES))
     check_integer("steps", steps, 1)
-    lr = LARGE[optimizer] if lr is None else lr
+    lr = LARGE_LEARNING_RATES[optimizer] if lr is None else lr
     check_number("lr", lr, "(0, 10]")
-    _check_sizes("widths", widths, HEAD)
+    _check_sizes("widths", widths, HEAD_WIDTH)
     if depths:
         _check_sizes("depths", depths, 1)
-    base, fewest = min(widths), min(depths, default=2)
-    scaling = None if param == "standard" else Parametrisation(name=param, width=base, depth=fewest, head=HEAD)
+    smallest_width, smallest_depth = min(widths), min(depths, default=2)
+    scaling = None
+    if param != "standard":
+        scaling = Parametrisation(name=param, width=smallest_width, depth=smallest_depth, head=HEAD_WIDTH)
     common: dict[str, Any] = {"vocab_size": vocabulary, "context": CONTEXT, "init": init, "tied": tied}
 
     def train_size(width: int, depth: int) -> NDArray[np.float64]:
-        config = GPTConfig(**common, depth=depth, width=width, heads=width // HEAD, scaling=scaling)
+        config = GPTConfig(**common, depth=depth, width=width, heads=width // HEAD_WIDTH, scaling=scaling)
         return _train_and_measure(GPT(config, seed=seed), optimizer, lr, steps, seed)
 
+    # Means have the shape (2, steps, blocks + 1), the logits last.
     with reproducible(1, strict=False):  # one thread is faster for products this small
-        wider = [train_size(width, fewest) for width in widths]
-        measured = [
-            _slopes("stream", "width", widths, [means[:, :, :-1] for means in wider], WIDTH),
-            _slopes("logits", "width", widths, [means[:, :, -1:] for means in wider], LOGITS),
+        means_by_width = [train_size(width, smallest_depth) for width in widths]
+        all_slopes = [
+            _slopes("stream", "width", widths, [means[:, :, :-1] for means in means_by_width], WIDTH_SLOPE_BOUNDS),
+            _slopes("logits", "width", widths, [means[:, :, -1:] for means in means_by_width], LOGIT_SLOPE_BOUNDS),
         ]
         if depths:
-            last = [train_size(2 * base, depth)[:, :, -2:-1] for depth in depths]
-            measured.append(_slopes("stream", "depth", depths, last, None if param == "mup" else DEPTH))
-    return measured
+            last_block_means = [train_size(2 * smallest_width, depth)[:, :, -2:-1] for depth in depths]
+            all_slopes.append(
+                _slopes("stream", "depth", depths, last_block_means, None if param == "mup" else DEPTH_SLOPE_BOUNDS)
+            )
+    return all_slopes
 
 
 def _check_sizes(name: str, sizes: Sequence[int], multiple: int) -> None:
@@ -157,49 +166,50 @@ def _check_sizes(name: str, sizes: Sequence[int], multiple: int) -> None:
 
 def _slopes(
     quantity: str,
-    against: str,
+    size_name: str,
     sizes: Sequence[int],
-    trained: Sequence[NDArray[np.float64]],
+    measurements: Sequence[NDArray[np.float64]],
     bounds: tuple[float, float] | None,
 ) -> Slopes:
-    """Return the slopes of mean |x| and mean change, each (steps, places), over the sizes of the trainings."""
-    x = np.log(sizes)
-    x = x - x.mean()
-    slopes = np.tensordot(x, np.log(np.array(trained)), axes=(0, 0)) / (x**2).sum()
-    return Slopes(quantity, against, tuple(sizes), slopes[0], slopes[1], bounds)
+    """Return the slopes of mean |x| and mean change, each (steps, outputs), over the sizes of the trainings."""
+    log_size = np.log(sizes)
+    log_size = log_size - log_size.mean()
+    # Least squares over the first axis, that of the sizes.
+    slopes = np.tensordot(log_size, np.log(np.array(measurements)), axes=(0, 0)) / (log_size**2).sum()
+    return Slopes(quantity, size_name, tuple(sizes), slopes[0], slopes[1], bounds)
 
 
 def _train_and_measure(model: GPT, optimizer: str, lr: float, steps: int, seed: int) -> NDArray[np.float64]:
     """Return mean |x| and mean change of the stream after each block, and of logits: (2, steps, blocks + 1)."""
-    kinds: dict[str, Any] = {"adamw": AdamW, "muon": Muon, "sgd": SGD}
-    built = kinds[optimizer](lr=lr).build(model)
-    for group in built.param_groups:
+    optimizer_classes: dict[str, Any] = {"adamw": AdamW, "muon": Muon, "sgd": SGD}
+    torch_optimizer = optimizer_classes[optimizer](lr=lr).build(model)
+    for group in torch_optimizer.param_groups:  # the peak learning rate at once: no warm-up
         group["lr"] = group["initial_lr"]
     # Each token determines the next one, so that there is something to learn.
     vocabulary, generator = model.config.vocab_size, torch.Generator().manual_seed(seed)
     next_token = torch.randperm(vocabulary, generator=generator)
-    tokens = [torch.randint(0, vocabulary, (WINDOWS,), generator=generator)]
+    tokens = [torch.randint(0, vocabulary, (BATCH_SIZE,), generator=generator)]
     for _ in range(CONTEXT):
         tokens.append(next_token[tokens[-1]])
     windows = torch.stack(tokens, 1)
     means: list[list[list[float]]] = [[], []]
-    first: list[Tensor] = []
-    streams: list[Tensor] = []
+    initial_outputs: list[Tensor] = []
+    outputs: list[Tensor] = []  # of each block, then logits; those of the present step
     for block in model.blocks:
-        block.register_forward_hook(lambda _, __, output: streams.append(output.detach()))
-    for step in range(steps + 1):
-        streams.clear()
+        block.register_forward_hook(lambda _, __, output: outputs.append(output.detach()))
+    for step in range(steps + 1):  # step 0 gives the initial outputs, to which later ones are compared
+        outputs.clear()
         logits = model(windows[:, :-1])
-        streams.append(logits.detach())
+        outputs.append(logits.detach())
         loss = F.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
         if step:
-            changes = [now - then for now, then in zip(streams, first, strict=True)]
-            for into, tensors in zip(means, (streams, changes), strict=True):
-                into.append([max(float(tensor.abs().mean()), 1e-30) for tensor in tensors])
+            changes = [now - then for now, then in zip(outputs, initial_outputs, strict=True)]
+            for series, tensors in zip(means, (outputs, changes), strict=True):
+                series.append([max(float(tensor.abs().mean()), TINY) for tensor in tensors])
         else:
-            first = list(streams)
+            initial_outputs = list(outputs)
         loss.backward()  # type: ignore[no-untyped-call]
-        built.step()
-        built.zero_grad()
+        torch_optimizer.step()
+        torch_optimizer.zero_grad()
     values = np.array(means)
     return np.where(np.isfinite(values), values, math.inf)

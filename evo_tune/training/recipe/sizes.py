@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evo_tune.errors import OptionError
-from evo_tune.options.binding import check_depth_first
+from evo_tune.options.target_size import check_depth_first
 from evo_tune.training.recipe.data.corpus import bytes_to_train_on
 from evo_tune.training.recipe.language import MOST_EPOCHS, LanguageOptions
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, flops_per_token

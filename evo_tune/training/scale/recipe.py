@@ -55,7 +55,7 @@ class TransferRequest:
     memory: float | None = None
 
     @property
-    def target(self) -> dict[str, Any]:
+    def transfer_arguments(self) -> dict[str, Any]:
         """The `target` argument of the evaluator's `transfer`."""
         return {name: getattr(self, name) for name in ("width", "depth", "tokens", "batch", "memory")}
 
@@ -177,7 +177,7 @@ def recipe_at(evaluator: BoundEvaluator, request: TransferRequest, trial: Trial)
         PluginError: `transfer` of the evaluator returns something other than a recipe.
         UsageError: The recipe cannot be transferred to this size.
     """
-    recipe_data = evaluator.transfer(trial.genome, request.target)
+    recipe_data = evaluator.transfer(trial.genome, request.transfer_arguments)
     try:
         return msgspec.convert(recipe_data, TransferResult)
     except msgspec.ValidationError as error:
@@ -229,22 +229,22 @@ def target_loss(
         target: Size of the target's training.
         is_own_size: Whether the run trained at the target's own size.
     """
-    trainings = len(observations)
+    training_count = len(observations)
     if is_own_size:
         reason = "the run trained at this size, and its losses are those of the target"
     else:
         reason = reason_not_fittable(observations)
     if reason:
-        return TargetLoss(metric=metric, trainings=trainings, identifiable=False, why=reason)
+        return TargetLoss(metric=metric, trainings=training_count, identifiable=False, why=reason)
     prediction = predict_loss(observations, target.parameters, target.tokens)
     most_parameters = max(observation.parameters for observation in observations)
     most_tokens = max(observation.tokens for observation in observations)
     return TargetLoss(
         metric=metric,
-        trainings=trainings,
+        trainings=training_count,
         identifiable=True,
         why="",
-        **vars(prediction),
+        **vars(prediction),  # loss, low, high, share and law
         extrapolation=max(target.parameters / most_parameters, target.tokens / most_tokens),
         narrow=interval_advice(observations, target.parameters, target.tokens, prediction),
     )
@@ -280,6 +280,7 @@ def recipe_config_toml(
         options: Options of the original run.
         declared: Declared options of the evaluator; options at their default are left out.
     """
+    # Options that differ from their default; genes follow in their own section.
     values = {
         key: value
         for key, value in {**options, **recipe.options}.items()
@@ -334,12 +335,12 @@ def probe_sizes(run_size: TrainingSize, target: TrainingSize, count: int) -> lis
     end_sizes = [(size.width, size.depth) for size in (run_size, target)]
     if end_sizes[0] == end_sizes[1]:
         raise UsageError(f"--probe: the run is of the target's size, {target.depth}x{target.width}; leave it out")
-    head = run_size.width // run_size.heads
+    head_width = run_size.width // run_size.heads
     sizes = []
-    for share in (0.5,) if count < 6 else (1 / 3, 2 / 3):
-        width = math.exp((1 - share) * math.log(run_size.width) + share * math.log(target.width))
-        depth = math.exp((1 - share) * math.log(run_size.depth) + share * math.log(target.depth))
-        sizes.append((max(head, round(width / head) * head), max(1, round(depth))))
+    for fraction in (0.5,) if count < 6 else (1 / 3, 2 / 3):
+        width = math.exp((1 - fraction) * math.log(run_size.width) + fraction * math.log(target.width))
+        depth = math.exp((1 - fraction) * math.log(run_size.depth) + fraction * math.log(target.depth))
+        sizes.append((max(head_width, round(width / head_width) * head_width), max(1, round(depth))))
     sizes = [size for size in dict.fromkeys(sizes) if size not in end_sizes] or [end_sizes[1]]
     return [TransferRequest(width=width, depth=depth, tokens=round(run_size.tokens)) for width, depth in sizes]
 
@@ -355,32 +356,32 @@ def probe_rates(lr: float, count: int) -> list[float]:
     return [lr * 2.0**power for power in powers]
 
 
-def probe_results(trials: Sequence[Trial], metric: str, rates: Mapping[int, float]) -> list[ProbeResult]:
+def probe_results(trials: Sequence[Trial], metric: str, rate_by_width: Mapping[int, float]) -> list[ProbeResult]:
     """Return for each probed size whether the transferred learning rate is about the best of its neighbours.
 
     Args:
         trials: Trials of the probes.
         metric: Name of the loss.
-        rates: Transferred rate, by width.
+        rate_by_width: Transferred rate, by width.
     """
     losses_of_size: dict[tuple[int, int], list[tuple[float, float]]] = {}  # learning rate and loss
     for trial in trials:
-        if metric in trial.outcome.metrics and trial.genome["width"] in rates:
+        if metric in trial.outcome.metrics and trial.genome["width"] in rate_by_width:
             size = (int(trial.genome["width"]), int(trial.genome["depth"]))
             losses_of_size.setdefault(size, []).append((float(trial.genome["lr"]), trial.outcome.metrics[metric]))
     rows = []
     for (width, depth), points in sorted(losses_of_size.items()):
-        transferred = rates[width]
-        best, best_loss = min(points, key=lambda point: point[1])
-        loss = next((loss for lr, loss in points if math.isclose(lr, transferred, rel_tol=1e-6)), None)
+        transferred_lr = rate_by_width[width]
+        best_lr, best_loss = min(points, key=lambda point: point[1])
+        loss = next((loss for lr, loss in points if math.isclose(lr, transferred_lr, rel_tol=1e-6)), None)
         rows.append(
             ProbeResult(
                 width=width,
                 depth=depth,
                 trainings=len(points),
-                transferred=transferred,
+                transferred=transferred_lr,
                 loss=loss,
-                best=best,
+                best=best_lr,
                 best_loss=best_loss,
                 optimum=_optimal_lr(points),
                 confirmed=None if loss is None or len(points) < 2 else loss <= CONFIRMED_WITHIN * best_loss,
