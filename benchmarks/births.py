@@ -169,7 +169,7 @@ def grown(
 
 def row(name: str, rules: RunSettings, strategy: str, trials: int, births: int) -> str:
     """Return a row of the table."""
-    several = (strategy == "nsga2" or name.endswith("two")) and not rules.extra_seeds_by_gain
+    several = (strategy == "nsga2" or name.endswith("two")) and not rules.seeds_are_automatic
     if several and rules.prune:
         rules = dataclasses.replace(rules, prune=False)
     began = time.process_time()

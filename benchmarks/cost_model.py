@@ -32,7 +32,7 @@ from evo_tune.loop.plan import Request, RunPlan, plan_run
 from evo_tune.loop.slots import open_slots_to_plan
 from evo_tune.plugins.cost import Cost
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.settings import settings_of
+from evo_tune.settings import parse_settings
 from evo_tune.store.run import Run
 
 SPACES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -62,7 +62,7 @@ class Errors:
 def plan_of(space: str, slots: int, seconds: float) -> RunPlan:
     """Return the plan of a run with so many slots and so many seconds a training; the cost is measured."""
     name, options = SPACES[space]
-    settings = settings_of({"slots": slots, "fidelity": "1"})
+    settings = parse_settings({"slots": slots, "fidelity": "1"})
     return plan_run(find_evaluator(name), Request(options={**options, "seconds": seconds}), *settings, Path())
 
 
@@ -81,7 +81,7 @@ def measured(plan: RunPlan, genomes: Sequence[dict[str, Any]], trainings: int) -
         trainings: Number of genomes to train.
     """
     bound, cost = plan.evaluator, Cost.parse(plan.evaluator.options["cost"])
-    _, session = settings_of({"slots": plan.slots})
+    _, session = parse_settings({"slots": plan.slots})
     with tempfile.TemporaryDirectory() as folder:
         slots = open_slots_to_plan(plan.manifest, session, bound, Path(folder))
         try:

@@ -57,7 +57,7 @@ from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.report.recommendation import fresh_seed, recommend_trial
-from evo_tune.settings import settings_of
+from evo_tune.settings import parse_settings
 from evo_tune.training.recipe.data.corpus import Corpus
 
 PARTS = ("users", "default", "tpe", "search")
@@ -135,7 +135,7 @@ def planned(job: Job, rows: Rows, seconds: float | None) -> dict[str, Any]:
 
     def measure() -> dict[str, Any]:
         given = job.options if seconds is None else {**job.options, "seconds": seconds}
-        settings = settings_of({"slots": job.slots, "fidelity": "1"})
+        settings = parse_settings({"slots": job.slots, "fidelity": "1"})
         return plan_run(find_evaluator(job.evaluator), Request(options=given), *settings, Path()).manifest.options
 
     found: dict[str, Any] = {**rows.get({"job": job.name, "part": "plan"}, measure), **job.options}

@@ -137,7 +137,7 @@ class Ours:
         told = [one for one in trials_by_genome(self.history).values() if one.losses(1.0) is not None]
         if not told:
             return None
-        if not self.strategy.settings.extra_seeds_by_gain:
+        if not self.strategy.settings.seeds_are_automatic:
             return min(told, key=lambda one: (one.losses(1.0), one.first_candidate.id)).first_candidate.genome
         sizes, units = category_counts(self.history.space), self.history.proposed_units
         known = [

@@ -2,7 +2,8 @@
 
 `RunSettings` stay as they are for the whole run and are saved in its manifest. `SessionSettings` may differ from one
 `run` or `resume` to the next and are saved in the journal. From these fields follow the flags of the command line, the
-keywords of `Search`, what is saved, and the table in docs/settings.md. This module does not know what acts on them.
+keywords of `Search`, what is saved, and the table in docs/settings.md. The docstring of a base class below is the
+heading of its options in the help and in that table. This module does not know what acts on the settings.
 """
 
 from __future__ import annotations
@@ -60,7 +61,10 @@ class _Training(Options):
 
     @property
     def rungs(self) -> tuple[float, ...]:
-        """Budgets of the trials of a genome, increasing to 1; only 1 while `fidelity` is auto (a new run chooses)."""
+        """Budgets of the trials of a genome, increasing to 1.
+
+        Only 1 for `fidelity` auto: a new run saves the fractions that it chooses in its place in the manifest.
+        """
         return (1.0,) if self.fidelity == AUTO else parse_rungs(self.fidelity)
 
 
@@ -68,6 +72,7 @@ class _Training(Options):
 class _Seeds(Options):
     """Evaluation."""
 
+    # None: the user gave none, and a new run chooses 1 or auto by its limits.
     seeds_per_trial: int | Literal["auto"] | None = option(
         1,
         bounds="[1, 1000000]",
@@ -81,7 +86,7 @@ class _Seeds(Options):
     )
 
     @property
-    def extra_seeds_by_gain(self) -> bool:
+    def seeds_are_automatic(self) -> bool:
         """Whether a genome gets an extra seed while that is worth more than a new genome."""
         return self.seeds_per_trial == AUTO
 
@@ -93,7 +98,7 @@ class _Seeds(Options):
     @property
     def own_seeds(self) -> bool:
         """Whether each genome has seeds of its own."""
-        return self.seeds == "own" or (self.seeds is None and self.extra_seeds_by_gain)
+        return self.seeds == "own" or (self.seeds is None and self.seeds_are_automatic)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, eq=False)
@@ -108,7 +113,7 @@ class RunSettings(_Processor, _Seeds, _Training):
     """Settings of a run, the same in all of its sessions."""
 
     @property
-    def continues(self) -> bool:
+    def genomes_have_several_trials(self) -> bool:
         """Whether a genome can have further trials: at larger budgets, or with other seeds."""
         return len(self.rungs) > 1 or self.most_seeds > 1
 
@@ -189,11 +194,11 @@ class SessionSettings(_Comparison, _DeviceSettings, _Limits):
             raise OptionError(f"--per-device {self.per_device} is for GPUs of this machine: expected a number")
 
     @property
-    def limited(self) -> bool:
+    def has_limits(self) -> bool:
         """Whether any limit is set."""
         return any(getattr(self, name) is not None for name in LIMITS)
 
-    def but(self, **changes: Any) -> SessionSettings:
+    def with_changes(self, **changes: Any) -> SessionSettings:
         """Return the settings with some of them changed.
 
         Args:
@@ -215,7 +220,7 @@ class SessionSettings(_Comparison, _DeviceSettings, _Limits):
         return min(by_generation, math.inf if self.trials is None else self.trials)
 
 
-def settings_of(values: Mapping[str, Any]) -> tuple[RunSettings, SessionSettings]:
+def parse_settings(values: Mapping[str, Any]) -> tuple[RunSettings, SessionSettings]:
     """Return the settings of a new run from the values that a user gave.
 
     Args:
@@ -224,12 +229,12 @@ def settings_of(values: Mapping[str, Any]) -> tuple[RunSettings, SessionSettings
     Raises:
         OptionError: A setting is unknown, of the wrong type or out of its bounds.
     """
-    rungs = values.get("fidelity", AUTO)
-    if not isinstance(rungs, str):
-        parts = rungs if isinstance(rungs, Sequence) else [rungs]
+    fidelity = values.get("fidelity", AUTO)
+    if not isinstance(fidelity, str):
+        parts = fidelity if isinstance(fidelity, Sequence) else [fidelity]
         values = {**values, "fidelity": ",".join(map(str, parts))}
     bound = bind_options(
-        values, {**dataclass_options(RunSettings), **dataclass_options(SessionSettings)}, "Search", "--"
+        values, {**dataclass_options(RunSettings), **dataclass_options(SessionSettings)}, owner="Search", flag="--"
     )
     run_values = {setting.name: bound[setting.name] for setting in fields(RunSettings)}
     session_values = {setting.name: bound[setting.name] for setting in fields(SessionSettings)}
@@ -241,7 +246,7 @@ def read_settings(kind: type[SettingsT], saved: Mapping[str, Any]) -> SettingsT:
 
     Raises:
         ValueError: A setting is unknown.
-        UsageError: A value has the wrong type or is out of its bounds.
+        UsageError: A value has the wrong type or is out of its bounds (raised by `Options`).
     """
     unknown = sorted(saved.keys() - dataclass_options(kind).keys())
     if unknown:

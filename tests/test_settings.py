@@ -16,7 +16,7 @@ from evo_tune.cli.help import FLAGS
 from evo_tune.errors import OptionError, UsageError
 from evo_tune.loop.limits import next_session
 from evo_tune.options.declare import dataclass_options
-from evo_tune.settings import LIMITS, RunSettings, SessionSettings, read_settings, settings_of
+from evo_tune.settings import LIMITS, RunSettings, SessionSettings, parse_settings, read_settings
 from tests.public import script
 
 OF_RUN, OF_SESSION = dataclass_options(RunSettings), dataclass_options(SessionSettings)
@@ -66,9 +66,9 @@ def test_a_wrong_keyword_is_refused(tmp_path: Path, given: dict[str, Any], said:
 
 
 def test_rungs_may_be_numbers() -> None:
-    assert settings_of({"fidelity": (1 / 9, 1 / 3, 1.0)})[0].rungs == (1 / 9, 1 / 3, 1.0)
-    assert settings_of({"fidelity": "1/9,1/3,1"})[0].rungs == (1 / 9, 1 / 3, 1.0)
-    assert settings_of({"fidelity": 1})[0].rungs == (1.0,)
+    assert parse_settings({"fidelity": (1 / 9, 1 / 3, 1.0)})[0].rungs == (1 / 9, 1 / 3, 1.0)
+    assert parse_settings({"fidelity": "1/9,1/3,1"})[0].rungs == (1 / 9, 1 / 3, 1.0)
+    assert parse_settings({"fidelity": 1})[0].rungs == (1.0,)
 
 
 def test_saved_settings_are_read_strictly() -> None:
@@ -84,7 +84,7 @@ def test_saved_settings_are_read_strictly() -> None:
 
 def test_a_new_limit_replaces_all_earlier_ones_and_nothing_else_changes() -> None:
     session = SessionSettings(trials=3, hours=1.0, slots=2, stop_when_done=True)
-    assert session.limited
+    assert session.has_limits
     following = next_session(session, {"trials": 5}, 2)
     changed = {name for name, value in vars(session).items() if getattr(following, name) != value}
     assert changed == {"trials", "hours", "stop_when_done"}

@@ -24,7 +24,7 @@ from evo_tune.report.charts.next_steps import range_end_lines
 from evo_tune.report.charts.scale import read_recipe
 from evo_tune.report.data import run_summary
 from evo_tune.settings import SessionSettings
-from evo_tune.store.places import run_arguments
+from evo_tune.store.places import run_reference
 from evo_tune.store.run import Run
 from evo_tune.text import with_plural
 
@@ -81,7 +81,7 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
         try:
             report = write_beside(run)
         except Exception as error:  # it never ends the run
-            remedy = f"the run is saved, and `evo-tune report {run_arguments(run.folder)}` tries again"
+            remedy = f"the run is saved, and `evo-tune report {run_reference(run.folder)}` tries again"
             shared.echo(f"Warning: no report was written ({type(error).__name__}: {error}); {remedy}", err=True)
     exit_code = 130 if search.stopping else 0 if search.best is not None else 1
     print_result(search, output, report, exit_code)
@@ -92,7 +92,7 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
     if model is not None:
         shared.echo(f"the model is in {model}", err=err)
     if search.stopping:
-        continue_hint = continue_hint or f"evo-tune resume {run_arguments(run.folder)}"
+        continue_hint = continue_hint or f"evo-tune resume {run_reference(run.folder)}"
         shared.echo(f"Interrupted. Continue with: {continue_hint}", err=True)
     elif len(run.outcomes) == old_results > 0:
         shared.echo(f"Nothing was left to do: {run.ended}; limits are totals over all sessions", err=True)
@@ -170,7 +170,7 @@ def print_summary(
 def _summary_lines(
     run: Run, result: report.RunResult, status: str, needed: tuple[float, float] | None
 ) -> Iterator[str]:
-    name = run_arguments(run.folder)
+    name = run_reference(run.folder)
     if result.best is not None:
         yield f"best genome: {shared.show_genome(result.best.genome)}"
     if result.predicted_value is not None and result.fresh_best is None:
@@ -231,9 +231,9 @@ def _failure_lines(run: Run, has_ended: bool, needed: tuple[float, float] | None
     yield f"saved in {run.folder}"
     if not run.outcomes:
         longer = f" --hours {needed[1] if needed else 2 * hours:g}" if hours is not None and has_ended else ""
-        yield f"next: evo-tune resume {run_arguments(run.folder)}{longer}"
+        yield f"next: evo-tune resume {run_reference(run.folder)}{longer}"
         return
-    failures = f"`evo-tune show {run_arguments(run.folder)}` lists the failures"
+    failures = f"`evo-tune show {run_reference(run.folder)}` lists the failures"
     yield f"next: correct the cause, then start a new run; {failures}"
 
 

@@ -229,12 +229,12 @@ def require_best_trial(run: Run) -> Trial:
         StoreError: No full training of the run has a value.
     """
     from evo_tune.report.recommendation import recommend_trial
-    from evo_tune.store.places import run_arguments
+    from evo_tune.store.places import run_reference
 
     best = recommend_trial(run)
     if best is None:
         raise StoreError(
-            f"run {run.name} has no full training with a value: `evo-tune show {run_arguments(run.folder)}` prints why"
+            f"run {run.name} has no full training with a value: `evo-tune show {run_reference(run.folder)}` prints why"
         )
     return best
 

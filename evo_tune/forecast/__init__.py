@@ -303,7 +303,7 @@ def genome_cost(manifest: Manifest, genomes: int, cost_with_promotions: float) -
         genomes: Number of genomes in the run (int ≥ 1).
         cost_with_promotions: Cost of a genome with its promotions (see `rules.fidelity.mean_genome_cost`).
     """
-    if manifest.settings.extra_seeds_by_gain:
+    if manifest.settings.seeds_are_automatic:
         return cost_with_promotions + EXTRA_SEEDS_PER_GENOME
     # The leader changes as often as a series of n random numbers has a new record: H(n) times.
     return cost_with_promotions + (manifest.settings.most_seeds - 1) * (math.log(genomes) + 0.577) / genomes

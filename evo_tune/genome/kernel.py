@@ -20,7 +20,8 @@ from evo_tune.genome.space import SearchSpace
 # Prior of a length scale for one gene, in unit coordinates: its median and the deviation of its logarithm.
 LENGTH_MEDIAN, LENGTH_LOG_DEVIATION = 0.5, 1.0
 
-# Kinds of features: a scale, values without order, and a scale that only some points have.
+# Kinds of features: a scale, values without order, and a scale that only some points have. A boolean array, whether
+# features have no order, serves as kinds too, because True == UNORDERED.
 ORDERED, UNORDERED, CONDITIONAL = 0, 1, 2
 
 # Value of a conditional feature of a point that does not have it.
@@ -55,17 +56,17 @@ def category_counts(space: SearchSpace) -> np.ndarray:
     return np.array([gene.size if isinstance(gene, Choice) and not gene.ordered else 0 for gene in genes])
 
 
-def encode_features(units: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def encode_features(units: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Return the features of genomes: unit coordinates, or indices of values for genes without order.
 
     Args:
         units: Unit coordinates, shape (points, genes).
-        sizes: See `category_counts`.
+        counts: See `category_counts`.
 
     Returns:
         Shape (points, genes).
     """
-    return np.where(sizes > 0, np.minimum(np.floor(units * sizes), sizes - 1), units)
+    return np.where(counts > 0, np.minimum(np.floor(units * counts), counts - 1), units)
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,15 @@ class FeatureLayout:
 
     Args:
         space: Search space.
-        counts: Number of values of each gene without order, 0 for one with an order, shape (genes,).
-        sizes: The same, and one more for a conditional gene without order: for points in which it is not active.
+        category_counts: Number of values of each gene without order, 0 for one with an order, shape (genes,).
+        category_counts_with_absent: The same, and one more for a conditional gene without order: for points in which it
+            is not active.
         kinds: Kind of each feature, shape (genes,).
     """
 
     space: SearchSpace
-    counts: np.ndarray
-    sizes: np.ndarray
+    category_counts: np.ndarray
+    category_counts_with_absent: np.ndarray
     kinds: np.ndarray
 
     @classmethod
@@ -96,16 +98,17 @@ class FeatureLayout:
 
         Where a conditional gene is inactive, its feature is ABSENT, or one more than the last index without an order.
         """
-        features = encode_features(units, self.counts)
-        conditional_unordered = self.sizes > self.counts  # those have one more, for absence
+        features = encode_features(units, self.category_counts)
+        # Conditional genes without order have one more value, for absence
+        conditional_unordered = self.category_counts_with_absent > self.category_counts
         conditional = conditional_unordered | (self.kinds == CONDITIONAL)
         if not conditional.any():
             return features
-        absent_values = np.where(conditional_unordered, self.counts, ABSENT)
+        absent_values = np.where(conditional_unordered, self.category_counts, ABSENT)
         return np.where(conditional & ~self.space.active(units), absent_values, features)
 
 
-def square_differences(rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray) -> np.ndarray:
+def square_distances_by_feature(rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     """Return the squared distances of points in each feature, shape (features, rows, columns).
 
     Args:
@@ -127,12 +130,12 @@ def square_differences(rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray)
 
 
 def gradient_by_columns(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the gradient by `columns` of the sum of a matrix times `square_differences`, shape (columns, features).
+    """Return the gradient by `columns` of the sum of weighted squared distances, shape (columns, features).
 
     The derivatives are 0 for features without order, and where one of the points does not have the feature.
 
     Args:
-        matrix: Factors of the squared differences, shape (rows, columns).
+        matrix: Weights of `square_distances_by_feature`, the same for all features, shape (rows, columns).
         rows: Features of points, shape (rows, features).
         columns: Features of points, shape (columns, features).
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
@@ -150,12 +153,12 @@ def gradient_by_columns(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarra
 
 
 def gradient_by_relevance(matrix: np.ndarray, rows: np.ndarray, columns: np.ndarray, kinds: np.ndarray) -> np.ndarray:
-    """Return the sum of `square_differences` times a matrix for each feature, shape (features,).
+    """Return the sum of `square_distances_by_feature` times a matrix for each feature, shape (features,).
 
     It is the gradient by the relevance of each feature, where the matrix is the gradient by `square_distances`.
 
     Args:
-        matrix: Factors of the squared differences, shape (rows, columns).
+        matrix: Factors of the squared distances, shape (rows, columns).
         rows: Features of points, shape (rows, features).
         columns: Features of points, shape (columns, features).
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
@@ -166,8 +169,8 @@ def gradient_by_relevance(matrix: np.ndarray, rows: np.ndarray, columns: np.ndar
     squares = matrix.sum(axis=1) @ x**2 + matrix.sum(axis=0) @ y**2
     gradient[ordered] = squares - 2.0 * (x * matrix_product(matrix, y)).sum(axis=0)
     if not ordered.all():
-        differences = square_differences(rows[:, ~ordered], columns[:, ~ordered], kinds[~ordered])
-        gradient[~ordered] = np.einsum("fab,ab->f", differences, matrix)
+        by_feature = square_distances_by_feature(rows[:, ~ordered], columns[:, ~ordered], kinds[~ordered])
+        gradient[~ordered] = np.einsum("fab,ab->f", by_feature, matrix)
     return gradient
 
 
@@ -181,10 +184,10 @@ def farthest_points(points: np.ndarray, kinds: np.ndarray, count: int) -> np.nda
         kinds: Kind of each feature, or whether it has no order. Shape (features,).
         count: Largest number of indices, 1 or more.
     """
-    indices, nearest = [0], square_differences(points[:1], points, kinds).sum(axis=(0, 1))
+    indices, nearest = [0], square_distances_by_feature(points[:1], points, kinds).sum(axis=(0, 1))
     while len(indices) < count and nearest.max() > 0.0:
         indices.append(int(np.argmax(nearest)))
-        nearest = np.minimum(nearest, square_differences(points[indices[-1:]], points, kinds).sum(axis=(0, 1)))
+        nearest = np.minimum(nearest, square_distances_by_feature(points[indices[-1:]], points, kinds).sum(axis=(0, 1)))
     return np.array(indices)
 
 
@@ -215,8 +218,8 @@ def square_distances(relevance: np.ndarray, rows: np.ndarray, columns: np.ndarra
     x, y = (points[:, ordered] * np.sqrt(relevance[ordered]) for points in (rows, columns))
     squares = (x**2).sum(axis=1)[:, None] + (y**2).sum(axis=1) - 2.0 * matrix_product(x, y.T)
     if not ordered.all():
-        differences = square_differences(rows[:, ~ordered], columns[:, ~ordered], kinds[~ordered])
-        squares += sum_weighted(relevance[~ordered], differences)
+        by_feature = square_distances_by_feature(rows[:, ~ordered], columns[:, ~ordered], kinds[~ordered])
+        squares += sum_weighted(relevance[~ordered], by_feature)
     return np.asarray(np.maximum(squares, 0.0))
 
 
@@ -227,7 +230,7 @@ def covariance(relevance: np.ndarray, rows: np.ndarray, columns: np.ndarray, kin
     points.
     """
     if len(kinds) <= EXACT_UP_TO:
-        return matern(sum_weighted(relevance, square_differences(rows, columns, kinds)))[0]
+        return matern(sum_weighted(relevance, square_distances_by_feature(rows, columns, kinds)))[0]
     return matern(square_distances(relevance, rows, columns, kinds))[0]
 
 

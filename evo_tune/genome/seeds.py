@@ -119,7 +119,7 @@ def fit_seed_model(trainings: Trainings) -> np.ndarray:
     """Return logarithms of relevances and variances near their most probable values, shape (features + 3,)."""
     scores, *_ = trainings.standardize()
     points = trainings.points[trainings.rows]
-    squares, parts = kernels.square_differences(points, points, trainings.unordered), trainings.common_parts
+    squares, parts = kernels.square_distances_by_feature(points, points, trainings.unordered), trainings.common_parts
     relevance_median = -2.0 * math.log(kernels.LENGTH_MEDIAN * math.sqrt(len(squares)))
     medians = np.append(np.full(len(squares), relevance_median), np.log([OWN, SHARED, NOISE]))
     deviations = np.append(np.full(len(squares), 2.0 * kernels.LENGTH_LOG_DEVIATION), np.full(3, VARIANCES))

@@ -373,4 +373,4 @@ def session_settings_to_trust(run: Run, changes: Mapping[str, Any]) -> SessionSe
     if flags:
         text = f"run {run.name} names places to train that you have not given it here ({', '.join(flags)})"
         warnings.warn(escape_unprintable(f"{text}: they are not used; give the flags that you want"), stacklevel=4)
-    return last.but(**default_places)
+    return last.with_changes(**default_places)

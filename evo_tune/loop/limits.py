@@ -14,7 +14,7 @@ from evo_tune.genome.history import History
 from evo_tune.loop.deadline import Deadline
 from evo_tune.report.summary import DONE_CHANCE, DONE_REASON, describe_more_trials, predict_more_trials, total_cost
 from evo_tune.settings import LIMITS, SessionSettings
-from evo_tune.store.places import run_arguments
+from evo_tune.store.places import run_reference
 from evo_tune.store.run import Run
 
 # Default limit in generations, for a run without any limit.
@@ -37,14 +37,14 @@ def next_session(last: SessionSettings, changes: Mapping[str, Any], seeds: int) 
     """
     if set(LIMITS) & changes.keys():
         changes = {**dict.fromkeys(LIMITS), "stop_when_done": False, **changes}
-    session = last.but(**changes)
+    session = last.with_changes(**changes)
     check_noise(session, seeds)
     return session
 
 
 def with_default_limit(session: SessionSettings) -> SessionSettings:
     """Return the settings with the default limit if none is set."""
-    return session if session.limited else session.but(generations=GENERATIONS)
+    return session if session.has_limits else session.with_changes(generations=GENERATIONS)
 
 
 def limit_reason(
@@ -69,7 +69,7 @@ def limit_reason(
         if prediction is not None and prediction.chance < DONE_CHANCE:
             return DONE_REASON + describe_more_trials(prediction)
     proposal_limit = proposal_limit_reason(run, session, history)
-    if proposal_limit and not run.manifest.settings.continues:
+    if proposal_limit and not run.manifest.settings.genomes_have_several_trials:
         return proposal_limit
     if session.hours is not None and seconds >= session.hours * 3600:
         return f"{session.hours:g} hours are over"
@@ -118,7 +118,7 @@ def check_any_success(run: Run, session: SessionSettings) -> None:
     devices = Counter(outcome.device or "?" for outcome in outcomes.values())
     counts = ", ".join(f"{count} on {device}" for device, count in devices.items())
     by_device = f" ({counts})" if len(devices) > 1 else ""
-    remedy = f"correct this and start a new run, or continue with `evo-tune resume {run_arguments(run.folder)}"
+    remedy = f"correct this and start a new run, or continue with `evo-tune resume {run_reference(run.folder)}"
     if failed_alike:
         message = f"the first {len(outcomes)} trials failed alike{by_device}: {first.error}"
         raise RunError(f"{message}; {remedy} --accept-changes`")

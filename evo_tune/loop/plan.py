@@ -190,7 +190,7 @@ def _budget_in_time(
         if is_first_round:
             seconds = given_seconds
             if seconds is None:
-                is_quick_search = not checked.request.options and not session.limited
+                is_quick_search = not checked.request.options and not session.has_limits
                 trainings = GENERATIONS * int(checked.strategy.to_json()["population"]) if is_quick_search else None
                 limits = (session, timings.slots, time.monotonic() - began, trainings)
                 seconds, reason = choose_seconds(draft.evaluator, draft.space.default(), cost, *limits)

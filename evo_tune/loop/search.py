@@ -51,7 +51,7 @@ from evo_tune.loop.slots import open_run_slots, time_few_steps
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.recommendation import recommend_trial
 from evo_tune.rules.ruled import StrategyWithRules
-from evo_tune.settings import SessionSettings, settings_of
+from evo_tune.settings import SessionSettings, parse_settings
 from evo_tune.store.journal import Removed
 from evo_tune.store.manifest import space_of
 from evo_tune.store.places import DEFAULT_STORE, copy_run, find_run
@@ -107,7 +107,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         name: str | None = None,
         **settings: Any,
     ) -> None:
-        of_run, session = settings_of(settings)
+        of_run, session = parse_settings(settings)
         plugin = load_named_evaluator(evaluator, genes, options, space)
         request = Request(
             options=options or {},

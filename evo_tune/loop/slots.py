@@ -65,7 +65,7 @@ def open_run_slots(run: Run, session: SessionSettings, evaluator: BoundEvaluator
         if session.per_device == AUTO and slot_plan.slots[0] != CPU and _ranks(manifest.options) == 1:
             memory = _memory_forecast(run, evaluator, space, slot_plan)
             if memory is None:
-                slot_plan = plan_slots(session.but(per_device=1), manifest.threads, manifest.options)
+                slot_plan = plan_slots(session.with_changes(per_device=1), manifest.threads, manifest.options)
         trials = run.folder / TRIALS
         task = Task.of(evaluator, run.objectives, trials, manifest.threads, fingerprint=run.fingerprint)
         remove_stale_files(str(trials))  # this process has the run's lock, so these files belong to dead processes
@@ -133,7 +133,7 @@ def open_slots_to_plan(
         OptionError: There are no such slots.
     """
     if session.per_device == AUTO:
-        session = session.but(per_device=1)
+        session = session.with_changes(per_device=1)
     planned = plan_slots(session, manifest.threads, manifest.options)
     task = Task.of(evaluator, manifest.objective_list(), folder, manifest.threads)
     return open_slots(task, planned, session.timeout, 0, _cluster(session, manifest, uuid.uuid4().hex))

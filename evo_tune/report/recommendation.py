@@ -1,7 +1,7 @@
 """Which trial of a run to recommend: the ranking of its trials, and the result of its final comparison.
 
 The best of many noisy results is partly luck. A run that weighs extra seeds against new genomes
-(`RunSettings.extra_seeds_by_gain`) is therefore ranked by a model of all results (`genome.seeds`), which
+(`RunSettings.seeds_are_automatic`) is therefore ranked by a model of all results (`genome.seeds`), which
 predicts each genome's mean loss over other seeds. A run whose leader needs N seeds (`RunSettings.most_seeds`) ranks
 the best genome that has all of them before those that look better after fewer, because a run that ends by the clock
 has no time left to confirm them.
@@ -48,7 +48,7 @@ MEMO: WeakKeyDictionary[Run, tuple[int, dict[int, float]]] = WeakKeyDictionary()
 def rank_trials(run: Run) -> list[Trial]:
     """Return `Run.ranked`, with the best few reordered by what is known of other seeds."""
     ranked_trials, most_seeds = run.ranked(), run.manifest.settings.most_seeds
-    if run.manifest.settings.extra_seeds_by_gain:
+    if run.manifest.settings.seeds_are_automatic:
         order = {id: number for number, id in enumerate(_loss_predictions(run, ranked_trials))}
         return sorted(ranked_trials, key=lambda trial: order.get(trial.id, len(order)))  # stable
     losses: dict[str, list[float | None]] = {}
@@ -76,7 +76,7 @@ def predict_value(run: Run, trial: Trial) -> float | None:
 
 def _loss_predictions(run: Run, ranked_trials: Sequence[Trial]) -> dict[int, float]:
     """Return the losses that a model of all seeds predicts for the best few ranked trials, by id, the lowest first."""
-    if not run.manifest.settings.extra_seeds_by_gain:
+    if not run.manifest.settings.seeds_are_automatic:
         return {}
     count, losses = MEMO.get(run, (-1, {}))
     if count == len(run.outcomes):

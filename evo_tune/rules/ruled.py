@@ -77,7 +77,7 @@ class StrategyWithRules(Strategy):
     @property
     def has_rules(self) -> bool:
         """Whether any rule is on; else genomes are trained as the strategy proposes them."""
-        return bool(self.settings.continues or self.settings.prune or self.constraints)
+        return bool(self.settings.genomes_have_several_trials or self.settings.prune or self.constraints)
 
     def __post_init__(self) -> None:
         """Take the population of the inner strategy. The check of options is skipped, because there are no others."""
@@ -111,7 +111,7 @@ class StrategyWithRules(Strategy):
 
     def next_promotion_or_seed(self, history: History) -> Proposal | None:
         """Return the promotion or extra seed that is due before any new genome; None if none is due."""
-        if not self.settings.continues:
+        if not self.settings.genomes_have_several_trials:
             return None
         state, genomes = self._state(history), history.fresh_proposals
         pending = {(genome_key(trial.genome), trial.budget) for trial in history.pending if not trial.extra_seed}
@@ -123,7 +123,7 @@ class StrategyWithRules(Strategy):
             promotion = next_model_promotion(state.rungs, prospects, pending)
         if promotion is not None:
             return promotion if genome_key(promotion.genome) in audits else self._with_bounds(promotion, history)
-        if self.settings.extra_seeds_by_gain:
+        if self.settings.seeds_are_automatic:
             return state.seed_gains.best_extra_seed(history.pending, state.rungs.mean_genome_cost())
         return state.ranking.next_seed(history.pending, self.settings.most_seeds)
 
@@ -189,7 +189,7 @@ class StrategyWithRules(Strategy):
                 state.rungs.update(genome)
             if settings.prune:
                 state.curves.update(genome)
-            if settings.extra_seeds_by_gain:
+            if settings.seeds_are_automatic:
                 state.seed_gains.update(trial, history.proposed_units[trial.id])
             elif settings.most_seeds > 1:
                 state.ranking.update(genome)
@@ -199,7 +199,7 @@ class StrategyWithRules(Strategy):
 
     def _predict_losses(self, history: History) -> dict[str, float]:
         """Return the losses by genome key that the rule for extra seeds predicts, lowest first; else no losses."""
-        if not self.settings.extra_seeds_by_gain:
+        if not self.settings.seeds_are_automatic:
             return {}
         return self._state(history).seed_gains.predict_losses(history.pending)
 

@@ -67,8 +67,8 @@ def find_run(store: Path, name: str | None) -> Path:
     raise StoreError(f"there is no run {name!r} in {store}: it holds {names}")
 
 
-def run_arguments(folder: Path) -> str:
-    """Return the command-line arguments that name a run: 'mine', or 'mine --store DIR'."""
+def run_reference(folder: Path) -> str:
+    """Return a run as the command line names it: 'mine', or 'mine --store DIR'."""
     store = folder.parent
     is_default = os.path.abspath(store) == os.path.abspath(DEFAULT_STORE)
     return shlex.quote(folder.name) + ("" if is_default else f" --store {shlex.quote(str(store))}")
@@ -84,9 +84,9 @@ def new_run_folder(store: Path, name: str) -> Path:
         expected = "expected up to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit"
         raise UsageError(f"a run cannot be named {name!r}: {expected}")
     folder = store / name
-    if os.path.lexists(folder) and not _has_not_begun(folder):
+    if os.path.lexists(folder) and not _is_unfinished_creation(folder):
         is_run = os.path.lexists(folder / MANIFEST)
-        go_on = f", or continue it: evo-tune resume {run_arguments(folder)}" if is_run else ""
+        go_on = f", or continue it: evo-tune resume {run_reference(folder)}" if is_run else ""
         raise UsageError(f"{folder} exists: choose another name{go_on}")
     return folder
 
@@ -98,17 +98,17 @@ FILES_BEFORE_MANIFEST = {JOURNAL, f"{MANIFEST}.part"}
 MAX_BEGINNING_JOURNAL_BYTES = 1 << 16
 
 
-def remove_unbegun_run(folder: Path) -> None:
-    """Remove the files of a run that never began, unless another process is beginning it now."""
+def remove_unfinished_creation(folder: Path) -> None:
+    """Remove the files of a run whose manifest was never written, unless another process is beginning it now."""
     if folder.exists():
-        with contextlib.closing(lock_run(folder, make=True)):
+        with contextlib.closing(open_locked_journal(folder, make=True)):
             for name in FILES_BEFORE_MANIFEST:
                 inside.remove(folder, name)
             folder.rmdir()  # fails if other files are left
 
 
-def _has_not_begun(folder: Path) -> bool:
-    """Return whether a folder is left from a crash before the manifest was written, so that no result can be lost."""
+def _is_unfinished_creation(folder: Path) -> bool:
+    """Return whether a folder is left from a crash before the manifest was written: it has no result to lose."""
     with contextlib.suppress(OSError):
         if not folder.is_symlink() and (names := set(os.listdir(folder))) <= FILES_BEFORE_MANIFEST:
             journal = inside.read(folder, JOURNAL, limit=MAX_BEGINNING_JOURNAL_BYTES) if JOURNAL in names else b""
@@ -116,7 +116,7 @@ def _has_not_begun(folder: Path) -> bool:
     return False
 
 
-def lock_run(folder: Path, make: bool = False) -> Journal:
+def open_locked_journal(folder: Path, make: bool = False) -> Journal:
     """Return the journal of a run, locked for writing until it is closed.
 
     Args:
@@ -132,7 +132,7 @@ def lock_run(folder: Path, make: bool = False) -> Journal:
     except BlockingIOError:
         raise StoreError(
             f"{folder} is in use by another process: wait for it or stop it, or continue a copy "
-            f"(evo-tune resume {run_arguments(folder)} --as NAME)"
+            f"(evo-tune resume {run_reference(folder)} --as NAME)"
         ) from None
     except FileNotFoundError:
         raise StoreError(missing_journal_message(folder)) from None
@@ -146,7 +146,7 @@ def missing_journal_message(folder: Path) -> str:
     return f"{folder / JOURNAL} is missing or empty, and the run had begun: restore it from a copy"
 
 
-# Maximum depth of folders that are copied, so that a copy can be removed again.
+# Maximum depth of folders that are copied: less than `inside.remove` can remove, so that a copy can be removed again.
 DEEPEST_COPY = inside.DEEPEST - 10
 
 
@@ -169,7 +169,7 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
             _copy(source, copy, "", skipped)
         write_manifest(store / partial_name, manifest)
         target = new_run_folder(store, name)  # again: another process may have taken the name meanwhile
-        remove_unbegun_run(target)
+        remove_unfinished_creation(target)
         os.replace(store / partial_name, target)  # fails if another process has made this folder meanwhile
     except (OSError, StoreError) as error:
         with contextlib.suppress(OSError):

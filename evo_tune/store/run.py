@@ -31,7 +31,13 @@ from evo_tune.settings import SessionSettings
 from evo_tune.store import events
 from evo_tune.store.journal import JOURNAL, Journal, Removed, invalid_line_message
 from evo_tune.store.manifest import MOST_LEARNED, Learned, Manifest, read_manifest, write_manifest
-from evo_tune.store.places import TRIALS, lock_run, missing_journal_message, new_run_folder, run_arguments
+from evo_tune.store.places import (
+    TRIALS,
+    missing_journal_message,
+    new_run_folder,
+    open_locked_journal,
+    run_reference,
+)
 from evo_tune.text import one_line
 from evo_tune.trust import inside
 
@@ -159,7 +165,7 @@ class Run:
         except OSError as error:
             raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --store") from None
         try:
-            journal = lock_run(folder, make=True)
+            journal = open_locked_journal(folder, make=True)
         except StoreError:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # fails if it is another process's
@@ -192,7 +198,7 @@ class Run:
             StoreError: The run is missing or damaged, or another process is writing it.
         """
         manifest = read_manifest(folder)
-        journal = lock_run(folder) if write else Journal(folder / JOURNAL)
+        journal = open_locked_journal(folder) if write else Journal(folder / JOURNAL)
         collects_garbage = gc.isenabled()
         # A long journal makes hundreds of thousands of objects that stay alive: to scan them repeatedly takes an eighth
         # of the time to open a run of 10,000 trials.
@@ -322,7 +328,7 @@ class Run:
         except (OSError, StoreError) as error:
             cause = one_line(str(error))
             return f"results since its last copy are lost, because {folder} cannot be made ({cause}); restore the copy"
-        return f"all results are saved in {folder}, without checkpoints; `evo-tune resume {run_arguments(folder)}`"
+        return f"all results are saved in {folder}, without checkpoints; `evo-tune resume {run_reference(folder)}`"
 
     def _apply(self, event: events.Event) -> None:
         """Follow an event, and add the time that was spent since the last one.

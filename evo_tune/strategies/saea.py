@@ -227,12 +227,20 @@ class SAEA(Strategy):
             last_ranks = np.full(len(failed), len(bare_ranks) + (len(history.failed) + 1) / 2)
             scores = normal_scores(np.append(bare_ranks[rows], last_ranks), len(bare_ranks) + len(history.failed))
             units = np.concatenate([result_units, _units(history, failed)])
-        points, plain_points = layout.features(units), encode_features(units, layout.counts)
-        earlier = surrogates.EarlierRuns.of(history.lessons, plain_points, scores, layout.counts)
+        points, plain_points = layout.features(units), encode_features(units, layout.category_counts)
+        earlier = surrogates.EarlierRuns.of(history.lessons, plain_points, scores, layout.category_counts)
         own_scores = scores - earlier(plain_points)
         if process is None or earlier.lessons or not alone:
             process = GaussianProcess.fit(points, own_scores, layout.kinds, precise=alone)
-        models = Models.fit(process, points, own_scores, _pending_features(history, layout), layout.sizes, rng, alone)
+        models = Models.fit(
+            process,
+            points,
+            own_scores,
+            _pending_features(history, layout),
+            layout.category_counts_with_absent,
+            rng,
+            alone,
+        )
         factors: list[surrogates.Factor | None] = []
         factors += [surrogates.constraint_factor(layout, result_units, excess) for excess in excesses[rows].T]
         factors += [_success_factor(history, layout), self._prior(history)]
@@ -258,7 +266,7 @@ class SAEA(Strategy):
         points, scores = layout.features(model.results.encode(rows)), model.scores(rows)
         alone = len(history.objectives) == 1 and self.gp_only > 0.0 and rng.random() < self.gp_only
         pending = _pending_features(history, layout)
-        models = Models.fit(model.process, points, scores, pending, layout.sizes, rng, alone)
+        models = Models.fit(model.process, points, scores, pending, layout.category_counts_with_absent, rng, alone)
         factors = [surrogates.Improvement(models, layout, model.best), self._prior(history)]
         return Acquisition([factor for factor in factors if factor is not None], model.process.noise)
 

@@ -21,7 +21,7 @@ from evo_tune.loop.plan import Request, RunPlan, plan_run
 from evo_tune.loop.search import Search
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.settings import settings_of
+from evo_tune.settings import parse_settings
 from evo_tune.store.run import Run
 from tests.cli.conftest import Typed
 from tests.conftest import rows
@@ -183,7 +183,7 @@ def priced(folder: Path) -> Evaluator:
 
 def plan(plugin: Evaluator, options: dict[str, str] | None = None, forecast: bool = False, **settings: Any) -> RunPlan:
     request = Request(options=options or {})
-    return plan_run(plugin, request, *settings_of({"slots": 2, **settings}), Path("store"), forecast)
+    return plan_run(plugin, request, *parse_settings({"slots": 2, **settings}), Path("store"), forecast)
 
 
 @pytest.mark.slow
@@ -300,21 +300,21 @@ def test_long_trainings_get_rungs_before_the_run_begins(
     assert plan(parted, {"pace": "2"}, hours=0.02).choices == (), "the first rung would take less than 3 s"
     assert plan(parted, long, hours=0.25, trials=20).choices == (), "20 genomes are trained in full in less time"
     two = Request(options=long, objectives=["loss:min", "flops:min"])
-    assert plan_run(parted, two, *settings_of({"slots": 2, "hours": 0.25}), Path("store")).choices == ()
+    assert plan_run(parted, two, *parse_settings({"slots": 2, "hours": 0.25}), Path("store")).choices == ()
     able = find_evaluator(str(timed), {}, {})
     assert plan(able, long, hours=0.25).manifest.settings.fidelity == "1", "it has no partial trainings"
 
 
-SESSION = settings_of({"hours": 0.25})[1]
+SESSION = parse_settings({"hours": 0.25})[1]
 
 
 def test_the_final_comparison_takes_its_share_of_the_affordable_trainings() -> None:
     assert affordable_trainings(2, 0.0, SESSION, 30.0) == 60.0
-    compared = settings_of({"hours": 0.25, "final_seeds": 3, "finalists": 2})[1]
+    compared = parse_settings({"hours": 0.25, "final_seeds": 3, "finalists": 2})[1]
     assert 45.0 < affordable_trainings(2, 0.0, compared, 30.0) < 55.0
     assert affordable_trainings(2, 450.0, SESSION, 30.0) == 30.0
-    assert affordable_trainings(2, 0.0, settings_of({"hours": 0.25, "budget": 7})[1], 30.0) == 7.0
-    assert affordable_trainings(2, 0.0, settings_of({"trials": 7})[1], 30.0) == math.inf
+    assert affordable_trainings(2, 0.0, parse_settings({"hours": 0.25, "budget": 7})[1], 30.0) == 7.0
+    assert affordable_trainings(2, 0.0, parse_settings({"trials": 7})[1], 30.0) == math.inf
 
 
 def test_rungs_settle_the_schedule_and_what_refuses_them_goes_without(
@@ -326,7 +326,7 @@ def test_rungs_settle_the_schedule_and_what_refuses_them_goes_without(
 
     def plan_with(**options: object) -> RunPlan:
         request = Request(options={"size": "small", "flops": 1e9, **options})
-        return plan_run(plugin, request, *settings_of({"hours": 1.0, "slots": 1}), folder)
+        return plan_run(plugin, request, *parse_settings({"hours": 1.0, "slots": 1}), folder)
 
     plan = plan_with()
     assert len(plan.manifest.settings.rungs) == 3

@@ -121,7 +121,7 @@ def test_an_interrupt_leaves_nothing_behind_in_dasks_client(task_of, monkeypatch
     monkeypatch.setattr(distributed.Future, "_result", interrupting)
     task, cluster = task_of("time.sleep(600)"), Cluster("dask", dask_address(), slots=1)
     engine = DaskEngine(task, cluster, Plan((CPU,), 1), None, 0)
-    seat = until(engine.take, 20.0)
+    seat = until(engine.take_seat, 20.0)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):  # it may come before the wait
         seat.wait(seat.begin(vars(candidate()), None), 60.0)

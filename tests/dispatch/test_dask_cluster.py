@@ -142,7 +142,7 @@ def test_a_worker_that_was_stopped_costs_a_timeout_and_the_training_goes_on_else
                 assert time.monotonic() - began < 20.0
             finally:
                 worker.resume()
-        assert any("is set aside until it answers" in str(one.message) for one in found)
+        assert any("is suspended until it answers" in str(one.message) for one in found)
         assert (outcome.status, outcome.metrics) == ("ok", {"loss": 0.5})
         assert until(lambda: not alive(pid), 20.0), "what was given up is killed once the worker answers"
         slot.close()

@@ -60,7 +60,7 @@ class Ray:
         answer = self.answers.pop(0) if self.answers else None
         self.asked += 1
         never, nothing = SimpleNamespace(remote=lambda *_: TimeoutError), SimpleNamespace(remote=lambda *_: None)
-        methods = {"run": never, "sign_of_life": nothing, "kill": nothing, "close": nothing}
+        methods = {"run": never, "renew_lease": nothing, "kill": nothing, "close": nothing}
         return SimpleNamespace(open=SimpleNamespace(remote=lambda *given: answer), **methods)
 
     def wait(self, pending: list[object], timeout: float) -> tuple[list[object], list[object]]:

@@ -16,7 +16,7 @@ from evo_tune.loop.search import Search
 from evo_tune.loop.slots import forecast_session
 from evo_tune.report.final_comparison import FinalComparison
 from evo_tune.rules.fidelity import mean_genome_cost
-from evo_tune.settings import SessionSettings, settings_of
+from evo_tune.settings import SessionSettings, parse_settings
 from tests.loop.cases import Begin
 
 SETTINGS = [(seed, slots) for seed in range(5) for slots in (1, 4)]
@@ -123,7 +123,7 @@ def test_hours_are_never_promised_twice() -> None:
 
 
 def _manifest(**given: Any) -> Any:
-    return type("Manifest", (), {"population": 12, "settings": settings_of(given)[0]})
+    return type("Manifest", (), {"population": 12, "settings": parse_settings(given)[0]})
 
 
 def test_further_seeds_by_worth_are_counted() -> None:

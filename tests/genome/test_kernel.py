@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evo_tune.genome.genes import Choice, Float
-from evo_tune.genome.kernel import FeatureLayout, matern, matrix_product, square_differences
+from evo_tune.genome.kernel import FeatureLayout, matern, matrix_product, square_distances_by_feature
 from evo_tune.genome.space import SearchSpace
 
 
@@ -31,9 +31,11 @@ def test_a_conditional_gene_counts_only_where_both_points_have_it() -> None:
     layout, rng = FeatureLayout.of(BRANCHES), np.random.default_rng(0)
     left, right = rng.random((50, 5)), rng.random((50, 5))
     active, other = BRANCHES.active(left), BRANCHES.active(right)
-    steps = square_differences(layout.features(left), layout.features(right), layout.kinds)
+    steps = square_distances_by_feature(layout.features(left), layout.features(right), layout.kinds)
     moved = np.where(active, left, rng.random((50, 5)))  # other values where a gene is not active
-    assert np.array_equal(square_differences(layout.features(moved), layout.features(right), layout.kinds), steps)
+    assert np.array_equal(
+        square_distances_by_feature(layout.features(moved), layout.features(right), layout.kinds), steps
+    )
     for gene in (2, 4):
         both, one = np.outer(active[:, gene], other[:, gene]), active[:, gene][:, None] ^ other[:, gene][None]
         assert set(np.unique(steps[gene][one])) <= {0.25}
@@ -44,7 +46,7 @@ def test_a_conditional_gene_counts_only_where_both_points_have_it() -> None:
 def test_the_kernel_of_a_conditional_space_is_positive_definite() -> None:
     layout = FeatureLayout.of(BRANCHES)
     points = layout.features(np.random.default_rng(1).random((60, 5)))
-    steps = square_differences(points, points, layout.kinds)
+    steps = square_distances_by_feature(points, points, layout.kinds)
     for seed in range(5):
         relevance = np.exp(2.0 * np.random.default_rng(seed).normal(size=5))
         assert np.linalg.eigvalsh(matern(np.tensordot(relevance, steps, 1))[0]).min() > -1e-9

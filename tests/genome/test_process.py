@@ -11,7 +11,7 @@ pytest.importorskip("sklearn")
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern
 
-from evo_tune.genome.kernel import matern, square_differences
+from evo_tune.genome.kernel import matern, square_distances_by_feature
 from evo_tune.genome.process import SCALE_PRIOR_SCORES, GaussianProcess, likelihood_gradient
 
 FREE = np.array([False, False, True])
@@ -34,7 +34,7 @@ def fitted(count: int) -> GaussianProcess:
 
 def test_the_gradient_is_that_of_the_likelihood() -> None:
     x, scores = points(12, 1), np.random.default_rng(1).normal(size=12)
-    parts = square_differences(x, x, FREE)
+    parts = square_distances_by_feature(x, x, FREE)
 
     def likelihood(logs: np.ndarray) -> float:
         kernel, _ = matern(np.tensordot(np.exp(logs[:-1]), parts, 1))
@@ -60,7 +60,7 @@ def test_predictions_are_those_of_scikit_learn() -> None:
 def test_the_gradient_of_a_precise_process_is_that_at_the_most_probable_scale() -> None:
     """The prior of the scale is an inverse gamma distribution, worth KNOWN scores of variance 1."""
     x, scores = points(12, 1), 3.0 * np.random.default_rng(1).normal(size=12)
-    parts = square_differences(x, x, FREE)
+    parts = square_distances_by_feature(x, x, FREE)
 
     def posterior(logs: np.ndarray) -> float:
         kernel, _ = matern(np.tensordot(np.exp(logs[:-1]), parts, 1))
@@ -174,8 +174,8 @@ def test_pending_points_change_the_variance_and_not_the_mean() -> None:
     assert np.allclose(mean, same, rtol=1e-12, atol=1e-12)
     assert np.all(surer <= variance + 1e-12)
     seen = np.concatenate([process.points, out])
-    kernel, _ = matern(np.tensordot(process.relevance, square_differences(seen, seen, FREE), 1))
-    shared, _ = matern(np.tensordot(process.relevance, square_differences(seen, asked, FREE), 1))
+    kernel, _ = matern(np.tensordot(process.relevance, square_distances_by_feature(seen, seen, FREE), 1))
+    shared, _ = matern(np.tensordot(process.relevance, square_distances_by_feature(seen, asked, FREE), 1))
     inverse = np.linalg.inv(kernel + process.noise * np.eye(len(seen)))
     assert np.allclose(surer, np.maximum(1.0 - np.einsum("ac,ab,bc->c", shared, inverse, shared), 1e-9), atol=1e-8)
 
@@ -186,7 +186,7 @@ AGES = np.log([1 / 9, 1 / 3, 1.0])
 def test_the_gradient_by_the_drift_is_that_of_the_likelihood() -> None:
     x, rng = points(12, 1), np.random.default_rng(1)
     scores, ages = rng.normal(size=12), AGES[rng.integers(3, size=12)]
-    steps, apart = square_differences(x, x, FREE), np.abs(ages[:, None] - ages[None, :])
+    steps, apart = square_distances_by_feature(x, x, FREE), np.abs(ages[:, None] - ages[None, :])
 
     def likelihood(logs: np.ndarray) -> float:
         kernel, _ = matern(np.tensordot(np.exp(logs[:3]), steps, 1))
@@ -221,9 +221,11 @@ def test_an_update_equals_a_fit_with_the_score() -> None:
     mean, variance = process.predict_after_score(asked, ages, scores)
     for at in range(5):
         seen, when = np.vstack([process.points, asked[at]]), np.append(process.ages, ages[at])
-        kernel, _ = matern(np.tensordot(process.relevance, square_differences(seen, seen, FREE), 1))
+        kernel, _ = matern(np.tensordot(process.relevance, square_distances_by_feature(seen, seen, FREE), 1))
         kernel *= np.exp(-process.drift * np.abs(when[:, None] - when[None, :]))
-        shared, _ = matern(np.tensordot(process.relevance, square_differences(seen, asked[at : at + 1], FREE), 1))
+        shared, _ = matern(
+            np.tensordot(process.relevance, square_distances_by_feature(seen, asked[at : at + 1], FREE), 1)
+        )
         shared = shared[:, 0] * np.exp(-process.drift * np.abs(when))
         known = np.append(np.linalg.inv(process.whitening.T @ process.whitening) @ process.weights, scores[at])
         inverse = np.linalg.inv(kernel + process.noise * np.eye(len(seen)))

@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import approx_fprime
 from scipy.stats import multivariate_normal
 
-from evo_tune.genome.kernel import covariance, square_differences
+from evo_tune.genome.kernel import covariance, square_distances_by_feature
 from evo_tune.genome.seeds import (
     SeedModel,
     Trainings,
@@ -42,7 +42,7 @@ def test_the_gradient_is_that_of_the_likelihood() -> None:
         kernel = kernel + sum(np.exp(log) * part for log, part in zip(logs[3:], given.common_parts, strict=True))
         return float(multivariate_normal(np.zeros(len(scores)), kernel).logpdf(scores))
 
-    found = likelihood_gradient(square_differences(points, points, FREE), given.common_parts, scores, LOGS)
+    found = likelihood_gradient(square_distances_by_feature(points, points, FREE), given.common_parts, scores, LOGS)
     assert np.allclose(found, approx_fprime(LOGS, likelihood, 1e-6), atol=1e-3)
 
 

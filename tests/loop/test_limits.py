@@ -116,7 +116,7 @@ def test_hours_leave_room_for_a_training_and_the_final_comparison(begin: Begin) 
     assert not deadline.is_over()
     clock[0] = 3600.0 - 1.1 * 200.0 - CLOSING_SECONDS - 0.9
     assert deadline.is_over(), "running trainings leave the time of the smallest comparison"
-    alone = deadline_of(search, clock, session=search.session.but(final_seeds=0))
+    alone = deadline_of(search, clock, session=search.session.with_changes(final_seeds=0))
     assert alone.fits(candidate)
     assert not alone.is_over()
     clock[0] = 3598.1
@@ -130,7 +130,7 @@ def test_hours_that_are_needed_let_a_generation_and_the_final_comparison_begin(b
     found = deadline_of(search, [10.0], pace=pace).needed_hours(4)
     assert found is not None
     assert found[0] == 70.0
-    longer, candidate = search.session.but(hours=found[1]), search.ask()
+    longer, candidate = search.session.with_changes(hours=found[1]), search.ask()
     assert candidate is not None
     for begun, fits in (0, True), (70, True), (1000, False):
         assert deadline_of(search, [20.0 + begun], session=longer, pace=pace).fits(candidate) == fits

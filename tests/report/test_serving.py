@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from evo_tune.store.places import lock_run
+from evo_tune.store.places import open_locked_journal
 from tests.conftest import cut_copy
 from tests.extras import need
 from tests.report.conftest import Made, Open
@@ -29,7 +29,7 @@ def run(made: Made, tmp_path: Path) -> Path:
 def address(run: Path) -> Iterator[str]:
     """Where a run is watched, while another process holds its lock."""
     need("web")
-    journal = lock_run(run)
+    journal = open_locked_journal(run)
     words = [sys.executable, "-m", "evo_tune", "watch", "going", "--store", str(run.parent)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -36,7 +36,7 @@ def next_promotion_or_seed(settings: RunSettings, history: History) -> Proposal 
     audits = {genome_key(births[number].genome) for number in audit_numbers(len(births))}
     promoted = {(key, one.budget) for key, one in out if not one.extra_seed}
     found = promotion(told, promoted, audits, settings.rungs)
-    if settings.extra_seeds_by_gain:
+    if settings.seeds_are_automatic:
         doubt = SeedGains(history.space, settings.most_seeds, not settings.own_seeds)
         for trial in history.trials:
             doubt.update(trial, history.proposed_units[trial.id])

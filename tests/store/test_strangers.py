@@ -24,7 +24,7 @@ from evo_tune.store import journal as journals
 from evo_tune.store.heartbeat import Heartbeat, SlotWork, last_beat
 from evo_tune.store.journal import Journal
 from evo_tune.store.manifest import read_manifest
-from evo_tune.store.places import HEARTBEAT, copy_run, list_runs, new_run_folder, remove_unbegun_run
+from evo_tune.store.places import HEARTBEAT, copy_run, list_runs, new_run_folder, remove_unfinished_creation
 from evo_tune.store.run import Run
 from evo_tune.store.table import file_is_whole, read_comparison, write_comparison
 from tests.conftest import drive
@@ -231,7 +231,7 @@ def test_a_name_that_is_a_link_is_taken(run: Path, outside: Path) -> None:
     (run.parent / "real" / "_journal.jsonl").symlink_to(outside / "precious")
     refused(lambda: new_run_folder(run.parent, "real"), "exists", kind=UsageError)
     (run.parent / "real" / "_journal.jsonl").unlink()
-    remove_unbegun_run(run.parent / "real")
+    remove_unfinished_creation(run.parent / "real")
     assert not (run.parent / "real").exists()
 
 

@@ -141,7 +141,7 @@ class Simulation:
     def ask(self) -> Candidate | None:
         """Return the next birth, or None: results must come first, or it is over."""
         full = self.history.fresh_count >= self.births
-        if full and not (self.rules and self.rules.settings.continues):
+        if full and not (self.rules and self.rules.settings.genomes_have_several_trials):
             return None
         id = self.history.proposed_count
         if id in self.wider and self.history.space is not self.wider[id]:

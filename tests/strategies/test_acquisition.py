@@ -40,7 +40,7 @@ def improvement(scores: np.ndarray, pending: int = 0, precise: bool = False) -> 
     scores, points = (scores - scores.mean()) / scores.std(), LAYOUT.features(UNITS)
     waiting = LAYOUT.features(UNITS[:pending] + 0.05)
     process = GaussianProcess.fit(points, scores, LAYOUT.kinds, precise=precise)
-    models = Models.fit(process, points, scores, waiting, LAYOUT.sizes, birth_rng(0, 1), True)
+    models = Models.fit(process, points, scores, waiting, LAYOUT.category_counts_with_absent, birth_rng(0, 1), True)
     return Improvement(models, LAYOUT, float(scores.max()))
 
 

@@ -69,7 +69,7 @@ def command(
     from evo_tune.loop.plan import Request, plan_run
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_evaluator
-    from evo_tune.settings import settings_of
+    from evo_tune.settings import parse_settings
     from evo_tune.store.places import new_run_folder
 
     model = None if out is None else Path(out).expanduser()
@@ -87,7 +87,7 @@ def command(
     if dry_run:
         if name is not None:
             new_run_folder(Path(store), name)
-        run_settings, session = settings_of(settings)
+        run_settings, session = parse_settings(settings)
         plan = plan_run(plugin, Request(options=task.options), run_settings, session, Path(store), forecast=True)
         print_plan(plan, session, shared.OutputFlags(output_format))
         if output_format == "table":

@@ -59,7 +59,7 @@ def command(
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.command import is_command
     from evo_tune.plugins.context import UNFINISHED
-    from evo_tune.settings import settings_of
+    from evo_tune.settings import parse_settings
     from evo_tune.trust import inside
 
     for flag, value in (("--budget", budget), ("--timeout", timeout)):
@@ -70,7 +70,7 @@ def command(
     plugin = load_named_evaluator(evaluator, fixed, option_values)
     bound = plugin.bind(option_values)
     if bound.options.get("seconds") is not None and needs_cost(bound):
-        settings = settings_of({"slots": 1, "devices": devices, "threads": threads})
+        settings = parse_settings({"slots": 1, "devices": devices, "threads": threads})
         bound = plan_run(plugin, Request(options=option_values), *settings, Path()).evaluator
     bound = bound.for_run(budget < 1.0)
     space = bound.space.including(values)

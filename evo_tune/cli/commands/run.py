@@ -119,7 +119,7 @@ def command(
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.command import is_command
     from evo_tune.plugins.find import find_evaluator
-    from evo_tune.settings import settings_of
+    from evo_tune.settings import parse_settings
     from evo_tune.store.places import new_run_folder
 
     request_flags = ("population", "objectives", "subject_to", "fill_defaults", "learn_from")
@@ -165,7 +165,7 @@ def command(
     if dry_run:
         # Not `named_evaluator`, which would note that the file is trusted: nothing is written here.
         plugin = find_evaluator(evaluator, read_genes, evaluator_options)
-        run_settings, session = settings_of(settings)
+        run_settings, session = parse_settings(settings)
         plan = plan_run(plugin, request, run_settings, session, Path(store), forecast=True)
         print_plan(plan, session, output)
         return 0

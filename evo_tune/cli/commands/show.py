@@ -104,7 +104,7 @@ def _print_trials(run: Run, top: int) -> None:
             notes.append("the choice of the final comparison is first")
         elif ranks and ranks[0] != min(ranks):  # the recommended trial is before one with a better value
             reason = f"the best that has had all {settings.most_seeds}"
-            if settings.extra_seeds_by_gain:
+            if settings.seeds_are_automatic:
                 reason = "the one that is expected to be best with other seeds"
             notes.append(f"first, {reason}")
         title = f"best trials, at most {top} ({'; '.join(notes)})"
@@ -115,7 +115,7 @@ def _print_trials(run: Run, top: int) -> None:
 def _rules(manifest: Manifest) -> list[str]:
     """Return the flags of the rules that a run applies to its strategy."""
     settings = manifest.settings
-    by_gain = settings.extra_seeds_by_gain
+    by_gain = settings.seeds_are_automatic
     flags = {
         f"--fidelity {','.join(f'{rung:.3g}' for rung in settings.rungs)}": len(settings.rungs) > 1,
         **{f"--subject-to '{text}'": True for text in manifest.subject_to},

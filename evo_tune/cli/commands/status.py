@@ -92,11 +92,11 @@ def _state(saved: Run, beat: Beat | None) -> str:
     """Return in words whether a run is running, has ended or was killed."""
     import platform
 
-    from evo_tune.store.places import run_arguments
+    from evo_tune.store.places import run_reference
 
     if saved.ended is not None:
         return f"ended: {saved.ended}"
-    resume = f"`evo-tune resume {run_arguments(saved.folder)}` continues it"
+    resume = f"`evo-tune resume {run_reference(saved.folder)}` continues it"
     if beat is None:
         return f"not running, although it has not ended; {resume}"
     last = f"last sign of life {shared.show_seconds(beat.age)} ago on {beat.host}, process {beat.pid}"

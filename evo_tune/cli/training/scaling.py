@@ -29,7 +29,7 @@ from evo_tune.plugins.find import find_evaluator
 from evo_tune.report.charts.scale import TransferredRecipe, write_recipe
 from evo_tune.report.recommendation import recommend_trial
 from evo_tune.report.summary import candidate_costs
-from evo_tune.store.places import run_arguments
+from evo_tune.store.places import run_reference
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
 from evo_tune.training.recipe import (
@@ -267,7 +267,7 @@ def search_for_scale(
         OptionError: The target is no size, or the evaluator cannot transfer its recipe there.
     """
     from evo_tune.loop.plan import Request, plan_run
-    from evo_tune.settings import settings_of
+    from evo_tune.settings import parse_settings
 
     if is_command(reference):
         raise OptionError("--for-scale: a command transfers no recipe to another size; language_model does")
@@ -275,7 +275,7 @@ def search_for_scale(
 
     def flops_in_hours(options: Mapping[str, Any], genes: Mapping[str, Any]) -> float:
         """Time a few steps of a small training, and return the FLOPs that all slots do in `--hours`."""
-        run_settings, session = settings_of(settings)
+        run_settings, session = parse_settings(settings)
         request = Request(options=options, genes=genes)
         plan = plan_run(plugin, request, run_settings, session, store, forecast=True)
         flops = plan.evaluator.estimate(plan.space.default())["flops"]
@@ -301,7 +301,7 @@ def trial_to_transfer(run: Run, id: int | None = None) -> Trial:
     trials = {trial.id: trial for trial in run.trials()}
     if id not in trials or trials[id].outcome.status != "ok":
         raise UsageError(
-            f"--trial {id}: expected one that has a value: `evo-tune show {run_arguments(run.folder)}` lists them"
+            f"--trial {id}: expected one that has a value: `evo-tune show {run_reference(run.folder)}` lists them"
         )
     return trials[id]
 
@@ -440,6 +440,6 @@ def recipe_lines(run: Run, recipe: TransferredRecipe) -> Iterator[str]:
     if recipe.narrow:
         yield recipe.narrow
     yield (
-        f"transfer it: evo-tune scale {run_arguments(run.folder)} --depth {recipe.depth} --width {recipe.width} "
+        f"transfer it: evo-tune scale {run_reference(run.folder)} --depth {recipe.depth} --width {recipe.width} "
         f"--tokens {recipe.tokens}"
     )

@@ -1,9 +1,10 @@
 """Slots on a Dask cluster: one for each thread of a worker, or for each GPU that a worker sees.
 
 The user starts the workers (dask-jobqueue, dask-cuda, `dask worker`); without an address a cluster is started on
-this machine, which no other user of it can use. An evaluation is a future bound to one worker. Small messages bypass
-the task queue by `Client.run`. Every call has a deadline. A worker that misses it is set aside until it answers. A
-scheduler that stays silent means a lost cluster.
+this machine, which no other user of it can use. A slot of the run uses one seat: a `SlotServer` in the process of a
+worker, known by its key. An evaluation is a future bound to one worker. Small messages bypass the task queue by
+`Client.run`. Every call has a deadline. A worker that misses it is suspended until it answers; a device that cannot be
+used is set aside for good. A scheduler that stays silent means a lost cluster.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ SCHEDULER_TIMEOUT = 30.0
 # Joining workers that are asked in parallel.
 MAX_PARALLEL_JOINS = 16
 
-# On a worker: its hosts by seat key; None marks a closed seat, so that late messages do not reopen it.
+# On a worker: its slot servers by seat key; None marks a closed seat, so that late messages do not reopen it.
 _servers: dict[str, SlotServer | None] = {}
 
 _servers_lock = threading.Lock()
@@ -61,20 +62,20 @@ def _run(
             try:
                 _servers[key] = SlotServer(*server_arguments)
             except RunError as error:
-                return {"unfit": str(error)}
+                return {"unfit": str(error)}  # as from `SlotServer.run`
         server = _servers[key]
     return None if server is None else server.run(candidate, folder)
 
 
 def _call(method: str, *keys: str) -> int | None:
-    """Call `sign_of_life`, `kill` or `close` of the seats with these keys; return the last result.
+    """Call `renew_lease`, `kill` or `close` of the seats with these keys; return the last result.
 
     The last two close a seat for good.
     """
     answer: int | None = None
     for key in keys:
         server = _servers.get(key)
-        if method != "sign_of_life":
+        if method != "renew_lease":
             _servers[key] = None
         if server is not None:
             answer = getattr(server, method)()
@@ -84,7 +85,7 @@ def _call(method: str, *keys: str) -> int | None:
 def _prepare_worker(run: str, device_request: tuple[Any, ...]) -> list[Device]:
     """Kill the training runs of earlier sessions of the same run; return the device of each slot.
 
-    A session whose parent died leaves them behind.
+    A session whose parent died leaves them behind. `device_request` has the arguments of `list_slot_devices`.
     """
     _call("kill", *(key for key, server in list(_servers.items()) if server is not None and key.startswith(f"{run}/")))
     return list_slot_devices(*device_request)
@@ -164,10 +165,10 @@ class DaskEngine(Engine["DaskSeat"]):
             }
 
     def _add_worker(self, address: str, facts: dict[str, Any]) -> None:
-        settings = self._settings
-        device_request = (settings.devices, settings.per_device, int(facts["nthreads"]), settings.ranks)
+        cluster = self._cluster_settings
+        device_request = (cluster.devices, cluster.per_device, int(facts["nthreads"]), cluster.ranks)
         try:
-            devices = self.call(address, ANSWER_SECONDS, _prepare_worker, settings.run, device_request)
+            devices = self.call(address, ANSWER_SECONDS, _prepare_worker, cluster.run, device_request)
         except SeatLost:  # `_update_workers` adds it once it has answered `_retry_silent_worker`
             with self._lock:
                 self._silent.setdefault(address, [])
@@ -233,7 +234,7 @@ class DaskEngine(Engine["DaskSeat"]):
                     self._free = [seat for seat in self._free if seat.address != address]
                     self._silent.setdefault(address, []).extend(waiting)
                 if is_new and not self._closing.is_set():
-                    text = f"the Dask worker at {address} is set aside until it answers: {error}"
+                    text = f"the Dask worker at {address} is suspended until it answers: {error}"
                     warnings.warn(text, stacklevel=2)
             raise SeatLost(f"the Dask worker at {address} does not answer: {error}") from None
 
@@ -241,17 +242,17 @@ class DaskEngine(Engine["DaskSeat"]):
     def connected(self) -> bool:  # type: ignore[override] # the client knows
         return bool(self.client.status == "running")
 
-    def refuse(self, seat: DaskSeat, why: str) -> None:
+    def exclude_device(self, seat: DaskSeat, why: str) -> None:
         with contextlib.suppress(SeatLost):
             seat.close()
         remaining = max(0, self._usable_devices.get(seat.address, 0) - 1)
         self._set_usable_devices(seat.address, remaining, f"{seat.device}: {why}")
 
     def _set_usable_devices(self, address: str, remaining: int, why: str) -> None:
-        """Note how many devices of a worker remain, and warn why one is excluded for good."""
+        """Note how many devices of a worker remain, and warn why one is set aside for good."""
         with self._lock:
             self._usable_devices[address] = remaining
-            self._refusal = why
+            self._exclusion_reason = why
         warnings.warn(f"set aside: {why}", stacklevel=3)
 
     @property
@@ -327,22 +328,22 @@ class DaskSeat(Seat):
         engine: Cluster of the seat.
         address: Address of the worker.
         device: Machine and device, for messages.
-        pinned: Device, as its machine knows it.
+        slot_device: Device, as its machine knows it.
     """
 
-    def __init__(self, engine: DaskEngine, address: str, device: str, pinned: Device) -> None:
+    def __init__(self, engine: DaskEngine, address: str, device: str, slot_device: Device) -> None:
         self._engine = engine
         self.address = address
         self.device = device
-        self.slot_device = pinned
-        self.key = f"{engine.parcel.run}/{uuid.uuid4().hex}"
+        self.slot_device = slot_device
+        self.key = f"{engine.packed_task.run}/{uuid.uuid4().hex}"
 
     def replacement(self) -> DaskSeat:
         """Return a new seat that replaces this lost one."""
         return DaskSeat(self._engine, self.address, self.device, self.slot_device)
 
     def begin(self, candidate: dict[str, Any], folder: str | None) -> Any:
-        server_arguments = (self._engine.parcel, self.device, self.slot_device, *self._engine.limits)
+        server_arguments = (self._engine.packed_task, self.device, self.slot_device, *self._engine.limits)
         arguments = (self.key, server_arguments, candidate, folder)
         try:
             future = self._engine.client.submit(

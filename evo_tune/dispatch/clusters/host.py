@@ -171,7 +171,7 @@ class SlotServer:
     """One slot in this process, for a remote parent.
 
     Args:
-        parcel: Task of the slot's candidates.
+        packed_task: Task of the slot's candidates.
         name: Name of the slot in messages.
         device: Device that it is pinned to, as `list_slot_devices` returns it.
         timeout: See `LocalSlot`.
@@ -182,9 +182,9 @@ class SlotServer:
     """
 
     def __init__(
-        self, parcel: PackedTask, name: str, device: Device, timeout: float | None = None, retries: int = 0
+        self, packed_task: PackedTask, name: str, device: Device, timeout: float | None = None, retries: int = 0
     ) -> None:
-        self._slot = LocalSlot(name, device, parcel.unpack(), timeout, retries)
+        self._slot = LocalSlot(name, device, packed_task.unpack(), timeout, retries)
         self._heard = time.monotonic()
 
     def run(self, candidate: dict[str, Any], folder: str | None) -> dict[str, Any] | None:
@@ -194,7 +194,7 @@ class SlotServer:
             The fields of the outcome; None if the slot was killed meanwhile; only 'unfit', the reason, if this
             machine cannot train.
         """
-        self.sign_of_life()
+        self.renew_lease()
         ended = threading.Event()
 
         def kill_abandoned() -> None:
@@ -212,8 +212,8 @@ class SlotServer:
         finally:
             ended.set()
 
-    def sign_of_life(self) -> int | None:
-        """Note a sign of life from the parent; return the process id of the worker."""
+    def renew_lease(self) -> int | None:
+        """Note that the parent is alive, for another `LEASE` seconds; return the process id of the worker."""
         self._heard = time.monotonic()
         return self._slot.pid
 

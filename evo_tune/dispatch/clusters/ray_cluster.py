@@ -151,8 +151,8 @@ class _Actor(SlotServer):
         device = Device(f"cuda:{visible}", visible) if visible else CPU
         name = device.name if is_local else f"{platform.node()}/{device.name}"
         try:
-            parcel, *limits = arguments
-            super().__init__(parcel, name, device, *limits)
+            packed_task, *limits = arguments
+            super().__init__(packed_task, name, device, *limits)
         except EvoTuneError as error:
             return name, str(error)
         return name, ""
@@ -178,7 +178,7 @@ class RayEngine(Engine["RaySeat"]):
         # Whether the head answered the last check, and a node was alive.
         self.connected = True
         self._no_head = self._silence = f"the Ray head at {self._place} does not answer"
-        self._server_arguments = (self.parcel, timeout, retries)
+        self._server_arguments = (self.packed_task, timeout, retries)
         self._mine = not ray.is_initialized()
         if self._mine:
             connect(ray, cluster.address, plan, cluster.ranks)
@@ -240,7 +240,7 @@ class RayEngine(Engine["RaySeat"]):
         """Create the requested actors."""
         while self._owed and not self._closing.is_set():
             actor = self.ray.remote(_Actor).options(max_concurrency=4, max_restarts=0, **self._share).remote()
-            opened = actor.open.remote(self._server_arguments, self._on_gpu, self._settings.address is None)
+            opened = actor.open.remote(self._server_arguments, self._on_gpu, self._cluster_settings.address is None)
             with self._lock:
                 self._owed -= 1
                 self._free.append(RaySeat(self, actor, opened))
@@ -279,7 +279,7 @@ class RayEngine(Engine["RaySeat"]):
         resource, share = ("GPU", "num_gpus") if self._on_gpu else ("CPU", "num_cpus")
         return int(self.ray.cluster_resources().get(resource, 0) / self._share[share])
 
-    def refuse(self, seat: RaySeat, why: str) -> None:
+    def exclude_device(self, seat: RaySeat, why: str) -> None:
         seat.stop()
         self._park(seat, f"{seat.device}: {why}")
         self._owe()
@@ -287,7 +287,7 @@ class RayEngine(Engine["RaySeat"]):
     def _park(self, seat: RaySeat, why: str) -> None:
         with self._lock:
             self._parked.append(seat)
-            self._refusal, self._counted = why, None
+            self._exclusion_reason, self._counted = why, None
         warnings.warn(f"set aside: {why}", stacklevel=3)
 
     def note_lost(self, seat: RaySeat) -> None:

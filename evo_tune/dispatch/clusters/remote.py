@@ -86,9 +86,9 @@ class Seat(ABC):
             SeatLost: The seat does not answer.
         """
 
-    def sign_of_life(self, seconds: float = ANSWER_SECONDS) -> int | None:
-        """Send a sign of life; return the process id of the worker. See `call`."""
-        pid: int | None = self.call("sign_of_life", seconds)
+    def renew_lease(self, seconds: float = ANSWER_SECONDS) -> int | None:
+        """Tell the seat that this process is alive; return the process id of its worker. See `call`."""
+        pid: int | None = self.call("renew_lease", seconds)
         return pid
 
     def kill(self) -> None:
@@ -142,9 +142,9 @@ class Engine(ABC, Generic[SeatT]):
     seats_at_start: int
 
     def __init__(self, task: Task, cluster: Cluster) -> None:
-        self._settings = cluster
+        self._cluster_settings = cluster
         self._place = cluster.address or "this machine"
-        self.parcel = PackedTask.of(task, cluster.run)
+        self.packed_task = PackedTask.of(task, cluster.run)
         self._users = 0
         # Seats without a slot.
         self._free: list[SeatT] = []
@@ -152,7 +152,7 @@ class Engine(ABC, Generic[SeatT]):
         self._closing = threading.Event()
         self._last_answer_time = 0.0
         # Reason why the last device was set aside.
-        self._refusal: str | None = None
+        self._exclusion_reason: str | None = None
         # Exception that ended the watching thread.
         self._failure: Exception | None = None
 
@@ -174,12 +174,12 @@ class Engine(ABC, Generic[SeatT]):
                 self._free.remove(seat)
             return seat
 
-    def take_returns_now(self) -> bool:
-        """Return, without waiting, whether `take` would return a seat or raise."""
+    def seat_or_error_is_ready(self) -> bool:
+        """Return, without waiting, whether `take_seat` would return a seat or raise."""
         raises = self._failure is not None or bool(self.loss) or self.all_devices_excluded
         return raises or (self.connected and any(seat.ready for seat in self._free))
 
-    def take(self) -> SeatT | None:
+    def take_seat(self) -> SeatT | None:
         """Return a seat, which the caller keeps; None if there is none now.
 
         Raises:
@@ -191,15 +191,19 @@ class Engine(ABC, Generic[SeatT]):
                 f"{loss} any more; everything recorded is saved: `evo-tune resume` goes on once it is back"
             )
         if self._failure is not None:
-            raise RunError(f"{self._settings.backend.title()} gives no place: {self._failure}") from self._failure
+            raise RunError(
+                f"{self._cluster_settings.backend.title()} gives no place: {self._failure}"
+            ) from self._failure
         if self.connected and (seat := self.next_seat()) is not None:
             return seat
         if self.all_devices_excluded:
-            raise RunError(f"no device of the cluster can be used; the last one was set aside: {self._refusal}")
+            raise RunError(
+                f"no device of the cluster can be used; the last one was set aside: {self._exclusion_reason}"
+            )
         return None
 
     @abstractmethod
-    def refuse(self, seat: SeatT, why: str) -> None:
+    def exclude_device(self, seat: SeatT, why: str) -> None:
         """Set a seat's device aside for good, with a warning: no slot gets it again."""
 
     @abstractmethod
@@ -209,13 +213,13 @@ class Engine(ABC, Generic[SeatT]):
     def close(self) -> None:
         """Close the connection, and end a cluster that was started here."""
         self._closing.set()
-        self.parcel.remove_mark()
+        self.packed_task.remove_mark()
 
     def start(self) -> None:
         """Mark the trials' folder as shared, and start the thread that watches the cluster; call it once."""
-        self.parcel.mark_shared_folder()
+        self.packed_task.mark_shared_folder()
         self._last_answer_time = time.monotonic()
-        threading.Thread(target=self.watch, name=f"{self._settings.backend} cluster", daemon=True).start()
+        threading.Thread(target=self.watch, name=f"{self._cluster_settings.backend} cluster", daemon=True).start()
 
     @abstractmethod
     def watch(self) -> None:
@@ -256,7 +260,7 @@ class RemoteSlot(Slot):
         """Whether it has a machine; takes a free one, so that its device is known from now on."""
         if self._closed or self._engine is None:
             return True
-        if self._seat is None and self._engine.take_returns_now():
+        if self._seat is None and self._engine.seat_or_error_is_ready():
             self._take()
         return self._seat is not None
 
@@ -264,14 +268,14 @@ class RemoteSlot(Slot):
     def pid(self) -> int | None:
         seat = self._seat
         with contextlib.suppress(SeatLost):
-            return None if seat is None else seat.sign_of_life()
+            return None if seat is None else seat.renew_lease()
         return None
 
     def move(self, why: str) -> bool:
         seat, self._seat = self._seat, None
         self.device = UNKNOWN
         if seat is not None and self._engine is not None:
-            self._engine.refuse(seat, why)
+            self._engine.exclude_device(seat, why)
         return True
 
     def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
@@ -307,7 +311,7 @@ class RemoteSlot(Slot):
             if "unfit" not in reply:
                 return Outcome(**{**reply, "device": seat.device})
             self.move(reply["unfit"])
-            if self._engine is not None and not self._engine.take_returns_now():
+            if self._engine is not None and not self._engine.seat_or_error_is_ready():
                 raise NoMachine(f"{self.name} has left its machine, and there is no other now")
 
     def _wait_for_reply(self, seat: Seat, pending: Any) -> dict[str, Any] | None:
@@ -329,7 +333,7 @@ class RemoteSlot(Slot):
                 spent += min(now - began, 1.0)  # like `LocalSlot`: a pause of this process counts as one tick
                 overdue = self._timeout is not None and spent > self._timeout
                 if now - heard > (TICK if overdue else HEARD_EVERY):
-                    seat.sign_of_life(CLOSE_SECONDS if overdue else ANSWER_SECONDS)
+                    seat.renew_lease(CLOSE_SECONDS if overdue else ANSWER_SECONDS)
                     heard = time.monotonic()
             else:
                 self._check_open()
@@ -341,7 +345,7 @@ class RemoteSlot(Slot):
             self._engine.note_lost(seat)
 
     def _take(self) -> None:
-        self._seat = self._engine.take() if self._engine else None
+        self._seat = self._engine.take_seat() if self._engine else None
         if self._seat is not None:
             self.device = self._seat.device
 

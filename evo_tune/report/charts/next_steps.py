@@ -20,7 +20,7 @@ from evo_tune.report import summary
 from evo_tune.report.charts import Command, Part
 from evo_tune.report.run_data import RunData, is_unordered
 from evo_tune.report.summary import DONE_CHANCE, describe_more_trials, predict_next_generation
-from evo_tune.store.places import run_arguments
+from evo_tune.store.places import run_reference
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
 from evo_tune.text import escape_unprintable, one_line, show_seconds, show_value
@@ -77,7 +77,7 @@ def advice(data: RunData, running: bool = False) -> list[Command]:
     steps = [*_wider_ranges(data), *_failures(data), *_whether_to_continue(data)]
     if data.run.ended is None:
         why = "When this was written the run had not ended: it was still running, or it was killed. To continue it:"
-        steps.insert(0, Command(why, f"evo-tune resume {run_arguments(data.run.folder)}"))
+        steps.insert(0, Command(why, f"evo-tune resume {run_reference(data.run.folder)}"))
     return steps
 
 
@@ -120,7 +120,7 @@ def range_end_lines(run: Run) -> list[str]:
 def _widening_command(run: Run, genes: Iterable[AtEnd]) -> str:
     """Return the command that continues a run in wider ranges."""
     flags = " ".join(f"--gene {shlex.quote(gene.wider)}" for gene in genes)
-    return f"evo-tune resume {run_arguments(run.folder)} {flags} {summary.flag_to_continue(run)}"
+    return f"evo-tune resume {run_reference(run.folder)} {flags} {summary.flag_to_continue(run)}"
 
 
 def _wider_ranges(data: RunData) -> Iterator[Command]:
@@ -136,7 +136,7 @@ def _wider_ranges(data: RunData) -> Iterator[Command]:
     options = "" if _is_command(data) else "; add this run's -o options"
     why = f"Or start a new run with wider ranges that begins with the best genomes of this one{options}:"
     command = run_command(data, {name: gene.wider for name, gene in genes.items()})
-    yield Command(why, f"{command} --warm-start {run_arguments(data.run.folder)}")
+    yield Command(why, f"{command} --warm-start {run_reference(data.run.folder)}")
 
 
 def _is_command(data: RunData) -> bool:
@@ -220,7 +220,7 @@ def _whether_to_continue(data: RunData) -> Iterator[Command]:
     count = len(run.outcomes)
     if not steps or count < MIN_TRIALS or len(run.objectives) > 1:
         return
-    command = f"evo-tune resume {run_arguments(run.folder)} {summary.flag_to_continue(run)}"
+    command = f"evo-tune resume {run_reference(run.folder)} {summary.flag_to_continue(run)}"
     early_values = [value for evaluations, value, _ in steps if evaluations <= 2 * count // 3]
     if not early_values:
         return

@@ -21,7 +21,7 @@ from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Command, Part
 from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.manifest import Count, Finite, Whole
-from evo_tune.store.places import run_arguments
+from evo_tune.store.places import run_reference
 from evo_tune.store.run import Run
 from evo_tune.trust import inside
 
@@ -162,7 +162,7 @@ def part(data: RunData) -> Part | None:
         facts[f"predicted {data.metric}"] = f"{recipe.loss:.4g} ({recipe.low:.4g} to {recipe.high:.4g})"
     size = f"--depth {recipe.depth} --width {recipe.width} --tokens {recipe.tokens}"
     why = "Show each gene at that size, and check the prediction with short trainings on the way:"
-    check = Command(why, f"evo-tune scale {run_arguments(data.run.folder)} {size}")
+    check = Command(why, f"evo-tune scale {run_reference(data.run.folder)} {size}")
     source = "The prediction is from a law fitted to this run."
     explanation = (
         f"This search is for a model of {recipe.depth} blocks and width {recipe.width}. "

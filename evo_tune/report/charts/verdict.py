@@ -7,7 +7,7 @@ import math
 from evo_tune.report.charts import Command, Part
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import baseline_verdict, pareto_front, present_ranges, show_fresh_values, verdict
-from evo_tune.store.places import run_arguments
+from evo_tune.store.places import run_reference
 from evo_tune.text import show_value, with_plural
 
 POSITION = 0
@@ -16,7 +16,7 @@ POSITION = 0
 def part(data: RunData) -> Part | None:
     """Return the part."""
     run = data.run
-    name = run_arguments(run.folder)
+    name = run_reference(run.folder)
     commands, rows = [], []
     if data.best is not None:
         why = "Print the genome, for a program or for --warm-start of another run:"

@@ -30,7 +30,7 @@ NANOCHAT_BATCH = 2.0**19
 
 
 @dataclass(frozen=True)
-class Law:
+class LearningRateLaw:
     """A published law of learning rate and batch.
 
     Args:
@@ -70,28 +70,28 @@ def _deepseek_compute(size: TrainingSize) -> float:
 
 # Every known law, in the order of the table that `evo-tune scale` prints.
 LAWS = (
-    Law(
+    LearningRateLaw(
         "Step Law",
         "arXiv:2503.04715",
         {"without_embeddings": (5.9e7, 1.07e9), "tokens": (2e9, 1e11)},
         lr=lambda size: 1.79 * size.without_embeddings**-0.713 * size.tokens**0.307,
         batch=lambda size: 0.58 * size.tokens**0.571,
     ),
-    Law(
+    LearningRateLaw(
         "DeepSeek LLM",
         "arXiv:2401.02954",
-        {"flops": (1e17, 2e19)},
+        {"flops": (1e17, 2e19)},  # close to the FLOPs of `_deepseek_compute`: both count attention
         lr=lambda size: 0.3118 * _deepseek_compute(size) ** -0.125,
         batch=lambda size: 0.2920 * _deepseek_compute(size) ** 0.3271,
     ),
-    Law(
+    LearningRateLaw(
         "GPT-3",
         "arXiv:2005.14165, table 2.1; as a formula in arXiv:2001.08361",
         {"without_embeddings": (1e6, 1e10)},
         lr=lambda size: max(1e-5, 0.003239 - 0.0001395 * math.log(size.without_embeddings)),
     ),
     # The factor of embeddings and of the head; the rates of nanochat's matrices change with the batch only.
-    Law(
+    LearningRateLaw(
         "nanochat",
         "karpathy/nanochat: rates of AdamW by 1/√width and √batch",
         {"width": (640.0, 1664.0), "batch": (2.0**17, 2.0**21)},
