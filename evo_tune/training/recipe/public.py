@@ -1,9 +1,19 @@
 """The public names of `evo_tune.training.recipe`.
 
-Words in these names: tuning is fine-tuning of a base, a pretrained model; its targets are the layers that get adapters.
-A sample is a row, a text or an image, of which encoders learn. A rank is a process. A pass is one micro-batch. To fit
-is to find what fits into a device's memory. Work is the operations of a step by kind, whose seconds are in
-`UNIT_COSTS`. A proxy is a small model in place of a large one. `predict_memory` is for the GPT.
+The names are stable, so some words in them need a note. `check_integer`, `check_number` and `redeclare` are helpers for
+the options of an evaluator.
+
+Tuning is fine-tuning of a base, a pretrained model; its targets are the layers that get adapters, and `NewWeights`
+counts the weights that these add.
+A sample is a row, a text or an image, of which encoders learn. `RegressionTask` predicts one number per sample;
+`NumbersTask` is its base class, also for several numbers. A rank is a process. A pass is one micro-batch. To fit is to
+find what fits into a device's memory. Work is the operations of a step by kind, whose seconds are in `UNIT_COSTS`.
+`predict_memory` and `hidden_width`, of the MLP, are for the GPT. A proxy is a small model in place of a large one,
+`LargeTraining`; `second_width` is the larger of the two widths of its search.
+
+`SeriesData` is a file of series, `Series` one of them on a grid of times, and `SplitSeries` all of them with their
+split. `Bytes` is a tokenizer. `GroupRateOptions` are learning rates of groups of parameters. The gap in `GapDecay` is
+that of the losses on training and held-out data. `stop_step` counts the steps of a partial training.
 """
 
 from evo_tune.options.declare import check_integer, check_number, redeclare
