@@ -23,7 +23,7 @@ from msgspec import Struct, structs
 
 from evo_tune.forecast.timing import Pace
 from evo_tune.genome.trial import Outcome
-from evo_tune.report.final_comparison import FinalComparison, FreshTraining, Results, default_looks
+from evo_tune.report.final_comparison import FinalComparison, FreshTraining, Results, default_look_seeds
 from evo_tune.report.recommendation import comparison_results, current_comparison
 from evo_tune.report.summary import candidate_costs
 from evo_tune.settings import SessionSettings
@@ -352,7 +352,7 @@ def _disk_bytes(manifest: Manifest, genomes: int, pace: Pace | None, run: Run | 
 def comparison_trainings(session: SessionSettings) -> ComparisonTrainings:
     """Return the number of trainings of a session's final comparison."""
     seeds, finalists = session.final_seeds, session.finalists
-    choosing, looks = 0, default_looks(seeds) if seeds else [0]
+    choosing, looks = 0, default_look_seeds(seeds) if seeds else [0]
     while finalists > 1:
         choosing += math.ceil(seeds / 3) * finalists
         finalists = math.ceil(finalists / 2)
@@ -394,7 +394,7 @@ def comparison_end_times(
         busy: Seconds until each running training ends.
     """
     free_at, ready_at = sorted([*busy, *[0.0] * (slots - len(busy))]), max(busy, default=0.0)
-    simulated, looks, default = dict(results), comparison.looks, comparison.default
+    simulated, looks, default = dict(results), comparison.look_seeds, comparison.default
     fillers = deque(comparison.missing_report_trainings(looks[0], [default], simulated))
 
     def start(training: FreshTraining, earliest: float) -> float:

@@ -233,7 +233,7 @@ class Deadline:
 
     def record(self, plan: FinalComparison | None) -> None:
         """Record a plan; None for no comparison."""
-        finalists, default, looks = ((), None, ()) if plan is None else (plan.finalists, plan.default, plan.looks)
+        finalists, default, looks = ((), None, ()) if plan is None else (plan.finalists, plan.default, plan.look_seeds)
         self.run.plan_comparison(finalists, default, looks)
 
 

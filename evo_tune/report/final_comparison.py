@@ -35,7 +35,7 @@ MAX_SEEDS_FACTOR = 2
 # Most looks at the results.
 MAX_LOOKS = 3
 
-# Fewest reporting seeds: one pair has no standard error.
+# Fewest reporting seeds, those of the comparison with the default: one pair has no standard error.
 MIN_REPORT_SEEDS = 2
 
 # Power of the spending function.
@@ -111,36 +111,37 @@ class FinalComparison:
         finalists: Trial ids, the best of the search first; ties go to the earlier one.
         default: Trial id of the default; None if it has no value: then only the chosen finalist is trained.
         seeds: Number of seeds asked for: each halving uses a third of it. 0: no comparison.
-        planned_looks: Numbers of reporting seeds at each look, increasing, if time allows fewer than the default; empty
-            for `default_looks(seeds)`. They may depend on the clock, but on no loss, so `ALPHA` still bounds the error.
+        planned_look_seeds: Numbers of reporting seeds at each look, increasing, if time allows fewer than the default;
+            empty for `default_look_seeds(seeds)`. They may depend on the clock, but on no loss, so `ALPHA` still bounds
+            the error.
         is_fine_grained: Whether the metric takes so many values that equal losses mean equal models, not rounding.
     """
 
     finalists: tuple[int, ...]
     default: int | None
     seeds: int
-    planned_looks: tuple[int, ...] = ()
+    planned_look_seeds: tuple[int, ...] = ()
     is_fine_grained: bool = False
 
     @property
-    def looks(self) -> tuple[int, ...]:
+    def look_seeds(self) -> tuple[int, ...]:
         """Numbers of reporting seeds at each look."""
-        return self.planned_looks or tuple(default_looks(self.seeds))
+        return self.planned_look_seeds or tuple(default_look_seeds(self.seeds))
 
     @property
     def max_seeds(self) -> dict[Purpose, int]:
         """Most seeds of each purpose that the comparison may use."""
         halvings = math.ceil(math.log2(max(1, len(self.finalists))))
-        return {"choose": math.ceil(self.seeds / 3) * halvings, "report": self.looks[-1] if self.seeds else 0}
+        return {"choose": math.ceil(self.seeds / 3) * halvings, "report": self.look_seeds[-1] if self.seeds else 0}
 
     def largest_first_alternatives(self) -> list[FinalComparison]:
         """Return the comparison and smaller ones, the largest first: with fewer seeds, then with fewer finalists."""
         comparisons, count = [], len(self.finalists)
         while count and self.seeds:
-            plans = [self.looks[:number] for number in range(len(self.looks), 0, -1)]
+            plans = [self.look_seeds[:number] for number in range(len(self.look_seeds), 0, -1)]
             while plans[-1][0] > MIN_REPORT_SEEDS:  # one look, with fewer and fewer seeds
                 plans.append((max(MIN_REPORT_SEEDS, plans[-1][0] * 3 // 4),))
-            comparisons += [replace(self, finalists=self.finalists[:count], planned_looks=plan) for plan in plans]
+            comparisons += [replace(self, finalists=self.finalists[:count], planned_look_seeds=plan) for plan in plans]
             if count == 1:
                 break
             count = math.ceil(count / 2)
@@ -153,26 +154,26 @@ class FinalComparison:
         chosen, missing = self.choose(results)
         if chosen is not None:
             return self._compare(chosen, results)
-        # The default is needed whichever finalist is chosen, so it need not wait.
-        return ComparisonState((*missing, *self.missing_report_trainings(self.looks[0], [self.default], results)))
+        # The default is needed whichever finalist is chosen, so it need not wait; it ends even if all finalists fail.
+        return ComparisonState((*missing, *self.missing_report_trainings(self.look_seeds[0], [self.default], results)))
 
     def missing_report_trainings(
-        self, look: int, ids: Sequence[int | None], results: Results
+        self, seeds: int, ids: Sequence[int | None], results: Results
     ) -> tuple[FreshTraining, ...]:
         """Return the reporting trainings that some genomes lack at a look.
 
         Args:
-            look: Number of reporting seeds.
+            seeds: Number of reporting seeds.
             ids: Trial ids of the genomes; None is skipped.
             results: Results so far.
         """
-        needed = (FreshTraining(id, "report", number) for number in range(1, look + 1) for id in ids if id is not None)
+        needed = (FreshTraining(id, "report", number) for number in range(1, seeds + 1) for id in ids if id is not None)
         return tuple(training for training in needed if training not in results)
 
     def choose(self, results: Results) -> tuple[int | None, tuple[FreshTraining, ...]]:
         """Return the chosen finalist and the trainings that the next halving lacks.
 
-        The finalist is None while trainings are missing, and if all of them failed.
+        The finalist is None while trainings are missing; if none are, it is None because all finalists failed.
         """
         finalists, seeds_so_far = list(self.finalists), 0
         while len(finalists) > 1:
@@ -199,27 +200,30 @@ class FinalComparison:
         added.
         """
         alpha_spent, state = 0.0, ComparisonState()
-        for look in self.looks:
-            if missing := self.missing_report_trainings(look, [self.default, chosen], results):
+        for seeds in self.look_seeds:
+            if missing := self.missing_report_trainings(seeds, [self.default, chosen], results):
                 return replace(state, next_trainings=missing, chosen=chosen, beats=None)
             if self.default is None:
-                return ComparisonState((), chosen, look)
-            share_of_max_seeds = look / self.looks[-1]
+                return ComparisonState((), chosen, seeds)
+            share_of_max_seeds = seeds / self.look_seeds[-1]
             alpha_of_look = ALPHA * share_of_max_seeds**SPENDING_POWER - alpha_spent
             alpha_spent += alpha_of_look
-            losses = list(zip(*(_losses(id, "report", look, results) for id in (chosen, self.default)), strict=True))
-            pairs = [(loss, default) for loss, default in losses if loss is not None and default is not None]
-            gains, count = [default - loss for loss, default in pairs], len(pairs)
-            gain, error = fmean(gains) if gains else math.nan, math.nan
-            beats = None
+            losses = list(zip(*(_losses(id, "report", seeds, results) for id in (chosen, self.default)), strict=True))
+            pairs = [
+                (loss, default_loss) for loss, default_loss in losses if loss is not None and default_loss is not None
+            ]
+            gains, count = [default_loss - loss for loss, default_loss in pairs], len(pairs)
+            gain = fmean(gains) if gains else math.nan
+            error, beats = math.nan, None
             if count > 1:
                 error = math.hypot(*(value - gain for value in gains)) / math.sqrt(count * (count - 1))
-            if any(loss is None and default is not None for loss, default in losses):
+            if any(loss is None and default_loss is not None for loss, default_loss in losses):
                 beats = False  # it failed where the default did not
             elif count > 1:
                 paired_losses = [loss for pair in pairs for loss in pair]
                 tolerance = ROUNDING * max(map(abs, paired_losses))
-                gain, error = (0.0 if abs(number) <= tolerance else number for number in (gain, error))
+                gain = 0.0 if abs(gain) <= tolerance else gain
+                error = 0.0 if abs(error) <= tolerance else error
                 step = 0.0 if self.is_fine_grained else resolution(paired_losses, tolerance)
                 total_error = math.hypot(error, ROUNDED_DIFFERENCE_DEVIATION * step / math.sqrt(count))
                 if gain > 0.0 and (not total_error or student_tail(gain / total_error, count - 1) <= alpha_of_look):
@@ -228,15 +232,16 @@ class FinalComparison:
                     is_hopeless = gain <= 0.0 or gain < MIN_PROMISING_GAIN * share_of_max_seeds * error
                     is_last_look = share_of_max_seeds == 1.0
                     beats = False if is_hopeless or is_last_look else None
-            state = ComparisonState((), chosen, look, count, gain, error, beats)
+            state = ComparisonState((), chosen, seeds, count, gain, error, beats)
             if beats is not None:
                 break
         return state
 
 
-def default_looks(seeds: int) -> list[int]:
-    """Return the numbers of reporting seeds at each look: thirds of the cap, and at least 2."""
-    return sorted({max(2, math.ceil(MAX_SEEDS_FACTOR * seeds * part / MAX_LOOKS)) for part in range(1, MAX_LOOKS + 1)})
+def default_look_seeds(seeds: int) -> list[int]:
+    """Return the numbers of reporting seeds at each look: thirds of the maximum, and at least 2."""
+    seed_counts = (math.ceil(MAX_SEEDS_FACTOR * seeds * look / MAX_LOOKS) for look in range(1, MAX_LOOKS + 1))
+    return sorted({max(MIN_REPORT_SEEDS, seed_count) for seed_count in seed_counts})
 
 
 def _losses(id: int, purpose: Purpose, seeds: int, results: Results) -> list[float | None]:

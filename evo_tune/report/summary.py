@@ -134,7 +134,7 @@ def run_result(run: Run) -> RunResult:
 def _reduced_comparison(run: Run) -> str:
     """Return in words how a run's final comparison was made to fit into its hours; '' if it is as asked for."""
     plan, request = run.planned, recommendation.comparison_as_requested(run)
-    if plan is None or (len(plan.finalists), plan.looks) == (len(request.finalists), request.looks):
+    if plan is None or (len(plan.finalists), plan.looks) == (len(request.finalists), request.look_seeds):
         return ""
     hours, seeds = f"{run.session.hours or 0.0:g} hours", plan.looks[-1] if plan.looks else 0
     if not plan.finalists:
@@ -142,8 +142,8 @@ def _reduced_comparison(run: Run) -> str:
     parts = []
     if len(plan.finalists) < len(request.finalists):
         parts.append(f"{len(plan.finalists)} of {len(request.finalists)} finalists")
-    if seeds < request.looks[-1]:
-        parts.append(f"{seeds} of at most {request.looks[-1]} seeds")
+    if seeds < request.look_seeds[-1]:
+        parts.append(f"{seeds} of at most {request.look_seeds[-1]} seeds")
     return f"to fit into {hours}, the final comparison had {' and '.join(parts)}"
 
 

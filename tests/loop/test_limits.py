@@ -175,7 +175,7 @@ def test_a_planned_comparison_stays_on_resume_and_longer_hours_plan_anew(begin: 
     deadline_of(search, clock).plan()
     assert deadline_of(search, [0.0]).limit_reason() is not None, "the search is over, even if a resume has more time"
     planned = current_comparison(search.saved)
-    assert (planned.finalists, planned.default, planned.looks) == ((1,), 0, (2, 4, 6))
+    assert (planned.finalists, planned.default, planned.look_seeds) == ((1,), 0, (2, 4, 6))
     jobs = ComparisonJobs(search.saved, Condition(), lambda: False, deadline_of(search, clock))
     job = jobs.fetch(None)  # type: ignore[arg-type]
     assert isinstance(job, Job)
@@ -194,7 +194,7 @@ def test_a_planned_comparison_stays_on_resume_and_longer_hours_plan_anew(begin: 
     assert current_comparison(again.saved).seeds == 0, "the same limits: the plan is not made anew"
     again.close()
     longer = resume("run", hours=2.0)
-    assert current_comparison(longer.saved).looks == (2, 4, 6)
+    assert current_comparison(longer.saved).look_seeds == (2, 4, 6)
     assert longer.saved.planned is None
 
 
@@ -211,11 +211,11 @@ def test_a_comparison_whose_time_is_over_keeps_what_is_complete(begin: Begin) ->
         loss = 1.0 - job.candidate.id / 9 + job.candidate.seed % 5 / 30
         jobs.record_outcome(job, Outcome("ok", {"loss": loss}, seconds=100.0))
     jobs.end_if_late()
-    assert current_comparison(search.saved).looks == (2, 4, 6), "there is time"
+    assert current_comparison(search.saved).look_seeds == (2, 4, 6), "there is time"
     clock[0] = 3600.0
     assert jobs.time_is_over()
     jobs.end_if_late()
-    assert current_comparison(search.saved).looks == (2,)
+    assert current_comparison(search.saved).look_seeds == (2,)
     assert run_result(search.saved).beaten is not None
 
 

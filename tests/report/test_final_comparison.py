@@ -17,7 +17,7 @@ from evo_tune.report.final_comparison import (
     ComparisonState,
     FinalComparison,
     FreshTraining,
-    default_looks,
+    default_look_seeds,
     student_tail,
 )
 
@@ -188,7 +188,7 @@ def test_failures_come_last_and_are_no_pairs() -> None:
     ("seeds", "when"), [(1, [2]), (2, [2, 3, 4]), (3, [2, 4, 6]), (5, [4, 7, 10]), (9, [6, 12, 18])]
 )
 def test_the_comparison_is_looked_at_in_thirds_of_its_cap(seeds: int, when: list[int]) -> None:
-    assert default_looks(seeds) == when
+    assert default_look_seeds(seeds) == when
 
 
 @given(st.floats(-1e6, 1e6), st.integers(1, 400))
@@ -231,7 +231,9 @@ def test_the_last_look_of_a_shorter_comparison_may_spend_the_whole_error() -> No
 
 
 def test_smaller_comparisons_have_fewer_seeds_and_then_fewer_finalists() -> None:
-    found = [(len(one.finalists), one.looks) for one in FinalComparison((4, 3, 2), 0, 6).largest_first_alternatives()]
+    found = [
+        (len(one.finalists), one.look_seeds) for one in FinalComparison((4, 3, 2), 0, 6).largest_first_alternatives()
+    ]
     looks_of = [(4, 8, 12), (4, 8), (4,), (3,), (2,)]
     assert found == [(count, looks) for count in (3, 2, 1) for looks in looks_of]
     assert FinalComparison((), 0, 6).largest_first_alternatives() == []
