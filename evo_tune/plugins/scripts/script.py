@@ -295,9 +295,7 @@ class OutputReader:
         self.metrics: dict[str, float] = {}
         # Last lines of the output.
         self.last_lines: deque[str] = deque(maxlen=TAIL_LINES)
-        self._patterns = patterns
-        self._curve_position = curve_position
-        self._context = context
+        self._patterns, self._curve_position, self._context = patterns, curve_position, context
         self._objective_names = {objective.metric for objective in context.objectives}
         # For each metric that was found in text: the kinds of lines, by their words before the name.
         self._line_kinds_by_metric: dict[str, dict[tuple[str, ...], NamedValue]] = {}
