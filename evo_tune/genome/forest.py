@@ -29,7 +29,8 @@ class Forest:
         threshold: Value above which points go right; infinite at a leaf. Shape (nodes,).
         left_child: Left child, followed by the right one; at a leaf the leaf itself. Shape (nodes,).
         mean: Mean score of the points at a node, shape (nodes,).
-        relabel: Each tree's own order of the values of unordered features (see `fit`), shape (trees, features, values).
+        category_order: Each tree's own order of the values of unordered features (see `fit`). Shape (trees, features,
+            values).
         unordered: Whether a feature has no order, shape (features,).
         depth: Steps from a root to the deepest leaf.
     """
@@ -38,7 +39,7 @@ class Forest:
     threshold: np.ndarray
     left_child: np.ndarray
     mean: np.ndarray
-    relabel: np.ndarray
+    category_order: np.ndarray
     unordered: np.ndarray
     depth: int
 
@@ -59,12 +60,12 @@ class Forest:
         """
         trees, sampled = samples.shape
         widest = max(1, int(sizes.max()))
-        relabel = np.tile(np.arange(widest, dtype=np.float64), (trees, len(sizes), 1))
+        category_order = np.tile(np.arange(widest, dtype=np.float64), (trees, len(sizes), 1))
         for place in np.flatnonzero(sizes):
             size = int(sizes[place])
-            relabel[:, place, :size] = np.argsort(rng.random((trees, size)), axis=1)
+            category_order[:, place, :size] = np.argsort(rng.random((trees, size)), axis=1)
         # Rows of all trees, sorted by node.
-        x = _relabel(points[samples], relabel, sizes > 0).reshape(trees * sampled, -1)
+        x = _relabel(points[samples], category_order, sizes > 0).reshape(trees * sampled, -1)
         y, node = scores[samples].ravel(), np.repeat(np.arange(trees), sampled)
         levels = []
         first = 0  # index of this level's first node
@@ -101,7 +102,7 @@ class Forest:
             order = np.argsort(node, kind="stable")
             x, y, node = x[order], y[order], node[order]
         features, thresholds, children, means = (np.concatenate(parts) for parts in zip(*levels, strict=True))
-        return cls(features, thresholds, children, means, relabel, sizes > 0, len(levels) - 1)
+        return cls(features, thresholds, children, means, category_order, sizes > 0, len(levels) - 1)
 
     def predict(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance over the trees of the score of each point, both of shape (points,)."""
@@ -110,9 +111,9 @@ class Forest:
 
     def leaves(self, points: np.ndarray) -> np.ndarray:
         """Return the leaf of each point in each tree, shape (trees, points)."""
-        trees, count = len(self.relabel), len(points)
+        trees, count = len(self.category_order), len(points)
         x = np.broadcast_to(points, (trees, *points.shape))
-        flat = _relabel(x, self.relabel, self.unordered).ravel()
+        flat = _relabel(x, self.category_order, self.unordered).ravel()
         features = points.shape[1]
         rows = np.arange(trees * count) * features
         node = np.repeat(np.arange(trees), count)
@@ -121,12 +122,12 @@ class Forest:
         return node.reshape(trees, count)
 
 
-def _relabel(x: np.ndarray, relabel: np.ndarray, unordered: np.ndarray) -> np.ndarray:
+def _relabel(x: np.ndarray, category_order: np.ndarray, unordered: np.ndarray) -> np.ndarray:
     """Return features of shape (trees, points, features) with unordered values in each tree's own order."""
     if not unordered.any():
         return x
     x = x.copy()
     trees = np.arange(len(x))[:, None]
     for place in np.flatnonzero(unordered):
-        x[:, :, place] = relabel[trees, place, x[:, :, place].astype(np.intp)]
+        x[:, :, place] = category_order[trees, place, x[:, :, place].astype(np.intp)]
     return x

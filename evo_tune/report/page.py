@@ -333,7 +333,7 @@ def comparison_parts(runs: Sequence[RunData]) -> dict[str, Part]:
 def _comparison_table(runs: Sequence[RunData]) -> Part:
     metrics = {data.run.manifest.objectives[0] for data in runs}
     evaluators = {data.run.manifest.evaluator for data in runs}
-    with_result = [data for data in runs if data.best is not None and data.best.losses]
+    with_result = [data for data in runs if data.recommended_trial is not None and data.recommended_trial.losses]
     title = "The runs"
     if len(metrics) == len(evaluators) == 1 and with_result:
         leader = min(with_result, key=lambda data: (_comparable_loss(data), data.name))
@@ -365,9 +365,9 @@ def _comparable_loss(data: RunData) -> float:
     row = data.result.fresh_best
     if row is not None and row.values:
         return data.objective.sign * row.mean
-    assert data.best is not None
-    assert data.best.losses
-    return data.best.losses[0]
+    assert data.recommended_trial is not None
+    assert data.recommended_trial.losses
+    return data.recommended_trial.losses[0]
 
 
 # A saved run in a notebook. It locks nothing, writes nothing, and runs no code from the run.
@@ -414,7 +414,7 @@ class Results:
     @property
     def best(self) -> Trial | None:
         """The recommended trial; None if no full training has a value."""
-        return self._data.best
+        return self._data.recommended_trial
 
     def front(self) -> list[Trial]:
         """Return the Pareto front, best on the first objective first."""

@@ -93,31 +93,31 @@ class RunData:
         return self.run.trials()
 
     @cached_property
-    def ranked(self) -> list[Trial]:
+    def ranked_trials(self) -> list[Trial]:
         """Fully trained trials, best first (see `Run.ranked`), without losses beyond `MAX_ABSOLUTE_LOSS`."""
         return [trial for trial in self.run.ranked() if max(map(abs, trial.losses or (math.inf,))) < MAX_ABSOLUTE_LOSS]
 
     @cached_property
-    def losses(self) -> np.ndarray:
-        """First objective of `ranked`, to be minimised, shape (ranked,)."""
-        return np.array([trial.losses[0] for trial in self.ranked if trial.losses], dtype=float)
+    def ranked_losses(self) -> np.ndarray:
+        """First objective of `ranked_trials`, to be minimised, shape (ranked trials,)."""
+        return np.array([trial.losses[0] for trial in self.ranked_trials if trial.losses], dtype=float)
 
     @cached_property
-    def values(self) -> np.ndarray:
-        """Values of the first objective's metric of `ranked`, shape (ranked,)."""
-        return self.losses * self.objective.sign
+    def ranked_values(self) -> np.ndarray:
+        """Values of the first objective's metric of `ranked_trials`, shape (ranked trials,)."""
+        return self.ranked_losses * self.objective.sign
 
     @cached_property
-    def units(self) -> np.ndarray:
-        """Unit coordinates of `ranked`, shape (ranked, genes)."""
-        return self.encode_trials(self.ranked)
+    def ranked_units(self) -> np.ndarray:
+        """Unit coordinates of `ranked_trials`, shape (ranked trials, genes)."""
+        return self.encode_trials(self.ranked_trials)
 
     @cached_property
     def gene_indices(self) -> dict[str, int]:
-        """Index of each gene in `units`, by name."""
+        """Index of each gene in `ranked_units`, by name."""
         return {name: index for index, name in enumerate(self.genes)}
 
-    def clip_values(self, losses: np.ndarray) -> np.ndarray:
+    def chart_values(self, losses: np.ndarray) -> np.ndarray:
         """Return values of the first objective, with losses beyond `edge_loss` at the edge of the chart."""
         return np.asarray(self.objective.sign * np.minimum(losses, self.edge_loss))
 
@@ -130,14 +130,14 @@ class RunData:
         return np.array([self._units[trial.id] for trial in trials], dtype=float).reshape(len(trials), len(self.genes))
 
     @cached_property
-    def best(self) -> Trial | None:
+    def recommended_trial(self) -> Trial | None:
         """The recommended trial; None if there is none."""
         return recommend_trial(self.run)
 
     @cached_property
     def default(self) -> Trial | None:
         """The full trial of the default genome; None if it has no value."""
-        return next((trial for trial in self.ranked if is_default(trial, self.run)), None)
+        return next((trial for trial in self.ranked_trials if is_default(trial, self.run)), None)
 
     @cached_property
     def result(self) -> RunResult:
@@ -145,12 +145,12 @@ class RunData:
         return summary.run_result(self.run)
 
     @cached_property
-    def model(self) -> ImportanceModel | None:
-        """A model of `ranked`; None for too few trials, too many genes, or losses that do not differ."""
-        has_enough_trials = len(self.ranked) >= summary.MIN_TRIALS_FOR_IMPORTANCE
-        if not has_enough_trials or len(self.genes) > MOST_GENES or np.ptp(self.losses) == 0:
+    def importance_model(self) -> ImportanceModel | None:
+        """A model of `ranked_trials`; None for too few trials, too many genes, or losses that do not differ."""
+        has_enough_trials = len(self.ranked_trials) >= summary.MIN_TRIALS_FOR_IMPORTANCE
+        if not has_enough_trials or len(self.genes) > MOST_GENES or np.ptp(self.ranked_losses) == 0:
             return None
-        sizes = np.array([gene.size if is_unordered(gene) else 0 for gene in self.genes.values()], dtype=int)
+        category_counts = np.array([gene.size if is_unordered(gene) else 0 for gene in self.genes.values()], dtype=int)
         grids = []  # each of a gene's values if they are few, else evenly spaced
         for gene in self.genes.values():
             count = int(min(gene.size, MAX_GRID_POINTS))
@@ -159,24 +159,25 @@ class RunData:
                 # Moved to the coordinates of the gene's real values.
                 points = np.unique([gene.encode(gene.decode(float(point))) for point in points])
             grids.append(points)
-        return ImportanceModel.fit(self.units, self.losses, sizes, grids, np.random.default_rng(0))
+        rng = np.random.default_rng(0)
+        return ImportanceModel.fit(self.ranked_units, self.ranked_losses, category_counts, grids, rng)
 
     @cached_property
     def genes_by_importance(self) -> list[str]:
         """Genes with more than one value, the most important first if that is known."""
         names = [name for name, gene in self.genes.items() if gene.size > 1]
-        if self.model is None:
+        if self.importance_model is None:
             return names
-        share = dict(zip(self.genes, self.model.anova.mean(axis=0), strict=True))
+        share = dict(zip(self.genes, self.importance_model.anova_shares.mean(axis=0), strict=True))
         return sorted(names, key=lambda name: -share[name])
 
     @cached_property
     def edge_loss(self) -> float:
         """Loss above which charts draw all results at their edge, far above the upper quartile; NaN without results."""
-        if not len(self.losses):
+        if not len(self.ranked_losses):
             return math.nan
-        lowest, median, upper_quartile = np.quantile(self.losses, [0.0, 0.5, 0.75])
-        return float(min(self.losses.max(), max(upper_quartile + (upper_quartile - lowest), median)))
+        lowest, upper_quartile = np.quantile(self.ranked_losses, [0.0, 0.75])
+        return float(min(self.ranked_losses.max(), upper_quartile + (upper_quartile - lowest)))
 
 
 def is_unordered(gene: Gene) -> bool:
@@ -214,28 +215,29 @@ class ImportanceModel:
 
     Args:
         forest: Trees ordered by bootstrap, `TREES` for each.
-        sizes: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
+        category_counts: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
         grids: Points along each gene, in unit coordinates.
         scores: Sorted normal scores of the losses that it was fitted to, shape (points,).
         losses: These losses, sorted, shape (points,).
-        anova: Share of the variance that each gene explains alone, shape (bootstraps, genes).
-        ped: Share of each gene in the difference between the best and all trials, shape (bootstraps, genes).
+        anova_shares: Share of the variance that each gene explains alone, shape (bootstraps, genes).
+        ped_shares: Share of each gene in the difference between the best and all trials. Shape (bootstraps,
+            genes).
     """
 
     forest: Forest
-    sizes: np.ndarray
+    category_counts: np.ndarray
     grids: Sequence[np.ndarray]
     scores: np.ndarray
     losses: np.ndarray
-    anova: np.ndarray
-    ped: np.ndarray
+    anova_shares: np.ndarray
+    ped_shares: np.ndarray
 
     @classmethod
     def fit(
         cls,
         units: np.ndarray,
         losses: np.ndarray,
-        sizes: np.ndarray,
+        category_counts: np.ndarray,
         grids: Sequence[np.ndarray],
         rng: np.random.Generator,
     ) -> ImportanceModel:
@@ -244,7 +246,7 @@ class ImportanceModel:
         Args:
             units: Unit coordinates, shape (trials, genes).
             losses: Losses that are not all the same, shape (trials,).
-            sizes: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
+            category_counts: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
             grids: Points along each gene, in unit coordinates.
             rng: Source of randomness.
         """
@@ -252,19 +254,18 @@ class ImportanceModel:
             indices = rng.choice(len(losses), MAX_FIT_TRIALS, replace=False)
             indices[0] = np.argmin(losses)  # always include the best
             units, losses = units[np.unique(indices)], losses[np.unique(indices)]
-        count = len(losses)
+        trial_count = len(losses)
         # Normal scores, because losses have long tails, which would dominate a mean
-        scores = np.array([NormalDist().inv_cdf(quantile) for quantile in (ranks(losses) - 0.5) / count])
-        samples = rng.integers(count, size=(BOOTSTRAPS, count))
-        features = _features(units, sizes)
-        forest = Forest.fit(features, scores, sizes, np.repeat(samples, TREES, axis=0), rng)
+        scores = np.array([NormalDist().inv_cdf(quantile) for quantile in (ranks(losses) - 0.5) / trial_count])
+        samples = rng.integers(trial_count, size=(BOOTSTRAPS, trial_count))
+        features = _features(units, category_counts)
+        forest = Forest.fit(features, scores, category_counts, np.repeat(samples, TREES, axis=0), rng)
         order = np.argsort(losses, kind="stable")
-        sized_grids = zip(grids, sizes, strict=True)
-        feature_grids = [np.minimum(np.floor(grid * size), size - 1) if size else grid for grid, size in sized_grids]
-        shares = anova(forest, sizes, feature_grids)
-        ped = np.stack([ped_anova(units[sample], losses[sample], sizes, grids) for sample in samples])
-        anova_by_bootstrap = shares.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1)
-        return cls(forest, sizes, grids, scores[order], losses[order], anova_by_bootstrap, ped)
+        feature_grids = [_features(grid, count) for grid, count in zip(grids, category_counts, strict=True)]
+        shares_by_tree = anova(forest, category_counts, feature_grids)
+        ped_shares = [ped_anova(units[sample], losses[sample], category_counts, grids) for sample in samples]
+        anova_shares = shares_by_tree.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1)
+        return cls(forest, category_counts, grids, scores[order], losses[order], anova_shares, np.stack(ped_shares))
 
     def predict_along(self, point: np.ndarray, gene: int) -> Band:
         """Return the predicted losses along one gene's grid while all other genes keep their values.
@@ -294,19 +295,20 @@ class ImportanceModel:
 
     def _scores(self, points: np.ndarray) -> np.ndarray:
         """Return the predicted normal scores of points, shape (bootstraps, points)."""
-        predictions = self.forest.mean[self.forest.leaves(_features(points, self.sizes))]
+        # Shape (trees, points); the trees are ordered by bootstrap.
+        predictions = self.forest.mean[self.forest.leaves(_features(points, self.category_counts))]
         return np.asarray(predictions.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1))
 
     def _loss_of_score(self, scores: np.ndarray) -> np.ndarray:
         return np.asarray(np.interp(scores, self.scores, self.losses))
 
 
-def _features(units: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+def _features(units: np.ndarray, category_counts: np.ndarray) -> np.ndarray:
     """Return unit coordinates with unordered genes as indices of their values, shape (points, genes)."""
-    return np.where(sizes > 0, np.minimum(np.floor(units * sizes), sizes - 1), units)
+    return np.where(category_counts > 0, np.minimum(np.floor(units * category_counts), category_counts - 1), units)
 
 
-def anova(forest: Forest, sizes: np.ndarray, grids: Sequence[np.ndarray]) -> np.ndarray:
+def anova(forest: Forest, category_counts: np.ndarray, grids: Sequence[np.ndarray]) -> np.ndarray:
     """Return the share of each tree's variance that each gene explains alone, shape (trees, genes).
 
     The space is the product of the grids, whose points have equal weight. A leaf is a box in it, so a marginal is the
@@ -314,14 +316,14 @@ def anova(forest: Forest, sizes: np.ndarray, grids: Sequence[np.ndarray]) -> np.
 
     Args:
         forest: The forest.
-        sizes: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
+        category_counts: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
         grids: Points along each gene, as features.
     """
-    tree, mean, low, high = _boxes(forest, len(sizes))
+    tree, mean, low, high = _boxes(forest, len(category_counts))
     starts = np.flatnonzero(np.diff(tree, prepend=-1))
     is_inside_by_gene = []  # whether each point of a gene's grid is in each leaf's box, each of shape (leaves, points)
     for gene, grid in enumerate(grids):
-        values = forest.relabel[tree, gene][:, grid.astype(int)] if forest.unordered[gene] else grid[None, :]
+        values = forest.category_order[tree, gene][:, grid.astype(int)] if forest.unordered[gene] else grid[None, :]
         is_inside_by_gene.append((values > low[:, gene, None]) & (values <= high[:, gene, None]))
     width = np.stack([mask.mean(axis=1) for mask in is_inside_by_gene], axis=1)
     before = np.cumprod(np.column_stack([np.ones(len(width)), width[:, :-1]]), axis=1)
@@ -340,7 +342,7 @@ def anova(forest: Forest, sizes: np.ndarray, grids: Sequence[np.ndarray]) -> np.
 
 def _boxes(forest: Forest, genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return tree and mean of each leaf, shape (leaves,), and its box's bounds, shape (leaves, genes), by tree."""
-    nodes, trees = len(forest.left_child), len(forest.relabel)
+    nodes, trees = len(forest.left_child), len(forest.category_order)
     tree_of_node = np.zeros(nodes, dtype=int)
     low, high = np.full((nodes, genes), -np.inf), np.full((nodes, genes), np.inf)
     level_nodes = np.arange(trees)
@@ -360,7 +362,9 @@ def _boxes(forest: Forest, genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return tree_of_node[leaves], forest.mean[leaves], low[leaves], high[leaves]
 
 
-def ped_anova(units: np.ndarray, losses: np.ndarray, sizes: np.ndarray, grids: Sequence[np.ndarray]) -> np.ndarray:
+def ped_anova(
+    units: np.ndarray, losses: np.ndarray, category_counts: np.ndarray, grids: Sequence[np.ndarray]
+) -> np.ndarray:
     """Return each gene's share in the difference between the best and all trials, shape (genes,); they sum to 1.
 
     The Pearson divergence between the densities of the best and of all trials along a gene (equation 15 of the paper,
@@ -369,22 +373,22 @@ def ped_anova(units: np.ndarray, losses: np.ndarray, sizes: np.ndarray, grids: S
     Args:
         units: Unit coordinates, shape (trials, genes).
         losses: Losses, shape (trials,).
-        sizes: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
+        category_counts: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
         grids: Points along each gene, in unit coordinates.
     """
-    top = np.argsort(losses, kind="stable")[: max(8, math.ceil(BEST_SHARE * len(losses)))]
+    best_trials = np.argsort(losses, kind="stable")[: max(8, math.ceil(BEST_SHARE * len(losses)))]
     divergences = []
     for gene, grid in enumerate(grids):
-        density_of_all = _density(units[:, gene], grid, int(sizes[gene]))
-        density_of_best = _density(units[top, gene], grid, int(sizes[gene]))
+        density_of_all = _density(units[:, gene], grid, int(category_counts[gene]))
+        density_of_best = _density(units[best_trials, gene], grid, int(category_counts[gene]))
         divergences.append(float((density_of_all * (density_of_best / density_of_all - 1.0) ** 2).sum()))
     total = sum(divergences)
     return np.array(divergences) / total if total > ROUNDING else np.zeros(len(grids))
 
 
-def _density(units: np.ndarray, grid: np.ndarray, size: int) -> np.ndarray:
+def _density(units: np.ndarray, grid: np.ndarray, category_count: int) -> np.ndarray:
     """Return the density of points along a gene's grid, shape (grid,): positive, with sum 1."""
-    if size or len(grid) < 8:  # separate values, with a small share for values not seen
+    if category_count or len(grid) < 8:  # separate values, with a small share for values not seen
         nearest = np.abs(units[:, None] - grid[None, :]).argmin(axis=1)
         counts = np.bincount(nearest, minlength=len(grid)) / len(units) + 0.05 / len(grid)
         return np.asarray(counts / counts.sum())

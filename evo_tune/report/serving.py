@@ -164,7 +164,7 @@ def _running_curves(data: RunData, running: Mapping[int, Curve], metric: str) ->
     if not traces:
         return None
     finished_curves = curves(data)
-    for name, trial, color in (("default", data.default, Color.DEFAULT), ("best", data.best, Color.BEST)):
+    for name, trial, color in (("default", data.default, Color.DEFAULT), ("best", data.recommended_trial, Color.BEST)):
         for finished in finished_curves:
             if trial is not None and finished.trial.id == trial.id:
                 traces.append(charts.line(finished.x, finished.y, name, color, 2, HOVER, line={"dash": "dot"}))

@@ -59,7 +59,7 @@ def test_values_without_order_need_one_split_wherever_they_stand() -> None:
     ordered, free = (grown(points, scores, sizes, trees=200) for sizes in ([0], [6]))
     roots = [len(np.unique(forest.threshold[:200].round(9))) for forest in (ordered, free)]
     assert min(roots) > 100  # drawn anew for each tree
-    assert free.relabel[:, 0].std(axis=0).min() > 1.0
+    assert free.category_order[:, 0].std(axis=0).min() > 1.0
     assert np.allclose(predictions(free, points), scores)
 
 

@@ -102,7 +102,7 @@ def test_the_samples_report_is_drawn_whole_and_in_silence(sample: tuple[Opened, 
     assert opened.said == []
     assert opened.asked == [path.resolve().as_uri()]
     material = RunData(Run.open(SAMPLE))
-    count = len(material.ranked)
+    count = len(material.ranked_trials)
     for chart in ("history-0", "history-1", "history-2"):
         assert opened.marks(chart) == len(material.trials) + 1  # failures too; the recommended trial has a second mark
     assert opened.marks("slices-0") >= count + 1
@@ -110,9 +110,14 @@ def test_the_samples_report_is_drawn_whole_and_in_silence(sample: tuple[Opened, 
     assert opened.lines("parallel-0", 0) + opened.lines("parallel-0", 1) == count
     assert opened.marks("importances-0") == 2 * len(material.genes)
     titles = opened.page.locator("h2").all_inner_texts()
-    assert material.best is not None
-    assert titles[:4] == [f"Trial {material.best.id} beats the default", "What to do next", "History", "Lineage"]
-    mean = next(row.mean for row in fresh_values(material.run) if row.id == material.best.id)
+    assert material.recommended_trial is not None
+    assert titles[:4] == [
+        f"Trial {material.recommended_trial.id} beats the default",
+        "What to do next",
+        "History",
+        "Lineage",
+    ]
+    mean = next(row.mean for row in fresh_values(material.run) if row.id == material.recommended_trial.id)
     assert f"{mean:.5f}" in opened.page.locator("#verdict").inner_text()
 
 
@@ -451,7 +456,8 @@ def usable(opened: Opened, run: Run) -> None:
     assert marks < 10_000
     assert opened.marks("history-0") <= 2 * MOST_MARKS
     assert (
-        f"{MOST_MARKS} of {len(RunData(run).ranked)} results are drawn" in opened.page.locator("#history").inner_text()
+        f"{MOST_MARKS} of {len(RunData(run).ranked_trials)} results are drawn"
+        in opened.page.locator("#history").inner_text()
     )
     opened.page.locator("#parallel-0").scroll_into_view_if_needed()
     drag(opened, "parallel-0", 1, 0.5, 1.0)

@@ -95,11 +95,11 @@ def test_the_table_names_the_logs_that_exist_and_follows_no_link(made: Made, tmp
 
 
 def test_the_background_of_a_pair_is_the_models_prediction(material: RunData) -> None:
-    model = material.model
+    model = material.importance_model
     assert model is not None
-    found = model.predict_grid(material.units[0], 1, 2)
+    found = model.predict_grid(material.ranked_units[0], 1, 2)
     assert found.shape == (len(model.grids[2]), len(model.grids[1]))
-    point = material.units[0].copy()
+    point = material.ranked_units[0].copy()
     point[2] = model.grids[2][5]
     assert found[5] == pytest.approx(model.predict_along(point, 1).mean)
 
@@ -128,7 +128,7 @@ def test_the_history_is_that_of_the_summary(material: RunData) -> None:
 
 def test_one_genome_is_recommended_and_marked_in_all_charts(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """The final comparison may choose another one than the best of the search."""
-    chosen, first = (RunData(made()).ranked[place] for place in (3, 0))
+    chosen, first = (RunData(made()).ranked_trials[place] for place in (3, 0))
     for module in ("run_data", "recommendation"):
         monkeypatch.setattr(f"evo_tune.report.{module}.recommend_trial", lambda run: chosen)
     found = charts.parts(RunData(made()))
@@ -149,7 +149,7 @@ def test_a_bad_beginning_does_not_flatten_the_history(made: Made) -> None:
     figure = history.draw(material)
     assert figure is not None
     low, high = figure["layout"]["yaxis"]["range"]
-    assert low < material.losses.min() < material.edge_loss < high < 1.2 * material.edge_loss
+    assert low < material.ranked_losses.min() < material.edge_loss < high < 1.2 * material.edge_loss
 
 
 def test_cost_and_time_end_where_the_run_does(material: RunData) -> None:
@@ -170,7 +170,7 @@ def test_a_pause_between_sessions_is_no_time(tmp_path: Path) -> None:
 
 def test_ancestors_are_all_from_whom_the_best_descends(material: RunData) -> None:
     rows, more = lineage.ancestors(material)
-    known, queue = set(), [material.best.id] if material.best else []
+    known, queue = set(), [material.recommended_trial.id] if material.recommended_trial else []
     while queue:
         known.add(id := queue.pop())
         queue += [parent for parent in material.run.candidates[id].parents if parent not in known]
@@ -202,7 +202,7 @@ def test_a_long_lineage_is_cut_to_the_nearest(made: Made, monkeypatch: pytest.Mo
 
 def test_strange_parents_are_left_out(made: Made) -> None:
     run = made()
-    best = RunData(run).best
+    best = RunData(run).recommended_trial
     assert best is not None
     run.candidates[best.id] = replace(run.candidates[best.id], parents=(best.id, 10**6, 2**60))
     assert [row.candidate.id for row in lineage.ancestors(RunData(run))[0]] == [best.id]
@@ -224,9 +224,9 @@ def test_the_best_are_among_the_lines(made: Made) -> None:
     material = RunData(made(900))
     drawn = parallel.lines(material)
     kept, places = drawn.ranks, drawn.positions
-    assert len(kept) <= parallel.MOST < len(material.ranked)
+    assert len(kept) <= parallel.MOST < len(material.ranked_trials)
     assert set(range(parallel.MOST_BEST)) <= set(kept.tolist())
-    assert drawn.best.sum() == parallel.MOST_BEST < round(0.1 * len(material.ranked))
+    assert drawn.best.sum() == parallel.MOST_BEST < round(0.1 * len(material.ranked_trials))
     assert places.shape == (len(kept), len(parallel.axes(material)) + 1)
     assert ((places >= 0) & (places <= 1)).all()
     assert places[0, -1] == 1.0  # the best is on top
@@ -234,7 +234,7 @@ def test_the_best_are_among_the_lines(made: Made) -> None:
 
 def test_a_resumed_best_has_the_whole_of_its_curve(promoted: Run) -> None:
     material = RunData(promoted)
-    best = material.best
+    best = material.recommended_trial
     assert best is not None
     assert best.candidate.resumes is not None
     chain = curves.curve_with_rungs(curves.curves(material), best.id)
@@ -261,7 +261,7 @@ def test_no_cheaper_training_is_as_good_as_one_on_the_front() -> None:
 def test_resources_that_do_not_differ_are_left_out(made: Made) -> None:
     material = RunData(made())
     assert resources.varying_resources(material) == ["params", "flops", "seconds", "peak_memory"]
-    for trial in material.ranked:
+    for trial in material.ranked_trials:
         trial.outcome.metrics["flops"] = 5.0
     assert resources.varying_resources(material) == ["params", "seconds", "peak_memory"]
 
@@ -303,19 +303,21 @@ def test_the_final_comparison_is_shown_seed_by_seed(begin: Callable[..., Search]
     run = begin("compared", trials=6, final_seeds=2, slots=1).run().saved
     material = RunData(run)
     rows = {row.id: row for row in fresh_values(run)}
-    assert material.best is not None
-    for id in (0, material.best.id):
+    assert material.recommended_trial is not None
+    for id in (0, material.recommended_trial.id):
         values = [row[id] for row in seeds.by_seed(material).values() if id in row]
         assert sorted(v for v in values if v is not None) == pytest.approx(sorted(rows[id].values))
 
 
 def test_a_genome_is_called_there_what_the_verdict_calls_it(promoted: Run) -> None:
     material = RunData(promoted)
-    assert material.best is not None
-    assert promoted.candidates[material.best.id].resumes is not None  # its first trial has another id
+    assert material.recommended_trial is not None
+    assert promoted.candidates[material.recommended_trial.id].resumes is not None  # its first trial has another id
     drawn = seeds.draw(material)
     assert drawn is not None
-    assert {f"best (trial {material.best.id})", "default"} == {trace["name"] for trace in drawn["data"]} - {"pairs"}
+    assert {f"best (trial {material.recommended_trial.id})", "default"} == {
+        trace["name"] for trace in drawn["data"]
+    } - {"pairs"}
 
 
 # Numbers that no chart can hold.

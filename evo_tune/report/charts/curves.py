@@ -67,7 +67,7 @@ def draw(data: RunData) -> Spec | None:
     all_curves = curves(data)
     if all(len(curve.x) < 2 for curve in all_curves):
         return None
-    best = data.best.id if data.best else None
+    best = data.recommended_trial.id if data.recommended_trial else None
     named = [index for index, curve in enumerate(all_curves) if curve.trial.id in (best, 0)]
     shown = [all_curves[index] for index in charts.spread_indices(len(all_curves), MOST, named)]
     pruned = [curve for curve in shown if curve.trial.outcome.status == "pruned"]

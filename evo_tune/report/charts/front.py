@@ -25,16 +25,16 @@ LOOKS = 60
 def draw(data: RunData, x: int = 0, y: int = 1) -> Spec | None:
     """Return the figure of two objectives, given by their indices; None for one objective, or without a value."""
     objectives = data.run.objectives
-    if len(objectives) < 2 or not data.ranked:
+    if len(objectives) < 2 or not data.ranked_trials:
         return None
     pair = [objectives[index] for index in (x, y)]
     signs = [objective.sign for objective in pair]
-    losses = _losses(data.ranked)[:, [x, y]]
+    losses = _losses(data.ranked_trials)[:, [x, y]]
     quartiles = np.quantile(losses, 0.75, axis=0)
     limits = quartiles + 3 * (quartiles - losses.min(axis=0))  # far outliers are drawn here
     values = np.minimum(losses, limits) * signs
     shown = charts.spread_indices(len(losses), charts.MOST_MARKS)
-    ids = np.array([trial.id for trial in data.ranked])[shown]
+    ids = np.array([trial.id for trial in data.ranked_trials])[shown]
     hover = "trial %{customdata}<br>%{x:.5g}, %{y:.5g}"
     traces = [charts.points(values[shown, 0], values[shown, 1], "dominated", Color.FAINT, hover, customdata=ids)]
     best = sorted(pareto_front(data.run), key=lambda trial: (trial.losses or ())[x])
@@ -65,7 +65,7 @@ def growth(data: RunData) -> tuple[np.ndarray, np.ndarray]:
     import moocore  # takes a quarter of a second, needed for several objectives only
 
     evaluations = {id: number for number, id in enumerate(data.run.recorded, 1)}
-    trials = sorted((trial for trial in data.ranked if trial.feasible), key=lambda trial: evaluations[trial.id])
+    trials = sorted((trial for trial in data.ranked_trials if trial.feasible), key=lambda trial: evaluations[trial.id])
     losses = _losses(trials)
     if len(trials) < 4 or (np.median(losses, axis=0) <= losses.min(axis=0)).any():
         return np.zeros(0), np.zeros(0)

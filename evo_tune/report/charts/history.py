@@ -92,8 +92,8 @@ def draw(data: RunData | Sequence[RunData], by: By = "evaluations") -> Spec | No
         traces.append(charts.line(x / unit, y, name, color, 2.5, hover, customdata=ids, line={"shape": "hv"}))
     if len(runs) == 1:
         traces = _add_marks(traces, first, histories[0], unit)
-        if len(first.losses):  # the line may begin far above the results
-            values = first.clip_values(np.append(first.objective.sign * values, first.edge_loss))
+        if len(first.ranked_losses):  # the line may begin far above the results
+            values = first.chart_values(np.append(first.objective.sign * values, first.edge_loss))
     low, high = float(values.min()), float(values.max())
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     y_axis = charts.axis(charts.escape_label(first.metric), range=[low - margin, high + margin])
@@ -106,7 +106,7 @@ def _add_marks(lines: list[dict[str, Any]], data: RunData, history: Progress, un
     valued, failed = np.flatnonzero(~np.isnan(history.value)), np.flatnonzero(history.failed)
     valued = valued[charts.spread_indices(len(valued), charts.MOST_MARKS)]
     failed = failed[charts.spread_indices(len(failed), charts.MOST_MARKS)]
-    y = data.clip_values(data.objective.sign * history.value[valued])
+    y = data.chart_values(data.objective.sign * history.value[valued])
     texts = [f"{value:.5g}" for value in history.value[valued]]
     marks: dict[str, Any] = {"customdata": history.id[valued], "text": texts}
     traces = [charts.points(x[valued], y, "full trainings", Color.FAINT, hover, **marks)]
@@ -117,11 +117,12 @@ def _add_marks(lines: list[dict[str, Any]], data: RunData, history: Progress, un
         marks["marker"] = {"symbol": "x-thin", "size": 8, "line": {"width": 1.5, "color": color}}
         traces.append(charts.points(x[failed], y, "failed", color, hover, **marks))
     if data.default is not None and data.default.losses:
-        y = data.clip_values(np.full(2, data.default.losses[0]))
+        y = data.chart_values(np.full(2, data.default.losses[0]))
         dots = {"dash": "dot", "shape": "hv"}
         traces.append(charts.line(np.array([0.0, x[-1]]), y, "default", Color.DEFAULT, 1.5, line=dots))
     traces += lines
-    index = np.flatnonzero((history.id == (data.best.id if data.best else None)) & ~np.isnan(history.value))
+    best_id = data.recommended_trial.id if data.recommended_trial else None
+    index = np.flatnonzero((history.id == best_id) & ~np.isnan(history.value))
     if len(index):
         hover = "recommended: trial %{customdata}, %{y:.5g} in the search"
         traces.append(charts.star(x[index], history.value[index], 14, hover, customdata=history.id[index]))
@@ -140,16 +141,16 @@ def part(data: RunData) -> Part | None:
     crosses = ", crosses are failures" if history.failed.any() else ""
     explanation = f"The orange line is the best {data.metric} so far and the dotted line the default; "
     explanation += f"grey points are full trainings{crosses}."
-    if data.best is not None:
-        explanation += f" The star is the recommended trial {data.best.id}"
-        first = data.ranked[0].id if data.ranked else data.best.id
-        if first != data.best.id and len(data.run.objectives) == 1:
+    if data.recommended_trial is not None:
+        explanation += f" The star is the recommended trial {data.recommended_trial.id}"
+        first = data.ranked_trials[0].id if data.ranked_trials else data.recommended_trial.id
+        if first != data.recommended_trial.id and len(data.run.objectives) == 1:
             explanation += f"; trial {first} was the best on {data.result.seeds_text} and is not recommended"
         explanation += "."
     direction = "falls" if data.better_direction == "lower" else "rises"
     explanation += f" If the line still {direction} at the end, more trials are likely to help."
     notes = [charts.omission_note(charts.MOST_MARKS, int((~np.isnan(history.value)).sum()), "results")]
-    if outliers := int((data.losses > data.edge_loss).sum()):
+    if outliers := int((data.ranked_losses > data.edge_loss).sum()):
         are = "is" if outliers == 1 else "are"
         notes.append(f"{with_plural(outliers, 'result')} far worse than the others {are} drawn at the edge.")
     rows = [

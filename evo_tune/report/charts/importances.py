@@ -17,11 +17,11 @@ MOST = 24
 
 def shares(data: RunData) -> dict[str, Band]:
     """Return the shares of the genes, ordered as in `genes_by_importance`, by view; empty without a model."""
-    model = data.model
+    model = data.importance_model
     if model is None:
         return {}
     columns = [data.gene_indices[name] for name in data.genes_by_importance]
-    views = {"over the whole space": model.anova, "among the best": model.ped}
+    views = {"over the whole space": model.anova_shares, "among the best": model.ped_shares}
     return {view: Band.from_bootstraps(bootstraps[:, columns]) for view, bootstraps in views.items()}
 
 
@@ -44,7 +44,7 @@ def draw(data: RunData) -> Spec | None:
 def part(data: RunData) -> Part | None:
     """Return the part; None for fewer than 20 results."""
     importances = draw(data)
-    if importances is None or data.model is None:
+    if importances is None or data.importance_model is None:
         return None
     rows: list[dict[str, str]] = [{"gene": name} for name in data.genes_by_importance]
     for view, band in shares(data).items():
@@ -53,9 +53,9 @@ def part(data: RunData) -> Part | None:
     return Part(
         "What mattered",
         "Over the whole space: the share of the variance of predicted results that a gene explains alone (functional "
-        f"ANOVA of a forest). It is {data.model.anova.sum(axis=1).mean():.0%} in all; the rest comes from combinations "
-        "of genes. Among the best: how the best tenth differ from all trials (PED-ANOVA). A bar is an 80 % interval "
-        "over bootstraps; where bars overlap, the order of two genes is uncertain.",
+        f"ANOVA of a forest). It is {data.importance_model.anova_shares.sum(axis=1).mean():.0%} in all; the rest comes "
+        "from combinations of genes. Among the best: how the best tenth differ from all trials (PED-ANOVA). A bar is "
+        "an 80 % interval over bootstraps; where bars overlap, the order of two genes is uncertain.",
         [CaptionedFigure(importances)],
         rows=rows,
     )

@@ -46,7 +46,7 @@ def ancestors(data: RunData, id: int | None = None) -> tuple[list[Ancestor], int
         data: The run.
         id: Id of the trial; by default the recommended one.
     """
-    id = data.best.id if id is None and data.best else id
+    id = data.recommended_trial.id if id is None and data.recommended_trial else id
     if id is None:
         return [], 0
     candidates = data.run.candidates
@@ -150,7 +150,7 @@ def best_ancestors(data: RunData) -> list[Ancestor]:
     """Return the best trial and its ancestors along the better parent each time, the best first."""
     rows = {row.candidate.id: row for row in ancestors(data)[0]}
     sign, chain = data.objective.sign, []
-    id = data.best.id if data.best else None
+    id = data.recommended_trial.id if data.recommended_trial else None
     while id is not None:
         chain.append(rows[id])
         losses = [(sign * value, parent) for parent in rows[id].parents if (value := rows[parent].value) is not None]
@@ -161,13 +161,13 @@ def best_ancestors(data: RunData) -> list[Ancestor]:
 def part(data: RunData) -> Part | None:
     """Return the part; None if the best trial has no ancestors."""
     lineage = draw(data)
-    if lineage is None or data.best is None:
+    if lineage is None or data.recommended_trial is None:
         return None
     ancestor_rows, omitted = ancestors(data)
     explanation = (
-        f"Trial {data.best.id} and its {len(ancestor_rows) - 1 + omitted} ancestors, one column for each generation. "
-        "Each line connects a parent and its child; colours show the operator that made the child. Open marks are "
-        "partial trainings, or have no value."
+        f"Trial {data.recommended_trial.id} and its {len(ancestor_rows) - 1 + omitted} ancestors, one column for each "
+        "generation. Each line connects a parent and its child; colours show the operator that made the child. Open "
+        "marks are partial trainings, or have no value."
     )
     rows = []
     for row in best_ancestors(data):

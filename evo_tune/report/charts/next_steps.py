@@ -87,21 +87,21 @@ def advice(data: RunData, running: bool = False) -> list[Command]:
 def genes_at_range_ends(data: RunData) -> dict[str, AtEnd]:
     """Return the genes whose best values are at an end of their range that the run does not widen by itself."""
     genes: dict[str, AtEnd] = {}
-    if len(data.ranked) < MIN_TRIALS:
+    if len(data.ranked_trials) < MIN_TRIALS:
         return genes
-    count = max(5, math.ceil(0.1 * len(data.ranked)))
+    count = max(5, math.ceil(0.1 * len(data.ranked_trials)))
     limits = data.run.manifest.limits
     for name, gene in data.genes.items():
         if gene.size == 1 or is_unordered(gene):
             continue
-        units = data.units[:, data.gene_indices[name]]
+        units = data.ranked_units[:, data.gene_indices[name]]
         margin = END_MARGIN if gene.size == math.inf else 0.51 / min(gene.size, 1e6)
         for end, is_at_end in zip(ENDS, (units <= margin, units >= 1.0 - margin), strict=True):
             wide = widen_end(gene, end)
             widens_by_itself = name in limits and widen_end(gene, end, limits[name]) is not None
             if not is_at_end[0] or wide is None or widens_by_itself:  # None: a natural end
                 continue
-            value, trials = show_value(data.ranked[0].genome[name]), int(is_at_end[:count].sum())
+            value, trials = show_value(data.ranked_trials[0].genome[name]), int(is_at_end[:count].sum())
             are = "is" if trials == 1 else "are"
             description = f"{name} ({trials} of the best {count} trials {are} at its {end} end, {value})"
             bare = replace(wide, default=None, prior=None, spread=None, when=None, widest=None)  # type: ignore[type-var]

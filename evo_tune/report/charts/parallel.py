@@ -52,7 +52,7 @@ def axes(data: RunData) -> list[str]:
 
 def lines(data: RunData) -> Lines:
     """Return the lines: those of the best tenth, at most `MOST_BEST`, and an even choice of the others."""
-    count = len(data.ranked)
+    count = len(data.ranked_trials)
     top = min(max(1, round(TOP * count)), MOST_BEST)
     ranks = np.arange(count)
     if count > MOST:
@@ -63,15 +63,15 @@ def lines(data: RunData) -> Lines:
 def _positions(data: RunData, ranks: np.ndarray) -> np.ndarray:
     """Return the positions of genomes on the axes, shape (ranks, axes)."""
     columns = [data.gene_indices[name] for name in axes(data)]
-    low, high = float(data.losses.min()), data.edge_loss
-    losses = (np.minimum(data.losses[ranks], high) - low) / ((high - low) or 1.0)
-    return np.column_stack([data.units[ranks][:, columns], 1.0 - losses])
+    low, high = float(data.ranked_losses.min()), data.edge_loss
+    losses = (np.minimum(data.ranked_losses[ranks], high) - low) / ((high - low) or 1.0)
+    return np.column_stack([data.ranked_units[ranks][:, columns], 1.0 - losses])
 
 
 def draw(data: RunData) -> Spec | None:
     """Return the figure; None for fewer than two genomes with a value, or without a gene that varies."""
     names = axes(data)
-    if len(data.ranked) < 2 or not names:
+    if len(data.ranked_trials) < 2 or not names:
         return None
     shown, count = lines(data), len(names) + 1
     top = f"best {shown.best.sum()} in the search"
@@ -81,14 +81,16 @@ def draw(data: RunData) -> Spec | None:
         ranks, gaps = shown.ranks[mask], np.full((mask.sum(), 1), np.nan)
         x = np.tile(np.append(np.arange(float(count)), np.nan), len(ranks))
         y = np.column_stack([shown.positions[mask], gaps]).ravel().round(4)
-        texts = [f"trial {data.ranked[rank].id}: {data.values[rank]:.5g}" for rank in ranks for _ in range(count + 1)]
+        labels = [f"trial {data.ranked_trials[rank].id}: {data.ranked_values[rank]:.5g}" for rank in ranks]
+        texts = [label for label in labels for _ in range(count + 1)]
         marks: dict[str, Any] = {"text": texts, "opacity": opacity, "meta": {"kind": "lines", "axes": count}}
         traces.append(line(x, y, name, color, width, "%{text}", **marks))
     traces.append(_ticks(data, names))
-    for rank, trial in enumerate(data.ranked):
-        if data.best and trial.id == data.best.id:  # no filter hides the line of the recommended genome
+    for rank, trial in enumerate(data.ranked_trials):
+        # No filter hides the line of the recommended genome.
+        if data.recommended_trial and trial.id == data.recommended_trial.id:
             y, name = np.round(_positions(data, np.array([rank]))[0], 4), f"recommended (trial {trial.id})"
-            hover = f"trial {trial.id}, recommended: {data.values[rank]:.5g}"
+            hover = f"trial {trial.id}, recommended: {data.ranked_values[rank]:.5g}"
             traces.append(line(np.arange(float(count)), y, name, Color.BEST, 3.0, hover))
     texts = [escape_label(name, 18) for name in (*names, data.metric)]
     titles: dict[str, Any] = {"tickmode": "array", "tickvals": list(range(count)), "ticktext": texts, "side": "top"}
@@ -121,7 +123,7 @@ def _ticks(data: RunData, names: list[str]) -> dict[str, Any]:
             texts = [f"{value:.3g}" if isinstance(value, float) else show_value(value) for value in values]
         for value, text in zip(values, texts, strict=True):
             ticks.append((number, gene.encode(value), escape_label(text, 10)))
-    best, worst = data.clip_values(np.array([data.losses.min(), data.edge_loss]))
+    best, worst = data.chart_values(np.array([data.ranked_losses.min(), data.edge_loss]))
     ticks += [(len(names), 1.0, f"{best:.4g}"), (len(names), 0.0, f"{worst:.4g}")]
     x, y, labels = zip(*ticks, strict=True)
     marker = {"symbol": "line-ew", "size": 7, "line": {"width": 1, "color": Color.DEFAULT}}
@@ -135,7 +137,7 @@ def part(data: RunData) -> Part | None:
     coordinates = draw(data)
     if coordinates is None:
         return None
-    drawn, count, names = len(lines(data).ranks), len(data.ranked), axes(data)
+    drawn, count, names = len(lines(data).ranks), len(data.ranked_trials), axes(data)
     varying = sum(gene.size > 1 for gene in data.genes.values())
     note = f"{drawn} of {count} genomes are drawn: the best, and an even choice of the others." if drawn < count else ""
     if varying > len(names):

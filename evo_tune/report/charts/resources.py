@@ -25,7 +25,7 @@ RESOURCES = {
 
 def amounts(data: RunData, resource: str) -> np.ndarray:
     """Return the use of a resource by each ranked genome, shape (ranked,); NaN if unknown."""
-    outcomes = [trial.outcome for trial in data.ranked]
+    outcomes = [trial.outcome for trial in data.ranked_trials]
     defaults = [outcome.seconds if resource == "seconds" else math.nan for outcome in outcomes]
     values = [outcome.metrics.get(resource, default) for outcome, default in zip(outcomes, defaults, strict=True)]
     return np.array([value if 0 < value < MAX_ABSOLUTE_LOSS else math.nan for value in values])
@@ -59,13 +59,13 @@ def draw(data: RunData, resource: str | None = None) -> Spec | None:
     resource = resource or next(iter(varying_resources(data)), None)
     if resource is None:
         return None
-    x, y = amounts(data, resource), data.clip_values(data.losses)
+    x, y = amounts(data, resource), data.chart_values(data.ranked_losses)
     results = np.flatnonzero(~np.isnan(x))
     if not len(results):
         return None
     results = results[charts.spread_indices(len(results), charts.MOST_MARKS)]
-    front = cheapest(x, data.losses)
-    ids = np.array([trial.id for trial in data.ranked])
+    front = cheapest(x, data.ranked_losses)
+    ids = np.array([trial.id for trial in data.ranked_trials])
     hover, marker = "trial %{customdata}<br>%{y:.5g} at %{x:.4g}", {"size": 7, "color": Color.BEST}
     marks: dict[str, Any] = {"customdata": ids[front], "marker": marker, "mode": "lines+markers"}
     traces = [
@@ -88,5 +88,5 @@ def part(data: RunData) -> Part | None:
         "Each point is a full training. The line is the front: no cheaper training is as good. Where it is flat, a "
         "higher cost gains nothing.",
         figures,
-        note=charts.omission_note(charts.MOST_MARKS, len(data.ranked), "results"),
+        note=charts.omission_note(charts.MOST_MARKS, len(data.ranked_trials), "results"),
     )

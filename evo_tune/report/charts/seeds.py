@@ -49,7 +49,7 @@ def draw(data: RunData) -> Spec | None:
     traces = [line(lines_x, lines_y, "pairs", Color.FAINT, 1.5, showlegend=False)]
     colors = chain(SERIES[:3], repeat(SERIES[4]))
     for id, name in _names(data, seeds).items():
-        is_best = data.best is not None and id == data.best.id
+        is_best = data.recommended_trial is not None and id == data.recommended_trial.id
         color = Color.DEFAULT if name == "default" else Color.BEST if is_best else next(colors)
         x = [number for number, row in enumerate(seeds, 1) if row.get(id) is not None]
         if x:
@@ -68,7 +68,7 @@ def _names(data: RunData, seeds: list[dict[int, float | None]]) -> dict[int, str
         names[id] = f"trial {id}"
         if id < len(candidates) and genome_key(candidates[id].genome) == genome_key(candidates[0].genome):
             names[id] = "default"
-        elif data.best is not None and id == data.best.id:
+        elif data.recommended_trial is not None and id == data.recommended_trial.id:
             names[id] = f"best (trial {id})"
     return names
 

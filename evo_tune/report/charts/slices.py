@@ -27,12 +27,12 @@ def draw(data: RunData, gene: str | None = None) -> Spec | None:
         data: The run.
         gene: Name of the gene; by default the most important one.
     """
-    if not data.ranked or not data.genes_by_importance:
+    if not data.ranked_trials or not data.genes_by_importance:
         return None
     name = data.genes_by_importance[0] if gene is None else gene
-    indices = charts.spread_indices(len(data.ranked), MOST, keep=range(MOST // 4))  # the best are always drawn
-    trials = [data.ranked[index] for index in indices]
-    ids, y = [trial.id for trial in trials], data.clip_values(data.losses[indices])
+    indices = charts.spread_indices(len(data.ranked_trials), MOST, keep=range(MOST // 4))  # the best are always drawn
+    trials = [data.ranked_trials[index] for index in indices]
+    ids, y = [trial.id for trial in trials], data.chart_values(data.ranked_losses[indices])
     x = charts.gene_positions(data.genes[name], (trial.genome[name] for trial in trials))
     hover, diamond = "trial %{customdata}<br>%{y:.5g}", {"size": 10, "symbol": "diamond"}
     traces = [
@@ -46,14 +46,15 @@ def draw(data: RunData, gene: str | None = None) -> Spec | None:
 
 def _prediction(data: RunData, name: str) -> list[dict[str, Any]]:
     """Return the prediction and its bounds; nothing without a model."""
-    if data.model is None:
+    if data.importance_model is None:
         return []
     gene, column, color, sign = data.genes[name], data.gene_indices[name], SERIES[0], data.objective.sign
-    band = data.model.predict_along(data.units[0], column)  # from the best genome of the search
+    band = data.importance_model.predict_along(data.ranked_units[0], column)  # from the best genome of the search
     low, mean, high = sign * band.low, sign * band.mean, sign * band.high
     if sign < 0:
         low, high = high, low
-    x = np.array(charts.gene_positions(gene, (gene.decode(float(unit)) for unit in data.model.grids[column])))
+    grid_values = (gene.decode(float(unit)) for unit in data.importance_model.grids[column])
+    x = np.array(charts.gene_positions(gene, grid_values))
     if isinstance(gene, Choice):
         marker = {"symbol": "line-ew", "size": 14, "line": {"width": 2.5, "color": color}}
         error = charts.bars(mean, low, high, color, thickness=1.5, width=4)
@@ -72,14 +73,14 @@ def part(data: RunData) -> Part | None:
     if not figures:
         return None
     explanation = "Each point is a full training; the most important genes come first."
-    if data.model is None:
+    if data.importance_model is None:
         explanation += " The best genome is orange. A model needs 20 results or more."
     else:
         explanation += (
             " The line is the prediction of a forest as only this gene varies from the best genome (orange). The band "
             "is its 80 % interval over bootstraps: where it is wide, little is known."
         )
-    note = charts.omission_note(MOST, len(data.ranked), "results")
+    note = charts.omission_note(MOST, len(data.ranked_trials), "results")
     if len(genes) > MOST_GENES:
         note += f" The {MOST_GENES} most important of {len(genes)} genes are shown."
     return Part("Gene by gene", explanation, figures, note=note.strip())

@@ -18,12 +18,12 @@ def part(data: RunData) -> Part | None:
     run = data.run
     name = run_reference(run.folder)
     commands, rows = [], []
-    if data.best is not None:
+    if data.recommended_trial is not None:
         why = "Print the genome, for a program or for --warm-start of another run:"
         commands.append(Command(why, f"evo-tune best {name} --format json"))
         if run.manifest.evaluator.startswith("bundled:"):
             commands.append(Command("Train it once more and keep the model:", f"evo-tune export {name} model"))
-        best, default = data.best.genome, run.candidates[0].genome
+        best, default = data.recommended_trial.genome, run.candidates[0].genome
         for gene in sorted(data.genes, key=lambda gene: best[gene] == default[gene]):
             default_text = "the same" if best[gene] == default[gene] else show_value(default[gene])
             rows.append({"gene": gene, "best": show_value(best[gene]), "default": default_text})
