@@ -33,7 +33,7 @@ from evo_tune.dispatch.clusters import ray_cluster
 from evo_tune.loop import code
 from evo_tune.store import journal, run
 from evo_tune.store.manifest import MANIFEST
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 TIMEOUT = 4.0
 """Seconds after which an evaluation that hangs is killed."""
@@ -303,7 +303,7 @@ def mutate(mutant: str) -> None:
         truncate = os.ftruncate
         os.ftruncate = lambda fd, size: None if journal.JOURNAL in _path(fd) else truncate(fd, size)
     else:
-        inside.replace = in_place
+        safe_files.replace = in_place
 
 
 def import_ray_with_dead_nodes(import_ray: Callable[[], Any]) -> Any:
@@ -325,9 +325,9 @@ def kill_group_later(worker: local.Process, kill: Callable[[local.Process], None
     threading.Timer(0.5, again).start()
 
 
-def in_place(root: inside.Root, name: str, data: bytes, part: str, sync: bool = True) -> None:
-    """As `inside.replace`, but not whole or not at all."""
-    with inside.folder(root) as at:
+def in_place(root: safe_files.Root, name: str, data: bytes, part: str, sync: bool = True) -> None:
+    """As `safe_files.replace`, but not whole or not at all."""
+    with safe_files.folder(root) as at:
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644, dir_fd=at)
         try:
             os.write(file, data[: len(data) // 2])

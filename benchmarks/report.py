@@ -30,8 +30,8 @@ from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.store.events import CandidateRecord, Ended, Proposed, Recorded, Reported, Result, SessionBegun, write
 from evo_tune.store.journal import JOURNAL, seal_line
 from evo_tune.store.manifest import Manifest, write_manifest
-from evo_tune.store.places import REPORT
 from evo_tune.store.run import Run
+from evo_tune.store.run_folders import REPORT
 
 SPACE = SearchSpace(
     lr=Float(1e-5, 1e-1, log=True, default=1e-3),

@@ -24,9 +24,9 @@ from evo_tune.cli.shared import WORD, option_text
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.plugins.command import is_command
 from evo_tune.store.manifest import MANIFEST
-from evo_tune.store.places import DEFAULT_STORE, TRIALS
+from evo_tune.store.run_folders import DEFAULT_STORE, TRIALS
 from evo_tune.text import escape_unprintable, one_line
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 from evo_tune.trust.decide import describe_paths, paths_outside_folder
 
 # Code of a command's process: it takes this process's path, and imports nothing from the working directory.
@@ -104,7 +104,7 @@ class Workplace:
                 raise UsageError(f"option {shown} cannot be given here: expected the name of an option")
         _check_evaluator(root, evaluator)
         _check_paths(root, [*option_texts.values(), *(genes or ())])
-        if inside.exists(root, DEFAULT_STORE, _check_run_name(name)):
+        if safe_files.exists(root, DEFAULT_STORE, _check_run_name(name)):
             raise UsageError(f"run {name} exists: choose another name, or use `resume`")
         words = [f"-o{option}={text}" for option, text in option_texts.items()]
         words += [f"--gene={text}" for text in genes or ()] + [f"--objective={text}" for text in objectives or ()]
@@ -171,8 +171,8 @@ class Workplace:
         """
         root = self._run(folder, name)
         for file in ("error.txt", "log.txt"):
-            if inside.exists(root, DEFAULT_STORE, name, TRIALS, f"{trial:06d}", file):
-                text = inside.read(root, DEFAULT_STORE, name, TRIALS, f"{trial:06d}", file, limit=LARGEST_LOG)
+            if safe_files.exists(root, DEFAULT_STORE, name, TRIALS, f"{trial:06d}", file):
+                text = safe_files.read(root, DEFAULT_STORE, name, TRIALS, f"{trial:06d}", file, limit=LARGEST_LOG)
                 lines = text.decode("utf-8", "replace")[-LONGEST_LOG:].splitlines()
                 return "\n".join(map(escape_unprintable, lines))
         return f"trial {trial} of {name} has no log"
@@ -206,13 +206,16 @@ class Workplace:
         root = self._root(folder)
         with (
             _os_error_as_usage(f"there is no run {name} in {root}"),
-            inside.folder(root, DEFAULT_STORE, _check_run_name(name)),
+            safe_files.folder(root, DEFAULT_STORE, _check_run_name(name)),
         ):
             return root
 
     def _check_store(self, root: str) -> None:
-        if inside.exists(root, DEFAULT_STORE):
-            with _os_error_as_usage(f"{DEFAULT_STORE} in {root} cannot be used"), inside.folder(root, DEFAULT_STORE):
+        if safe_files.exists(root, DEFAULT_STORE):
+            with (
+                _os_error_as_usage(f"{DEFAULT_STORE} in {root} cannot be used"),
+                safe_files.folder(root, DEFAULT_STORE),
+            ):
                 pass
 
     def _begin(self, root: str, name: str, words: list[str]) -> str:
@@ -226,14 +229,14 @@ class Workplace:
         self._started[root, name] = process
         deadline = time.monotonic() + BEGINS
         while time.monotonic() < deadline and process.poll() is None:
-            if words[0] == "run" and inside.exists(root, DEFAULT_STORE, name, MANIFEST):
+            if words[0] == "run" and safe_files.exists(root, DEFAULT_STORE, name, MANIFEST):
                 break
             time.sleep(0.2)
             if words[0] == "resume" and time.monotonic() > deadline - BEGINS + 3.0:  # an error comes at once
                 break
         if process.poll():
             raise StoreError(_last_line(output) or f"evo-tune {words[0]} ended with code {process.returncode}")
-        if not inside.exists(root, DEFAULT_STORE, name, MANIFEST):
+        if not safe_files.exists(root, DEFAULT_STORE, name, MANIFEST):
             return f"run {name} is being planned; `status` will tell when it has begun"
         return self.status(name, root)
 
@@ -311,7 +314,7 @@ def _check_file(root: str, path: str) -> None:
     with _os_error_as_usage(f"{path!r} is no file in {root} that can be used"):
         if os.path.isabs(path) or not parts or path.startswith("-"):
             raise UsageError(f"{path!r}: expected the path of a file in {root}, without a link on the way")
-        with inside.open_to_read(root, *parts, limit=LARGEST_LOG):
+        with safe_files.open_to_read(root, *parts, limit=LARGEST_LOG):
             pass
 
 

@@ -181,8 +181,8 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
         UsageError: It is none of these, cannot be read, or has no genome.
     """
     from evo_tune.report.summary import pareto_front
-    from evo_tune.store.places import find_run
     from evo_tune.store.run import Run
+    from evo_tune.store.run_folders import find_run
 
     path = Path(source)
     read = {".csv": _genomes_of_csv, ".json": _genomes_of_json}.get(path.suffix)
@@ -206,10 +206,10 @@ def _read_text(flag: str, path: Path, limit: int) -> str:
     Raises:
         OptionError: It is no text file, larger than the limit, or cannot be read.
     """
-    from evo_tune.trust import inside
+    from evo_tune.trust import safe_files
 
     try:
-        data = inside.read(path.resolve().parent, path.resolve().name, limit=limit)  # the user's own link
+        data = safe_files.read(path.resolve().parent, path.resolve().name, limit=limit)  # the user's own link
         return data.decode("utf-8-sig")  # Excel begins a file with a byte order mark
     except UnicodeDecodeError as error:
         raise OptionError(f"{flag} {path}: byte {error.start} is not UTF-8: save it as UTF-8") from None

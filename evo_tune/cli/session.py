@@ -24,8 +24,8 @@ from evo_tune.report.charts.next_steps import range_end_lines
 from evo_tune.report.charts.scale import read_recipe
 from evo_tune.report.data import run_summary
 from evo_tune.settings import SessionSettings
-from evo_tune.store.places import run_reference
 from evo_tune.store.run import Run
+from evo_tune.store.run_folders import run_reference
 from evo_tune.text import with_plural
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-# The value of `store.places.STORE`, which takes too long to import for `evo-tune --help`.
+# The value of `store.run_folders.STORE`, which takes too long to import for `evo-tune --help`.
 STORE = "populations"
 
 # Names that a run may have and that no shell expands.
@@ -216,8 +216,8 @@ def output_flags(command: Callable[..., int]) -> Callable[..., int]:
 
 def open_run(name: str | None, store: str) -> Run:
     """Return a saved run: that with a name or a path, or the latest one of the store."""
-    from evo_tune.store.places import find_run
     from evo_tune.store.run import Run
+    from evo_tune.store.run_folders import find_run
 
     return Run.open(find_run(Path(store), name))
 
@@ -229,7 +229,7 @@ def require_best_trial(run: Run) -> Trial:
         StoreError: No full training of the run has a value.
     """
     from evo_tune.report.recommendation import recommend_trial
-    from evo_tune.store.places import run_reference
+    from evo_tune.store.run_folders import run_reference
 
     best = recommend_trial(run)
     if best is None:

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Sequence
 
 from evo_tune.dispatch.slot import keep_log, names_inside
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 # Bytes of a log above which its middle is left out, and bytes that stay of its beginning and of its end. The journal is
 # on the same disk: a training that prints without end must not fill it.
@@ -46,9 +46,9 @@ class Log:
         try:
             run, *names = names_inside(self._path)
             os.makedirs(run, exist_ok=True)
-            with inside.folder(run, names[0], make=True):
-                inside.remove(run, *names)
-                self._fd, _ = inside.open_to_write(run, *names, append=True)
+            with safe_files.folder(run, names[0], make=True):
+                safe_files.remove(run, *names)
+                self._fd, _ = safe_files.open_to_write(run, *names, append=True)
         except OSError:  # disk full or read-only: the journal reports it
             self._fd = os.open(os.devnull, os.O_WRONLY)
         for standard in (1, 2):
@@ -111,11 +111,11 @@ def remove_stale_files(trials_folder: str) -> None:
     Call it only while the run is locked: a live worker would lose its output.
     """
     run, trials = os.path.split(trials_folder)
-    with contextlib.suppress(OSError), inside.folder(run, trials) as folder:
+    with contextlib.suppress(OSError), safe_files.folder(run, trials) as folder:
         for name in os.listdir(folder):
             if re.fullmatch(r"\.worker-[0-9]+\.(log|json|json\.part)", name):
                 with contextlib.suppress(OSError):
-                    inside.remove(folder, name)
+                    safe_files.remove(folder, name)
 
 
 # Maximum number of curve points to write; the last point is always written.
@@ -161,10 +161,10 @@ class CurveFile:
                     for fraction, metrics in curve[::-1][::step][::-1]
                 ]
                 data = json.dumps({"trial": id, "curve": points}).encode()
-                with contextlib.suppress(OSError, ValueError), inside.folder(self._run, self._trials) as folder:
-                    inside.replace(folder, self._name, data, part=f"{self._name}.part", sync=False)
+                with contextlib.suppress(OSError, ValueError), safe_files.folder(self._run, self._trials) as folder:
+                    safe_files.replace(folder, self._name, data, part=f"{self._name}.part", sync=False)
 
     def remove(self) -> None:
         """Remove the file."""
         with contextlib.suppress(OSError):
-            inside.remove(self._run, self._trials, self._name)
+            safe_files.remove(self._run, self._trials, self._name)

@@ -18,7 +18,7 @@ from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate, Objective, Outcome
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import load_evaluator
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 # Device name of a cluster slot that has no machine now.
 UNKNOWN = "cluster"
@@ -187,4 +187,4 @@ def keep_log(spool: str, folder: str) -> None:
         OSError: The file cannot be moved, or one of the folders is a link.
     """
     run, trials, name = names_inside(spool)
-    inside.move(run, (trials, name), (trials, os.path.basename(folder), "log.txt"))
+    safe_files.move(run, (trials, name), (trials, os.path.basename(folder), "log.txt"))

@@ -37,7 +37,7 @@ from evo_tune.plugins.context import UNFINISHED, Context, Pruned
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.scripts.processes import AdoptedOrphans, adopt_orphans, kill_marked, kill_strays
 from evo_tune.text import one_line
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 # Characters that are kept of the end of a traceback, whose error may say anything.
 MOST_TRACEBACK = 1 << 20
@@ -80,8 +80,8 @@ def verdict_of_error(error: BaseException, path: str, folder: str) -> Verdict:
             run, *names = names_inside(folder)
             os.makedirs(run, exist_ok=True)
             content = "".join(traceback.format_exception(error))[-MOST_TRACEBACK:].encode("utf-8", "backslashreplace")
-            with inside.folder(run, *names, make=True) as folder_fd:
-                inside.replace(folder_fd, "error.txt", content, part=".error.part", sync=False)
+            with safe_files.folder(run, *names, make=True) as folder_fd:
+                safe_files.replace(folder_fd, "error.txt", content, part=".error.part", sync=False)
     expected = isinstance(error, EvoTuneError) or status == error_status
     line = text if expected and text else f"{type(error).__name__}: {text}" if text else type(error).__name__
     frames = [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(error.__traceback__)]
@@ -245,7 +245,7 @@ class Worker:
         if verdict.status != "ok":  # the next attempt, if there is one, must not continue from what has failed
             with contextlib.suppress(OSError):
                 run, *names = names_inside(folder)
-                inside.remove(run, *names, UNFINISHED[0])
+                safe_files.remove(run, *names, UNFINISHED[0])
         if self._curve_file:
             self._curve_file.end()
         seconds = time.perf_counter() - began
@@ -281,10 +281,10 @@ class Worker:
         try:
             run, *names = names_inside(folder)
             if os.path.isdir(run):
-                if inside.exists(run, *names, UNFINISHED[0]):  # a killed attempt, from which this one continues
-                    inside.remove_all_but(run, *names, files=UNFINISHED)
+                if safe_files.exists(run, *names, UNFINISHED[0]):  # a killed attempt, from which this one continues
+                    safe_files.remove_all_but(run, *names, files=UNFINISHED)
                 else:
-                    inside.remove(run, *names)
+                    safe_files.remove(run, *names)
             resume = context.resume_folder
             if resume is not None and resume.is_symlink():  # a stranger's run may have one
                 raise StoreError(f"{resume} is a link, and inside a run none is followed: put the folder itself there")

@@ -17,7 +17,7 @@ from evo_tune.plugins.context import UNFINISHED
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.store import table
 from evo_tune.store.run import TRIALS, Run, widen
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 
 class TrialFiles:
@@ -154,7 +154,7 @@ def remove_checkpoint(run: Run, folder: str) -> None:
         folder: Name of the training's folder.
     """
     with contextlib.suppress(OSError):
-        inside.remove(run.folder, TRIALS, folder, UNFINISHED[0])
+        safe_files.remove(run.folder, TRIALS, folder, UNFINISHED[0])
 
 
 def clean_checkpoints_after(run: Run, candidate: Candidate, outcome: Outcome) -> None:
@@ -190,4 +190,4 @@ def remove_partial_checkpoints(run: Run) -> None:
 def _remove_saved_files(run: Run, id: int) -> None:
     """Remove the files that a trial saved, except its logs."""
     with contextlib.suppress(OSError):
-        inside.remove_all_but(run.folder, TRIALS, f"{id:06d}", files=LOGS)
+        safe_files.remove_all_but(run.folder, TRIALS, f"{id:06d}", files=LOGS)

@@ -14,8 +14,8 @@ from evo_tune.genome.history import History
 from evo_tune.loop.deadline import Deadline
 from evo_tune.report.summary import DONE_CHANCE, DONE_REASON, describe_more_trials, predict_more_trials, total_cost
 from evo_tune.settings import LIMITS, SessionSettings
-from evo_tune.store.places import run_reference
 from evo_tune.store.run import Run
+from evo_tune.store.run_folders import run_reference
 
 # Default limit in generations, for a run without any limit.
 GENERATIONS = 5

@@ -37,8 +37,8 @@ from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.fidelity import rungs_that_pay
 from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.store.manifest import Manifest
-from evo_tune.store.places import find_run
 from evo_tune.store.run import Run, copy_results
+from evo_tune.store.run_folders import find_run
 from evo_tune.text import is_encodable
 
 # Packages whose versions change results.

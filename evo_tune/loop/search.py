@@ -54,8 +54,8 @@ from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import SessionSettings, parse_settings
 from evo_tune.store.journal import Removed
 from evo_tune.store.manifest import space_of
-from evo_tune.store.places import DEFAULT_STORE, copy_run, find_run
 from evo_tune.store.run import Run, history_of, replay
+from evo_tune.store.run_folders import DEFAULT_STORE, copy_run, find_run
 from evo_tune.store.table import table_of
 from evo_tune.trust.decide import Ask
 

@@ -28,10 +28,10 @@ from evo_tune.report import charts, summary
 from evo_tune.report.charts import SERIES, CaptionedFigure, Part, Spec, as_json, as_plotly, history
 from evo_tune.report.run_data import RunData
 from evo_tune.store.journal import write_atomically
-from evo_tune.store.places import DEFAULT_STORE, REPORT, find_run
 from evo_tune.store.run import Run
+from evo_tune.store.run_folders import DEFAULT_STORE, REPORT, find_run
 from evo_tune.text import escape_unprintable, show_genome, show_seconds, show_value, with_plural
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -235,7 +235,7 @@ def write_shared_library(store: Path) -> Library:
     """
     name, script = f"_plotly-{version('plotly')}.min.js", plotly_script()
     try:
-        present = inside.read(store, name, limit=LARGEST)
+        present = safe_files.read(store, name, limit=LARGEST)
     except OSError:
         present = b""
     if present != script:

@@ -20,8 +20,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from evo_tune.store.manifest import Finite, Share, Whole
-from evo_tune.store.places import HEARTBEAT, TRIALS
-from evo_tune.trust import inside
+from evo_tune.store.run_folders import HEARTBEAT, TRIALS
+from evo_tune.trust import safe_files
 
 PART = "_heartbeat.part"
 
@@ -118,13 +118,13 @@ class Heartbeat:
         beat = Beat(os.getpid(), platform.node(), time.time(), tuple(look()), _process_start(os.getpid()))
         with contextlib.suppress(OSError, ValueError):  # a name that is not valid UTF-8
             data = msgspec.json.encode(beat)
-            inside.replace(self._folder, HEARTBEAT, data, part=PART, sync=False)
+            safe_files.replace(self._folder, HEARTBEAT, data, part=PART, sync=False)
 
     def stop(self) -> None:
         """Remove the heartbeat file and write no more, because the journal records the end of the session."""
         self._next = math.inf
         with contextlib.suppress(OSError):
-            inside.remove(self._folder, HEARTBEAT)
+            safe_files.remove(self._folder, HEARTBEAT)
 
 
 def last_beat(folder: Path, finished_ids: Container[int] = ()) -> Beat | None:
@@ -135,7 +135,7 @@ def last_beat(folder: Path, finished_ids: Container[int] = ()) -> Beat | None:
         finished_ids: Ids of the trials with a result: a slot that trained one at the heartbeat does so no more.
     """
     try:
-        beat = msgspec.json.decode(inside.read(folder, HEARTBEAT, limit=LARGEST), type=Beat)
+        beat = msgspec.json.decode(safe_files.read(folder, HEARTBEAT, limit=LARGEST), type=Beat)
     except (OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
         return None
 
@@ -171,11 +171,11 @@ class _SavedCurve(Struct):
 def running_curves(folder: Path) -> dict[int, Curve]:
     """Return the known curves of a run's running trials, by id."""
     curves: dict[int, Curve] = {}
-    with contextlib.suppress(OSError), inside.folder(folder, TRIALS) as descriptor:
+    with contextlib.suppress(OSError), safe_files.folder(folder, TRIALS) as descriptor:
         names = sorted(name for name in os.listdir(descriptor) if re.fullmatch(r"\.worker-[0-9]{1,10}\.json", name))
         for name in names[:MOST]:
             with contextlib.suppress(OSError, ValueError, RecursionError):
-                data = inside.read(descriptor, name, limit=LARGEST_CURVE)
+                data = safe_files.read(descriptor, name, limit=LARGEST_CURVE)
                 saved_curve = msgspec.json.decode(data, type=_SavedCurve)
                 curves[saved_curve.trial] = saved_curve.curve
     return curves

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from evo_tune.errors import StoreError
 from evo_tune.text import one_line
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 E = TypeVar("E")
 
@@ -101,7 +101,7 @@ class Journal:
         """
         self._end, self._torn, self._unended = 0, 0, False
         try:
-            with inside.open_to_read(self.path.parent, self.path.name, limit=LARGEST) as file:
+            with safe_files.open_to_read(self.path.parent, self.path.name, limit=LARGEST) as file:
                 for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), 1):
                     kept_lines = f"the {number - 1} lines before it (head -n {number - 1})"
                     if len(line) > LONGEST:
@@ -152,7 +152,7 @@ class Journal:
             BlockingIOError: Another process has claimed it.
             OSError: The file is missing or not a regular file, it cannot be opened, or its file system has no locks.
         """
-        file, is_new = inside.open_to_write(self.path.parent, self.path.name, append=True, make=make)
+        file, is_new = safe_files.open_to_write(self.path.parent, self.path.name, append=True, make=make)
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,7 +163,7 @@ class Journal:
             if not os.path.samestat(os.fstat(file), os.lstat(self.path)):  # replaced before it was locked
                 raise BlockingIOError(errno.EAGAIN, "another process replaces it")
             if is_new:
-                inside.sync_folder(self.path.parent)
+                safe_files.sync_folder(self.path.parent)
         except BaseException as error:
             if is_new and not isinstance(error, BlockingIOError):
                 with contextlib.suppress(OSError):
@@ -307,6 +307,6 @@ def write_atomically(path: Path, data: bytes) -> None:
     """
     # Readers of a run's folder skip names with an underscore.
     try:
-        inside.replace(path.parent, path.name, data, part=f"_{path.name.lstrip('_')}.part")
+        safe_files.replace(path.parent, path.name, data, part=f"_{path.name.lstrip('_')}.part")
     except OSError as error:
         raise _write_error(path, error) from error

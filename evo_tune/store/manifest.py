@@ -22,7 +22,7 @@ from evo_tune.genome.values import Genome, genome_key
 from evo_tune.settings import RunSettings, read_settings
 from evo_tune.store.journal import write_atomically
 from evo_tune.text import one_line
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 # An id, a count or a seed.
 Whole: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
@@ -172,7 +172,7 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        fields = read_json(inside.read(folder, MANIFEST, limit=LARGEST))
+        fields = read_json(safe_files.read(folder, MANIFEST, limit=LARGEST))
         written = fields.get("format_version")
         if written == FORMAT and type(written) is int:
             return _manifest(fields)

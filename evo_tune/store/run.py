@@ -31,7 +31,7 @@ from evo_tune.settings import SessionSettings
 from evo_tune.store import events
 from evo_tune.store.journal import JOURNAL, Journal, Removed, invalid_line_message
 from evo_tune.store.manifest import MOST_LEARNED, Learned, Manifest, read_manifest, write_manifest
-from evo_tune.store.places import (
+from evo_tune.store.run_folders import (
     TRIALS,
     missing_journal_message,
     new_run_folder,
@@ -39,7 +39,7 @@ from evo_tune.store.places import (
     run_reference,
 )
 from evo_tune.text import one_line
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 __all__ = ["TRIALS", "Run", "Widening"]
 
@@ -176,7 +176,7 @@ class Run:
             run = cls(folder, manifest, journal, [])
             run.begin(session)
             write_manifest(folder, manifest)
-            inside.sync_folder(store)
+            safe_files.sync_folder(store)
         except BaseException as error:
             if not isinstance(error, UsageError):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -209,7 +209,7 @@ class Run:
                 raise StoreError(missing_journal_message(folder))
             if write:  # files in the trials' folders will be removed
                 try:
-                    with contextlib.suppress(FileNotFoundError), inside.folder(folder, TRIALS):
+                    with contextlib.suppress(FileNotFoundError), safe_files.folder(folder, TRIALS):
                         pass
                 except OSError as error:
                     message = f"cannot write {folder / TRIALS}: {error.strerror}; put a folder in its place"

@@ -27,7 +27,7 @@ from evo_tune.store.journal import write_atomically
 from evo_tune.store.manifest import Whole, read_json
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -200,7 +200,7 @@ def open_parquet(run: Run, name: str, limit: int = MAX_FILE_BYTES, dictionary_co
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    data = inside.read(run.folder, name, limit=limit)
+    data = safe_files.read(run.folder, name, limit=limit)
     # An item of a container takes more memory than in the file, so fewer are allowed.
     limits = {"thrift_string_size_limit": MAX_FILE_BYTES, "thrift_container_size_limit": MAX_FILE_BYTES // 10}
     return pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(dictionary_columns), **limits)
@@ -280,7 +280,7 @@ def write_comparison(run: Run, trials: Sequence[Trial]) -> None:
 
 def _read_comparison(run: Run) -> tuple[list[Trial], pa.Table | None]:
     """Return the results of the present evaluator and data, and the whole table; None if no table can be read."""
-    if not inside.exists(run.folder, COMPARISON):  # checked often while a run continues
+    if not safe_files.exists(run.folder, COMPARISON):  # checked often while a run continues
         return [], None
     trials: list[Trial] = []
     try:

@@ -20,7 +20,7 @@ from evo_tune.errors import OptionError, RecipeError
 from evo_tune.plugins.context import Context
 from evo_tune.training.recipe.data.reading import open_own
 from evo_tune.training.training_run import Plan, TrainingRun
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 # Name of the checkpoint file in a training's folder.
 CHECKPOINT = "checkpoint.pt"
@@ -39,7 +39,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-    inside.sync_folder(path.parent)  # before this the rename is not on disk
+    safe_files.sync_folder(path.parent)  # before this the rename is not on disk
 
 
 def _alone(state: Any) -> Any:

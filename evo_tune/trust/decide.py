@@ -24,7 +24,7 @@ import filelock
 
 from evo_tune.errors import UsageError
 from evo_tune.text import escape_unprintable, is_encodable
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 # Maximum bytes of the memory file.
 LARGEST = 1 << 23
@@ -249,7 +249,7 @@ def _read_memory() -> _Memory:
 
     with contextlib.suppress(OSError, ValueError, RecursionError, RuntimeError):  # the last: there is no home folder
         path = _memory_path()
-        with inside.open_to_read(path.parent, path.name, limit=LARGEST) as file:
+        with safe_files.open_to_read(path.parent, path.name, limit=LARGEST) as file:
             status = os.fstat(file.fileno())
             if status.st_uid == os.geteuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
                 return msgspec.convert(json.load(file), _Memory)

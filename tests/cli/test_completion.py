@@ -16,7 +16,7 @@ from click.shell_completion import ShellComplete
 from evo_tune.cli import COMPLETE, PROG, cli, shared
 from evo_tune.plugins.find import list_evaluators, list_strategies
 from evo_tune.store.manifest import MANIFEST
-from evo_tune.store.places import DEFAULT_STORE
+from evo_tune.store.run_folders import DEFAULT_STORE
 from tests.cli.conftest import Typed
 
 NASTY = ["$(touch owned)", "a b", "-rf", "x\ny", "x\033[31m", "`id`", "mine;ls", "a,b", "c'd", ".hidden", "ünder"]

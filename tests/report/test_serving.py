@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from evo_tune.store.places import open_locked_journal
+from evo_tune.store.run_folders import open_locked_journal
 from tests.conftest import cut_copy
 from tests.extras import need
 from tests.report.conftest import Made, Open

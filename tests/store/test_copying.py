@@ -10,7 +10,7 @@ import pytest
 
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.loop.search import Search
-from evo_tune.store.places import copy_run, list_runs
+from evo_tune.store.run_folders import copy_run, list_runs
 from tests.conftest import drive, rows
 
 Begin = Callable[..., Search]

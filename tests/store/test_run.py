@@ -11,8 +11,8 @@ import pytest
 
 from evo_tune.errors import StoreError
 from evo_tune.loop.search import Search
-from evo_tune.store.places import list_runs
 from evo_tune.store.run import Run
+from evo_tune.store.run_folders import list_runs
 from evo_tune.store.table import table_of
 from tests.conftest import drive
 from tests.journals import events_of, write_events

@@ -24,8 +24,8 @@ from evo_tune.store import journal as journals
 from evo_tune.store.heartbeat import Heartbeat, SlotWork, last_beat
 from evo_tune.store.journal import Journal
 from evo_tune.store.manifest import read_manifest
-from evo_tune.store.places import HEARTBEAT, copy_run, list_runs, new_run_folder, remove_unfinished_creation
 from evo_tune.store.run import Run
+from evo_tune.store.run_folders import HEARTBEAT, copy_run, list_runs, new_run_folder, remove_unfinished_creation
 from evo_tune.store.table import file_is_whole, read_comparison, write_comparison
 from tests.conftest import drive
 from tests.journals import events_of, write_events

@@ -70,7 +70,7 @@ def command(
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_evaluator
     from evo_tune.settings import parse_settings
-    from evo_tune.store.places import new_run_folder
+    from evo_tune.store.run_folders import new_run_folder
 
     model = None if out is None else Path(out).expanduser()
     if model is not None and model.exists() and (not model.is_dir() or any(model.iterdir())):

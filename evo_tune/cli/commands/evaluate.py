@@ -60,7 +60,7 @@ def command(
     from evo_tune.plugins.command import is_command
     from evo_tune.plugins.context import UNFINISHED
     from evo_tune.settings import parse_settings
-    from evo_tune.trust import inside
+    from evo_tune.trust import safe_files
 
     for flag, value in (("--budget", budget), ("--timeout", timeout)):
         if value is not None and math.isnan(value):  # click lets it pass
@@ -89,7 +89,7 @@ def command(
         try:
             candidate = Candidate(0, 0, seed, 0, genome, "by hand", budget=budget)
             outcome = slot.run(candidate)
-            inside.remove(task.trials_folder, f"{candidate.id:06d}", UNFINISHED[0])
+            safe_files.remove(task.trials_folder, f"{candidate.id:06d}", UNFINISHED[0])
         finally:
             slot.kill()
             slot.close()

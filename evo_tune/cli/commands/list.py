@@ -21,8 +21,8 @@ def command(store: str, output_format: str) -> None:
 
     from evo_tune.errors import StoreError
     from evo_tune.report.data import run_row
-    from evo_tune.store.places import list_runs
     from evo_tune.store.run import Run
+    from evo_tune.store.run_folders import list_runs
 
     runs: list[ListedRun] = []
     for folder in list_runs(Path(store)):

@@ -24,7 +24,7 @@ def command(runs: tuple[str, ...], output: str | None, store: str, output_format
     """
     from evo_tune.cli.formats import WrittenReport
     from evo_tune.report.page import write_beside, write_report
-    from evo_tune.store.places import REPORT
+    from evo_tune.store.run_folders import REPORT
 
     saved = [shared.open_run(run, store) for run in runs or (None,)]
     if output is not None:

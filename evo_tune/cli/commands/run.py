@@ -120,7 +120,7 @@ def command(
     from evo_tune.plugins.command import is_command
     from evo_tune.plugins.find import find_evaluator
     from evo_tune.settings import parse_settings
-    from evo_tune.store.places import new_run_folder
+    from evo_tune.store.run_folders import new_run_folder
 
     request_flags = ("population", "objectives", "subject_to", "fill_defaults", "learn_from")
     request_values = {name: flags.pop(name) for name in request_flags}

@@ -92,7 +92,7 @@ def _state(saved: Run, beat: Beat | None) -> str:
     """Return in words whether a run is running, has ended or was killed."""
     import platform
 
-    from evo_tune.store.places import run_reference
+    from evo_tune.store.run_folders import run_reference
 
     if saved.ended is not None:
         return f"ended: {saved.ended}"

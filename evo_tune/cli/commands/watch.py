@@ -24,7 +24,7 @@ def command(run: str | None, port: int, store: str, output_format: str) -> None:
     """
     from evo_tune.cli.formats import WatchedRun
     from evo_tune.report.serving import serve
-    from evo_tune.store.places import find_run
+    from evo_tune.store.run_folders import find_run
 
     folder = find_run(Path(store), run)
 

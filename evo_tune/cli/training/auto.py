@@ -21,7 +21,7 @@ from evo_tune.cli import shared
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.text import one_line
 from evo_tune.training.recipe.data.texts import encoding_warnings
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -252,7 +252,7 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
     data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)
     metrics: dict[str, float | None] = {}
     with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):  # another evaluator's files have none
-        config = inside.read(model, "config.json", limit=MAX_CONFIG_BYTES)
+        config = safe_files.read(model, "config.json", limit=MAX_CONFIG_BYTES)
         metrics = msgspec.json.decode(config, type=TrainingFacts).metrics
     lines = [f"use {_recommend(run, result, metrics, model, longer)}: trial {result.best.id} of run {run.name}{value}"]
     lines.append(verdict(result))

@@ -35,10 +35,10 @@ from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.recommendation import comparison_objective, fresh_values
 from evo_tune.report.summary import run_result, verdict
-from evo_tune.store.places import TRIALS
 from evo_tune.store.run import Run
+from evo_tune.store.run_folders import TRIALS
 from evo_tune.text import with_plural
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 if TYPE_CHECKING:
     from evo_tune.loop.search import Search
@@ -306,7 +306,7 @@ def write_wish(run: Run, wish: Wish) -> None:
         StoreError: The disk refuses.
     """
     try:
-        inside.replace(run.folder, WISH_FILE, msgspec.json.encode(wish), f"{WISH_FILE}.part")
+        safe_files.replace(run.folder, WISH_FILE, msgspec.json.encode(wish), f"{WISH_FILE}.part")
     except OSError as error:
         raise StoreError(f"cannot write {run.folder / WISH_FILE}: {error.strerror}") from None
 
@@ -314,7 +314,7 @@ def write_wish(run: Run, wish: Wish) -> None:
 def read_wish(run: Run) -> Wish | None:
     """Return what `write_wish` noted; None for a run that was not begun by `auto`."""
     try:
-        return msgspec.json.decode(inside.read(run.folder, WISH_FILE, limit=1 << 12), type=Wish)
+        return msgspec.json.decode(safe_files.read(run.folder, WISH_FILE, limit=1 << 12), type=Wish)
     except (OSError, msgspec.DecodeError, RecursionError):
         return None
 
@@ -355,23 +355,23 @@ def train_final_model(search: Search, elapsed: Callable[[], float], err: bool) -
         return None
     target = run.folder / MODEL
     try:
-        if not inside.exists(run.folder, MODEL):
+        if not safe_files.exists(run.folder, MODEL):
             if wish.threads is None:
                 wish = _choose_wish(search, best.candidate, elapsed, err)
                 write_wish(run, wish)
             bound, candidate = _final_training(search, best.candidate, wish)
             part = run.folder / f"{MODEL}.part"
-            inside.remove(run.folder, part.name)
-            with inside.folder(run.folder, TRIALS, TRAINING, make=True):  # neither is a link
+            safe_files.remove(run.folder, part.name)
+            with safe_files.folder(run.folder, TRIALS, TRAINING, make=True):  # neither is a link
                 pass
             pace, command = _final_pace(search, best.candidate, wish), f"evo-tune resume {shlex.quote(run.name)}"
             training = Training(run, bound, candidate, plan(1, None, 1, None), pace, candidate.seed, command)
             metrics = training.write(part, run.folder / TRIALS / TRAINING, err)
-            inside.move(run.folder, (part.name,), (MODEL,))
-            inside.remove(run.folder, TRIALS, TRAINING)
+            safe_files.move(run.folder, (part.name,), (MODEL,))
+            safe_files.remove(run.folder, TRIALS, TRAINING)
             tests = {name: value for name, value in metrics.items() if name in run.manifest.tests.values()}
             shared.echo(*shared.metric_lines(tests), err=err)
-        with inside.folder(run.folder, MODEL):
+        with safe_files.folder(run.folder, MODEL):
             return target
     except OSError as error:
         raise StoreError(f"cannot keep the model in {target}: {error.strerror}") from None

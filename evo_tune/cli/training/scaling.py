@@ -29,8 +29,8 @@ from evo_tune.plugins.find import find_evaluator
 from evo_tune.report.charts.scale import TransferredRecipe, write_recipe
 from evo_tune.report.recommendation import recommend_trial
 from evo_tune.report.summary import candidate_costs
-from evo_tune.store.places import run_reference
 from evo_tune.store.run import Run
+from evo_tune.store.run_folders import run_reference
 from evo_tune.store.table import read_comparison
 from evo_tune.training.recipe import (
     LargeTraining,

@@ -20,8 +20,8 @@ from evo_tune.report import summary
 from evo_tune.report.charts import Command, Part
 from evo_tune.report.run_data import RunData, is_unordered
 from evo_tune.report.summary import DONE_CHANCE, describe_more_trials, predict_next_generation
-from evo_tune.store.places import run_reference
 from evo_tune.store.run import Run
+from evo_tune.store.run_folders import run_reference
 from evo_tune.store.table import read_comparison
 from evo_tune.text import escape_unprintable, one_line, show_seconds, show_value
 

@@ -21,9 +21,9 @@ from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Command, Part
 from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.manifest import Count, Finite, Whole
-from evo_tune.store.places import run_reference
 from evo_tune.store.run import Run
-from evo_tune.trust import inside
+from evo_tune.store.run_folders import run_reference
+from evo_tune.trust import safe_files
 
 POSITION = 95
 
@@ -77,7 +77,7 @@ def read_recipe(run: Run) -> TransferredRecipe | None:
     if not run.manifest.settings.for_scale:
         return None
     with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError, RecursionError):
-        return msgspec.json.decode(inside.read(run.folder, FILE, limit=LARGEST_FILE), type=TransferredRecipe)
+        return msgspec.json.decode(safe_files.read(run.folder, FILE, limit=LARGEST_FILE), type=TransferredRecipe)
     return None
 
 

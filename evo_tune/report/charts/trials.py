@@ -11,9 +11,9 @@ import numpy as np
 from evo_tune.genome.values import Value
 from evo_tune.report.charts import Part, Table
 from evo_tune.report.run_data import RunData
-from evo_tune.store.places import TRIALS
+from evo_tune.store.run_folders import TRIALS
 from evo_tune.text import one_line
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 POSITION = 120
 
@@ -41,9 +41,9 @@ def columns(data: RunData) -> dict[str, list[Any]]:
     ids, budgets = [candidate.id for candidate in candidates], [_shorten(candidate.budget) for candidate in candidates]
     errors = [_shorten(outcome.error or None) if outcome else None for outcome in outcomes]
     paths: dict[str, str] = {}  # of the logs, from the run's folder, by the name of the trial's folder
-    with contextlib.suppress(OSError), inside.folder(data.run.folder, TRIALS) as descriptor:
+    with contextlib.suppress(OSError), safe_files.folder(data.run.folder, TRIALS) as descriptor:
         for name in os.listdir(descriptor):
-            if log := next((log for log in LOGS if inside.exists(descriptor, name, log)), None):
+            if log := next((log for log in LOGS if safe_files.exists(descriptor, name, log)), None):
                 paths[name] = f"{TRIALS}/{name}/{log}"
     logs = [paths.get(f"{id:06d}") for id in ids]
     table: dict[str, list[Any]] = {

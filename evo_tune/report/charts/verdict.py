@@ -7,7 +7,7 @@ import math
 from evo_tune.report.charts import Command, Part
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import baseline_verdict, pareto_front, present_ranges, show_fresh_values, verdict
-from evo_tune.store.places import run_reference
+from evo_tune.store.run_folders import run_reference
 from evo_tune.text import show_value, with_plural
 
 POSITION = 0

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import check_integer, check_name, check_number
 from evo_tune.training.recipe.data.reading import cache_folder
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -119,7 +119,7 @@ def fastest_precision(device: str | torch.device = "cpu", folder: Path | None = 
     with suppress(OSError):  # several workers may write at the same time
         path.parent.mkdir(parents=True, exist_ok=True)
         data = json.dumps({"key": key, "gain": gain}).encode()
-        inside.replace(path.parent, name, data, part=f"{name}.{os.getpid()}.part", sync=False)
+        safe_files.replace(path.parent, name, data, part=f"{name}.{os.getpid()}.part", sync=False)
     return "bf16" if gain >= GAIN else "fp32"
 
 

@@ -1,6 +1,6 @@
 """Build models without initial weights, write them to a folder and read them.
 
-A folder that is read may be a stranger's: `trust.inside` opens its files, sizes are bounded, and nothing is executed.
+A folder that is read may be a stranger's: `trust.safe_files` opens its files with bounded sizes. Nothing is executed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from evo_tune.errors import RecipeError
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 
 class _Unfilled(TorchFunctionMode):
@@ -95,7 +95,7 @@ def read_json(folder: Path | str, name: str) -> dict[str, Any]:
         RecipeError: The file is missing, a link, too large or too deep, or no object.
     """
     try:
-        data = json.loads(inside.read(folder, name, limit=LARGEST_JSON))
+        data = json.loads(safe_files.read(folder, name, limit=LARGEST_JSON))
     except ERRORS as error:
         raise RecipeError("folder", str(folder), f"{_wrote(error)}, with a readable {name}") from None
     if not isinstance(data, dict):
@@ -113,7 +113,7 @@ def read_verified(folder: Path | str, config: Mapping[str, Any], name: str) -> b
     hashes = config.get("files")
     if not isinstance(hashes, dict) or name not in hashes:
         raise ValueError(f"{CONFIG} has no SHA-256 of {name}: export the model again")
-    with inside.open_to_read(folder, name, limit=LARGEST_WEIGHTS) as file:
+    with safe_files.open_to_read(folder, name, limit=LARGEST_WEIGHTS) as file:
         data = file.read(os.fstat(file.fileno()).st_size)  # without a size, a buffer for the limit would be made
     if hashlib.sha256(data).hexdigest() != hashes[name]:
         raise ValueError(f"{name} was altered after the export: copy the folder again")

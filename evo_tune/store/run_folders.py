@@ -20,7 +20,7 @@ from evo_tune.errors import StoreError, UsageError
 from evo_tune.store.journal import JOURNAL, Journal
 from evo_tune.store.manifest import MANIFEST, read_manifest, write_manifest
 from evo_tune.text import one_line
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 # Default folder of the saved runs.
 DEFAULT_STORE = "populations"
@@ -103,7 +103,7 @@ def remove_unfinished_creation(folder: Path) -> None:
     if folder.exists():
         with contextlib.closing(open_locked_journal(folder, make=True)):
             for name in FILES_BEFORE_MANIFEST:
-                inside.remove(folder, name)
+                safe_files.remove(folder, name)
             folder.rmdir()  # fails if other files are left
 
 
@@ -111,7 +111,7 @@ def _is_unfinished_creation(folder: Path) -> bool:
     """Return whether a folder is left from a crash before the manifest was written: it has no result to lose."""
     with contextlib.suppress(OSError):
         if not folder.is_symlink() and (names := set(os.listdir(folder))) <= FILES_BEFORE_MANIFEST:
-            journal = inside.read(folder, JOURNAL, limit=MAX_BEGINNING_JOURNAL_BYTES) if JOURNAL in names else b""
+            journal = safe_files.read(folder, JOURNAL, limit=MAX_BEGINNING_JOURNAL_BYTES) if JOURNAL in names else b""
             return b'"proposed"' not in journal  # the event of a first trial
     return False
 
@@ -146,8 +146,8 @@ def missing_journal_message(folder: Path) -> str:
     return f"{folder / JOURNAL} is missing or empty, and the run had begun: restore it from a copy"
 
 
-# Maximum depth of folders that are copied: less than `inside.remove` can remove, so that a copy can be removed again.
-DEEPEST_COPY = inside.DEEPEST - 10
+# Maximum depth of folders that are copied: less than `safe_files.remove` removes, so that a copy can be removed again.
+DEEPEST_COPY = safe_files.DEEPEST - 10
 
 
 def copy_run(folder: Path, store: Path, name: str) -> Path:
@@ -164,8 +164,8 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
     partial_name = f".{name}.part"
     skipped: list[str] = []
     try:
-        inside.remove(store, partial_name)
-        with inside.folder(folder) as source, inside.folder(store, partial_name, make=True) as copy:
+        safe_files.remove(store, partial_name)
+        with safe_files.folder(folder) as source, safe_files.folder(store, partial_name, make=True) as copy:
             _copy(source, copy, "", skipped)
         write_manifest(store / partial_name, manifest)
         target = new_run_folder(store, name)  # again: another process may have taken the name meanwhile
@@ -173,7 +173,7 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
         os.replace(store / partial_name, target)  # fails if another process has made this folder meanwhile
     except (OSError, StoreError) as error:
         with contextlib.suppress(OSError):
-            inside.remove(store, partial_name)
+            safe_files.remove(store, partial_name)
         if target.exists():
             raise UsageError(f"{target} exists: choose another name for the copy") from None
         cause = str(error)
@@ -205,9 +205,9 @@ def _copy(source: int, target: int, prefix: str, skipped: list[str]) -> None:
         if is_left_over:
             continue
         if stat.S_ISDIR(status.st_mode):
-            with inside.folder(source, name) as subfolder, inside.folder(target, name, make=True) as copy:
+            with safe_files.folder(source, name) as subfolder, safe_files.folder(target, name, make=True) as copy:
                 _copy(subfolder, copy, f"{prefix}{name}/", skipped)
         elif stat.S_ISREG(status.st_mode):
-            inside.copy_file(source, target, name)
+            safe_files.copy_file(source, target, name)
         else:
             skipped.append(prefix + name)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune.trust import inside
+from evo_tune.trust import safe_files
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def untouched(tmp_path: Path) -> Callable[[], bool]:
 
 
 def replaced(root: Path, name: str) -> None:
-    inside.replace(root, name, b"new", part=f"{name}.part")
+    safe_files.replace(root, name, b"new", part=f"{name}.part")
 
 
 def refused(error: pytest.ExceptionInfo[OSError], said: str) -> bool:
@@ -46,11 +46,11 @@ def refused(error: pytest.ExceptionInfo[OSError], said: str) -> bool:
 def test_what_is_written_is_read_back_and_leaves_nothing_else(root: Path) -> None:
     replaced(root, "a")
     replaced(root, "a")
-    assert inside.read(root, "a", limit=3) == b"new"
+    assert safe_files.read(root, "a", limit=3) == b"new"
     assert os.listdir(root) == ["a"]
-    file, new = inside.open_to_write(root, "log", append=True)
+    file, new = safe_files.open_to_write(root, "log", append=True)
     os.close(file)
-    again, newer = inside.open_to_write(root, "log", append=True)
+    again, newer = safe_files.open_to_write(root, "log", append=True)
     os.close(again)
     assert (new, newer) == (True, False)
 
@@ -58,7 +58,7 @@ def test_what_is_written_is_read_back_and_leaves_nothing_else(root: Path) -> Non
 def test_the_root_itself_and_what_is_above_it_may_be_links(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
     replaced(tmp_path / "link", "a")
-    assert inside.read(tmp_path / "link", "a", limit=3) == b"new"
+    assert safe_files.read(tmp_path / "link", "a", limit=3) == b"new"
 
 
 @pytest.mark.parametrize("target", ["file", "missing", "000001"])
@@ -67,7 +67,7 @@ def test_a_link_is_neither_read_nor_written_through(
 ) -> None:
     outside = tmp_path / "outside"
     (root / "a").symlink_to(outside / target)
-    for do in (lambda: inside.read(root, "a", limit=99), lambda: inside.open_to_write(root, "a")):
+    for do in (lambda: safe_files.read(root, "a", limit=99), lambda: safe_files.open_to_write(root, "a")):
         with pytest.raises(OSError) as caught:  # noqa: PT011
             do()
         assert refused(caught, "it is a link, and inside a run none is followed")
@@ -81,18 +81,18 @@ def test_a_link_is_neither_read_nor_written_through(
 def test_a_folder_that_is_a_link_is_not_gone_through(root: Path, tmp_path: Path, untouched: Callable[[], bool]) -> None:
     (root / "_trials").symlink_to(tmp_path / "outside")
     acts = [
-        lambda: inside.read(root, "_trials", "file", limit=99),
-        lambda: inside.remove(root, "_trials", "000001"),
-        lambda: inside.remove_all_but(root, "_trials", "000001", files=()),
-        lambda: inside.move(root, ("a",), ("_trials", "000001", "a")),
-        lambda: inside.open_to_write(root, "_trials", "file"),
+        lambda: safe_files.read(root, "_trials", "file", limit=99),
+        lambda: safe_files.remove(root, "_trials", "000001"),
+        lambda: safe_files.remove_all_but(root, "_trials", "000001", files=()),
+        lambda: safe_files.move(root, ("a",), ("_trials", "000001", "a")),
+        lambda: safe_files.open_to_write(root, "_trials", "file"),
     ]
     (root / "a").write_text("x")
     for act in acts:
         with pytest.raises(OSError) as caught:  # noqa: PT011
             act()
         assert refused(caught, "it is a link")
-    inside.remove(root, "_trials")
+    safe_files.remove(root, "_trials")
     assert not os.path.lexists(root / "_trials")
     assert untouched()
 
@@ -104,10 +104,10 @@ def test_links_in_a_tree_go_with_it_and_what_they_point_to_stays(
     (root / "tree" / "inner" / "link").symlink_to(tmp_path / "outside")
     (root / "tree" / "log.txt").write_text("x")
     (root / "tree" / "link").symlink_to(tmp_path / "outside" / "file")
-    inside.remove_all_but(root, "tree", files=("log.txt",))
+    safe_files.remove_all_but(root, "tree", files=("log.txt",))
     assert os.listdir(root / "tree") == ["log.txt"]
-    inside.remove(root, "tree")
-    inside.remove(root, "tree")
+    safe_files.remove(root, "tree")
+    safe_files.remove(root, "tree")
     assert os.listdir(root) == []
     assert untouched()
 
@@ -116,9 +116,9 @@ def test_a_second_name_of_a_file_is_read_and_not_written(
     root: Path, tmp_path: Path, untouched: Callable[[], bool]
 ) -> None:
     os.link(tmp_path / "outside" / "file", root / "a")
-    assert inside.read(root, "a", limit=99) == b"precious"
+    assert safe_files.read(root, "a", limit=99) == b"precious"
     with pytest.raises(OSError, match="second name"):
-        inside.open_to_write(root, "a", append=True)
+        safe_files.open_to_write(root, "a", append=True)
     replaced(root, "a")
     assert untouched()
 
@@ -126,7 +126,7 @@ def test_a_second_name_of_a_file_is_read_and_not_written(
 @pytest.mark.parametrize("kind", ["fifo", "folder"])
 def test_what_is_no_file_is_refused_at_once(root: Path, kind: str) -> None:
     os.mkfifo(root / "a") if kind == "fifo" else (root / "a").mkdir()
-    for do in (lambda: inside.read(root, "a", limit=99), lambda: inside.open_to_write(root, "a")):
+    for do in (lambda: safe_files.read(root, "a", limit=99), lambda: safe_files.open_to_write(root, "a")):
         waiting = threading.Timer(5.0, lambda: os.open(root / "a", os.O_RDWR | os.O_NONBLOCK))
         waiting.start()  # what hangs is let go, late
         with pytest.raises(OSError, match="no regular file"):
@@ -139,26 +139,26 @@ def test_larger_than_the_limit_is_refused_before_it_is_read(root: Path) -> None:
     (root / "a").touch()
     os.truncate(root / "a", 1 << 40)
     with pytest.raises(OSError, match="expected at most 100") as caught:
-        inside.read(root, "a", limit=100)
+        safe_files.read(root, "a", limit=100)
     assert caught.value.errno == errno.EFBIG
 
 
 @pytest.mark.parametrize("name", ["../outside/file", "", ".", "..", "/etc/passwd", "a/b"])
 def test_a_name_that_is_a_way_is_refused(root: Path, name: str) -> None:
     with pytest.raises(OSError, match="no plain name"):
-        inside.read(root, name, limit=100)
+        safe_files.read(root, name, limit=100)
     with pytest.raises(OSError, match="no plain name"):
-        inside.remove(root, name)
+        safe_files.remove(root, name)
 
 
 def test_what_lies_too_deep_is_an_error_and_costs_no_descriptors(root: Path) -> None:
     here = root
-    for _ in range(inside.DEEPEST + 20):
+    for _ in range(safe_files.DEEPEST + 20):
         here /= "d"
     here.mkdir(parents=True)
     before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
     with pytest.raises(OSError, match="are nested"):
-        inside.remove(root, "d")
+        safe_files.remove(root, "d")
     assert before == (len(os.listdir("/proc/self/fd")) if before else 0)
 
 
@@ -167,10 +167,10 @@ def test_a_copy_keeps_holes_and_content(root: Path, tmp_path: Path) -> None:
         file.seek(1 << 34)
         file.write(b"end")
     (tmp_path / "to").mkdir()
-    with inside.folder(root) as source, inside.folder(tmp_path / "to") as target:
-        inside.copy_file(source, target, "a")
+    with safe_files.folder(root) as source, safe_files.folder(tmp_path / "to") as target:
+        safe_files.copy_file(source, target, "a")
         with pytest.raises(FileExistsError):
-            inside.copy_file(source, target, "a")
+            safe_files.copy_file(source, target, "a")
     copy = (tmp_path / "to" / "a").stat()
     assert (copy.st_size, copy.st_mtime) == ((1 << 34) + 3, (root / "a").stat().st_mtime)
     assert copy.st_blocks < 10_000
@@ -191,11 +191,11 @@ def test_folders_that_cannot_be_synced_cost_one_warning(
         sync(file)
 
     monkeypatch.setattr(os, "fsync", refuse)
-    monkeypatch.setattr(inside, "_unsynced", False)
+    monkeypatch.setattr(safe_files, "_unsynced", False)
     with pytest.warns(UserWarning, match="cannot sync a folder"):
         replaced(root, "a")
     replaced(root, "b")  # a second warning would be an error here
-    inside.sync_folder(root)
+    safe_files.sync_folder(root)
 
 
 def test_a_folder_that_a_disk_refuses_to_sync_is_an_error(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,4 +204,4 @@ def test_a_folder_that_a_disk_refuses_to_sync_is_an_error(root: Path, monkeypatc
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match="Input/output"):
-        inside.sync_folder(root)
+        safe_files.sync_folder(root)

@@ -14,8 +14,8 @@ import pytest
 
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.loop.search import Search
-from evo_tune.store.places import copy_run, find_run
 from evo_tune.store.run import Run
+from evo_tune.store.run_folders import copy_run, find_run
 from tests.conftest import drive, rows
 
 Begin = Callable[..., Search]
