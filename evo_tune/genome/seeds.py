@@ -24,7 +24,7 @@ from statistics import NormalDist
 import numpy as np
 
 from evo_tune.genome import kernel as kernels
-from evo_tune.genome.values import mean_of, resolution
+from evo_tune.genome.values import common_step, mean_of
 
 # Medians of the priors of three variances, if losses have variance 1: the part of the genome alone, of the seed, and
 # noise.
@@ -49,7 +49,7 @@ MOST = 72
 # Fewest different losses from which a metric may be known to be fine.
 FEWEST_FINE = 8
 
-# Least number of steps in the range of the losses (see `resolution`) for which equal losses are no chance.
+# Least number of steps in the range of the losses (see `common_step`) for which equal losses are no chance.
 STEPS = 1000
 
 # Number of extra seeds without a change of the loss after which the seed is taken to change nothing, if equal losses
@@ -228,7 +228,7 @@ def is_fine(losses: Sequence[float]) -> bool:
         losses: Losses of some trainings, no means. The best `LEADERS` count, since one bad loss would widen the range.
     """
     best = sorted(set(losses))[:LEADERS]
-    return len(best) >= FEWEST_FINE and 0.0 < STEPS * resolution(best) < best[-1] - best[0]
+    return len(best) >= FEWEST_FINE and 0.0 < STEPS * common_step(best) < best[-1] - best[0]
 
 
 def seeds_change_nothing(losses_by_seed: Sequence[Mapping[int, float]]) -> bool:

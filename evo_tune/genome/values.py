@@ -1,4 +1,4 @@
-"""Plain values of genomes, and statistics of plain numbers: means, resolution, ranks and importance.
+"""Plain values of genomes, and statistics of plain numbers: means, steps, ranks and importance.
 
 A genome is a plain dict of gene name to value. Values are compared, checked, and read from typed text. This module
 knows nothing of genes, which define the allowed values, nor of trials.
@@ -68,7 +68,7 @@ def mean_of(values: Sequence[float] | Sequence[Sequence[float]]) -> np.ndarray:
 FINEST = 1e-5
 
 
-def resolution(values: Sequence[float], rounding: float = 0.0) -> float:
+def common_step(values: Sequence[float], rounding: float = 0.0) -> float:
     """Return the step of which all differences of some values are multiples, by Euclid's algorithm.
 
     An accuracy over 50 samples has a step of 0.02. Values without a common step have one near their rounding. The step

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, TypeAlias
 
-from evo_tune.genome.values import resolution
+from evo_tune.genome.values import common_step
 
 # Highest probability of 'beats' for a finalist that is no better than the default.
 ALPHA = 0.05
@@ -224,7 +224,7 @@ class FinalComparison:
                 tolerance = ROUNDING * max(map(abs, paired_losses))
                 gain = 0.0 if abs(gain) <= tolerance else gain
                 error = 0.0 if abs(error) <= tolerance else error
-                step = 0.0 if self.is_fine_grained else resolution(paired_losses, tolerance)
+                step = 0.0 if self.is_fine_grained else common_step(paired_losses, tolerance)
                 total_error = math.hypot(error, ROUNDED_DIFFERENCE_DEVIATION * step / math.sqrt(count))
                 if gain > 0.0 and (not total_error or student_tail(gain / total_error, count - 1) <= alpha_of_look):
                     beats = True

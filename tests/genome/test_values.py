@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from evo_tune.genome.values import genome_key, is_same, mean_of, resolution
+from evo_tune.genome.values import common_step, genome_key, is_same, mean_of
 
 VALUES = [0, 1, -1, 0.0, -0.0, 1.0, -1.0, 5, 5.0, True, False, "1", "", 0.1, 1e300, 2**63, float("nan"), [1], [1.0]]
 
@@ -38,9 +38,9 @@ def test_finite_numbers_have_a_finite_mean() -> None:
 def test_the_step_of_a_metric_is_found_and_others_have_none() -> None:
     rng = np.random.default_rng(0)
     accuracies = rng.integers(0, 51, 12) / 50
-    assert resolution(accuracies.tolist()) == pytest.approx(0.02)
-    assert resolution(accuracies.astype(np.float32).tolist()) == pytest.approx(0.02, rel=1e-4)
-    assert resolution((1e6 + 3 * rng.integers(0, 9, 12)).tolist()) == 3.0
-    assert resolution(rng.normal(size=12).tolist()) < 1e-2
-    assert resolution([0.7, 0.7]) == 0.0
-    assert resolution([0.3, 0.1 + 0.2, 0.4], 1e-12) == pytest.approx(0.1)
+    assert common_step(accuracies.tolist()) == pytest.approx(0.02)
+    assert common_step(accuracies.astype(np.float32).tolist()) == pytest.approx(0.02, rel=1e-4)
+    assert common_step((1e6 + 3 * rng.integers(0, 9, 12)).tolist()) == 3.0
+    assert common_step(rng.normal(size=12).tolist()) < 1e-2
+    assert common_step([0.7, 0.7]) == 0.0
+    assert common_step([0.3, 0.1 + 0.2, 0.4], 1e-12) == pytest.approx(0.1)
