@@ -401,13 +401,7 @@ def progress_table(progress: Progress, recent: Recent) -> RenderableType:
         if working and working.description:
             work, duration = working.description, shared.show_seconds(time.monotonic() - working.since)
         curve = recent.curve(search, work)
-        slots.add_row(
-            escape_unprintable(slot.name),
-            escape_unprintable(slot.device),
-            escape_unprintable(work),
-            duration,
-            escape_unprintable(curve),
-        )
+        slots.add_row(*map(escape_unprintable, (slot.name, slot.device, work, duration, curve)))
     last_results = recent.results(search)
     lines = [
         progress.live_forecast.line(),

@@ -362,13 +362,8 @@ def print_rows(
 
     out = console()
     rows = _fit_columns(rows, spare, out.width)
-    table = Table(
-        title=escape_unprintable(title) or None,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    title = escape_unprintable(title)
+    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in rows[0]:
         numeric = all(isinstance(row[name], int | float) or row[name] is None for row in rows)
         table.add_column(escape_unprintable(name), justify="right" if numeric else "left", overflow="fold")
@@ -379,9 +374,7 @@ def print_rows(
 
 def _fit_columns(rows: Sequence[Mapping[str, Any]], spare: Sequence[str], width: int) -> Sequence[Mapping[str, Any]]:
     """Return the rows without as many spare columns as it takes to fit; squeezed columns would be unreadable."""
-    widths = {
-        name: 3 + max(len(escape_unprintable(name)), *(len(show_value(row[name])) for row in rows)) for name in rows[0]
-    }
+    widths = {name: 3 + max(len(show_value(cell)) for cell in (name, *(row[name] for row in rows))) for name in rows[0]}
     total = sum(widths.values())
     for name in spare:
         if total <= width:

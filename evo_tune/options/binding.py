@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.options.declare import Option, dataclass_options, union_members, validate_declaration
+from evo_tune.options.declare import Option, dataclass_options, normalise_declaration, union_members
 
 OptionsT = TypeVar("OptionsT")
 
@@ -49,7 +49,7 @@ def options_of(declared: Callable[..., Any] | type) -> dict[str, Option]:
                 annotation = eval(annotation, getattr(declared, "__globals__", {}))
             except Exception as error:
                 raise OptionError(f"option {parameter.name}: cannot read its type {annotation!r}: {error}") from error
-        options[parameter.name] = validate_declaration(Option(parameter.name, annotation, default))
+        options[parameter.name] = normalise_declaration(Option(parameter.name, annotation, default))
     return options
 
 

@@ -229,11 +229,11 @@ def _read_options(group: Hashable) -> Mapping[str, Option]:
             is_literal = len(kinds) == 1 and typing.get_origin(kinds[0]) is Literal
             facts["choices"] = typing.get_args(kinds[0]) if is_literal else ()
         declared = Option(field.name, hints[field.name], default, **facts, group=title)
-        options[field.name] = validate_declaration(declared)
+        options[field.name] = normalise_declaration(declared)
     return options
 
 
-def validate_declaration(option: Option) -> Option:
+def normalise_declaration(option: Option) -> Option:
     """Return an option with its default as plain data, after a check that its values can be typed and saved.
 
     Raises:

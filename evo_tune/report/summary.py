@@ -561,9 +561,8 @@ def show_range(gene: Gene) -> str:
 
 def describe_widening(widening: Widening) -> str:
     """Return a widening in one line: the genes with their new ranges, and the reason."""
-    ranges = ", ".join(
-        f"{escape_unprintable(name)} widened to {show_range(gene)}" for name, gene in widening.changed.items()
-    )
+    changed = widening.changed.items()
+    ranges = ", ".join(f"{escape_unprintable(name)} widened to {show_range(gene)}" for name, gene in changed)
     return f"{ranges}: {one_line(widening.reason) or 'as you asked on resume'}"
 
 

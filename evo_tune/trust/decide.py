@@ -333,11 +333,11 @@ def _is_within(path: str, folder: str) -> bool:
     return os.path.commonpath([path, folder]) == folder
 
 
-def _escapes_below(starts: Iterable[str]) -> Iterator[str]:
+def _escapes_below(named_paths: Iterable[str]) -> Iterator[str]:
     """Yield the targets of links below resolved paths that lead out of these, and the files that have a second name."""
-    stack, entry_count = [(start, start) for start in starts], 0
+    stack, entry_count = [(named_path, named_path) for named_path in named_paths], 0
     while stack:
-        path, start = stack.pop()
+        path, named_path = stack.pop()
         entry_count += 1
         if entry_count > MOST_FILES:
             yield f"~ more than {MOST_FILES} files, not all of which were looked at"
@@ -345,10 +345,10 @@ def _escapes_below(starts: Iterable[str]) -> Iterator[str]:
         try:
             if os.path.islink(path):
                 target = os.path.realpath(path)
-                if not _is_within(target, start):
+                if not _is_within(target, named_path):
                     yield target
             elif os.path.isdir(path):
-                stack += [(os.path.join(path, name), start) for name in os.listdir(path)]
+                stack += [(os.path.join(path, name), named_path) for name in os.listdir(path)]
             elif os.lstat(path).st_nlink > 1:
                 yield path
         except OSError:  # it cannot be read, so nothing is read

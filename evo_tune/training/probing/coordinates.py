@@ -153,9 +153,8 @@ def check_coordinates(
         ]
         if depths:
             last_block_means = [train_size(2 * smallest_width, depth)[:, :, -2:-1] for depth in depths]
-            all_slopes.append(
-                _slopes("stream", "depth", depths, last_block_means, None if param == "mup" else DEPTH_SLOPE_BOUNDS)
-            )
+            bounds = None if param == "mup" else DEPTH_SLOPE_BOUNDS
+            all_slopes.append(_slopes("stream", "depth", depths, last_block_means, bounds))
     return all_slopes
 
 
