@@ -37,15 +37,15 @@ class LearningRateLaw:
         name: Display name.
         source: Paper or program.
         ranges: Smallest and largest value of the fit, by name of a field of `TrainingSize`.
-        lr: Function from a size to the peak learning rate, or to a factor (see `gives_factor_only`).
+        lr_or_factor: Function from a size to the peak learning rate, or to a factor (see `gives_factor_only`).
         batch: Function from a size to the tokens per step; None if the law has none.
-        gives_factor_only: Whether `lr` is a factor only, because the law's rates are of another kind.
+        gives_factor_only: Whether `lr_or_factor` is a factor only, because the law's rates are of another kind.
     """
 
     name: str
     source: str
     ranges: dict[str, tuple[float, float]]
-    lr: Callable[[TrainingSize], float]
+    lr_or_factor: Callable[[TrainingSize], float]
     batch: Callable[[TrainingSize], float] | None = None
     gives_factor_only: bool = False
 
@@ -74,28 +74,28 @@ LAWS = (
         "Step Law",
         "arXiv:2503.04715",
         {"without_embeddings": (5.9e7, 1.07e9), "tokens": (2e9, 1e11)},
-        lr=lambda size: 1.79 * size.without_embeddings**-0.713 * size.tokens**0.307,
+        lr_or_factor=lambda size: 1.79 * size.without_embeddings**-0.713 * size.tokens**0.307,
         batch=lambda size: 0.58 * size.tokens**0.571,
     ),
     LearningRateLaw(
         "DeepSeek LLM",
         "arXiv:2401.02954",
         {"flops": (1e17, 2e19)},  # close to the FLOPs of `_deepseek_compute`: both count attention
-        lr=lambda size: 0.3118 * _deepseek_compute(size) ** -0.125,
+        lr_or_factor=lambda size: 0.3118 * _deepseek_compute(size) ** -0.125,
         batch=lambda size: 0.2920 * _deepseek_compute(size) ** 0.3271,
     ),
     LearningRateLaw(
         "GPT-3",
         "arXiv:2005.14165, table 2.1; as a formula in arXiv:2001.08361",
         {"without_embeddings": (1e6, 1e10)},
-        lr=lambda size: max(1e-5, 0.003239 - 0.0001395 * math.log(size.without_embeddings)),
+        lr_or_factor=lambda size: max(1e-5, 0.003239 - 0.0001395 * math.log(size.without_embeddings)),
     ),
     # The factor of embeddings and of the head; the rates of nanochat's matrices change with the batch only.
     LearningRateLaw(
         "nanochat",
         "karpathy/nanochat: rates of AdamW by 1/√width and √batch",
         {"width": (640.0, 1664.0), "batch": (2.0**17, 2.0**21)},
-        lr=lambda size: (size.width / 768.0) ** -0.5 * (size.batch / NANOCHAT_BATCH) ** 0.5,
+        lr_or_factor=lambda size: (size.width / 768.0) ** -0.5 * (size.batch / NANOCHAT_BATCH) ** 0.5,
         gives_factor_only=True,
     ),
 )

@@ -202,7 +202,7 @@ def law_rates(recipe: TransferResult) -> list[LawLearningRate]:
         )
     ]
     for law in LAWS:
-        lr, lr_at_run = law.lr(target), law.lr(run_size)
+        lr, lr_at_run = law.lr_or_factor(target), law.lr_or_factor(run_size)
         rows.append(
             LawLearningRate(
                 law=law.name,

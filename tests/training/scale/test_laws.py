@@ -20,7 +20,7 @@ BY_NAME = {law.name: law for law in LAWS}
 
 def said(name: str, scale: TrainingSize) -> tuple[float, float | None]:
     law = BY_NAME[name]
-    return law.lr(scale), law.batch and law.batch(scale)
+    return law.lr_or_factor(scale), law.batch and law.batch(scale)
 
 
 def test_step_law_says_what_its_paper_says() -> None:
