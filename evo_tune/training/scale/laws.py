@@ -80,7 +80,7 @@ LAWS = (
     LearningRateLaw(
         "DeepSeek LLM",
         "arXiv:2401.02954",
-        {"flops": (1e17, 2e19)},  # close to the FLOPs of `_deepseek_compute`: both count attention
+        {"flops": (1e17, 2e19)},  # not quite `_deepseek_compute`: with the head, and half the attention
         lr_or_factor=lambda size: 0.3118 * _deepseek_compute(size) ** -0.125,
         batch=lambda size: 0.2920 * _deepseek_compute(size) ** 0.3271,
     ),
