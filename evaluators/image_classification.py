@@ -32,8 +32,8 @@ from evo_tune.errors import OptionError
 from evo_tune.training.recipe import (
     UNIT_COSTS,
     AugmentationOptions,
+    ClassifierOptions,
     ClassifierTask,
-    EncoderOptions,
     EncoderSize,
     ViTConfig,
     encoder_estimate,
@@ -95,7 +95,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(EncoderOptions, AugmentationOptions):
+class Options(ClassifierOptions, AugmentationOptions):
     """The images."""
 
     sizes = SIZES

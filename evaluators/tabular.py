@@ -34,8 +34,8 @@ from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
 from evo_tune.training.recipe import (
     UNIT_COSTS,
+    ClassifierOptions,
     ClassifierTask,
-    EncoderOptions,
     EncoderSize,
     FTConfig,
     QuantileOptions,
@@ -89,7 +89,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TableOptions, EncoderOptions, QuantileOptions):
+class Options(TableOptions, ClassifierOptions, QuantileOptions):
     """The table."""
 
     sizes = SIZES
@@ -122,8 +122,18 @@ class Options(TableOptions, EncoderOptions, QuantileOptions):
 
     @property
     def table(self) -> Table:
-        """What there is to learn from."""
-        return read_table(TableSource(**{field.name: getattr(self, field.name) for field in fields(TableSource)}))
+        """What there is to learn from.
+
+        Raises:
+            OptionError: The table cannot be used, or class_weights is given for numbers.
+        """
+        table = read_table(TableSource(**{field.name: getattr(self, field.name) for field in fields(TableSource)}))
+        if table.regression and self.class_weights != "none":
+            raise OptionError(
+                f"-o class_weights={self.class_weights}: the target {table.target.name} is regression, which has no "
+                "classes: leave class_weights out, or give -o task=classification"
+            )
+        return table
 
 
 # ---------------------------------------------------------------- the rows

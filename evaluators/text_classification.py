@@ -29,8 +29,8 @@ from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
 from evo_tune.training.recipe import (
     UNIT_COSTS,
+    ClassifierOptions,
     ClassifierTask,
-    EncoderOptions,
     EncoderSize,
     LabelledTexts,
     OptimizerOptions,
@@ -93,7 +93,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(EncoderOptions):
+class Options(ClassifierOptions):
     """The texts."""
 
     sizes = SIZES

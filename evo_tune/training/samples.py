@@ -170,7 +170,9 @@ class ClassifierTraining(SampleTraining):
         super().__init__(plan, run, ranks)
 
     def default_loss(self) -> Loss:
-        return CrossEntropy(self.plan.options.z_loss)
+        assert self.classes is not None
+        smoothing = float(self.plan.genome.get("label_smoothing", 0.0))
+        return CrossEntropy(self.plan.options.z_loss, self.plan.class_weights(self.classes), smoothing)
 
     @property
     def ceiling(self) -> float:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
-from evo_tune.training.hardware.device import IGNORE
+from evo_tune.training.hardware.device import IGNORE, onto
 from evo_tune.training.models.block import cap_logits
 from evo_tune.training.recipe.models.gpt_config import tokens_in_piece
 
@@ -74,9 +74,14 @@ class CrossEntropy(Loss):
 
     Args:
         z_loss: Weight of `z_sum` in the minimised loss (PaLM, arXiv:2204.02311).
+        class_weights: Weight of each class in the minimised cross-entropy, (classes,); empty: all 1. The reported loss
+            has no weights.
+        label_smoothing: Label smoothing of targets that are probabilities; a sample's weight is that before smoothing.
     """
 
     z_loss: float = 0.0
+    class_weights: tuple[float, ...] = ()
+    label_smoothing: float = 0.0
 
     def count(self, targets: Tensor) -> int:
         return targets[..., 0].numel() if targets.is_floating_point() else int((targets != IGNORE).sum())
@@ -85,11 +90,14 @@ class CrossEntropy(Loss):
         return cross_entropy_sum(outputs, targets)
 
     def shares(self, outputs: Tensor, targets: Tensor, n: int) -> tuple[Tensor, Tensor]:
-        entropy = cross_entropy_sum(outputs, targets) / n
-        return entropy, entropy + (self.z_loss / n) * z_sum(outputs, targets) if self.z_loss else entropy
+        minimised = entropy = cross_entropy_sum(outputs, targets) / n
+        if self.class_weights:  # divided by n, not by the sum of a batch's weights: no bias by the classes drawn
+            weights = onto(torch.tensor(self.class_weights, dtype=outputs.dtype), outputs.device)
+            minimised = weighted_cross_entropy_sum(outputs, targets, weights, self.label_smoothing) / n
+        return entropy, minimised + (self.z_loss / n) * z_sum(outputs, targets) if self.z_loss else minimised
 
     def of_pieces(self, targets: Tensor, factor: Tensor) -> PiecewiseLoss | None:
-        if targets.is_floating_point():
+        if targets.is_floating_point() or self.class_weights:
             return None
         return partial(cross_entropy_in_pieces, targets=targets, z_loss=self.z_loss, factor=factor)
 
@@ -134,6 +142,28 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
     if targets.is_floating_point():
         return F.cross_entropy(logits, targets.flatten(0, -2), reduction="sum")
     return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
+
+
+def weighted_cross_entropy_sum(
+    logits: Tensor, targets: Tensor, class_weights: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    """Return the cross-entropy in nats, summed with each target's weight: that of its class, averaged for mixed ones.
+
+    The `weight` of torch's `cross_entropy` would weight each class's share of a smoothed target instead, so the
+    smoothed share of a rare class would outweigh the target's own class.
+
+    Args:
+        logits: (…, classes), computed in at least float32.
+        targets: See `cross_entropy_sum`.
+        class_weights: (classes,).
+        label_smoothing: Share of the probability that was spread evenly over all classes of probabilities, below 1.
+    """
+    logits = logits.flatten(0, -2)
+    if not targets.is_floating_point():
+        return F.cross_entropy(logits, targets.flatten(), class_weights, ignore_index=IGNORE, reduction="sum")
+    targets = targets.flatten(0, -2)
+    shares = (targets - label_smoothing / targets.shape[-1]) / (1.0 - label_smoothing)
+    return (shares @ class_weights) @ F.cross_entropy(logits, targets, reduction="none")
 
 
 def z_sum(logits: Tensor, targets: Tensor) -> Tensor:

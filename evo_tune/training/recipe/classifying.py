@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
-from evo_tune.options.declare import Options, fixed_option
+from evo_tune.options.declare import Options, fixed_option, option
 from evo_tune.training.recipe.data.images import Augmentation
 from evo_tune.training.recipe.data.tables import split_stratified
 from evo_tune.training.recipe.hardware.computing import encoder_work
@@ -54,6 +54,15 @@ class EncoderOptions(SaveOptions, ParametrisationOptions, SampleOptions):
     def default_flops(self) -> float:
         """Default budget of the size, in FLOPs."""
         return self.sizes[self.size].flops if self.sizes else super().default_flops
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierOptions(EncoderOptions):
+    """Weights of classes."""
+
+    class_weights: Literal["none", "balanced"] = option(
+        "none", help="Weights of classes in the training loss; balanced: the same total weight for every class"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,8 +281,25 @@ class ClassifierTask(SampleTask):
         classes: (n,), class number of each sample.
     """
 
-    options: EncoderOptions
+    options: EncoderOptions  # ClassifierOptions, or those of an evaluator without class weights
     classes: NDArray[np.int64]
+
+    @property
+    def balanced(self) -> bool:
+        """Whether every class has the same total weight in training."""
+        return getattr(self.options, "class_weights", "none") == "balanced"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity, **({"class_weights": "balanced"} if self.balanced else {})}
+
+    def class_weights(self, outputs: int) -> tuple[float, ...]:
+        """Return the weight of each of the model's classes in training; empty: no weights.
+
+        Args:
+            outputs: Number of the model's classes.
+        """
+        return tuple(balanced_weights(self.classes[self.parts[0]], outputs).tolist()) if self.balanced else ()
 
     @property
     def targets(self) -> NDArray[np.int64]:
@@ -282,6 +308,21 @@ class ClassifierTask(SampleTask):
     @property
     def parts(self) -> tuple[NDArray[np.int64], ...]:
         return split_stratified(self.classes, self.options.validation, self.options.test)
+
+
+def balanced_weights(classes: NDArray[np.int64], outputs: int) -> NDArray[np.float64]:
+    """Return n / (k n_c) for each class c: its n_c of n samples, of k classes with samples; 0 for the other classes.
+
+    The weights of the samples have a mean of 1. They are those of scikit-learn's `class_weight="balanced"` (King & Zeng
+    2001).
+
+    Args:
+        classes: (n,), class number of each training sample.
+        outputs: Number of classes.
+    """
+    counts = np.bincount(classes, minlength=outputs)
+    share = len(classes) / np.count_nonzero(counts)
+    return np.divide(share, counts, out=np.zeros(len(counts)), where=counts > 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ that of the losses on training and held-out data. `stop_step` counts the steps o
 
 from evo_tune.options.declare import check_integer, check_number, redeclare
 from evo_tune.training.recipe.classifying import (
+    ClassifierOptions,
     ClassifierTask,
     EncoderOptions,
     EncoderSize,
