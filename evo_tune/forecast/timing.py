@@ -6,6 +6,7 @@ A timing is no trial: strategies do not see it, and its files are removed. The e
 
 from __future__ import annotations
 
+import itertools
 import math
 import shutil
 import threading
@@ -39,7 +40,7 @@ CORNERS = (1, 2)
 # Number of random genomes to time for a forecast, in addition to the default, the middle and two corners.
 RANDOM = 6
 
-# Seconds after which no new timing begins; the start of the workers is not included.
+# Most seconds of the timings; the start of the workers is not included.
 MAX_TIMING_SECONDS = 20.0
 
 # Duration of a training, in seconds, up to which only the default is timed, because results will come soon.
@@ -111,7 +112,8 @@ class Timing:
         folder: Folder of the trials' folders; the files of the timings are removed from it.
         watch: Function called about five times a second.
         stopping: Function that returns whether to stop.
-        longest: Seconds after which no timing begins, except that of the first genome.
+        longest: Seconds of all timings without the start of the worker. A timing that would probably end later does not
+            begin, except that of the first genome.
         quick: Whether to time only the first genome if its training takes less than `QUICK`.
     """
 
@@ -154,9 +156,11 @@ def time_genomes(
             measure(slot, 0, genomes[0], 1)  # warm-up, because the first steps of a worker are slow
             began = time.monotonic()
             starts.append(began - opened)
-            while not timing.stopping():
+            for count in itertools.count():  # of the timings in this slot
+                elapsed = time.monotonic() - began
+                mean_seconds = elapsed / max(1, count)
                 with lock:
-                    if not jobs or (jobs[0][0] and time.monotonic() - began > timing.longest):
+                    if timing.stopping() or not jobs or (jobs[0][0] and elapsed + mean_seconds > timing.longest):
                         return
                     number, genome = jobs.popleft()
                 outcome = outcomes[number] = measure(slot, number, genome, STEPS)

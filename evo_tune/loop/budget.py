@@ -37,8 +37,8 @@ SHORTEST = 1 / 8
 # Seconds of a search without options and limits, such as that of `make run`, on a machine of any speed.
 DEFAULT_SEARCH = 180.0
 
-# Maximum share of the hours for a round of timing, apart from the start of workers. There are at most two rounds.
-TIME_SHARE = 0.025
+# Maximum share of the hours for timing, apart from the start of workers, and maximum number of its rounds.
+TIME_SHARE, ROUNDS = 0.05, 2
 
 # Weight of the default genome in the fit of the cost: it is trained in every run, and the best are often like it.
 DEFAULT_WEIGHT = 4
@@ -87,6 +87,12 @@ class StepTimings:
     device: str
 
 
+def max_timing_seconds(session: SessionSettings) -> float:
+    """Return the most seconds that all rounds of timing take, apart from the start of workers."""
+    hours = math.inf if session.hours is None else session.hours
+    return min(ROUNDS * MAX_TIMING_SECONDS, TIME_SHARE * hours * 3600)
+
+
 def time_steps(
     genomes: Sequence[Genome], evaluator: BoundEvaluator, manifest: Manifest, session: SessionSettings, quick: bool
 ) -> StepTimings:
@@ -114,8 +120,7 @@ def time_steps(
     try:
         with handle_interrupts(stop, stop):
             slots += open_slots_to_plan(manifest, session, evaluator, folder / "trials")
-            hours = math.inf if session.hours is None else session.hours
-            longest = min(MAX_TIMING_SECONDS, TIME_SHARE * hours * 3600)
+            longest = max_timing_seconds(session) / ROUNDS
             timing = Timing(folder=folder / "trials", stopping=interrupted.is_set, longest=longest, quick=quick)
             rows, worker = time_genomes(slots, genomes, timing)
             device = slots[0].device

@@ -480,7 +480,7 @@ class TrainingRun:
 
     @property
     def speed(self) -> float:
-        """Targets (tokens, samples) per second, the median over steps."""
+        """Targets (tokens, samples) per second of wall time, the median over steps."""
         return self._watch.tokens_per_second or self._targets / max(self._seconds, 1e-9)
 
     @property

@@ -7,8 +7,10 @@ import math
 import os
 import re
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -16,6 +18,10 @@ import pytest
 
 from evo_tune.cli.session import PlannedRun, print_plan
 from evo_tune.cli.shared import OutputFlags
+from evo_tune.forecast import timing
+from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.genome.values import Genome
+from evo_tune.loop import budget
 from evo_tune.loop.budget import TRAININGS, StepTimings, affordable_trainings, needs_cost
 from evo_tune.loop.plan import Request, RunPlan, plan_run
 from evo_tune.loop.search import Search
@@ -340,3 +346,45 @@ def test_evaluate_measures_the_cost_for_a_budget_in_time(typed: Typed) -> None:
     done = typed("evaluate", "priced.py", "-o", "seconds=2", "-g", "size=8", "--format", "json")
     assert done.code == 0, done
     assert json.loads(done.out)["metrics"]["steps"] == pytest.approx(200, rel=0.15)
+
+
+@pytest.mark.usefixtures("priced")
+def test_evaluate_times_steps_for_a_twentieth_of_the_time_and_says_so(
+    typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = []
+
+    def record(*arguments: Any) -> Any:
+        limits.append(arguments[-1].longest)
+        return {0: {"seconds": 3.2, "judging": 0.12, "step": 3e-3}}, 0
+
+    monkeypatch.setattr(budget, "time_genomes", record)
+    done = typed("evaluate", "priced.py", "-o", "seconds=100")
+    assert (done.code, limits) == (0, [2.5]), done
+    assert "Timing a few steps before the training: at most 5 s" in done.err
+    assert typed("evaluate", "priced.py", "-o", "seconds=100", "--budget", "0.2").code == 0
+    assert typed("evaluate", "priced.py", "-o", "seconds=9000").code == 0
+    assert limits == [2.5, 0.5, 20.0]
+    assert "Timing" not in typed("evaluate", "priced.py", "-o", "tokens=5").err
+
+
+@pytest.mark.parametrize(("limit", "count"), [(0.5, 1), (5.0, 5), (5.9, 5), (100.0, 9)])
+def test_no_timing_begins_that_would_end_after_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, count: int
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep))
+
+    class SlowSlot:
+        """A slot whose worker starts in three seconds; each timing takes one."""
+
+        name, available, memory = "slot 0", True, 0
+
+        def run(self, candidate: Candidate, folder: str) -> Outcome:
+            del folder
+            clock[0] += 1.0 if candidate.timing == timing.STEPS else 3.0
+            return Outcome("ok", {"seconds": 60.0})
+
+    genomes: list[Genome] = [{"size": float(size)} for size in range(9)]
+    rows, _ = timing.time_genomes([SlowSlot()], genomes, timing.Timing(folder=tmp_path, longest=limit))  # type: ignore[list-item]
+    assert len(rows) == count

@@ -53,7 +53,7 @@ def command(
     from evo_tune.dispatch.slot import Task
     from evo_tune.genome.notation import parse_gene
     from evo_tune.genome.trial import Candidate
-    from evo_tune.loop.budget import needs_cost
+    from evo_tune.loop.budget import max_timing_seconds, needs_cost
     from evo_tune.loop.code import load_named_evaluator
     from evo_tune.loop.plan import Request, plan_run
     from evo_tune.options.binding import split_assignments
@@ -70,8 +70,11 @@ def command(
     plugin = load_named_evaluator(evaluator, fixed, option_values)
     bound = plugin.bind(option_values)
     if bound.options.get("seconds") is not None and needs_cost(bound):
-        settings = parse_settings({"slots": 1, "devices": devices, "threads": threads})
-        bound = plan_run(plugin, Request(options=option_values), *settings, Path()).evaluator
+        hours = bound.options["seconds"] * budget / 3600
+        run_settings, session = parse_settings({"slots": 1, "devices": devices, "threads": threads, "hours": hours})
+        limit = f"at most {max_timing_seconds(session):.3g} s, apart from the start of workers"
+        shared.echo(f"Timing a few steps before the training: {limit}", err=True)
+        bound = plan_run(plugin, Request(options=option_values), run_settings, session, Path()).evaluator
     bound = bound.for_run(budget < 1.0)
     space = bound.space.including(values)
     genome = space.check(space.parse(values), fill_defaults=True)

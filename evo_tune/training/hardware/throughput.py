@@ -95,7 +95,7 @@ def mfu(flops_per_token: float, tokens_per_second: float, peak: float | None, *,
 
 
 class Throughput:
-    """Measures a training's speed as the on_step of `Trainer.run`: the median of tokens per second.
+    """Measures a training's speed as the on_step of `Trainer.run`: the median of tokens per second of wall time.
 
     A median ignores occasional evaluations and other processes. The first steps are skipped because of one-time work.
 

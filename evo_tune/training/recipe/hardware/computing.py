@@ -252,7 +252,10 @@ class TimeBudget(Options):
     """Budget in time."""
 
     seconds: float | None = fixed_option(
-        None, bounds="(0, 1e9]", unit="s", help="Budget in time, with evaluations, by a step's measured cost"
+        None,
+        bounds="(0, 1e9]",
+        unit="s",
+        help="Budget in time, with evaluations, by a step's measured cost (processor time with one CPU thread)",
     )
     cost: str = fixed_option("", help="Measured cost of a step; a run fills it in")
 
