@@ -75,6 +75,20 @@ def test_in_parts_it_is_told_as_one(make_training_run: Callable[..., TrainingRun
     assert set(told(part)) >= {"val_loss", "val_bpb", "val_loss_ema", "train_loss", "flops"}
 
 
+def test_a_resume_at_an_evaluation_counts_it_once(make_training_run: Callable[..., TrainingRun]) -> None:
+    def fresh() -> TrainingRun:
+        return make_training_run(EarlyStopping(patience=3, min_delta=100.0), weight_decay=GapDecay(patience=3))
+
+    first, again = fresh(), fresh()
+    first.run(10)
+    state = first.state()
+    again.restore(state)
+    again.run(10)
+    assert again.stopping is not None
+    assert again.stopping.waited == 1
+    assert again.state()["trainer"]["gap"] == state["trainer"]["gap"]
+
+
 def test_evaluations_leave_no_trace(make_training_run: Callable[..., TrainingRun]) -> None:
     training_runs = [make_training_run(evaluations=count, dropout=0.1) for count in (1, 20)]
     for training_run in training_runs:

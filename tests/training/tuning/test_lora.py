@@ -153,6 +153,16 @@ def test_dropout_is_on_the_learned_map_alone_and_off_in_eval() -> None:
     assert torch.equal(layer.eval()(x), layer(x))
 
 
+def test_dropout_drops_inputs_of_the_learned_map_and_not_its_ranks() -> None:
+    layer = nn.Sequential(nn.Linear(16, 1))
+    add_lora(layer, LoRA(rank=1, alpha=1.0, dropout=0.5))
+    for parameter in layer.parameters():
+        nn.init.ones_(parameter)
+    learned = (layer(torch.ones(200, 16)).detach() - 17.0) / 2.0  # number of inputs that are not dropped
+    assert learned.unique().numel() > 5
+    assert abs(float(learned.mean()) - 8.0) < 1.0
+
+
 @pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("bias", [True, False])
 def test_merged_it_is_the_same_model_and_unmerged_to_the_bit(

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
-from evo_tune.training.recipe import read_labelled_texts
+from evo_tune.training.recipe import TextConfig, encode_texts, read_labelled_texts
 from evo_tune.training.recipe.data.labelled_texts import SOURCES
 from tests.training.recipe.data.refusals import refused
 
@@ -65,3 +66,11 @@ def test_more_rows_than_memory_can_hold_are_refused(tmp_path: Path, monkeypatch)
     monkeypatch.setattr("evo_tune.training.recipe.data.labelled_texts.MOST_ROWS", 8)
     (tmp_path / "many.csv").write_text("text,label\n" + "a,1\nb,2\nc,1\n" * 3)
     refused(read_labelled_texts, "more than 8 rows", str(tmp_path / "many.csv"), "text", "label")
+
+
+@pytest.mark.parametrize("buckets", [1, 2, 7])
+def test_no_word_has_the_number_of_padding(buckets: int) -> None:
+    texts = [f"{number} {number + 1}" for number in range(50)]
+    tokens = encode_texts(texts, TextConfig(outputs=2, width=8, heads=2, depth=1, length=3, buckets=buckets))
+    assert set(tokens[:, :2].flatten().tolist()) == set(range(1, buckets + 1))
+    assert not tokens[:, 2].any()

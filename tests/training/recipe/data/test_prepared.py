@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -66,6 +68,28 @@ def test_one_file_is_divided_at_its_end_and_its_fingerprint_covers_all(text: str
 
 def documents_in(part: bytes) -> set[bytes]:
     return set(part.strip(b"\n").split(b"\n"))
+
+
+@pytest.mark.parametrize("split", ["tail", "even"])
+def test_byte_pairs_are_learned_from_the_training_text_alone(
+    folder: Path, split: Literal["tail", "even"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pairs of the other texts would come first: none is as frequent in the training text."""
+    need("bpe")
+    corpus = Corpus(str(folder), 300, 8, split=split)
+    documents = corpus.read(file := io.BytesIO())
+    text = bytearray(file.getvalue())
+    learned = prepare(corpus).tokenizer
+    parts = corpus.divide(bytes(text), documents.ends)
+    for start, end in (*parts[1], *parts[2]):
+        text[start:end] = (b"zq" * len(text))[: end - start]
+    monkeypatch.setattr(Corpus, "divide", lambda *_: parts)  # else other documents are held out
+    header = module._write_sections(corpus, memoryview(bytes(text)), documents, again := io.BytesIO())
+    other = module._read_sections(memoryview(again.getvalue()), header, corpus)
+    assert b"zqzq" in bytes(other.validation)
+    assert isinstance(learned, BPE)
+    assert isinstance(other.tokenizer, BPE)
+    assert other.tokenizer.to_json() == learned.to_json()
 
 
 def test_documents_are_held_out_evenly_and_whole(folder: Path) -> None:

@@ -68,6 +68,19 @@ def test_nothing_is_learnt_from_held_out_rows(frame: pd.DataFrame, tmp_path: Pat
     assert (table.inputs[held, -1] == 0).all()
 
 
+def test_a_target_is_scaled_by_the_training_rows_alone(frame: pd.DataFrame, tmp_path: Path) -> None:
+    prices = np.random.default_rng(4).normal(7.0, 2.0, 120)
+    frame.assign(bought=prices).to_csv(tmp_path / "t.csv", index=False)
+    table = read(tmp_path / "t.csv")
+    others = np.concatenate([table.held_out, table.test])
+    prices[others] = 1e6 * prices[others]
+    frame.assign(bought=prices).to_csv(tmp_path / "u.csv", index=False)
+    training = prices[table.training]
+    assert (
+        read(tmp_path / "u.csv").scale == table.scale == (pytest.approx(training.mean()), pytest.approx(training.std()))
+    )
+
+
 @pytest.mark.parametrize(
     ("values", "decided"),
     [
