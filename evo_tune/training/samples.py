@@ -83,10 +83,10 @@ class SampleTraining(Task):
         """Return the default loss, for plans without one."""
         return SquaredError()
 
-    @property
-    def targets_per_sample(self) -> int:
-        """Counted targets per sample: 1 for a class, k for k real numbers."""
-        return self.loss.count(self.examples.training[1][:1])
+    @cached_property
+    def target_counts(self) -> Tensor | None:
+        """Counted targets of each training sample; None: all count."""
+        return None
 
     def plan_phases(self) -> Sequence[SinglePhase]:
         plan, rows = self.plan, len(self.examples.training[0])
@@ -113,6 +113,7 @@ class SampleTraining(Task):
             mixup=float(self.plan.genome.get("mixup", 0.0)),
             augment=self.plan.augment,
             micro_batch=micro_batch,
+            target_counts=self.target_counts,
         )
 
     def fit(self, phase: SinglePhase, model: nn.Module | None) -> StepSplit:
@@ -219,12 +220,12 @@ class SampleResult(TrainingResult):
 
     def __init__(self, task: SampleTraining, training_run: TrainingRun, resumed: int | None) -> None:
         self.task, trainer = task, training_run.trainer
-        self.samples = trainer.targets // task.targets_per_sample
+        self.samples = cast(Epochs, trainer.source).samples_before(trainer.step)
         flops_per_sample = task.plan.flops_per_sample
         super().__init__(
             training_run, resumed, flops=self.samples * flops_per_sample, flops_per_target=flops_per_sample
         )
-        self.speed /= task.targets_per_sample
+        self.speed *= self.samples / max(1, trainer.targets)
         self.scores = task.evaluate(trainer, task.held_out)
         self.training_scores = task.evaluate(trainer, task.examples.training_sample)
         self.parameters = sum(weight.numel() for weight in trainer.model.parameters())
@@ -302,7 +303,7 @@ class ForecastTraining(SampleTraining):
         windows, values = divided.training(context), torch.from_numpy(self.plan.inputs)
         start, lowest = torch.from_numpy(windows.start), torch.from_numpy(windows.first)
         inputs = Slices(values, start, lowest, -context, 0)
-        targets = Slices(values, start, lowest, 0, divided.horizon)
+        targets = Slices(torch.from_numpy(self.plan.targets), start, lowest, 0, divided.horizon)
         numbers = np.linspace(0, len(windows) - 1, min(SEEN, len(windows))).astype(np.int64)
         training_sample = ForecastWindows(windows.start[numbers], windows.first[numbers], windows.series[numbers])
         scored_parts = []
@@ -311,6 +312,11 @@ class ForecastTraining(SampleTraining):
             centre_and_scale = np.stack([statistic[part.series] for statistic in (divided.centres, divided.scales)], 1)
             scored_parts.append((past, torch.from_numpy(np.concatenate([centre_and_scale, divided.truth(part)], 1))))
         return Examples((cast(Tensor, inputs), cast(Tensor, targets)), *scored_parts)
+
+    @cached_property
+    def target_counts(self) -> Tensor | None:
+        split = self.plan.split_series
+        return torch.from_numpy(split.observed_ahead[split.training(self.plan.context).start])
 
     def default_loss(self) -> Loss:
         levels = self.plan.options.quantiles

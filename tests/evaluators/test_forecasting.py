@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from evo_tune import Context, load_model
 from evo_tune.cli import cli
 from evo_tune.errors import EvoTuneError
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import find_evaluator
+from evo_tune.training import ForecastTraining
 from evo_tune.training.recipe import ForecastScores
+from evo_tune.training.recipe.data import series
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +125,43 @@ def test_values_after_the_training_part_change_no_weight(evaluator: Evaluator, s
         options.export(options.space.default(), Context(seed=1, folder=tmp_path / "t"), folder)
         weights.append((folder / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
+
+
+def test_the_fill_of_a_missing_value_to_forecast_changes_no_weight(
+    evaluator: Evaluator, shops: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gap is the end of the training part, so it is in no past that is trained on."""
+    frame = pd.read_csv(shops)
+    frame = frame[(frame["day"] < "2023-08-24") | (frame["day"] > "2023-08-28")]  # days 235 to 239
+    weights, samples = [], []
+    for fill in (0.0, 1e4):
+
+        def fill_gaps(values: Any, season: int, fill: float = fill) -> Any:
+            return np.where(np.isnan(values), fill, values)
+
+        monkeypatch.setattr(series, "fill_gaps", fill_gaps)
+        folder, data = tmp_path / f"{fill}", tmp_path / f"{fill}.csv"
+        frame.to_csv(data, index=False)
+        options = bound(evaluator, data=str(data), key="shop", target="sold", horizon=7, epochs=1.0, patience=None)
+        metrics = options.export(options.space.default(), Context(seed=1, folder=tmp_path / "t"), folder)
+        weights.append((folder / "model.safetensors").read_bytes())
+        samples.append(metrics["samples"])
+    assert weights[0] == weights[1]
+    context = options.space.default()["context"]
+    assert samples == [2 * (240 - 7 - context + 1)] * 2
+
+
+def test_a_step_counts_the_values_that_are_not_missing(evaluator: Evaluator, shops: str, tmp_path: Path) -> None:
+    frame = pd.read_csv(shops).sample(frac=0.9, random_state=2)
+    frame.to_csv(tmp_path / "gaps.csv", index=False)
+    options = bound(evaluator, data=str(tmp_path / "gaps.csv"), key="shop", target="sold", horizon=7, epochs=1.0)
+    task = evaluator.module._task(options.space.default(), options.values)
+    training = ForecastTraining(task, Context(folder=tmp_path))
+    (phase,) = training.plan_phases()
+    source = training.source(phase, micro_batch=3)
+    for step in range(source.steps):
+        targets = torch.cat([aims for _, aims in source.window(step)])
+        assert source.target_count(step) == int(targets.isfinite().sum()) < targets.numel()
 
 
 def test_contexts_are_seasons_that_leave_half_of_the_windows(evaluator: Evaluator, shops: str) -> None:

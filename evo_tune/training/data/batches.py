@@ -71,7 +71,7 @@ class Epochs:
 
     Args:
         inputs: (n, …), on the CPU.
-        targets: (n,), class numbers; or (n, …), real numbers.
+        targets: (n,), class numbers; or (n, …), real numbers, NaN where one is missing.
         classes: Number of classes; None: targets are real numbers, which have no label smoothing.
         batch: Samples in a step.
         total: Samples in the full training; the last step takes the rest.
@@ -80,6 +80,7 @@ class Epochs:
         mixup: α of mixup, 0 or more; 0: none. Inputs must then be numbers that can be averaged.
         augment: Augmentation of a step's inputs, before mixup; None: none.
         micro_batch: Samples in a micro-batch; None: the whole step.
+        target_counts: (n,), on the CPU, counted targets of each sample; None: all count.
 
     Raises:
         RecipeError: A number is out of its range, or there is no sample.
@@ -96,6 +97,7 @@ class Epochs:
     mixup: float = 0.0
     augment: Augmentation | None = None
     micro_batch: int | None = None
+    target_counts: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_integer("batch", self.batch, 1)
@@ -126,9 +128,7 @@ class Epochs:
             RecipeError: The step is outside the full training.
         """
         check_integer("step", step, 0, self.steps - 1)
-        epoch, place = divmod(step, self.epoch_steps)
-        last = min((place + 1) * self.batch, self.total - epoch * len(self.inputs))
-        rows = onto(self._order(epoch)[place * self.batch : last], self.inputs.device)
+        rows = onto(self._rows(step), self.inputs.device)
         inputs, targets = self.inputs[rows], self.targets[rows]
         if self.augment is not None:
             inputs = augment_images(inputs, self.augment, seed_for(self.seed, "augmenting", step))
@@ -141,11 +141,22 @@ class Epochs:
         )
 
     def target_count(self, step: int) -> int:
-        """Return the number of targets of a step, which all count."""
-        per_sample = self.targets[:1].numel()
+        """Return the number of counted targets of a step."""
+        rows = self._rows(step)
+        if self.target_counts is None:
+            return self.targets[:1].numel() * len(rows)
+        return int(self.target_counts[rows].sum())
+
+    def samples_before(self, step: int) -> int:
+        """Return the number of samples of all earlier steps."""
         epoch, place = divmod(step, self.epoch_steps)
-        remaining = min(len(self.inputs), self.total - epoch * len(self.inputs)) - place * self.batch
-        return per_sample * min(self.batch, remaining)
+        return min(epoch * len(self.inputs) + place * self.batch, self.total)
+
+    def _rows(self, step: int) -> Tensor:
+        """Return the samples of a step, on the CPU."""
+        epoch, place = divmod(step, self.epoch_steps)
+        last = min((place + 1) * self.batch, self.total - epoch * len(self.inputs))
+        return self._order(epoch)[place * self.batch : last]
 
     @property
     def nbytes(self) -> int | None:

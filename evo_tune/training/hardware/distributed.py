@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Ranks(launcher.Group):
         mine = window[self.rank :: self.size]
         if not mine and window:
             inputs, targets = window[0][0][:1], window[0][1][:1]
-            mine = [(inputs, torch.full_like(targets, IGNORE))]
+            mine = [(inputs, torch.full_like(targets, math.nan if targets.is_floating_point() else IGNORE))]
         return mine
 
     def sum(self, values: Tensor) -> Tensor:

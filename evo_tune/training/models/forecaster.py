@@ -83,7 +83,8 @@ class Forecaster(Encoder):
         rows = []
         for single in series:
             error = naive_error(single.values, single.observed, season)
-            rows.append(self.scales.get(single.name, (float(single.values.mean()), error if error > 0 else 1.0)))
+            centre = float(single.values[single.observed].mean())
+            rows.append(self.scales.get(single.name, (centre, error if error > 0 else 1.0)))
         centres_and_scales = np.array(rows)
         places = [np.maximum(0, np.arange(-context, 0) + len(single.values)) for single in series]
         past = np.array([single.values[numbers] for single, numbers in zip(series, places, strict=True)])

@@ -32,8 +32,8 @@ class Loss(ABC):
     """A loss as a sum over the targets that count, and their number."""
 
     def count(self, targets: Tensor) -> int:
-        """Return how many of the targets count: by default every number."""
-        return targets.numel()
+        """Return how many of the targets count: by default every number that is not NaN."""
+        return targets.numel() - int(targets.isnan().sum())
 
     @abstractmethod
     def sum_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -70,7 +70,7 @@ class CrossEntropy(Loss):
     """Cross-entropy of logits (…, classes), in nats.
 
     Targets are class numbers (…), where IGNORE marks padding that does not count; or class probabilities (…, classes),
-    which all count.
+    where NaN does.
 
     Args:
         z_loss: Weight of `z_sum` in the minimised loss (PaLM, arXiv:2204.02311).
@@ -84,7 +84,7 @@ class CrossEntropy(Loss):
     label_smoothing: float = 0.0
 
     def count(self, targets: Tensor) -> int:
-        return targets[..., 0].numel() if targets.is_floating_point() else int((targets != IGNORE).sum())
+        return int(_counted(targets).sum())
 
     def sum_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return cross_entropy_sum(outputs, targets)
@@ -104,20 +104,21 @@ class CrossEntropy(Loss):
 
 @dataclass(frozen=True)
 class SquaredError(Loss):
-    """Squared error of real numbers; every number of the targets counts."""
+    """Squared error of real numbers; a target of NaN is missing and does not count."""
 
     def sum_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         if outputs.shape != targets.shape:
             raise RecipeError("outputs", tuple(outputs.shape), f"the shape of the targets, {tuple(targets.shape)}")
-        return F.mse_loss(outputs, targets.to(outputs.dtype), reduction="sum")
+        targets = torch.where(targets.isnan(), outputs.detach(), targets.to(outputs.dtype))
+        return F.mse_loss(outputs, targets, reduction="sum")
 
 
 @dataclass(frozen=True)
 class QuantileLoss(Loss):
     """Mean over quantiles q of max(q (y − ŷ), (q − 1) (y − ŷ)) (Koenker & Bassett 1978).
 
-    Targets are real numbers, (samples, n), which all count. Outputs are (samples, n · quantiles), the quantiles of a
-    target next to each other.
+    Targets are real numbers, (samples, n); NaN is missing and does not count. Outputs are (samples, n · quantiles), the
+    quantiles of a target next to each other.
 
     Args:
         levels: The quantiles, each in (0, 1).
@@ -127,6 +128,7 @@ class QuantileLoss(Loss):
 
     def sum_losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         errors = targets[..., None].to(outputs.dtype) - outputs.view(*targets.shape, len(self.levels))
+        errors = errors.masked_fill(targets.isnan()[..., None], 0.0)
         pairs = zip(self.levels, errors.unbind(-1), strict=True)
         return torch.stack([torch.maximum(q * error, (q - 1.0) * error).sum() for q, error in pairs]).mean()
 
@@ -136,11 +138,12 @@ def cross_entropy_sum(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (…, classes), computed in at least float32.
-        targets: (…), class numbers or IGNORE; or (…, classes), probabilities.
+        targets: (…), class numbers or IGNORE; or (…, classes), probabilities or NaN.
     """
     logits = logits.flatten(0, -2)
     if targets.is_floating_point():
-        return F.cross_entropy(logits, targets.flatten(0, -2), reduction="sum")
+        probabilities = targets.masked_fill(targets.isnan(), 0.0).flatten(0, -2)
+        return F.cross_entropy(logits, probabilities, reduction="sum")
     return F.cross_entropy(logits, targets.flatten(), ignore_index=IGNORE, reduction="sum")
 
 
@@ -161,7 +164,7 @@ def weighted_cross_entropy_sum(
     logits = logits.flatten(0, -2)
     if not targets.is_floating_point():
         return F.cross_entropy(logits, targets.flatten(), class_weights, ignore_index=IGNORE, reduction="sum")
-    targets = targets.flatten(0, -2)
+    targets = targets.masked_fill(targets.isnan(), 0.0).flatten(0, -2)
     shares = (targets - label_smoothing / targets.shape[-1]) / (1.0 - label_smoothing)
     return (shares @ class_weights) @ F.cross_entropy(logits, targets, reduction="none")
 
@@ -171,10 +174,14 @@ def z_sum(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (…, classes).
-        targets: (…), class numbers or IGNORE; or (…, classes), probabilities.
+        targets: (…), class numbers or IGNORE; or (…, classes), probabilities or NaN.
     """
-    logs = logits.logsumexp(-1)
-    return (logs if targets.is_floating_point() else torch.where(targets != IGNORE, logs, 0.0)).square().sum()
+    return torch.where(_counted(targets), logits.logsumexp(-1), 0.0).square().sum()
+
+
+def _counted(targets: Tensor) -> Tensor:
+    """Return which targets of a cross-entropy count, (…), bool."""
+    return ~targets[..., 0].isnan() if targets.is_floating_point() else targets != IGNORE
 
 
 def cross_entropy_in_pieces(

@@ -138,7 +138,7 @@ def _read_split_series(source: tuple[Any, ...], horizon: int | None, validation:
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastTask(SampleTask):
-    """A training that forecasts series; `inputs` are the standardised values of all of them.
+    """A training that forecasts series; `inputs` are the standardised values of all of them, with filled gaps.
 
     Args:
         split_series: The series and their split.
@@ -151,7 +151,8 @@ class ForecastTask(SampleTask):
 
     @property
     def targets(self) -> NDArray[Any]:
-        return self.inputs
+        """Values to forecast, standardised; NaN where the file had none."""
+        return np.where(self.split_series.observed, self.inputs, np.float32(np.nan))
 
     @property
     def parts(self) -> tuple[NDArray[np.int64], ...]:

@@ -16,6 +16,18 @@ def epochs(n: int = 10, batch: int = 4, total: int = 25, seed: int = 1, **option
     return Epochs(inputs, torch.arange(n) % 3, classes=3, batch=batch, total=total, seed=seed, **options)  # type: ignore[arg-type]
 
 
+def test_samples_and_counted_targets_of_each_step() -> None:
+    counts = torch.tensor([2, 0, 1, 2, 2, 1, 0, 2, 1, 1])
+    source = epochs(target_counts=counts)
+    samples = 0
+    for step in range(source.steps):
+        assert source.samples_before(step) == samples
+        rows = seen(source, step)
+        assert source.target_count(step) == int(counts[rows].sum())
+        samples += len(rows)
+    assert source.samples_before(source.steps) == samples == 25
+
+
 def seen(source: Epochs, step: int) -> list[int]:
     return [int(x) for inputs, _ in source.window(step) for x in inputs]
 

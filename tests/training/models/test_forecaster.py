@@ -15,6 +15,7 @@ from evo_tune.training import Forecaster, QuantileLoss
 from evo_tune.training.prediction.about import TrainingFacts
 from evo_tune.training.prediction.series import ForecastModel, Past
 from evo_tune.training.recipe import PatchConfig, find_series
+from evo_tune.training.recipe.data.series import Series
 
 SHAPE: dict[str, Any] = {"depth": 1, "width": 16, "heads": 2, "context": 12, "patch": 4, "horizon": 3}
 LEVELS = (0.1, 0.5, 0.9)
@@ -44,6 +45,12 @@ def test_a_window_that_is_moved_or_stretched_has_its_forecast_moved_or_stretched
     with torch.no_grad():
         assert torch.allclose(model(3.0 * past - 5.0), 3.0 * model(past) - 5.0, atol=1e-3)
         assert torch.isfinite(model(torch.ones(2, 12))).all(), "a constant past has no deviation"
+
+
+def test_a_new_series_is_centred_by_its_observed_values(model: Forecaster) -> None:
+    values = np.array([1.0, 2.0, 4.0, 900.0, 3.0])
+    (_, centres, _) = model.prepare([Series("new", 0, values, values < 900.0)])
+    assert centres.tolist() == [2.5]
 
 
 def test_patches_overlap_by_half_and_the_last_value_is_repeated(model: Forecaster) -> None:

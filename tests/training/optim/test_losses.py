@@ -8,8 +8,16 @@ from torch.profiler import ProfilerActivity, profile
 
 from evo_tune.training import GPT, IGNORE, LoRA, Precision, accumulate, add_lora, evaluate
 from evo_tune.training.evaluation import evaluate_by_position
+from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.optim import losses
-from evo_tune.training.optim.losses import CrossEntropy, cross_entropy_in_pieces, cross_entropy_sum, z_sum
+from evo_tune.training.optim.losses import (
+    CrossEntropy,
+    QuantileLoss,
+    SquaredError,
+    cross_entropy_in_pieces,
+    cross_entropy_sum,
+    z_sum,
+)
 from evo_tune.training.recipe import GPTConfig, predict_memory
 from evo_tune.training.recipe.hardware.memory import Setup, activation_bytes, logit_bytes
 from evo_tune.training.recipe.models.gpt_config import LARGE_VOCABULARY, tokens_in_piece
@@ -179,3 +187,43 @@ def test_a_large_vocabularys_logits_are_a_small_part() -> None:
     assert logits < 0.2 * activation_bytes(config, 16, Setup(precision="bf16", device="cuda"))
     assert logit_bytes(config, tokens, Setup(), frozen=True) == logit_bytes(config, tokens, Setup()) - 4 * 512 * 65536
     assert tokens_in_piece(2**30, "cpu") == 1
+
+
+REAL_LOSSES = [SquaredError(), QuantileLoss((0.1, 0.5, 0.9))]
+
+
+@pytest.mark.parametrize("loss", REAL_LOSSES)
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_missing_targets_change_no_gradient_in_micro_batches_of_any_size(loss: Any, size: int) -> None:
+    """Mean of plain numbers over the targets that are not NaN, whatever is in their place in another training."""
+    rng = torch.Generator().manual_seed(0)
+    outputs = 3 * (len(loss.levels) if isinstance(loss, QuantileLoss) else 1)
+    inputs, targets = (torch.randn(7, n, generator=rng, dtype=torch.float64) for n in (4, 3))
+    missing = torch.rand(7, 3, generator=rng) < 0.4
+    missing[2] = True  # a micro-batch without targets
+    models = [nn.Linear(4, outputs).double() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    parts = (inputs.split(size), targets.masked_fill(missing, torch.nan).split(size))  # type: ignore[no-untyped-call]
+    mean, count = accumulate(models[0], list(zip(*parts, strict=True)), loss=loss)
+    forecast = models[1](inputs).view(7, 3, -1)
+    errors = targets[..., None] - forecast
+    levels = torch.tensor(loss.levels, dtype=torch.float64) if isinstance(loss, QuantileLoss) else None
+    each = errors**2 if levels is None else torch.where(errors > 0, levels * errors, (levels - 1) * errors)
+    expected = each.mean(2)[~missing].mean()
+    expected.backward()
+    assert count == int((~missing).sum())
+    assert float(mean) == pytest.approx(expected.item(), rel=1e-12)
+    for mine, plain in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.allclose(mine.grad, plain.grad, rtol=1e-12, atol=1e-15)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("loss", [*REAL_LOSSES, CrossEntropy(0.1), CrossEntropy(0.1, (1.0, 2.0, 3.0), 0.1)])
+def test_a_rank_without_samples_adds_nothing_to_a_loss_of_real_numbers(loss: Any) -> None:
+    targets = torch.full((1, 3), 1.0 / 3.0)
+    ((_, aims),) = Ranks(2, 3, torch.device("cpu")).share([(torch.ones(1, 4), targets)])
+    outputs = torch.randn(1, 9 if isinstance(loss, QuantileLoss) else 3, requires_grad=True)
+    reported, minimised = loss.shares(outputs, aims, 1)
+    minimised.backward()
+    assert loss.count(aims) == reported.item() == minimised.item() == 0.0
+    assert outputs.grad is not None
+    assert not outputs.grad.any()

@@ -70,7 +70,7 @@ class SplitSeries:
         season: Steps of a season.
         ends: (series, 2), numbers of values before the validation part and before the test part.
         scales: (series,), mean absolute error of the seasonal naive forecast in the training part.
-        centres: (series,), mean of the training part.
+        centres: (series,), mean of the training part, without filled values.
     """
 
     series: tuple[Series, ...]
@@ -103,15 +103,39 @@ class SplitSeries:
         centred = self.values - np.repeat(self.centres, lengths)
         return (centred / np.repeat(self.scales, lengths)).astype(np.float32)
 
+    @cached_property
+    def observed_ahead(self) -> NDArray[np.int64]:
+        """Number of observed values in the horizon that starts at each place, (values − horizon + 1,)."""
+        before = np.concatenate([[0], np.cumsum(self.observed)])
+        counts: NDArray[np.int64] = before[self.horizon :] - before[: -self.horizon]
+        return counts
+
+    @cached_property
+    def _windows_before(self) -> NDArray[np.int64]:
+        """Number of places before each one that have an observed value in their horizon, (values − horizon + 2,)."""
+        return np.concatenate([[0], np.cumsum(self.observed_ahead > 0)])
+
+    @cached_property
+    def _last_starts(self) -> NDArray[np.int64]:
+        """Start in its series of each last training window with an observed value to forecast, (series,)."""
+        parts = zip(self.series, self.ends[:, 0], strict=True)
+        last_observed = np.array([np.flatnonzero(series.observed[:end])[-1] for series, end in parts])
+        starts: NDArray[np.int64] = np.minimum(self.ends[:, 0] - self.horizon, last_observed)
+        return starts
+
     def training(self, context: int) -> ForecastWindows:
-        """Return all windows of the training parts with `context` values before them, and one for a short series."""
-        last = (self.ends[:, 0] - self.horizon).tolist()
-        return self._windows([np.arange(min(context, start), start + 1) for start in last])
+        """Return the windows of the training parts with `context` values before them, and one for a short series.
+
+        Windows without an observed value to forecast are left out.
+        """
+        starts = [np.arange(min(context, last), last + 1) for last in self._last_starts.tolist()]
+        places = zip(self.firsts.tolist(), starts, strict=True)
+        return self._windows([start[self.observed_ahead[first + start] > 0] for first, start in places])
 
     def count(self, context: int) -> int:
         """Return the number of training windows; see `training`."""
-        last = self.ends[:, 0] - self.horizon
-        return int((last - np.minimum(context, last) + 1).sum())
+        last, before = self._last_starts, self._windows_before
+        return int((before[self.firsts + last + 1] - before[self.firsts + np.minimum(context, last)]).sum())
 
     @cached_property
     def held_out(self) -> ForecastWindows:
@@ -148,7 +172,7 @@ def split_series(series: Sequence[Series], *, horizon: int, season: int, validat
 
     The test part is the last `test` of the values of a series, and the validation part the `validation` before it, each
     at least one horizon. A series is left out if it is too short, or if its training part repeats itself exactly every
-    season: its seasonal naive error is 0, so MASE is not defined.
+    season: its seasonal naive error is 0, so MASE is not defined. It is also left out without a value to judge by.
 
     Args:
         series: The series.
@@ -176,10 +200,13 @@ def split_series(series: Sequence[Series], *, horizon: int, season: int, validat
             constant = "it repeats itself every season, so MASE is not defined" if season > 1 else "it is constant"
             left_out[single.name] = constant
             continue
+        if not single.observed[training : training + validation_length].any():
+            left_out[single.name] = "its validation part has no value"
+            continue
         used.append(single)
         ends.append((training, training + validation_length))
         scales.append(scale)
-        centres.append(past.mean())
+        centres.append(past[single.observed[:training]].mean())
     if used:
         return SplitSeries(tuple(used), left_out, horizon, season, np.array(ends), np.array(scales), np.array(centres))
     if any("few" in reason for reason in left_out.values()):

@@ -29,7 +29,7 @@ PASSENGERS = """
 360 342 406 396 420 472 548 559 463 407 362 405 417 391 419 461 472 535 622 606 508 461 390 432
 """
 
-# Largest share of missing values in a series. They are filled, and not scored.
+# Largest share of missing values in a series. They are filled, and are no targets.
 MOST_MISSING = 0.2
 
 # Values of a column of texts that show whether it holds dates.

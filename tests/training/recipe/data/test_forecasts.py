@@ -39,12 +39,16 @@ def air() -> SplitSeries:
     season=st.integers(1, 6),
     context=st.integers(1, 60),
     validation=st.floats(0.05, 0.4),
+    gaps=st.booleans(),
 )
 def test_parts_follow_each_other_in_time_for_every_series(
-    lengths: list[int], horizon: int, season: int, context: int, validation: float
+    lengths: list[int], horizon: int, season: int, context: int, validation: float, gaps: bool
 ) -> None:
     rng = np.random.default_rng(1)
     given_ = [series(str(number), rng.normal(size=length)) for number, length in enumerate(lengths)]
+    for single in given_ if gaps else []:
+        middle = len(single) // 2
+        single.observed[middle - len(single) // 10 : middle] = False
     try:
         found = split_series(given_, horizon=horizon, season=season, validation=validation, test=0.2)
     except OptionError as error:
@@ -62,7 +66,8 @@ def test_parts_follow_each_other_in_time_for_every_series(
         assert tested.max() == first + len(found.series[number].values) - 1
         reach = found.training(context).past(context)[owners[0] == number]
         assert reach.min() >= first
-        assert (np.diff(reach, axis=1) == 1).all() or found.ends[number, 0] < context + horizon
+        assert (np.diff(reach, axis=1) == 1).all() or gaps or found.ends[number, 0] < context + horizon
+    assert found.observed[parts[0]].any(1).all()
 
 
 def test_nothing_of_a_later_part_changes_what_training_uses(air: SplitSeries) -> None:
@@ -141,6 +146,40 @@ def test_values_that_were_missing_are_not_scored() -> None:
     assert np.isnan(truth).any()
     assert not np.isnan(found.values).any()
     assert math.isfinite(ForecastScores.of(np.zeros((*truth.shape, 1)), truth, np.ones(len(truth)), ()).mase)
+
+
+def test_windows_without_an_observed_value_to_forecast_are_left_out() -> None:
+    single = series("one", np.random.default_rng(1).normal(size=100))
+    single.observed[20:25] = False
+    gaps = split_series([single], horizon=3, season=1, validation=0.2, test=0.2)
+    assert gaps.training(10).start.tolist() == [*range(10, 20), *range(23, 58)]
+    assert gaps.count(10) == 45
+    single.observed[57:60] = False  # the last horizon of the training part
+    assert split_series([single], horizon=3, season=1, validation=0.2, test=0.2).training(58).start.tolist() == [56]
+
+
+def test_a_fill_value_changes_neither_scale_nor_centre() -> None:
+    values = np.random.default_rng(1).normal(size=60)
+    observed = np.arange(60) % 7 != 3
+    found = [
+        split_series(
+            [Series("one", 0, np.where(observed, values, fill), observed)],
+            horizon=3,
+            season=1,
+            validation=0.2,
+            test=0.2,
+        )
+        for fill in (0.0, 1e9)
+    ]
+    assert found[0].scales == found[1].scales
+    assert found[0].centres == found[1].centres
+
+
+def test_a_series_without_a_value_to_judge_by_is_left_out() -> None:
+    single = series("one", np.random.default_rng(1).normal(size=100))
+    single.observed[60:80] = False
+    with pytest.raises(OptionError, match="'one' cannot be used: its validation part has no value"):
+        split_series([single], horizon=3, season=1, validation=0.2, test=0.2)
 
 
 def test_series_without_a_naive_error_and_short_ones_are_left_out() -> None:
