@@ -196,7 +196,7 @@ def _representative_ffn_mult(genome: Mapping[str, Any], gene: Gene, ffn: str) ->
     """Return one value of ffn_mult for all that make feed-forward layers of the same width."""
     width, ffn_mult = genome["width"], genome["ffn_mult"]
     hidden = hidden_width(width, ffn_mult, ffn)
-    exact = hidden / width * (1.5 if ffn == "swiglu" else 1.0)
+    exact = hidden / width * (1.5 if ffn in ("swiglu", "reglu") else 1.0)
     values = gene.values if isinstance(gene, Choice) else [gene.decode(min(1.0, max(0.0, gene.encode(exact))))]
     return min((value for value in values if hidden_width(width, value, ffn) == hidden), default=ffn_mult)
 

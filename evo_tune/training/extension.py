@@ -59,8 +59,8 @@ def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None,
                 continue
             if name.endswith("ffn.out.weight"):
                 weight.zero_()
-            # A SwiGLU's gates come first, then its values.
-            halves = 2 if config.ffn == "swiglu" and ".ffn.up." in name else 1
+            # With a gate, its rows come first, then those of the value.
+            halves = config.ffn_maps if ".ffn.up." in name else 1
             for target, source in zip(weight.chunk(halves), old_weights[old_name].chunk(halves), strict=True):
                 target[tuple(map(slice, source.shape))] = source
             if ends_branch:  # a deeper model may multiply its branches by a smaller factor

@@ -53,6 +53,7 @@ ENCODERS: dict[str, tuple[type[Encoder], EncoderConfig]] = {
     "vit-conv": (ViT, ViTConfig(**SHAPE, patch=8, channels=1, stem="conv")),
     "ft-numbers": (FTTransformer, FTConfig(**SHAPE, numeric=12, quantiles=8, ffn_mult=1.333)),
     "ft-dropout": (FTTransformer, FTConfig(**SHAPE, numeric=5, categories=(4, 5, 6), dropout=0.1)),
+    "ft-gated": (FTTransformer, FTConfig(**SHAPE, numeric=12, ffn="reglu", ffn_mult=2.0)),
     "text": (TextClassifier, TextConfig(**SHAPE, length=32, dropout=0.1, ffn_mult=1.0)),
     "text-long": (TextClassifier, TextConfig(**SHAPE, length=64)),
     "series": (
@@ -106,7 +107,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, shape = tmp_path_factory.mktemp("bases"), {"context": 64, "depth": 2, "width": 64, "heads": 4}
     gated = {"kv_heads": 2, "ffn": "swiglu", "position": "rope", "bias": True, "dropout": 0.1}
     modern = {"norm": "rmsnorm", "ffn": "relu2", "residual_scaling": True}
-    valued = {"value_embeddings": True, "position": "rope", "kv_heads": 2}
+    valued = {"value_embeddings": True, "position": "rope", "kv_heads": 2, "ffn": "reglu"}
     for name, options in {"gpt": {}, "gated": gated, "modern": modern, "valued": valued}.items():
         GPT(GPTConfig(**{**shape, **options})).save(folder / name)
     return {kind: folder / kind for kind in GPTS} | {

@@ -26,7 +26,7 @@ from evo_tune.training.recipe.data import corpus
 
 OFF = {
     "schedule": ("cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step"),
-    "ffn": ("gelu", "swiglu", "relu2"),
+    "ffn": ("gelu", "swiglu", "relu2", "reglu"),
     "norm": ("layernorm", "rmsnorm"),
     "softcap": (0.0, 15.0, 30.0),
     "residual_scaling": (False, True),
@@ -182,15 +182,15 @@ def test_genes_that_change_nothing_have_one_value(evaluator: Evaluator) -> None:
 def test_feed_forward_layers_of_one_width_are_one_genome(evaluator: Evaluator) -> None:
     space = evaluator.bind({"size": "2x64x64x512"}).space.including(["ffn", "ffn_mult"])
     genome = {**space.default(), "width": 32, "heads": 4}
-    for ffn in ("gelu", "swiglu"):  # no two of the choices are the same training
+    for ffn in ("gelu", "swiglu", "reglu"):  # no two of the choices are the same training
         assert [space.check({**genome, "ffn": ffn, "ffn_mult": x})["ffn_mult"] for x in (2.0, 2.667, 4.0)] == [
             *(2.0, 2.667, 4.0)
         ]
     for own in (Choice((2.0, 2.05, 2.667)), Float(1.9, 3.0)):
         one = SearchSpace(space.repair, None, **{**space.genes, "ffn_mult": own})
-        alike = {one.check({**genome, "ffn": "swiglu", "ffn_mult": x})["ffn_mult"] for x in (2.0, 2.05)}
+        alike = {one.check({**genome, "ffn": "reglu", "ffn_mult": x})["ffn_mult"] for x in (2.0, 2.05)}
         other = one.check({**genome, "ffn": "swiglu", "ffn_mult": 2.667})["ffn_mult"]
-        widths = {hidden_width(32, x, "swiglu") for x in alike}
+        widths = {hidden_width(32, x, "reglu") for x in alike}
         assert (len(alike), widths, hidden_width(32, other, "swiglu")) == (1, {40}, 56)
 
 

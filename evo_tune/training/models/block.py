@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -477,21 +478,30 @@ class Attention(nn.Module):
         return attended
 
 
+# Activation of the hidden layer, or of its gate.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "relu2": squared_relu,
+    "swiglu": F.silu,
+    "reglu": F.relu,
+}
+
+
 class FeedForward(nn.Module):
-    """Two linear layers with a GELU, a squared ReLU or a gate (SwiGLU, arXiv:2002.05202) in between."""
+    """Two linear layers with a GELU, a squared ReLU or a gate (SwiGLU or ReGLU, arXiv:2002.05202) in between."""
 
     def __init__(self, config: GPTConfig | EncoderConfig) -> None:
         super().__init__()
-        self.gated = config.ffn == "swiglu"
-        self.activation = squared_relu if config.ffn == "relu2" else F.gelu
-        self.up = FusedLinear(config.width, (config.ffn_width,) * (2 if self.gated else 1), bias=config.bias)
+        self.gated = config.ffn_maps == 2
+        self.activation = ACTIVATIONS[config.ffn]
+        self.up = FusedLinear(config.width, (config.ffn_width,) * config.ffn_maps, bias=config.bias)
         self.out = nn.Linear(config.ffn_width, config.width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.up(x)
         if self.gated:
             gate, value = hidden.chunk(2, -1)
-            hidden = F.silu(gate) * value
+            hidden = self.activation(gate) * value
         else:
             hidden = self.activation(hidden)
         y: Tensor = self.out(hidden)

@@ -48,6 +48,7 @@ MODELS: dict[str, Encoder] = {
     "table": FTTransformer(FTConfig(numeric=3, categories=(4, 2), **SHAPE)),
     "numbers": FTTransformer(FTConfig(numeric=2, **SHAPE)),
     "categories": FTTransformer(FTConfig(numeric=0, categories=(5,), **SHAPE)),
+    "gated table": FTTransformer(FTConfig(numeric=3, ffn="reglu", **{**SHAPE, "ffn_mult": 3.0})),
     "words": TextClassifier(TextConfig(length=6, buckets=30, **SHAPE)),
     "bytes": TextClassifier(TextConfig(length=6, unit="bytes", **SHAPE)),
     "series": Forecaster(PatchConfig(context=11, patch=4, horizon=3, **SHAPE)),

@@ -1,5 +1,6 @@
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def configs(draw: st.DrawFn) -> GPTConfig:
         window_pattern=draw(st.sampled_from(["S", "SL", "SSSL"])),
         kv_heads=draw(st.none() | st.sampled_from([n for n in range(1, heads + 1) if heads % n == 0])),
         qk_norm=draw(st.booleans()),
-        ffn=draw(st.sampled_from(["gelu", "swiglu", "relu2"])),
+        ffn=draw(st.sampled_from(["gelu", "swiglu", "relu2", "reglu"])),
         norm=draw(st.sampled_from(["layernorm", "rmsnorm"])),
         softcap=draw(st.sampled_from([0.0, 15.0])),
         value_embeddings=draw(st.booleans()),
@@ -214,13 +215,14 @@ def test_normed_queries_and_keys_bound_attention() -> None:
     assert changes[1] < 1e-3 < 0.1 < changes[0]
 
 
-def test_a_swiglu_is_a_gate_times_a_value() -> None:
-    config = GPTConfig(depth=1, width=48, heads=2, ffn="swiglu")
+@pytest.mark.parametrize(("ffn", "activation"), [("swiglu", F.silu), ("reglu", F.relu)])
+def test_a_gated_layer_is_a_gate_times_a_value(ffn: str, activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    config = GPTConfig(depth=1, width=48, heads=2, ffn=ffn)
     assert config.ffn_width == 128  # two thirds of 4 · 48
     layer = GPT(config, seed=1).blocks[0].ffn
     x = torch.randn(3, 48, generator=torch.Generator().manual_seed(0))
     gate, value = layer.up.weight.split(128)
-    expected = (F.silu(x @ gate.T) * (x @ value.T)) @ layer.out.weight.T
+    expected = (activation(x @ gate.T) * (x @ value.T)) @ layer.out.weight.T
     assert torch.allclose(layer(x), expected, atol=1e-7)
 
 

@@ -30,7 +30,7 @@ def test_more_blocks_are_the_same_function_to_the_bit(
     assert torch.equal(grown(TOKENS), trainer.model(TOKENS))
 
 
-@pytest.mark.parametrize("options", [{"bias": True}, {"ffn": "swiglu", "bias": True}])
+@pytest.mark.parametrize("options", [{"bias": True}, {"ffn": "swiglu", "bias": True}, {"ffn": "reglu"}])
 def test_wider_layers_are_the_same_function(options: dict[str, object], make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer(init="fan_in", ffn_mult=3.0, **options)
     trainer.run(5)

@@ -294,8 +294,7 @@ def gpt_work(config: GPTConfig, windows: int, optimizer: str, judged: float = 0.
         judged: Tokens that all evaluations of a training score.
     """
     keys = sum(config.keys(window, config.context) for window in config.windows)
-    gates = 2 if config.ffn == "swiglu" else 1
-    channels = 8 * config.width + (1 + gates) * config.ffn_width
+    channels = 8 * config.width + (1 + config.ffn_maps) * config.ffn_width
     channels += 2 * config.width * ((config.position == "rope") + config.qk_norm)
     passing = {
         "products": 6.0 * config.matmul_parameters,
@@ -310,7 +309,7 @@ def gpt_work(config: GPTConfig, windows: int, optimizer: str, judged: float = 0.
     if optimizer == "muon":  # five Newton-Schulz iterations, each of 4m²n + 2m³ FLOPs for m ≤ n
         d, f = config.width, config.ffn_width
         shared = d * config.key_value_heads // config.heads
-        shapes = [(d, d), (d, d), (shared, d), (shared, d), (f, d), (d, f)] + [(f, d)] * (config.ffn == "swiglu")
+        shapes = [(d, d), (d, d), (shared, d), (shared, d), (d, f)] + [(f, d)] * config.ffn_maps
         flops = sum(4.0 * min(shape) ** 2 * max(shape) + 2.0 * min(shape) ** 3 for shape in shapes)
         work |= {"muon": 1.0, "orthogonalising": 5.0 * config.depth * flops}
     return work
@@ -354,7 +353,7 @@ def encoder_work(
         "attention": attention,
         "scores": float(config.heads * length * config.depth),
         "heads": config.depth * config.heads / length,
-        "elements": float(config.depth * (8 * config.width + 2 * config.ffn_width)),
+        "elements": float(config.depth * (8 * config.width + (1 + config.ffn_maps) * config.ffn_width)),
     }
     work = _work(passing, config.depth, batch * length, judged * length)
     work["weights"] = float(config.parameters)

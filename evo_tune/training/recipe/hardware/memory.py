@@ -161,7 +161,7 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, setup: Setup, *, va
         attention += _qkv_copy_bytes(config, e, values=values)
     elif config.qk_norm and e == 4:
         attention += e * (d + 2 * shared)  # the layer's output, whose views are the norms' inputs
-    feed_forward = e * f * (4 if config.ffn == "swiglu" else 2)
+    feed_forward = e * f * 2 * config.ffn_maps
     mask = 1 if device == "cuda" else e
     dropped = 2 * mask * d if config.dropout else 0
     total = float(batch * length * (norms + scaled + attention + feed_forward + dropped))
@@ -482,7 +482,7 @@ def _attention_bytes(
 def _activation_copies(base: BaseModel) -> int:
     """Return how many tensors of the activation's size a feed-forward layer keeps, besides the activation's input."""
     if base.gpt is not None:
-        return 1 if base.gpt.ffn == "swiglu" else 0
+        return base.gpt.ffn_maps - 1
     if base.config.get("activation_function") == "gelu_new":  # computed as separate operations
         return 3
     return 1 if any("gate" in name for name in base.linears) else 0

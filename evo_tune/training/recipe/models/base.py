@@ -125,11 +125,11 @@ class BaseModel:
     def linears(self) -> dict[str, tuple[int, int]]:
         """Name to (inputs, outputs) of each linear layer of the blocks, without output head and embeddings."""
         if self.gpt is not None:
-            d, f, gates = self.gpt.width, self.gpt.ffn_width, 2 if self.gpt.ffn == "swiglu" else 1
+            d, f = self.gpt.width, self.gpt.ffn_width
             of_block = {
                 "attention.qkv": (d, d + 2 * d * self.gpt.key_value_heads // self.gpt.heads),
                 "attention.out": (d, d),
-                "ffn.up": (d, f * gates),
+                "ffn.up": (d, f * self.gpt.ffn_maps),
                 "ffn.out": (f, d),
             }
             return {f"blocks.{block}.{name}": sizes for block in range(self.depth) for name, sizes in of_block.items()}

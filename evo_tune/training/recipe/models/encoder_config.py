@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import Options, check_integer, check_number, option
-from evo_tune.training.recipe.models.gpt_config import padding_channels, uses_plain_products
+from evo_tune.training.recipe.models.gpt_config import hidden_width, padding_channels, uses_plain_products
 from evo_tune.training.recipe.models.rules import ModelConfig, Parametrisation
 
 # Channels of the convolution stem.
@@ -49,7 +49,6 @@ class EncoderConfig(ModelConfig):
     bias: ClassVar[bool] = True
     norm_eps: ClassVar[float] = 1e-5
     qk_norm: ClassVar[bool] = False
-    ffn: ClassVar[str] = "gelu"
     norm: ClassVar[str] = "layernorm"
     residual_scaling: ClassVar[bool] = False
 
@@ -76,7 +75,7 @@ class EncoderConfig(ModelConfig):
     @property
     def ffn_width(self) -> int:
         """Width f of the hidden layer of each block."""
-        return max(1, round(self.ffn_mult * self.width))
+        return hidden_width(self.width, self.ffn_mult, self.ffn)
 
     @property
     def drop_paths(self) -> tuple[float, ...]:
@@ -95,14 +94,18 @@ class EncoderConfig(ModelConfig):
 
     @property
     def encoder_parameters(self) -> int:
-        """Number of parameters of blocks, final norm and head of h inputs: (4d² + 2df + 9d + f) L + 2d + hC + C."""
-        d, f = self.width, self.ffn_width
-        return self.depth * (4 * d * d + 2 * d * f + 9 * d + f) + 2 * d + (self.head_inputs + 1) * self.outputs
+        """Number of parameters of blocks, final norm and head of h inputs: (4d² + 2df + 9d + f) L + 2d + hC + C.
+
+        A gate adds (d + 1) f to each block.
+        """
+        d, f, maps = self.width, self.ffn_width, self.ffn_maps
+        blocks = self.depth * (4 * d * d + (1 + maps) * d * f + 9 * d + maps * f)
+        return blocks + 2 * d + (self.head_inputs + 1) * self.outputs
 
     def encoder_flops(self, tokens: float) -> float:
         """Return the training FLOPs of blocks and head for one sample of `tokens` tokens."""
         d, f = self.width, self.ffn_width
-        per_token = 6.0 * (4 * d * d + 2 * d * f) + 12.0 * d * tokens
+        per_token = 6.0 * (4 * d * d + (1 + self.ffn_maps) * d * f) + 12.0 * d * tokens
         return self.depth * tokens * per_token + 6.0 * self.head_inputs * self.outputs
 
     def embedding_bytes(self, e: int) -> float:
@@ -112,7 +115,7 @@ class EncoderConfig(ModelConfig):
     def cast_parameters(self) -> int:
         """Return the number of weights that have a copy when products are in less than float32."""
         d, f = self.width, self.ffn_width
-        return self.depth * (4 * d * d + 2 * d * f) + self.head_inputs * self.outputs
+        return self.depth * (4 * d * d + (1 + self.ffn_maps) * d * f) + self.head_inputs * self.outputs
 
     def block_bytes(self, e: int, mask: int) -> float:
         """Return the bytes per sample that one block keeps for the backward pass.
@@ -133,7 +136,7 @@ class EncoderConfig(ModelConfig):
             attention += e * (4 * added * self.heads + d)  # zeros beside these, and the result without them
         dropped = 2 * mask * d if self.dropout else 0
         between = (2 * e + mask) * self.heads * tokens if self.attention_dropout else 0
-        return float(tokens * (norms + attention + 2 * e * self.ffn_width + dropped + between))
+        return float(tokens * (norms + attention + 2 * e * self.ffn_maps * self.ffn_width + dropped + between))
 
     def activation_bytes(self, e: int, mask: int, recompute: int | None = None) -> float:
         """Return the bytes per sample that a pass keeps for the backward pass, without logits.
@@ -288,11 +291,13 @@ class FTConfig(EncoderConfig):
         numeric: Number of numeric columns (int ≥ 0).
         categories: Number of categories of each categorical column (int ≥ 1).
         quantiles: Number of quantiles that map numbers to a normal distribution (see `Quantiles`); 0: standardise.
+        ffn: As in `GPTConfig`. The paper has 'reglu' with ffn_mult=2: a hidden layer of 4/3 of the width.
     """
 
     numeric: int = option(1, bounds="[0, inf)")
     categories: tuple[int, ...] = ()
     quantiles: int = option(0, bounds="[0, inf)")
+    ffn: str = option("gelu", choices=("gelu", "swiglu", "relu2", "reglu"))
 
     def __post_init__(self) -> None:
         super().__post_init__()

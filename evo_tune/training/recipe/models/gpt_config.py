@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import Options, check_integer, check_name, fixed_option, option
-from evo_tune.training.recipe.models.rules import ModelConfig, Parametrisation
+from evo_tune.training.recipe.models.rules import GATED, ModelConfig, Parametrisation
 
 # Longest sequence, in tokens, for plain products in bfloat16 attention on a CPU (see `training.models.block`). Up to
 # there they are faster than the fused kernel. At twice the length both are about equal; beyond, they are slower.
@@ -85,8 +85,8 @@ class GPTConfig(ModelConfig):
         depth: Number L of blocks.
         width: Width d of the residual stream, a multiple of heads.
         heads: Number of attention heads.
-        ffn_mult: Width of the hidden layer of each block, as a multiple of d. A SwiGLU, with
-            three matrices instead of two, gets two thirds of it, to the nearest multiple of ffn_multiple.
+        ffn_mult: Width of the hidden layer of each block, as a multiple of d. With a gate, that is
+            three matrices instead of two, two thirds of it, to the nearest multiple of ffn_multiple.
         dropout: Dropped share of the outputs of embeddings and residual branches, below 1.
         attention_dropout: Dropped share of the attention weights, below 1. Separate from `dropout` because torch's
             fused CPU attention does not support it: attention is five times slower there.
@@ -104,7 +104,8 @@ class GPTConfig(ModelConfig):
         window_pattern: Attention of each block, repeated from the first on: S for the window, L for all tokens.
         kv_heads: Heads of keys and values, a divisor of heads (grouped-query attention); None: heads.
         qk_norm: Whether queries and keys are normalised before their product.
-        ffn: 'gelu', 'swiglu' or 'relu2' (squared ReLU; Primer, arXiv:2109.08668).
+        ffn: 'gelu', 'swiglu' or 'reglu' (with a gate; arXiv:2002.05202), or 'relu2' (squared ReLU; Primer,
+            arXiv:2109.08668).
         norm: 'layernorm' or 'rmsnorm' (arXiv:1910.07467).
         softcap: Bound c of the logits, c · tanh(logits / c) (Gemma 2, arXiv:2408.00118); 0: no bound.
         value_embeddings: Whether every second block, from the last one back, adds an embedding of each token to its
@@ -112,7 +113,7 @@ class GPTConfig(ModelConfig):
         residual_scaling: Whether the input of each block is λ · x + μ · x₀ instead of the residual stream x. x₀ is the
             first block's input; λ and μ are learned, from 1 and 0.
         norm_eps: ε that norms add to the variance or mean square, above 0.
-        ffn_multiple: Divisor of the width of a SwiGLU; 64 for model files without this field.
+        ffn_multiple: Divisor of the hidden width with a gate; 64 for model files without this field.
         scaling: Parametrisation by size; None: standard.
         boundary: Token that ends a document: tokens attend only to tokens of their own document. None: to all.
 
@@ -141,7 +142,7 @@ class GPTConfig(ModelConfig):
     window_pattern: str = "S"
     kv_heads: int | None = option(None, bounds="[1, inf)")
     qk_norm: bool = option(False)
-    ffn: str = option("gelu", choices=("gelu", "swiglu", "relu2"))
+    ffn: str = option("gelu", choices=("gelu", "swiglu", "relu2", "reglu"))
     norm: str = option("layernorm", choices=("layernorm", "rmsnorm"))
     softcap: float = option(0.0, bounds="[0, inf)")
     value_embeddings: bool = option(False)
@@ -226,14 +227,14 @@ class GPTConfig(ModelConfig):
     @property
     def block_outputs(self) -> int:
         """Number of outputs of a block's linear layers: q, k, v, attention output, and feed-forward."""
-        d, gates = self.width, 2 if self.ffn == "swiglu" else 1
-        return 2 * d + 2 * d * self.key_value_heads // self.heads + gates * self.ffn_width + d
+        d = self.width
+        return 2 * d + 2 * d * self.key_value_heads // self.heads + self.ffn_maps * self.ffn_width + d
 
     @property
     def matmul_parameters(self) -> int:
         """Number of weights that multiply each token: 4d² + 2df per block, and dV of the head, tied or not.
 
-        Shared keys and values reduce the number; the gate of a SwiGLU adds d · f.
+        Shared keys and values reduce the number; a gate adds d · f.
         """
         d, f = self.width, self.ffn_width
         return self.depth * (d * (self.block_outputs - d) + d * f) + d * self.vocab_size
@@ -257,7 +258,7 @@ class GPTConfig(ModelConfig):
 
 def hidden_width(width: int, ffn_mult: float, ffn: str = "gelu", multiple: int = 8) -> int:
     """Return the width f of the hidden layer of a block (see `GPTConfig`)."""
-    if ffn == "swiglu":
+    if ffn in GATED:
         return multiple * max(1, round(ffn_mult * width * 2 / 3 / multiple))
     return max(1, round(ffn_mult * width))
 
@@ -287,8 +288,8 @@ class AttentionWindowOptions(Options):
 class ArchitectureOptions(Options):
     """Blocks."""
 
-    ffn: Literal["gelu", "swiglu", "relu2"] = option(
-        "gelu", help="Type of the feed-forward layers; relu2 is the square of a ReLU"
+    ffn: Literal["gelu", "swiglu", "relu2", "reglu"] = option(
+        "gelu", help="Type of the feed-forward layers; relu2: square of a ReLU; reglu: gate by a ReLU"
     )
     ffn_mult: float = option(
         4.0,

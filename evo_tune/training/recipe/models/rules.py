@@ -46,6 +46,9 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_type_hints
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import Option, Options, check_integer, check_name, fixed_option
 
+# Feed-forward layers with a gate.
+GATED = ("swiglu", "reglu")
+
 C = TypeVar("C", bound="ModelConfig")
 P = TypeVar("P", bound="ParametrisationOptions")
 
@@ -149,6 +152,7 @@ class ModelConfig:
     attention_dropout: float
     scaling: Parametrisation | None
     tied: bool = False
+    ffn: str = "gelu"
 
     def __post_init__(self) -> None:
         scaling: Any = self.scaling
@@ -162,6 +166,11 @@ class ModelConfig:
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain data."""
         return asdict(self)  # type: ignore[call-overload, no-any-return] # of the dataclasses below
+
+    @property
+    def ffn_maps(self) -> int:
+        """Number of linear maps to the hidden layer of a block: a gate and a value, or one."""
+        return 2 if self.ffn in GATED else 1
 
     @property
     def branch(self) -> float:

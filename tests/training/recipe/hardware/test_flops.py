@@ -37,7 +37,7 @@ def counted(model: GPT, tokens: torch.Tensor) -> int:
     [
         {"position": "rope", "qk_norm": True},
         {"position": "sinusoidal", "ffn": "swiglu"},
-        {"kv_heads": 2, "bias": True},
+        {"kv_heads": 2, "bias": True, "ffn": "reglu"},
         {"kv_heads": 1, "ffn": "swiglu", "position": "rope"},
         {"norm": "rmsnorm", "ffn": "relu2", "softcap": 15.0, "value_embeddings": True, "residual_scaling": True},
     ],

@@ -36,6 +36,7 @@ def saved_bytes(model: GPT, tokens: torch.Tensor, precision: str) -> int:
         {},
         {"bias": True, "dropout": 0.1},
         {"ffn": "swiglu", "ffn_mult": 6.0},
+        {"ffn": "reglu", "bias": True, "dropout": 0.1},
         {"kv_heads": 1},
         {"position": "rope"},
         {"qk_norm": True},
