@@ -133,6 +133,8 @@ def activation_bytes(config: GPTConfig, batch: int, setup: Setup) -> float:
     ends = tokens * ((4 + e) * d + _statistics(config) + 8)  # the last norm, its statistics, and the tokens
     ends += tokens * d * (1 if setup.device == "cuda" else 4) if config.dropout else 0
     ends += e * d * config.vocab_size if setup.precision != "fp32" else 0
+    if config.boundary is not None and (recompute is not None or config.vocab_size >= LARGE_VOCABULARY):
+        ends += tokens * config.context * len(set(config.windows))  # document masks, for blocks yet to be computed
     if recompute is None:
         return ends + sum(blocks)
     recomputed = blocks[::recompute]
@@ -146,7 +148,9 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, setup: Setup, *, va
     """
     d, f, heads, length = config.width, config.ffn_width, config.heads, config.context
     e, precision, device = setup.number_bytes, setup.precision, setup.device
-    chunks = [(0, 0, length)] if window >= length else window_chunks(window, length, config.chunk)
+    documents = config.boundary is not None  # their masks are not divided into chunks
+    whole = documents or window >= length
+    chunks = [(0, 0, length)] if whole else window_chunks(window, length, config.chunk)
     plain = [device == "cpu" and uses_plain_products(precision, end - first) for first, _, end in chunks]
     padded = [_padding_channels(config, precision, end - first, device) for first, _, end in chunks]
     copied = [products or added > 0 for products, added in zip(plain, padded, strict=True)]
@@ -182,7 +186,10 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, setup: Setup, *, va
             total += 0 if all(copied) else batch * e * (d + 2 * shared) * queries
         if added:  # zeros beside queries, keys, values and result, and the result without them
             total += batch * e * (queries * (d + 2 * added * heads) + 2 * keys * added * config.key_value_heads)
-        if window < length and not products:
+        if documents:  # the mask: for plain products as booleans, else as numbers; shared keys and values are repeated
+            total += batch * queries * keys * (1 if products or config.attention_dropout else e)
+            total += batch * e * 2 * (d - shared) * keys if products or config.attention_dropout else 0
+        elif not whole and not products:
             total += 0 if added else batch * e * d * queries  # the chunk, in addition to the joined tensor
             total += queries * keys * mask if first < start or queries > window else 0  # the mask; on a CPU as numbers
     return total

@@ -54,6 +54,11 @@ def saved_bytes(model: GPT, tokens: torch.Tensor, precision: str) -> int:
         {"heads": 16},  # wider in float32 on an AMD CPU
         {"heads": 16, "kv_heads": 4, "position": "rope", "qk_norm": True, "value_embeddings": True},
         {"heads": 16, "kv_heads": 2, "window": 32, "position": "rope"},
+        {"boundary": 0},
+        {"boundary": 0, "context": 32},
+        {"boundary": 0, "context": 264, "kv_heads": 2, "position": "rope"},  # beyond plain products in bf16
+        {"boundary": 0, "window": 32, "window_pattern": "SL", "kv_heads": 2, "value_embeddings": True},
+        {"boundary": 0, "window": 48, "qk_norm": True, "position": "rope", "heads": 16},
     ],
     ids=lambda options: "-".join(options) or "plain",
 )
@@ -81,9 +86,10 @@ def test_a_plain_block_keeps_what_the_papers_count() -> None:
     assert plain - low == tokens * 4 * (2 * 128 - 4)  # the weights between tokens, for a statistic each
 
 
+@pytest.mark.parametrize("boundary", [None, 0])
 @pytest.mark.parametrize("every", [1, 2])
-def test_blocks_to_be_computed_again_keep_their_input_only(every: int) -> None:
-    config = GPTConfig(**SHAPE)
+def test_blocks_to_be_computed_again_keep_their_input_only(every: int, boundary: int | None) -> None:
+    config = GPTConfig(**SHAPE, boundary=boundary)
     tokens = torch.zeros(4, 128, dtype=torch.long)
     measured = saved_bytes(GPT(config, recompute=every), tokens, "fp32")
     one = (activation_bytes(config, 4, Setup()) - 4 * 128 * (8 * 128 + 16)) / 3
