@@ -4,6 +4,7 @@ Forward and backward pass of one GPT with and without a window, by turns, on one
 are those of `flops_per_token`; both columns are ratios to full causal attention.
 
     python benchmarks/windows.py
+    python benchmarks/windows.py --context 256 --longest-whole 0      # in chunks, or with 256 by one mask
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 from evo_tune.training import GPT, Precision, accumulate
 from evo_tune.training.recipe import GPTConfig, flops_per_token
+from evo_tune.training.recipe.models import gpt_config
 
 
 def seconds(models: list[GPT], context: int, precision: str, rounds: int) -> list[float]:
@@ -36,9 +38,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--longest-whole", type=int, default=gpt_config.LONGEST_WHOLE)
     given = parser.parse_args()
+    gpt_config.LONGEST_WHOLE = given.longest_whole
     torch.set_num_threads(1)
-    windows = [None, given.context // 2, given.context // 4, given.context // 8]
+    windows = [None, given.context * 3 // 4, given.context // 2, given.context // 4, given.context // 8]
     print(f"{'precision':<11}{'width':>6}{'window':>8}{'time':>7}{'FLOPs':>7}", flush=True)
     for precision in ("fp32", "bf16"):
         for width in (64, 128):

@@ -171,13 +171,16 @@ def _nearest_heads(genome: Mapping[str, Any], genes: Mapping[str, Gene], size: G
 
 
 def _merge_equal_genomes(genome: dict[str, Any], genes: Mapping[str, Gene], options: Options) -> dict[str, Any]:
-    """Return the genome with what changes nothing at one value, so that the same training is one genome."""
+    """Return the genome with what changes nothing at one value, so that the same training is one genome.
+
+    A window that takes more time than full attention becomes full attention.
+    """
     context = genome.get("context", options.context)
     if genome["batch"] < context:  # a step has one window at least
         genome["batch"] = min((n for n in _values(genes["batch"]) if n >= context), default=genome["batch"])
     longest = options.extend_from or context
-    if "window" in genome and genome["window"] >= longest:
-        genome["window"] = max(_values(genes["window"]))
+    if "window" in genome and (most := max(_values(genes["window"]))) >= longest:
+        genome["window"] = most if options.is_slow_window(genome["window"], longest) else genome["window"]
     if "kv_heads" in genome:
         divisor = largest_head_divisor(genome["heads"], genome["kv_heads"])
         values = _values(genes["kv_heads"])

@@ -171,12 +171,23 @@ def test_genes_that_change_nothing_have_one_value(evaluator: Evaluator) -> None:
     genome = {**space.default(), "context": 64, "heads": 4}
     assert {space.check({**genome, "window": window})["window"] for window in (64, 256)} == {256}
     assert space.check({**genome, "window": 32})["window"] == 32
+    longer = {**genome, "context": 256}
+    assert {space.check({**longer, "window": window})["window"] for window in (64, 128)} == {64, 128}
     assert {space.check({**genome, "kv_heads": heads})["kv_heads"] for heads in (4, 8)} == {4}
     shares = {
         name: {space.check({**genome, "schedule": name, "decay_fraction": x})["decay_fraction"] for x in (0.2, 0.5)}
         for name in ("wsd", "cosine")
     }
     assert [len(shares[name]) for name in ("wsd", "cosine")] == [2, 1]
+
+
+def test_a_window_that_costs_more_than_full_attention_is_none(evaluator: Evaluator) -> None:
+    """Beyond 256 tokens, those of more than a quarter of the context (benchmarks/LOG.md)."""
+    space = evaluator.bind({"size": "2x64x512x2048", "context": 512}).space.including(["window"])
+    windows = {n: space.check({**space.default(), "window": n})["window"] for n in space.genes["window"].values}
+    assert windows == {**{n: n for n in (8, 16, 32, 64, 128)}, 256: 512, 512: 512}
+    short = SearchSpace(space.repair, None, **{**space.genes, "window": Int(5, 200)})
+    assert short.check({**short.default(), "window": 150})["window"] == 150, "no value of the gene is full attention"
 
 
 def test_feed_forward_layers_of_one_width_are_one_genome(evaluator: Evaluator) -> None:

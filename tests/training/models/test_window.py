@@ -58,6 +58,7 @@ OPTIONS = [{}, {"position": "rope", "qk_norm": True, "kv_heads": 2}, {"window_pa
 def test_a_model_with_a_window_is_one_with_a_mask(
     options: dict[str, object], recompute: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("evo_tune.training.recipe.models.gpt_config.LONGEST_WHOLE", 0)
     config = GPTConfig(context=80, depth=2, width=16, heads=4, window=20, init="fan_in", **options)  # type: ignore[arg-type]
     assert config.chunk == 32
     tokens = torch.randint(0, 256, (2, 80), generator=torch.Generator().manual_seed(0))
@@ -91,8 +92,12 @@ def test_a_model_that_was_extended_keeps_its_window() -> None:
 
 @pytest.mark.parametrize("position", ["learned", "rope"])
 @pytest.mark.parametrize(("depth", "window"), [(1, 3), (2, 4), (3, 2), (3, 1), (2, 35)])
-def test_the_receptive_field_is_exactly_what_the_windows_add_up_to(depth: int, window: int, position: str) -> None:
-    context = 80  # two chunks and a half
+@pytest.mark.parametrize("whole", [0, 256])
+def test_the_receptive_field_is_exactly_what_the_windows_add_up_to(
+    whole: int, depth: int, window: int, position: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evo_tune.training.recipe.models.gpt_config.LONGEST_WHOLE", whole)
+    context = 80  # two chunks and a half, or one
     config = GPTConfig(context=context, depth=depth, width=16, heads=2, window=window, position=position)
     model = GPT(config, seed=1).double()
     for block in model.blocks:

@@ -74,6 +74,10 @@ def tokens_in_piece(vocab_size: int, device: str) -> int:
 # Limits on the chunks of queries in windowed attention; for shorter chunks, kernel calls cost more than they save.
 SHORTEST_CHUNK, MOST_CHUNKS = 32, 16
 
+# Longest context, in tokens, whose windows are one chunk: there chunks take more time than full attention, and a full
+# mask takes the same (benchmarks/LOG.md).
+LONGEST_WHOLE = 256
+
 
 @dataclass(frozen=True, kw_only=True)
 class GPTConfig(ModelConfig):
@@ -197,7 +201,12 @@ class GPTConfig(ModelConfig):
 
     @property
     def chunk(self) -> int:
-        """Queries per chunk of windowed attention, at least 32: about half a window, in at most 16 chunks."""
+        """Queries per chunk of windowed attention, at least 32: about half a window, in at most 16 chunks.
+
+        Up to a context of 256 tokens, one chunk has all queries.
+        """
+        if self.context <= LONGEST_WHOLE:
+            return self.context
         return max(SHORTEST_CHUNK, -(-min(self.windows) // 2), -(-self.context // MOST_CHUNKS))
 
     def keys(self, window: int, length: int) -> float:
@@ -205,13 +214,14 @@ class GPTConfig(ModelConfig):
 
         Without a window these are the query's own and earlier positions, (T + 1) / 2 on average. With a window they
         are the computed keys: all keys of a chunk's mask, and only the earlier ones in chunks without a mask. A window
-        of more than about half the sequence therefore computes more keys than full attention.
+        of more than about half the sequence therefore computes more keys than full attention. A mask over the whole
+        sequence, of a short context or of documents, saves nothing and counts as full attention.
 
         Args:
             window: Tokens that a token attends to, including itself.
             length: Tokens T per sequence.
         """
-        if window >= length:
+        if window >= length or self.context <= LONGEST_WHOLE or self.boundary is not None:
             return (length + 1) / 2
         computed = 0.0
         for first, start, end in window_chunks(window, length, self.chunk):
@@ -282,6 +292,11 @@ class AttentionWindowOptions(Options):
         help="Tokens that a token attends to, at most the context; none: the context",
     )
     window_pattern: str = option("S", help="Window of each block, repeated: S limited, L unlimited; SSSL for example")
+
+    @staticmethod
+    def is_slow_window(window: int, context: int) -> bool:
+        """Return whether a window is the whole context, or may take more time than none (benchmarks/LOG.md)."""
+        return window >= context or (context > LONGEST_WHOLE and 4 * window > context)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from evo_tune.errors import RecipeError
 from evo_tune.training import GPT, accumulate
 from evo_tune.training.recipe import GPTConfig, flops_per_token
+from evo_tune.training.recipe.hardware.computing import gpt_work
 from evo_tune.training.recipe.models.gpt_config import window_chunks
 
 
@@ -52,22 +53,22 @@ def test_options_keep_the_formula_exact(options: dict[str, object]) -> None:
 @pytest.mark.parametrize("window", [1, 8, 31, 32, 100, 128, 200])
 @pytest.mark.parametrize("options", [{}, {"window_pattern": "SL"}, {"kv_heads": 1, "position": "rope"}])
 def test_a_window_is_charged_with_the_keys_that_are_computed(window: int, options: dict[str, object]) -> None:
-    config = GPTConfig(vocab_size=50, context=256, depth=2, width=64, heads=4, window=window, **options)  # type: ignore[arg-type]
-    tokens = torch.randint(0, 50, (1, 257))
+    config = GPTConfig(vocab_size=50, context=512, depth=2, width=64, heads=4, window=window, **options)  # type: ignore[arg-type]
+    tokens = torch.randint(0, 50, (1, 513))
     # Chunks without a mask are causal: torch counts their whole square. Only the first chunk can be one of them.
-    first = min(config.chunk, 256)
+    first = min(config.chunk, 512)
     half = first * (first - 1) / 2 if first <= window else 0
-    skipped = sum(256 * 255 / 2 if whole else half for whole in (size == 256 for size in config.windows))
-    assert counted(GPT(config), tokens) == flops_per_token(config) * 256 + 12 * 64 * skipped
+    skipped = sum(512 * 511 / 2 if whole else half for whole in (size == 512 for size in config.windows))
+    assert counted(GPT(config), tokens) == flops_per_token(config) * 512 + 12 * 64 * skipped
 
 
 def test_a_window_is_credited_with_no_more_than_it_saves() -> None:
-    whole = GPTConfig(context=128, depth=4, width=48)
-    some = GPTConfig(context=128, depth=4, width=48, window=8, window_pattern="SSSL")
+    whole = GPTConfig(context=512, depth=4, width=48)
+    some = GPTConfig(context=512, depth=4, width=48, window=8, window_pattern="SSSL")
     assert some.chunk == 32
-    computed = sum((end - start) * (end - first) for first, start, end in window_chunks(8, 128, 32)) / 128
-    assert computed == (32 + 3 * 39) / 4
-    assert flops_per_token(whole) - flops_per_token(some) == 12 * 48 * 3 * (129 / 2 - computed)
+    computed = sum((end - start) * (end - first) for first, start, end in window_chunks(8, 512, 32)) / 512
+    assert computed == (32 + 15 * 39) / 16
+    assert flops_per_token(whole) - flops_per_token(some) == 12 * 48 * 3 * (513 / 2 - computed)
     assert flops_per_token(whole, 8) == flops_per_token(some, 8)
 
 
@@ -76,6 +77,16 @@ def test_a_window_of_half_the_sequence_saves_nothing() -> None:
     half, whole = (GPTConfig(context=1024, depth=2, width=64, window=window) for window in (512, None))
     assert 1.0 < flops_per_token(half) / flops_per_token(whole) < 1.05
     assert flops_per_token(GPTConfig(context=1024, depth=2, width=64, window=128)) < 0.7 * flops_per_token(whole)
+
+
+@pytest.mark.parametrize("shape", [{"context": 256}, {"context": 128}, {"context": 1024, "boundary": 0}])
+@pytest.mark.parametrize("window", [1, 32, 96, 127])
+def test_a_mask_over_all_counts_as_full_attention(shape: dict[str, int], window: int) -> None:
+    """In a short context chunks take more time; documents have a mask over all whatever the window."""
+    whole, some = (GPTConfig(depth=2, width=64, window=n, **shape) for n in (None, window))  # type: ignore[arg-type]
+    assert flops_per_token(some) == flops_per_token(whole)
+    assert gpt_work(some, 2, "adamw") == gpt_work(whole, 2, "adamw")
+    assert some.chunk == (some.context if some.context <= 256 else 64)
 
 
 def test_chunks_are_few_and_about_half_of_a_window() -> None:

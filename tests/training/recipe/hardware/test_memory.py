@@ -54,6 +54,8 @@ def saved_bytes(model: GPT, tokens: torch.Tensor, precision: str) -> int:
         {"heads": 16},  # wider in float32 on an AMD CPU
         {"heads": 16, "kv_heads": 4, "position": "rope", "qk_norm": True, "value_embeddings": True},
         {"heads": 16, "kv_heads": 2, "window": 32, "position": "rope"},
+        {"window": 32, "window_pattern": "SL", "context": 288},  # in chunks
+        {"window": 8, "position": "rope", "kv_heads": 2, "context": 288},
         {"boundary": 0},
         {"boundary": 0, "context": 32},
         {"boundary": 0, "context": 264, "kv_heads": 2, "position": "rope"},  # beyond plain products in bf16
