@@ -48,8 +48,8 @@ class Loss(ABC):
         """Return a micro-batch's share of the step's mean loss, to report and to minimise.
 
         Args:
-            outputs: See `summed`.
-            targets: See `summed`.
+            outputs: See `sum_losses`.
+            targets: See `sum_losses`.
             n: Counted targets of the whole step.
         """
         share = self.sum_losses(outputs, targets) / n
@@ -59,7 +59,7 @@ class Loss(ABC):
         """Return a function that replaces the outputs; None: outputs are needed.
 
         Args:
-            targets: See `summed`.
+            targets: See `sum_losses`.
             factor: Factor of the minimised loss, a scalar.
         """
         return None
