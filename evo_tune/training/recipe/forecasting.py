@@ -108,12 +108,15 @@ class ForecastOptions(TableOptions, EncoderOptions):
     def lines(self) -> list[str]:
         """Return what was found in the file and how it is split, a line each."""
         split, lines = self.split_series, self.series_data.lines()
-        training, validation, end = split.ends[0, 0], split.ends[0, 1], len(split.series[0].values)
+        (training, judged), count = split.ends.sum(0), len(split.values)
+        validation, test = map(self.series_data.format.grid.format_time, split.cuts)
         lines.append(
-            f"horizon {split.horizon}; the first series has {training} values to train on, {validation - training} for "
-            f"validation, and {end - validation} for the test; {len(split.held_out)} windows for validation and "
-            f"{len(split.test)} for the test"
+            f"horizon {split.horizon}; all series are divided at the same times: {training} values before {validation} "
+            f"to train on, {judged - training} before {test} for validation ({len(split.held_out)} windows), and "
+            f"{count - judged} for the test ({len(split.test)} windows)"
         )
+        if early := int((split.ends[:, 0] == [len(series) for series in split.series]).sum()):
+            lines.append(f"{early} series end before {validation}, so they are used for training only")
         if split.left_out:
             name, reason = next(iter(split.left_out.items()))
             lines.append(f"{len(split.left_out)} series are left out: {name!r}, as {reason}, for one")

@@ -1,7 +1,8 @@
 """Forecasts of series: the split by time, the windows of each part, scores, and forecasts without a model.
 
-Every series is divided in order of time into training, validation and test part. A window is the start of a horizon.
-Training windows end before the validation part begins. Windows of the other parts may look back into earlier parts, as
+All series are divided at the same two times into training, validation and test part, because series of one time may
+share what moves them. A window is the start of a horizon. Training windows end before the validation part begins.
+Windows of the other parts may look back into earlier parts, as
 a forecast does when it is used. This module knows no tensors.
 """
 
@@ -68,6 +69,7 @@ class SplitSeries:
         left_out: Reason by name of the series that are not.
         horizon: Steps to forecast.
         season: Steps of a season.
+        cuts: Positions on the grid at which the validation part and the test part of all series begin.
         ends: (series, 2), numbers of values before the validation part and before the test part.
         scales: (series,), mean absolute error of the seasonal naive forecast in the training part.
         centres: (series,), mean of the training part, without filled values.
@@ -77,6 +79,7 @@ class SplitSeries:
     left_out: dict[str, str]
     horizon: int
     season: int
+    cuts: tuple[int, int]
     ends: NDArray[np.int64]
     scales: Array
     centres: Array
@@ -139,20 +142,21 @@ class SplitSeries:
 
     @cached_property
     def held_out(self) -> ForecastWindows:
-        """Windows of the validation parts, evenly spaced."""
+        """Windows of the validation parts, evenly spaced; none of a series that has less than a horizon there."""
         return self._evenly_spaced_windows(self.ends[:, 0], self.ends[:, 1])
 
     @cached_property
     def test(self) -> ForecastWindows:
-        """Windows of the test parts, evenly spaced."""
+        """Windows of the test parts, as `held_out`."""
         return self._evenly_spaced_windows(self.ends[:, 1], np.array([len(series) for series in self.series]))
 
     def _evenly_spaced_windows(self, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> ForecastWindows:
-        per_series = max(1, EVALUATED // len(self.series))
+        lasts = ends - self.horizon
+        per_series = max(1, EVALUATED // max(1, np.count_nonzero(lasts >= begins)))
         starts = []
-        for first, last in zip(begins, ends - self.horizon, strict=True):
-            spaced = np.linspace(first, last, min(per_series, last - first + 1)).round().astype(np.int64)
-            starts.append(np.unique(spaced) if per_series > 1 else np.array([last]))
+        for first, last in zip(begins, lasts, strict=True):
+            spaced = np.linspace(first, last, max(0, min(per_series, last - first + 1))).round().astype(np.int64)
+            starts.append(np.unique(spaced) if per_series > 1 or not len(spaced) else np.array([last]))
         return self._windows(starts)
 
     def _windows(self, starts: Sequence[NDArray[np.int64]]) -> ForecastWindows:
@@ -170,9 +174,11 @@ class SplitSeries:
 def split_series(series: Sequence[Series], *, horizon: int, season: int, validation: float, test: float) -> SplitSeries:
     """Split series by time and scale them.
 
-    The test part is the last `test` of the values of a series, and the validation part the `validation` before it, each
-    at least one horizon. A series is left out if it is too short, or if its training part repeats itself exactly every
-    season: its seasonal naive error is 0, so MASE is not defined. It is also left out without a value to judge by.
+    The test part begins at the latest time after which the share `test` of all values follows, and the validation part
+    at the latest time that leaves it the share `validation`; each is at least one horizon. A series is left out if its
+    training part is too short or repeats itself exactly every season: its seasonal naive error is 0, so MASE is not
+    defined. It is also left out if its validation part has missing values only. A series that ends earlier is used for
+    training.
 
     Args:
         series: The series.
@@ -182,17 +188,17 @@ def split_series(series: Sequence[Series], *, horizon: int, season: int, validat
         test: Share of the test part, in (0, 1).
 
     Raises:
-        OptionError: No series is left.
+        OptionError: No series is left, or none has a horizon in the validation part or in the test part.
         RecipeError: The shares leave nothing for training.
     """
     check_number("validation", validation + test, "(0, 1)")
     used, ends, scales, centres, left_out = [], [], [], [], {}
     shortest = horizon + max(season + 1, SHORTEST)
+    cuts = _find_cuts(series, horizon, validation, test)
     for single in series:
-        validation_length, test_length = (max(horizon, round(share * len(single))) for share in (validation, test))
-        training = len(single) - validation_length - test_length
+        training, judged = (min(max(0, cut - single.first), len(single)) for cut in cuts)
         if training < shortest:
-            left_out[single.name] = f"{len(single)} values are too few"
+            left_out[single.name] = f"{training} of its {len(single)} values before the validation part are too few"
             continue
         past = single.values[:training]
         scale = naive_error(past, single.observed[:training], season)
@@ -200,15 +206,22 @@ def split_series(series: Sequence[Series], *, horizon: int, season: int, validat
             constant = "it repeats itself every season, so MASE is not defined" if season > 1 else "it is constant"
             left_out[single.name] = constant
             continue
-        if not single.observed[training : training + validation_length].any():
+        if judged > training and not single.observed[training:judged].any():
             left_out[single.name] = "its validation part has no value"
             continue
         used.append(single)
-        ends.append((training, training + validation_length))
+        ends.append((training, judged))
         scales.append(scale)
         centres.append(past[single.observed[:training]].mean())
     if used:
-        return SplitSeries(tuple(used), left_out, horizon, season, np.array(ends), np.array(scales), np.array(centres))
+        arrays = np.array(ends), np.array(scales), np.array(centres)
+        split = SplitSeries(tuple(used), left_out, horizon, season, cuts, *arrays)
+        if not (len(split.held_out) and len(split.test)):
+            raise OptionError(
+                f"-o horizon={horizon}: no series has so many values after the time at which all are divided: give a "
+                "shorter horizon, or series that end at about the same time"
+            )
+        return split
     if any("few" in reason for reason in left_out.values()):
         longest = max(len(single) for single in series)
         raise OptionError(
@@ -218,6 +231,24 @@ def split_series(series: Sequence[Series], *, horizon: int, season: int, validat
         )
     name, reason = next(iter(left_out.items()))
     raise OptionError(f"series {name!r} cannot be used: {reason}: expected values that change")
+
+
+def _find_cuts(series: Sequence[Series], horizon: int, validation: float, test: float) -> tuple[int, int]:
+    """Return the positions on the grid at which validation and test part begin; see `split_series`."""
+    begins = np.array([single.first for single in series])
+    lengths = np.array([len(single) for single in series])
+    start, mean_length = int(begins.min()), lengths.mean()
+    changes = np.zeros(int((begins + lengths).max()) - start + 1, np.int64)
+    np.add.at(changes, begins - start, 1)
+    np.add.at(changes, begins + lengths - start, -1)
+    following = np.cumsum(np.cumsum(changes)[::-1])[::-1]  # number of values at each position or later
+
+    def latest(wanted: int) -> int:
+        return max(0, int(np.count_nonzero(following >= wanted)) - 1)
+
+    test_values, validation_values = (len(series) * max(horizon, round(s * mean_length)) for s in (test, validation))
+    test_begin = latest(test_values)
+    return start + latest(int(following[test_begin]) + validation_values), start + test_begin
 
 
 def naive_error(values: Array, observed: NDArray[np.bool_], season: int) -> float:

@@ -24,8 +24,8 @@ from tests.extras import need
 from tests.training.recipe.data.refusals import without
 
 
-def series(name: str, values: np.ndarray) -> Series:  # type: ignore[type-arg]
-    return Series(name, 0, values.astype(float), np.ones(len(values), bool))
+def series(name: str, values: np.ndarray, first: int = 0) -> Series:  # type: ignore[type-arg]
+    return Series(name, first, values.astype(float), np.ones(len(values), bool))
 
 
 @pytest.fixture(scope="module")
@@ -34,40 +34,79 @@ def air() -> SplitSeries:
 
 
 @given(
-    lengths=st.lists(st.integers(10, 150), min_size=1, max_size=5),
+    spans=st.lists(st.tuples(st.integers(0, 60), st.integers(10, 150)), min_size=1, max_size=5),
     horizon=st.integers(1, 12),
     season=st.integers(1, 6),
     context=st.integers(1, 60),
     validation=st.floats(0.05, 0.4),
     gaps=st.booleans(),
 )
-def test_parts_follow_each_other_in_time_for_every_series(
-    lengths: list[int], horizon: int, season: int, context: int, validation: float, gaps: bool
+def test_parts_follow_each_other_in_time_over_all_series(
+    spans: list[tuple[int, int]], horizon: int, season: int, context: int, validation: float, gaps: bool
 ) -> None:
     rng = np.random.default_rng(1)
-    given_ = [series(str(number), rng.normal(size=length)) for number, length in enumerate(lengths)]
+    given_ = [series(str(number), rng.normal(size=length), first) for number, (first, length) in enumerate(spans)]
     for single in given_ if gaps else []:
         middle = len(single) // 2
         single.observed[middle - len(single) // 10 : middle] = False
     try:
         found = split_series(given_, horizon=horizon, season=season, validation=validation, test=0.2)
     except OptionError as error:
-        assert "longest series" in str(error)  # noqa: PT017
+        assert "longest series" in str(error) or "no series has so many values" in str(error)  # noqa: PT017
         return
     assert found.count(context) == len(found.training(context))
     parts = [one.ahead(horizon) for one in (found.training(context), found.held_out, found.test)]
     owners = [one.series for one in (found.training(context), found.held_out, found.test)]
+    positions = np.concatenate([single.first + np.arange(len(single)) for single in found.series])
+    training, held, tested = (positions[part] for part in parts)
+    assert training.max() < found.cuts[0] <= held.min() <= held.max() < found.cuts[1] <= tested.min()
     for number, first in enumerate(found.firsts):
         training, held, tested = (part[owner == number] for part, owner in zip(parts, owners, strict=True))
-        assert min(map(len, (training, held, tested))) > 0
+        assert len(training) > 0
         assert first < training.min()
-        assert training.max() < first + found.ends[number, 0] <= held.min()
-        assert held.max() < first + found.ends[number, 1] <= tested.min()
-        assert tested.max() == first + len(found.series[number].values) - 1
+        length = len(found.series[number])
+        for part, begin, end in ((held, *found.ends[number]), (tested, found.ends[number, 1], length)):
+            assert (len(part) > 0) == (end - begin >= horizon)
+            assert part.size == 0 or part.max() == first + end - 1
         reach = found.training(context).past(context)[owners[0] == number]
         assert reach.min() >= first
         assert (np.diff(reach, axis=1) == 1).all() or gaps or found.ends[number, 0] < context + horizon
     assert found.observed[parts[0]].any(1).all()
+
+
+@given(length=st.integers(10, 300), count=st.integers(1, 4), horizon=st.integers(1, 9), test=st.floats(0.05, 0.4))
+def test_series_of_equal_times_have_parts_of_the_given_shares(
+    length: int, count: int, horizon: int, test: float
+) -> None:
+    given_ = [series(str(number), np.random.default_rng(1).normal(size=length), 5) for number in range(count)]
+    sizes = [max(horizon, round(share * length)) for share in (0.2, test)]
+    if length - sum(sizes) >= horizon + 4:
+        found = split_series(given_, horizon=horizon, season=1, validation=0.2, test=test)
+        assert found.ends.tolist() == [[length - sum(sizes), length - sizes[1]]] * count
+
+
+def test_series_that_end_early_are_used_for_training_only() -> None:
+    rng = np.random.default_rng(1)
+    spans = {"early": (0, 50), "late": (60, 100), "long": (0, 160)}
+    given_ = [series(name, rng.normal(size=length), first) for name, (first, length) in spans.items()]
+    found = split_series(given_, horizon=5, season=1, validation=0.2, test=0.2)
+    assert set(found.held_out.series) == set(found.test.series) == {1, 2}
+    assert 0 in found.training(8).series
+    new = series("new", rng.normal(size=20), 140)  # begins after the validation part
+    found = split_series([*given_, new], horizon=5, season=1, validation=0.2, test=0.2)
+    assert found.left_out == {"new": "0 of its 20 values before the validation part are too few"}
+
+
+def test_a_common_walk_is_no_help_across_series() -> None:
+    """With a cut for each series, the training part of one shows the test dates of another."""
+    spans = [(start, 200 - 10 * start) for start in range(0, 10)]
+    walk = np.random.default_rng(1).normal(size=200).cumsum()
+    given_ = [series(str(first), walk[first : first + length], first) for first, length in spans]
+    found = split_series(given_, horizon=5, season=1, validation=0.2, test=0.2)
+    positions = np.concatenate([single.first + np.arange(len(single)) for single in found.series])
+    seen = set(positions[found.training(10).ahead(5)].ravel()) | set(positions[found.training(10).past(10)].ravel())
+    judged = positions[np.concatenate([found.held_out.ahead(5), found.test.ahead(5)])].ravel()
+    assert not seen & set(judged)
 
 
 def test_nothing_of_a_later_part_changes_what_training_uses(air: SplitSeries) -> None:
@@ -186,7 +225,7 @@ def test_series_without_a_naive_error_and_short_ones_are_left_out() -> None:
     rng = np.random.default_rng(1)
     flat, short, good = (
         series("flat", np.ones(60)),
-        series("short", rng.normal(size=8)),
+        series("short", rng.normal(size=7)),
         series("good", rng.normal(size=60)),
     )
     found = split_series([flat, short, good], horizon=4, season=2, validation=0.2, test=0.2)
@@ -195,7 +234,7 @@ def test_series_without_a_naive_error_and_short_ones_are_left_out() -> None:
     assert "MASE is not defined" in found.left_out["flat"]
     for bad, words in (
         (flat, "'flat' cannot be used"),
-        (short, "horizon=4: the longest series has 8 values: expected at"),
+        (short, "horizon=4: the longest series has 7 values: expected at"),
     ):
         with pytest.raises(OptionError, match=words) as caught:
             split_series([bad], horizon=4, season=2, validation=0.2, test=0.2)
