@@ -320,11 +320,9 @@ def perceptrons(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
     from sklearn.metrics import log_loss
     from sklearn.neural_network import MLPClassifier
 
-    from evo_tune.training.recipe import split_stratified
-
     values = bound_of(job, options).values
     images = values.images
-    training, held_out, test = split_stratified(images.classes, values.validation, values.test)
+    training, held_out, test = images.parts(values.validation, values.test)
     pixels = images.pixels.reshape(len(images.pixels), -1).astype(np.float64)
     pixels /= pixels.max()
     found: dict[str, list[float]] = {"test_loss": [], "val_loss": [], "seconds": []}

@@ -42,7 +42,6 @@ from evo_tune.training.recipe import (
     names_on_test_set,
     read_images,
     repair_heads,
-    split_stratified,
 )
 
 if TYPE_CHECKING:
@@ -145,8 +144,7 @@ def baseline(options: Options) -> dict[str, float]:
     from evo_tune.training import image_baseline
 
     images = options.images
-    parts = split_stratified(images.classes, options.validation, options.test)
-    return image_baseline(images.pixels, images.classes, parts)
+    return image_baseline(images.pixels, images.classes, images.parts(options.validation, options.test))
 
 
 # ---------------------------------------------------------------- the space
@@ -205,7 +203,7 @@ def _config(genome: Mapping[str, Any], options: Options) -> ViTConfig:
 def _workload(genome: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """Return the model's shape, the number of training samples, and the FLOPs of one."""
     config = _config(genome, options)
-    training, *_ = split_stratified(options.images.classes, options.validation, options.test)
+    training, *_ = options.images.parts(options.validation, options.test)
     return {"config": config, "rows": len(training), "flops_per_sample": config.flops_per_sample}
 
 
@@ -237,6 +235,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
         build=build,
         inputs=images.pixels,
         classes=images.classes,
+        division=images.division,
         flops_per_sample=config.flops_per_sample,
         reference=SIZES[options.size].batch.values[0],
         data=fingerprint(options),

@@ -108,6 +108,9 @@ class Options(TableOptions, ClassifierOptions, QuantileOptions):
         False, gene=None, help="Leave out rows without a target; otherwise they are an error"
     )
     categorical: str = option("", gene=None, help="Columns of numbers that are categories, with commas between them")
+    split_by: str = option(
+        "", gene=None, help="Column that divides the rows: by time if it has dates, else each value in one part"
+    )
     ffn: Literal["gelu", "swiglu", "relu2", "reglu"] = redeclare(ArchitectureOptions, "ffn")
     # Small tables are learnt by heart soon after they are learnt. The patience is that of the paper.
     evaluations: int = redeclare(StoppingOptions, "evaluations", 32, reason="often, so that patience stops in time")
@@ -121,8 +124,8 @@ class Options(TableOptions, ClassifierOptions, QuantileOptions):
         """
         if self.data and not self.target:
             raise OptionError(f"-o data={self.data} needs -o target=COLUMN: the column to predict from the others")
-        if not self.data and (self.target or self.categorical):
-            raise OptionError("-o target and -o categorical name columns of a file: give one with -o data=FILE")
+        if not self.data and (self.target or self.categorical or self.split_by):
+            raise OptionError("-o target, categorical and split_by name columns of a file: give one with -o data=FILE")
 
     @property
     def table(self) -> Table:
@@ -247,7 +250,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask | Regre
         "work": work(genome, options),
     }
     if scale is None:
-        return ClassifierTask(**shared, classes=target.values)
+        return ClassifierTask(**shared, classes=target.values, division=table.division)
     parts = table.training, table.held_out, table.test
     return RegressionTask(**shared, numbers=target.values[:, None], split=parts, scale=scale)
 

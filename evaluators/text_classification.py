@@ -43,7 +43,6 @@ from evo_tune.training.recipe import (
     read_labelled_texts,
     redeclare,
     repair_heads,
-    split_stratified,
 )
 
 if TYPE_CHECKING:
@@ -101,6 +100,9 @@ class Options(ClassifierOptions):
     data: str = option("", gene=None, help="CSV or JSONL file; empty: docstrings of installed packages")
     text: str = option("text", gene=None, help="Name of the column of texts")
     label: str = option("label", gene=None, help="Name of the column of labels")
+    split_by: str = option(
+        "", gene=None, help="Column that divides the texts: by time if it has dates, else each value in one part"
+    )
     unit: Literal["words", "bytes"] = option("words", help="Tokens of a text")
     buckets: int = option(
         65536,
@@ -125,13 +127,13 @@ class Options(ClassifierOptions):
         Raises:
             OptionError: There is none.
         """
-        if not self.data and (self.text, self.label) != ("text", "label"):
-            raise OptionError("-o text and -o label name columns of a file: give one with -o data=FILE")
+        if not self.data and (self.text, self.label, self.split_by) != ("text", "label", ""):
+            raise OptionError("-o text, label and split_by name columns of a file: give one with -o data=FILE")
 
     @property
     def texts(self) -> LabelledTexts:
         """What there is to learn from."""
-        return read_labelled_texts(self.data, self.text, self.label)
+        return read_labelled_texts(self.data, self.text, self.label, self.split_by)
 
     def token_statistics(self, config: TextConfig) -> tuple[int, float]:
         """Return the number of training texts, and the mean number of their tokens that are read."""
@@ -160,7 +162,7 @@ def baseline(options: Options) -> dict[str, float]:
     from evo_tune.training import text_baseline
 
     texts = options.texts
-    parts = split_stratified(texts.classes, options.validation, options.test)
+    parts = texts.parts(options.validation, options.test)
     return text_baseline(texts.texts, texts.classes, parts, options.unit)
 
 
@@ -238,6 +240,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
         build=build,
         inputs=encode_texts(texts.texts, config),
         classes=texts.classes,
+        division=texts.division,
         flops_per_sample=config.flops_per_sample(options.token_statistics(config)[1]),
         reference=SIZES[options.size].batch.values[0],
         data=fingerprint(options),

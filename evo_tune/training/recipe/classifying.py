@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import Options, fixed_option, option
 from evo_tune.training.recipe.data.images import Augmentation
-from evo_tune.training.recipe.data.tables import split_stratified
+from evo_tune.training.recipe.data.splitting import Division
 from evo_tune.training.recipe.hardware.computing import encoder_work
 from evo_tune.training.recipe.hardware.memory import encoder_memory
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig, nearest_divisor
@@ -279,10 +279,12 @@ class ClassifierTask(SampleTask):
 
     Args:
         classes: (n,), class number of each sample.
+        division: How the samples are divided into parts; by default they are drawn.
     """
 
     options: EncoderOptions  # ClassifierOptions, or those of an evaluator without class weights
     classes: NDArray[np.int64]
+    division: Division = field(default_factory=Division)
 
     @property
     def balanced(self) -> bool:
@@ -307,7 +309,7 @@ class ClassifierTask(SampleTask):
 
     @property
     def parts(self) -> tuple[NDArray[np.int64], ...]:
-        return split_stratified(self.classes, self.options.validation, self.options.test)
+        return self.division.parts(self.classes, len(self.classes), self.options.validation, self.options.test)
 
 
 def balanced_weights(classes: NDArray[np.int64], outputs: int) -> NDArray[np.float64]:

@@ -46,6 +46,7 @@ from evo_tune.training.recipe.data.labelled_texts import (
     read_labelled_texts,
 )
 from evo_tune.training.recipe.data.series import Series, SeriesData, find_series
+from evo_tune.training.recipe.data.splitting import split_rows, split_stratified
 from evo_tune.training.recipe.data.tables import (
     Columns,
     Table,
@@ -54,8 +55,6 @@ from evo_tune.training.recipe.data.tables import (
     describe_classes,
     describe_table,
     read_table,
-    split_rows,
-    split_stratified,
 )
 from evo_tune.training.recipe.data.texts import (
     describe_text,

@@ -152,7 +152,7 @@ class SplitSeries:
 
     def _evenly_spaced_windows(self, begins: NDArray[np.int64], ends: NDArray[np.int64]) -> ForecastWindows:
         lasts = ends - self.horizon
-        per_series = max(1, EVALUATED // max(1, np.count_nonzero(lasts >= begins)))
+        per_series = max(1, EVALUATED // max(1, int(np.count_nonzero(lasts >= begins))))
         starts = []
         for first, last in zip(begins, lasts, strict=True):
             spaced = np.linspace(first, last, max(0, min(per_series, last - first + 1))).round().astype(np.int64)

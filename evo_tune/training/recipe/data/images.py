@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +16,12 @@ from numpy.typing import NDArray
 from evo_tune.errors import OptionError, require_extra
 from evo_tune.options.declare import Options, option
 from evo_tune.training.recipe.data.reading import check_unpacked, max_unpacked_size
+from evo_tune.training.recipe.data.splitting import Division
 from evo_tune.training.recipe.data.tables import (
     check_class_sizes,
     data_hash,
     describe_classes,
     sklearn_data,
-    split_stratified,
 )
 
 # Formats of image files, by Pillow's names. For others, such as EPS, Pillow may start another program.
@@ -38,13 +39,23 @@ class Images:
     def fingerprint(self, *shares: float) -> str:
         """Return the SHA-256 of the images, their labels and of how they are split into these shares."""
         first = f"{self.pixels.shape}{self.pixels.dtype}{self.labels}".encode()
-        return data_hash(first, self.pixels, self.classes.astype(np.int64), *split_stratified(self.classes, *shares))
+        return data_hash(first, self.pixels, self.classes.astype(np.int64), *self.parts(*shares))
+
+    @cached_property
+    def division(self) -> Division:
+        """How the images are divided: equal ones are in one part."""
+        return Division.of_equal((hashlib.sha256(image.tobytes()).digest() for image in self.pixels), "images")
+
+    def parts(self, *shares: float) -> tuple[NDArray[Any], ...]:
+        """Return the row numbers of the training part and of each further part (see `Division.parts`)."""
+        return self.division.parts(self.classes, len(self.classes), *shares)
 
     def lines(self) -> list[str]:
         """Return what was read, a line each: images, their size, and the classes."""
         count, channels, height, width = self.pixels.shape
         colour = {1: "grey", 3: "in colour"}.get(channels, f"of {channels} channels")
-        return [f"{count} images of {height} by {width} pixels, {colour}", describe_classes(self.labels, self.classes)]
+        lines = [f"{count} images of {height} by {width} pixels, {colour}", describe_classes(self.labels, self.classes)]
+        return lines + ([self.division.line] if self.division.line else [])
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same images repeatedly

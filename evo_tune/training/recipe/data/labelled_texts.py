@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.training.recipe.data.reading import read_csv
-from evo_tune.training.recipe.data.tables import check_class_sizes, data_hash, describe_classes, split_stratified
+from evo_tune.training.recipe.data.splitting import Division
+from evo_tune.training.recipe.data.tables import check_class_sizes, data_hash, describe_classes
 from evo_tune.training.recipe.models.encoder_config import TextConfig
 
 # Packages whose docstrings are the default data, each with the folders to read if they exist.
@@ -78,20 +79,30 @@ class LabelledTexts:
     texts: tuple[str, ...]
     classes: NDArray[Any]
     labels: tuple[str, ...]
+    division: Division = field(default_factory=Division, compare=False)
     # Results of `token_statistics`, which is called for each genome.
     _statistics: dict[Any, tuple[int, float]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def fingerprint(self, *shares: float) -> str:
         """Return the SHA-256 of the texts, their labels and of how they are split into these shares."""
-        parts = split_stratified(self.classes, *shares)
-        return data_hash(json.dumps([self.labels, self.texts]).encode(), self.classes.astype(np.int64), *parts)
+        content = json.dumps([self.labels, self.texts]).encode()
+        return data_hash(content, self.classes.astype(np.int64), *self.parts(*shares))
+
+    def parts(self, *shares: float) -> tuple[NDArray[Any], ...]:
+        """Return the row numbers of the training part and of each further part (see `Division.parts`)."""
+        return self.division.parts(self.classes, len(self.classes), *shares)
 
     def lines(self) -> list[str]:
         """Return what was read, a line each: texts, their words, and the classes."""
         words = np.array([len(text.split()) for text in self.texts])
         size = sum(len(text.encode("utf-8", "replace")) for text in self.texts)
         lengths = f"{np.median(words):.0f} words at the median, {np.percentile(words, 90):.0f} at the 90th percentile"
-        return [f"{len(words)} texts of {size} bytes: {lengths}", describe_classes(self.labels, self.classes)]
+        lines = [f"{len(words)} texts of {size} bytes: {lengths}", describe_classes(self.labels, self.classes)]
+        lines += [self.division.line] if self.division.line else []
+        letters = {"".join(filter(str.isalnum, text.lower())) for text in self.texts}
+        if similar := len(set(self.texts)) - len(letters):
+            lines.append(f"{similar} texts differ from another in case, spaces or punctuation only: check for copies")
+        return lines
 
     def token_statistics(self, shares: tuple[float, float], config: TextConfig) -> tuple[int, float]:
         """Return the number of training texts, and the mean number of their tokens that are read.
@@ -102,34 +113,44 @@ class LabelledTexts:
         """
         key = (shares, config)
         if key not in self._statistics:
-            training, *_ = split_stratified(self.classes, *shares)
+            training, *_ = self.parts(*shares)
             sizes = [len(tokens_of(self.texts[row], config)) for row in training]
             self._statistics[key] = len(sizes), sum(sizes) / len(sizes)
         return self._statistics[key]
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same texts repeatedly
-def read_labelled_texts(data: str, text: str, label: str) -> LabelledTexts:
+def read_labelled_texts(data: str, text: str, label: str, split_by: str = "") -> LabelledTexts:
     """Return the labelled texts of a file, or the docstrings.
 
     Args:
         data: CSV or JSONL file; empty: docstrings of installed packages.
         text: Name of the column of texts.
         label: Name of the column of labels.
+        split_by: Name of the column by which texts are divided into parts (see `Division.by_column`); '': they are
+            drawn, equal ones together.
 
     Raises:
         OptionError: The file cannot be read, a column is missing, or the labels are not two or more classes.
     """
-    rows = _rows(data, text, label) if data else read_docstrings()
-    labels, classes = np.unique([name for _, name in rows], return_inverse=True)
+    names = (text, label, split_by) if split_by else (text, label)
+    rows = _rows(data, names) if data else read_docstrings()
+    texts = tuple(row[0] for row in rows)
+    labels, classes = np.unique([row[1] for row in rows], return_inverse=True)
     if not 2 <= len(labels) <= MOST_CLASSES:
         raise OptionError(f"-o label={label} has {len(labels)} different values: expected 2 to {MOST_CLASSES} classes")
     check_class_sizes(f"-o data={data}", labels, classes, "texts")
-    return LabelledTexts(tuple(string for string, _ in rows), classes, tuple(map(str, labels)))
+    if split_by:
+        import pandas as pd
+
+        division = Division.by_column(pd.Series([row[2] for row in rows], name=split_by))
+    else:
+        division = Division.of_equal(texts, "texts")
+    return LabelledTexts(texts, classes, tuple(map(str, labels)), division)
 
 
-def _rows(data: str, text: str, label: str) -> list[tuple[str, str]]:
-    """Return (text, label) of each row of a file."""
+def _rows(data: str, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the values of each row of a file in the columns of the text, the label and, if named, of the split."""
     path = Path(data).expanduser()
     if not path.is_file():
         raise OptionError(f"-o data={data} is no file (from {Path.cwd()}): give a CSV or JSONL file, or leave it out")
@@ -139,14 +160,14 @@ def _rows(data: str, text: str, label: str) -> list[tuple[str, str]]:
         reason = " ".join(str(error).split())
         raise OptionError(f"-o data={data}: cannot read it ({reason}): give a CSV or JSONL file in UTF-8") from None
     columns = list(dict.fromkeys(name for row in rows[:1000] for name in row))
-    for option, name in (("text", text), ("label", label)):
+    for option, name in zip(("text", "label", "split_by"), names, strict=False):
         if name not in columns:
             raise OptionError(f"-o {option}={name}: no such column; -o data={data} has {', '.join(columns) or 'none'}")
     for number, row in enumerate(rows, 1):
-        for name in (text, label):
+        for name in names:
             if row.get(name) in (None, ""):
                 raise OptionError(f"-o data={data}: row {number} has no {name!r}: fill it in, or remove the row")
-    return [(str(row[text]), str(row[label])) for row in rows]
+    return [tuple(str(row[name]) for name in names) for row in rows]
 
 
 def _read_rows_of_csv(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Tables: reading, splitting and conversion to numbers."""
+"""Tables: reading and conversion to numbers."""
 
 from __future__ import annotations
 
@@ -13,76 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError, RecipeError, require_extra
-from evo_tune.options.declare import check_number
 from evo_tune.training.recipe.data.kinds import DATE_PARTS, Column, classify_column, date_numbers, describe_columns
 from evo_tune.training.recipe.data.reading import read_csv, read_parquet
+from evo_tune.training.recipe.data.splitting import Division
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def split_stratified(classes: NDArray[np.int64], *shares: float) -> tuple[NDArray[np.int64], ...]:
-    """Split samples into a training part and one further part per share, such as validation and test.
-
-    Each part gets its share of each class, to the nearest sample, and at least one. The samples are drawn with a fixed
-    seed: they depend only on the classes, their order and the shares.
-
-    Args:
-        classes: (n,), class number of each sample.
-        shares: Shares of the further parts, each above 0, sum below 1.
-
-    Returns:
-        Row numbers of the training part, then of each further part, all ascending.
-
-    Raises:
-        RecipeError: There are fewer than two classes, a class has too few samples for all parts, or a share is out of
-            its range.
-    """
-    _check_shares(shares)
-    names, counts = np.unique(classes, return_counts=True)
-    if len(names) < 2:
-        raise RecipeError("labels", f"{len(names)} class", "two classes or more")
-    if counts.min() < len(shares) + 1:
-        raise RecipeError("labels", f"a class of {counts.min()}", f"{len(shares) + 1} samples or more of each class")
-    rng = np.random.default_rng(0)
-    part = np.zeros(len(classes), int)
-    for name, count in zip(names, counts, strict=True):
-        rows = rng.permutation(np.flatnonzero(classes == name))
-        sizes = _sizes(int(count), shares)
-        part[rows[: sum(sizes)]] = np.repeat(np.arange(1, len(shares) + 1), sizes)
-    return tuple(np.flatnonzero(part == number) for number in range(len(shares) + 1))
-
-
-def split_rows(count: int, *shares: float) -> tuple[NDArray[np.int64], ...]:
-    """Split samples without classes, as `split_stratified` splits those of one class: drawn with a fixed seed.
-
-    Args:
-        count: Number of samples.
-        shares: See `split_stratified`.
-
-    Raises:
-        RecipeError: There are too few samples for all parts, or a share is out of its range.
-    """
-    _check_shares(shares)
-    if count < len(shares) + 2:
-        raise RecipeError("rows", count, f"{len(shares) + 2} rows or more")
-    rows = np.random.default_rng(0).permutation(count)
-    ends = np.cumsum(_sizes(count, shares)[::-1])
-    parts = np.split(rows, ends)
-    return tuple(np.sort(part) for part in parts[::-1])
-
-
-def _check_shares(shares: Sequence[float]) -> None:
-    for share in (sum(shares), *shares):
-        check_number("validation", share, "(0, 1)")
-
-
-def _sizes(count: int, shares: Sequence[float]) -> list[int]:
-    """Return the samples per part for a class of `count` samples, leaving at least one for training."""
-    sizes = [max(1, round(share * count)) for share in shares]
-    while sum(sizes) >= count:
-        sizes[sizes.index(max(sizes))] -= 1
-    return sizes
 
 
 def data_hash(*parts: bytes | NDArray[Any]) -> str:
@@ -240,6 +176,8 @@ class TableSource:
         test: The same of the test set.
         task: 'classification', 'regression' or 'auto' (see `_target`).
         drop_unlabelled: Whether to leave out rows without a target.
+        split_by: Name of the column by which rows are divided into parts (see `Division.by_column`); '': they are
+            drawn, equal ones together.
     """
 
     data: str
@@ -250,6 +188,7 @@ class TableSource:
     test: float = 0.2
     task: str = "auto"
     drop_unlabelled: bool = False
+    split_by: str = ""
 
 
 @dataclass(frozen=True)
@@ -283,6 +222,8 @@ class Table:
     kinds: dict[str, Column]
     # Number of rows that were left out because they have no target.
     dropped: int
+    # How the rows are divided.
+    division: Division
 
     @property
     def regression(self) -> bool:
@@ -310,13 +251,18 @@ def read_table(source: TableSource) -> Table:
         frame, target_name = loaded.data.assign(diagnosis=loaded.target_names[loaded.target]), "diagnosis"
     available = f"-o data={source.data} has the columns {_shorten(frame.columns)}"
     categorical, ignored = ([name for name in text.split(",") if name] for text in (source.categorical, source.ignore))
-    for option, names in (("target", [target_name]), ("categorical", categorical), ("ignore", ignored)):
+    named = {"target": [target_name], "categorical": categorical, "ignore": ignored}
+    named["split_by"] = [source.split_by] if source.split_by else []
+    for option, names in named.items():
         for name in names:
             if name not in frame.columns:
                 raise OptionError(f"-o {option}={name}: no such column; {available}")
+    labelled = _drop_unlabelled(frame, target_name, source.drop_unlabelled)
+    division = Division.by_column(labelled[source.split_by]) if source.split_by else None
+    if division is not None and division.times is None:  # a group of its own says nothing about another
+        ignored.append(source.split_by)
     inputs = frame.drop(columns=[target_name, *ignored], errors="ignore")
     kinds = {name: classify_column(inputs[name], name in categorical) for name in inputs.columns}
-    labelled = _drop_unlabelled(frame, target_name, source.drop_unlabelled)
     target = _target(labelled[target_name], source.task)
     numeric, categorical, dates = (
         [name for name, column in kinds.items() if column.kind == kind] for kind in ("number", "category", "date")
@@ -327,12 +273,14 @@ def read_table(source: TableSource) -> Table:
             f"{available}: expected one to learn from beside target and ignore ({unused or 'there is none'})"
         )
     shares = source.validation, source.test
-    parts = split_stratified(target.values, *shares) if target.labels else split_rows(len(labelled), *shares)
-    training, held_out, test = parts
+    if division is None:
+        equal = labelled.groupby([*numeric, *categorical, *dates], sort=False, dropna=False).ngroup()
+        division = Division.of_equal(equal.tolist(), "rows")
+    training, held_out, test = division.parts(target.values if target.labels else None, len(labelled), *shares)
     formats = {name: kinds[name].date_format for name in dates}
     columns = Columns.learn(labelled.iloc[training], numeric, categorical, formats)
     encoded = columns.encode({name: labelled[name] for name in columns.names})
-    return Table(encoded, target, training, held_out, test, columns, kinds, len(frame) - len(labelled))
+    return Table(encoded, target, training, held_out, test, columns, kinds, len(frame) - len(labelled), division)
 
 
 def describe_table(table: Table) -> list[str]:
@@ -340,7 +288,8 @@ def describe_table(table: Table) -> list[str]:
     rows, target = len(table.inputs), table.target
     split = f"{len(table.training)} for training, {len(table.held_out)} for validation, {len(table.test)} for the test"
     dropped = f"; {table.dropped} more without a target are left out" if table.dropped else ""
-    lines = [f"{rows} rows: {split}{dropped}", f"target {target.name}: {target.reason}"]
+    division = f"; {table.division.line}" if table.division.line else ""
+    lines = [f"{rows} rows: {split}{dropped}{division}", f"target {target.name}: {target.reason}"]
     if table.regression:
         values = target.values
         lines.append(f"its range: {values.min():.6g} to {values.max():.6g}, mean {values.mean():.6g}")

@@ -205,7 +205,10 @@ def test_a_date_becomes_numbers_and_a_model_reads_it_alike(frame: pd.DataFrame, 
 def test_what_was_read_is_said(frame: pd.DataFrame, tmp_path: Path) -> None:
     frame.assign(same=1).to_csv(tmp_path / "t.csv", index=False)
     said = describe_table(read(tmp_path / "t.csv"))
-    assert said[0] == "120 rows: 60 for training, 30 for validation, 30 for the test"
+    assert said[0] == (
+        "120 rows: 60 for training, 30 for validation, 30 for the test; 3 rows repeat another; equal ones are in one "
+        "part"
+    )
     assert said[1] == "target bought: classification, since its values are not numbers"
     assert said[2].startswith("2 classes: ")
     assert said[3] == "3 columns to learn from: 2 of kind number, 1 of kind category"
