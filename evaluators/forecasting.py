@@ -6,8 +6,9 @@ one column is, with a key that tells several series apart (`-o key=shop -o targe
 mean (`-o loss=mse`). All series share the weights, and each is forecast from its own past.
 
 The frequency is found, and with it the season (`-o season=`) and a horizon. A missing value takes that of a season
-before and is not scored; more than a fifth missing is refused. Each series is split by time: the last fifth is the test
-part (`-o test=`), the fifth before it judges trials (`-o validation=`). No training window reaches into these parts.
+before and is not scored; more than a fifth missing is refused. All series are divided at the same two times: the last
+fifth is the test part (`-o test=`), the fifth before it judges trials (`-o validation=`). No training window reaches
+into these parts.
 Losses are in units of each series' scale, the mean absolute error of the seasonal naive forecast in its training part,
 so that MASE and losses compare series of any size.
 
