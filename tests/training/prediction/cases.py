@@ -69,16 +69,14 @@ def texts(folder: Path) -> Path:
     return path
 
 
-def parts_of(bound: BoundEvaluator, classes: np.ndarray, test: bool) -> np.ndarray:
-    from evo_tune.training.recipe import split_stratified
-
-    return split_stratified(classes, bound.values.validation, bound.values.test)[2 if test else 1]
+def parts_of(bound: BoundEvaluator, samples: Any, test: bool) -> np.ndarray:
+    return samples.parts(bound.values.validation, bound.values.test)[2 if test else 1]  # type: ignore[no-any-return]
 
 
 def text_rows(bound: BoundEvaluator, data: Path, test: bool, folder: Path) -> Path:
     lines = data.read_text(encoding="utf-8").splitlines()
     path = folder / f"rows{test}.jsonl"
-    chosen = parts_of(bound, bound.values.texts.classes, test)
+    chosen = parts_of(bound, bound.values.texts, test)
     path.write_text("\n".join(lines[row] for row in chosen), encoding="utf-8")
     return path
 
@@ -92,7 +90,7 @@ def arrays(folder: Path) -> Path:
 
 
 def array_rows(bound: BoundEvaluator, data: Path, test: bool, folder: Path) -> Path:
-    chosen = parts_of(bound, bound.values.images.classes, test)
+    chosen = parts_of(bound, bound.values.images, test)
     with np.load(data) as found:
         np.savez(folder / f"rows{test}.npz", images=found["images"][chosen], labels=found["labels"][chosen])
     return folder / f"rows{test}.npz"
@@ -112,7 +110,7 @@ def photos(folder: Path) -> Path:
 
 def photo_rows(bound: BoundEvaluator, data: Path, test: bool, folder: Path) -> Path:
     files = sorted(data.rglob("*.png"))
-    for row in parts_of(bound, bound.values.images.classes, test):
+    for row in parts_of(bound, bound.values.images, test):
         place = folder / f"rows{test}" / files[row].parent.name / files[row].name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(files[row].read_bytes())
