@@ -43,6 +43,7 @@ from evo_tune.training.recipe import (
     FTConfig,
     QuantileOptions,
     RegressionTask,
+    SplitOptions,
     StoppingOptions,
     Table,
     TableOptions,
@@ -92,7 +93,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TableOptions, ClassifierOptions, QuantileOptions):
+class Options(TableOptions, SplitOptions, ClassifierOptions, QuantileOptions):
     """The table."""
 
     sizes = SIZES
@@ -108,9 +109,6 @@ class Options(TableOptions, ClassifierOptions, QuantileOptions):
         False, gene=None, help="Leave out rows without a target; otherwise they are an error"
     )
     categorical: str = option("", gene=None, help="Columns of numbers that are categories, with commas between them")
-    split_by: str = option(
-        "", gene=None, help="Column that divides the rows: by time if it has dates, else each value in one part"
-    )
     ffn: Literal["gelu", "swiglu", "relu2", "reglu"] = redeclare(ArchitectureOptions, "ffn")
     # Small tables are learnt by heart soon after they are learnt. The patience is that of the paper.
     evaluations: int = redeclare(StoppingOptions, "evaluations", 32, reason="often, so that patience stops in time")

@@ -34,6 +34,7 @@ from evo_tune.training.recipe import (
     EncoderSize,
     LabelledTexts,
     OptimizerOptions,
+    SplitOptions,
     TextConfig,
     encode_texts,
     encoder_estimate,
@@ -92,7 +93,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ClassifierOptions):
+class Options(SplitOptions, ClassifierOptions):
     """The texts."""
 
     sizes = SIZES
@@ -100,9 +101,6 @@ class Options(ClassifierOptions):
     data: str = option("", gene=None, help="CSV or JSONL file; empty: docstrings of installed packages")
     text: str = option("text", gene=None, help="Name of the column of texts")
     label: str = option("label", gene=None, help="Name of the column of labels")
-    split_by: str = option(
-        "", gene=None, help="Column that divides the texts: by time if it has dates, else each value in one part"
-    )
     unit: Literal["words", "bytes"] = option("words", help="Tokens of a text")
     buckets: int = option(
         65536,

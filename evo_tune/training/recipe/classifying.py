@@ -32,6 +32,17 @@ class TableOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SplitOptions(Options):
+    """Split of rows."""
+
+    split_by: str = option(
+        "",
+        gene=None,
+        help="Column that divides the rows: at two times if it has dates, else each of its values is in one part",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class EncoderOptions(SaveOptions, ParametrisationOptions, SampleOptions):
     """Held-out data, search space and checkpoints."""
 

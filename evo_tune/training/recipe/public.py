@@ -25,6 +25,7 @@ from evo_tune.training.recipe.classifying import (
     NumbersTask,
     RegressionTask,
     SampleTask,
+    SplitOptions,
     TableOptions,
     encoder_estimate,
     encoder_step_work,

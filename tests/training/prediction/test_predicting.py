@@ -52,7 +52,7 @@ def test_categories_keep_their_names_however_the_column_is_typed(export: Export)
     row = {"width": 3.0, "town": "Ulm", "code": 1, "open": True}
     for name, alike in (("code", [2, 2.0, "2", "2.0"]), ("code", [1, 1.0, "1"]), ("open", [True, 1, 1.0])):
         rows = pd.DataFrame([{**row, name: value} for value in alike], dtype=object)
-        assert len(np.unique(model.predict_proba(rows), axis=0)) == 1
+        assert np.ptp(model.predict_proba(rows), axis=0).max() < 1e-6  # rows of a batch may differ by rounding
     assert model.remarks == []
 
 
