@@ -75,7 +75,7 @@ def check_contents(sdist: Path, wheel: Path) -> None:
     Raises:
         Wrong: A file is missing, or one is there that is not meant.
     """
-    package = {name for name in tracked() if name.startswith(("evo_tune/", "evaluators/"))}
+    package = {name for name in tracked() if name.startswith(("evo_tune/", "evaluators/", "hydra_plugins/"))}
     with tarfile.open(sdist) as content:
         found = {one.name.partition("/")[2] for one in content.getmembers() if one.isfile()}
     _same(sdist, {name for name in found - MADE if not name.startswith("evo_tune.egg-info/")}, package | BESIDE)

@@ -14,6 +14,7 @@ EXTRAS = {
     "dask": ("distributed", "dask", "cryptography"),
     "docs": ("sphinx", "myst_parser", "furo"),
     "hf": ("transformers", "accelerate"),
+    "hydra": ("hydra", "omegaconf"),
     "hyperopt": ("hyperopt",),
     "images": ("PIL", "torchvision"),
     "lightning": ("lightning",),

@@ -128,6 +128,12 @@ def file_names() -> Iterator[tuple[str, list[str]]]:
     yield "trials-*.parquet", sorted(table.trial_schema({"NAME": Float(0.0, 1.0)}, ["NAME"], {}).names)
 
 
+def sweeper_names() -> Iterator[tuple[str, list[str]]]:
+    """Yield the settings of Hydra's sweeper; read as text, because Hydra may not be installed."""
+    text = (ROOT / "hydra_plugins/evo_tune_sweeper/__init__.py").read_text()
+    yield "hydra.sweeper", sorted(re.findall(r"^    ([a-z]\w+): ", text, re.M))
+
+
 def plugin_names() -> Iterator[tuple[str, list[str]]]:
     """Yield what a file of an evaluator may define, and the options and genes of each bundled plug-in."""
     from evo_tune.options.binding import options_of
@@ -169,7 +175,7 @@ def public() -> dict[str, list[str]]:
         # Which submodules are there depends on what was imported before.
         names = [name for name, one in shown.items() if not isinstance(one, ModuleType)]
         found[f"{place.removesuffix('.public')} (provisional)"] = sorted(names)
-    for part in (command_names(), json_names(), file_names(), plugin_names()):
+    for part in (command_names(), json_names(), file_names(), sweeper_names(), plugin_names()):
         found.update(part)
     return found
 
