@@ -301,7 +301,11 @@ def test_the_wheel_has_every_room() -> None:
     listed = re.search(r"^packages = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
     assert listed is not None
     folders = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in PACKAGE.rglob("__init__.py")}
-    assert set(re.findall(r'"([\w.]+)"', listed[1])) == folders | {"evo_tune.evaluators"}
+    assert set(re.findall(r'"([\w.]+)"', listed[1])) == {
+        *folders,
+        "evo_tune.evaluators",
+        "hydra_plugins.evo_tune_sweeper",
+    }
 
 
 def test_the_front_door_imports_lazily() -> None:
