@@ -83,6 +83,33 @@ def stream_tokens(
 
 TOKENIZER = "tokenizer.json"
 
+# A multiplier of a polynomial hash, prime and near 2³² / φ, and its modulus, the Mersenne prime 2³¹ − 1: products fit
+# into 64 bits.
+_MULTIPLIER, _MODULUS = 2_654_435_761, 2**31 - 1
+
+
+def ngram_hashes(tokens: Tensor, config: GPTConfig) -> Iterator[Tensor]:
+    """Yield the row of the n-gram that ends at each token, for each length from 2 to `config.ngrams`.
+
+    Before the first token, and before the first of a document where `config.boundary` is set, n-grams are shorter.
+
+    Args:
+        tokens: (batch, length), integers.
+        config: Shape of the model.
+
+    Yields:
+        (batch, length), integers below `config.ngram_rows`.
+    """
+    if config.ngrams == 1:
+        return
+    earlier = hashes = tokens.long() + 1  # 0 stands for no token
+    for _ in range(config.ngrams - 1):
+        if config.boundary is not None:
+            earlier = earlier.masked_fill(tokens == config.boundary, 0)
+        earlier = F.pad(earlier[:, :-1], (1, 0))
+        hashes = (hashes * _MULTIPLIER + earlier) % _MODULUS
+        yield hashes % config.ngram_rows
+
 
 class GPT(nn.Module):
     """A decoder-only Transformer for language.
@@ -112,6 +139,7 @@ class GPT(nn.Module):
         with skip_initialisation():  # the modules' own initialisation would be overwritten
             self.embedding = nn.Embedding(config.vocab_size, config.width)
             self.positions = nn.Embedding(config.context, config.width) if config.position == "learned" else None
+            self.ngrams = nn.ModuleList(nn.Embedding(config.ngram_rows, config.width) for _ in range(config.ngrams - 1))
             self.dropout = Dropout(config.dropout)
             self.blocks = nn.ModuleList(
                 Block(config, windowed=window < config.context, vocabulary=config.vocab_size if embeds else None)
@@ -144,7 +172,7 @@ class GPT(nn.Module):
         for name, parameter in self.named_parameters():
             if "norm" in name:
                 parameter.fill_(1.0 if name.endswith("weight") else 0.0)
-            elif name.endswith(("bias", ".values.weight")):
+            elif name.endswith(("bias", ".values.weight")) or name.startswith("ngrams."):
                 parameter.zero_()
             elif name.endswith(".scales"):
                 parameter.copy_(torch.tensor([1.0, 0.0]))
@@ -183,6 +211,8 @@ class GPT(nn.Module):
         if length > self.config.context:
             raise RecipeError("length", length, f"up to the context of {self.config.context}; see extend_context")
         x = self.embedding(tokens)
+        for embedding, rows in zip(self.ngrams, ngram_hashes(tokens, self.config), strict=True):
+            x = x + embedding(rows)
         table = self.fixed if self.positions is None else self.positions.weight
         x = self.dropout(x if table is None else x + table[:length])
         rotation = None if self.rotation is None else self.rotation[:, :length]

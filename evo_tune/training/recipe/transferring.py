@@ -348,11 +348,10 @@ class _Transfer:
 
 def _training_size(task: LanguageTask) -> TrainingSize:
     config, estimate = task.config, task.estimate()
-    embeddings = config.vocab_size + (config.context if config.position == "learned" else 0)
     factors = config.scaling and config.scaling.factors(task.options.optimizer_name, "hidden", config)
     return TrainingSize(
         **{name: getattr(config, name) for name in ("width", "depth", "heads", "context", "parameters")},
-        without_embeddings=config.parameters - config.width * embeddings,
+        without_embeddings=config.parameters - config.width * config.embedding_rows,
         tokens=estimate["tokens"],
         flops=estimate["flops"],
         batch=task.batch,

@@ -2,8 +2,11 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import GPT
+from evo_tune.training.models.gpt import ngram_hashes
 from evo_tune.training.recipe import GPTConfig
 
 
@@ -37,6 +41,9 @@ def configs(draw: st.DrawFn) -> GPTConfig:
         softcap=draw(st.sampled_from([0.0, 15.0])),
         value_embeddings=draw(st.booleans()),
         residual_scaling=draw(st.booleans()),
+        ngrams=draw(st.sampled_from([1, 4])),
+        ngram_rows=draw(st.integers(1, 50)),
+        boundary=draw(st.sampled_from([None, 0])),
     )
 
 
@@ -283,23 +290,57 @@ def logits_of(model: GPT) -> torch.Tensor:
 SMALL = {"depth": 3, "width": 32, "heads": 4, "init": "fan_in"}
 
 
-@pytest.mark.parametrize("options", [{"value_embeddings": True}, {"residual_scaling": True}], ids=str)
-def test_value_embeddings_and_residual_scaling_begin_without_effect(options: dict[str, bool]) -> None:
+@pytest.mark.parametrize("options", [{"value_embeddings": True}, {"residual_scaling": True}, {"ngrams": 4}], ids=str)
+def test_optional_parts_begin_without_effect(options: dict[str, Any]) -> None:
     plain, model = GPT(GPTConfig(**SMALL), seed=1), GPT(GPTConfig(**SMALL, **options), seed=1)
     assert torch.equal(logits_of(model), logits_of(plain))
 
 
 @pytest.mark.parametrize(
     ("options", "name"),
-    [({"value_embeddings": True}, "blocks.0.attention.values.weight"), ({"residual_scaling": True}, "blocks.1.scales")],
+    [
+        ({"value_embeddings": True}, "blocks.0.attention.values.weight"),
+        ({"residual_scaling": True}, "blocks.1.scales"),
+        ({"ngrams": 3, "ngram_rows": 20}, "ngrams.1.weight"),
+    ],
 )
-def test_value_embeddings_and_residual_factors_have_a_gradient_at_once(options: dict[str, bool], name: str) -> None:
+def test_optional_parts_have_a_gradient_at_once(options: dict[str, Any], name: str) -> None:
     model = GPT(GPTConfig(**{**SMALL, "init": "normal"}, **options), seed=1)
     tokens = torch.arange(31)[None]
     F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()).backward()
     gradient = model.get_parameter(name).grad
     assert gradient is not None
-    assert gradient[: 1 if name.endswith("scales") else 30].flatten(1 - gradient.ndim).any(-1).all()
+    if name.startswith("ngrams."):
+        rows = list(ngram_hashes(tokens[:, :-1], model.config))[1].unique()
+        assert gradient.any(-1).nonzero().flatten().tolist() == rows.tolist()
+    else:
+        assert gradient[: 1 if name.endswith("scales") else 30].flatten(1 - gradient.ndim).any(-1).all()
+
+
+def test_equal_ngrams_have_equal_rows_and_others_spread_over_all() -> None:
+    config = GPTConfig(vocab_size=64, ngrams=4, ngram_rows=500)
+    tokens = torch.randint(0, 64, (40, 128), generator=torch.Generator().manual_seed(0))
+    for length, rows in enumerate(ngram_hashes(tokens, config), start=2):
+        row_of: dict[tuple[int, ...], int] = {}
+        for sequence, numbers in zip(tokens.tolist(), rows.tolist(), strict=True):
+            for end, row in enumerate(numbers, start=1):
+                ngram = tuple(sequence[max(0, end - length) : end])  # shorter at the start
+                assert row_of.setdefault(ngram, row) == row
+        counts = np.bincount(list(row_of.values()), minlength=500)
+        assert len(row_of) > 2500
+        assert scipy.stats.chisquare(counts).pvalue > 1e-4
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_ngrams_do_not_reach_into_another_document(data: st.DataObject) -> None:
+    config = GPTConfig(vocab_size=9, ngrams=data.draw(st.integers(2, 5)), ngram_rows=10**6, boundary=0)
+    document = data.draw(st.lists(st.integers(1, 8), min_size=1, max_size=8))
+    before = data.draw(st.lists(st.integers(0, 8), max_size=8))
+    alone = ngram_hashes(torch.tensor([document]), config)
+    after = ngram_hashes(torch.tensor([[*before, 0, *document]]), config)
+    for rows, later_rows in zip(alone, after, strict=True):
+        assert rows[0].tolist() == later_rows[0, len(before) + 1 :].tolist()
 
 
 def test_every_second_block_from_the_last_has_value_embeddings() -> None:

@@ -130,7 +130,8 @@ def activation_bytes(config: GPTConfig, batch: int, setup: Setup) -> float:
     if setup.precision != "fp32":
         copies = e * (config.matmul_parameters - d * config.vocab_size) / config.depth
         blocks = [block + copies for block in blocks]
-    ends = tokens * ((4 + e) * d + _statistics(config) + 8)  # the last norm, its statistics, and the tokens
+    # The last norm, its statistics, the tokens, and the rows of their n-grams.
+    ends = tokens * ((4 + e) * d + _statistics(config) + 8 * config.ngrams)
     ends += tokens * d * (1 if setup.device == "cuda" else 4) if config.dropout else 0
     ends += e * d * config.vocab_size if setup.precision != "fp32" else 0
     if config.boundary is not None and (recompute is not None or config.vocab_size >= LARGE_VOCABULARY):

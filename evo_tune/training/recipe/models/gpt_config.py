@@ -116,6 +116,10 @@ class GPTConfig(ModelConfig):
             values. The embeddings begin at zero.
         residual_scaling: Whether the input of each block is λ · x + μ · x₀ instead of the residual stream x. x₀ is the
             first block's input; λ and μ are learned, from 1 and 0.
+        ngrams: Length n of the longest sequences of tokens that end at a token and whose embeddings are added to the
+            token's, one of each length from 2 to n (Byte Latent Transformer, arXiv:2412.09871); 1: none. The
+            embeddings begin at zero.
+        ngram_rows: Rows of each table of n-gram embeddings; n-grams that share a hash share a row.
         norm_eps: ε that norms add to the variance or mean square, above 0.
         ffn_multiple: Divisor of the hidden width with a gate; 64 for model files without this field.
         scaling: Parametrisation by size; None: standard.
@@ -151,6 +155,8 @@ class GPTConfig(ModelConfig):
     softcap: float = option(0.0, bounds="[0, inf)")
     value_embeddings: bool = option(False)
     residual_scaling: bool = option(False)
+    ngrams: int = option(1, bounds="[1, 8]")
+    ngram_rows: int = option(16384, bounds="[1, 16777216]")
     norm_eps: float = option(1e-5, bounds="(0, 1)")
     ffn_multiple: int = option(8, bounds="[1, inf)")
     scaling: Parametrisation | None = None
@@ -250,6 +256,12 @@ class GPTConfig(ModelConfig):
         return self.depth * (d * (self.block_outputs - d) + d * f) + d * self.vocab_size
 
     @property
+    def embedding_rows(self) -> int:
+        """Number of embeddings of tokens, positions and n-grams, each of the model's width."""
+        positions = self.context if self.position == "learned" else 0
+        return self.vocab_size + positions + (self.ngrams - 1) * self.ngram_rows
+
+    @property
     def parameters(self) -> int:
         """Number of trainable parameters, with a tied head counted once."""
         d = self.width
@@ -258,7 +270,7 @@ class GPTConfig(ModelConfig):
             norms *= 2
         if self.qk_norm:
             norms += self.depth * 2 * (d // self.heads)
-        embeddings = (self.vocab_size + (self.context if self.position == "learned" else 0)) * d
+        embeddings = self.embedding_rows * d
         embeddings += sum(self.embeds_values) * self.vocab_size * d * self.key_value_heads // self.heads
         biases = self.depth * self.block_outputs if self.bias else 0
         scales = 2 * self.depth if self.residual_scaling else 0
@@ -322,6 +334,18 @@ class ArchitectureOptions(Options):
     value_embeddings: bool = option(False, help="Add embeddings of the tokens to the values of every second block")
     residual_scaling: bool = option(
         False, help="Learn factors of the residual stream and of the first block's input, for each block"
+    )
+    ngrams: int = option(
+        1,
+        bounds="[1, 8]",
+        gene="1|2|3|4|5",
+        help="Add embeddings of the n-grams that end at a token, one of each length from 2 to this; 1: none",
+    )
+    ngram_rows: int = option(
+        16384,
+        bounds="[1, 16777216]",
+        gene="1024|4096|16384|65536",
+        help="Rows of each table of n-gram embeddings, which are found by a hash",
     )
     softcap: float = option(
         0.0, bounds="[0, inf)", gene="0.0|15.0|30.0", help="Bound c of the logits, by c·tanh(logits/c); 0: no bound"

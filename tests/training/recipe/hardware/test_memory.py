@@ -56,6 +56,7 @@ def saved_bytes(model: GPT, tokens: torch.Tensor, precision: str) -> int:
         {"heads": 16, "kv_heads": 2, "window": 32, "position": "rope"},
         {"window": 32, "window_pattern": "SL", "context": 288},  # in chunks
         {"window": 8, "position": "rope", "kv_heads": 2, "context": 288},
+        {"ngrams": 4, "ngram_rows": 64},
         {"boundary": 0},
         {"boundary": 0, "context": 32},
         {"boundary": 0, "context": 264, "kv_heads": 2, "position": "rope"},  # beyond plain products in bf16
