@@ -24,6 +24,7 @@ from evo_tune.training.recipe import (
     LanguageOptions,
     LanguageTask,
     SaveOptions,
+    bytes_to_train_on,
     check_integer,
     describe_text,
     encoding_warnings,
@@ -108,8 +109,13 @@ OPEN = {
     "value_embeddings": Choice((False, True)),
     "lr_embedding": Float(0.3, 30.0, log=True),
     "decay_fraction": Float(0.1, 0.8, widest=(0.0, 1.0)),
+    "ngrams": Choice((1, 3, 5), ordered=True),
 }
 """Genes of options that matter at every size; an option that differs from its default is fixed instead."""
+
+# Longest n-grams with embeddings by default, where a training reads the text at most `MOST_PASSES` times. If it reads
+# it more often, they learn the text by heart (benchmarks/LOG.md).
+NGRAMS, MOST_PASSES = 5, 2.0
 
 
 def SPACE(options: Options) -> SearchSpace:  # noqa: N802
@@ -143,6 +149,9 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
         usual = getattr(Options, name)  # a default of a dataclass
         if getattr(options, name) == usual:
             genes[name] = replace(gene, default=usual)
+    passes = options.training_tokens(**size.default_training) / bytes_to_train_on(options.data)
+    if "ngrams" in genes and passes <= MOST_PASSES:
+        genes["ngrams"] = replace(genes["ngrams"], default=NGRAMS)
     return SearchSpace(repair, _optional_genes(options, size), **genes).near_default()
 
 

@@ -55,7 +55,7 @@ def parameter_kinds(model: nn.Module) -> dict[nn.Parameter, str]:
     kinds: dict[nn.Parameter, str] = {}
     for name, weight in model.named_parameters():
         if weight in embeddings:
-            kinds[weight] = "embedding"
+            kinds[weight] = "ngram" if name.startswith("ngrams.") else "embedding"
         elif name.startswith("blocks."):
             kinds[weight] = "hidden" if weight in matrices else "block"
         else:

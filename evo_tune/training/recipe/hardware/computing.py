@@ -296,12 +296,13 @@ def gpt_work(config: GPTConfig, windows: int, optimizer: str, judged: float = 0.
     keys = sum(config.keys(window, config.context) for window in config.windows)
     channels = 8 * config.width + (1 + config.ffn_maps) * config.ffn_width
     channels += 2 * config.width * ((config.position == "rope") + config.qk_norm)
+    added = 3 * config.width * (config.ngrams - 1)  # look-ups, sums, and the gradient's
     passing = {
         "products": 6.0 * config.matmul_parameters,
         "attention": 12.0 * config.width * keys,
         "scores": float(config.heads * keys),
         "heads": config.depth * config.heads / config.context,
-        "elements": float(config.depth * channels),
+        "elements": float(config.depth * channels + added),
         "logits": float(config.vocab_size),
     }
     work = _work(passing, config.depth, windows * config.context, judged)

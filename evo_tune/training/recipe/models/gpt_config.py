@@ -156,7 +156,7 @@ class GPTConfig(ModelConfig):
     value_embeddings: bool = option(False)
     residual_scaling: bool = option(False)
     ngrams: int = option(1, bounds="[1, 8]")
-    ngram_rows: int = option(16384, bounds="[1, 16777216]")
+    ngram_rows: int = option(4096, bounds="[1, 16777216]")
     norm_eps: float = option(1e-5, bounds="(0, 1)")
     ffn_multiple: int = option(8, bounds="[1, inf)")
     scaling: Parametrisation | None = None
@@ -342,7 +342,7 @@ class ArchitectureOptions(Options):
         help="Add embeddings of the n-grams that end at a token, one of each length from 2 to this; 1: none",
     )
     ngram_rows: int = option(
-        16384,
+        4096,
         bounds="[1, 16777216]",
         gene="1024|4096|16384|65536",
         help="Rows of each table of n-gram embeddings, which are found by a hash",

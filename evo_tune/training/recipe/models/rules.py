@@ -53,9 +53,9 @@ C = TypeVar("C", bound="ModelConfig")
 P = TypeVar("P", bound="ParametrisationOptions")
 
 # Kinds of parameters. 'hidden': matrices in blocks; 'block': other parameters in blocks; 'embedding': embeddings of
-# tokens and positions, and a head that shares their weights; 'head': the output head; 'other': the rest, such as the
-# final norm.
-KINDS = ("hidden", "block", "embedding", "head", "other")
+# tokens and positions, and a head that shares their weights; 'ngram': embeddings of n-grams; 'head': the output head;
+# 'other': the rest, such as the final norm.
+KINDS = ("hidden", "block", "embedding", "ngram", "head", "other")
 
 
 class Factors(NamedTuple):
