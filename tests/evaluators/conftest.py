@@ -34,8 +34,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
                 "other_text": two,
                 "label": int((one[0] in "abc") ^ (rng.random() < 0.2)),
                 "other_label": int(rng.integers(3)),
+                "b": number % 12,
             }
-            for one, two in zip(words[::2], words[1::2], strict=True)
+            for number, (one, two) in enumerate(zip(words[::2], words[1::2], strict=True))
         ]
         (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     for name in ("table", "other_table"):

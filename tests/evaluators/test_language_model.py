@@ -124,8 +124,19 @@ def test_what_matters_is_a_gene_at_every_size_unless_an_option_is_given(evaluato
         for gene in space.genes.values():
             assert 0.0 < gene.encode(gene.middle()) < 1.0 or gene.middle() in (0.0, False, "muon", "rope")
     given = {"optimizer": "adamw", "position": "learned", "qk_norm": True, "value_embeddings": True}
-    given |= {"lr_embedding": 1.0, "decay_fraction": 0.2}
+    given |= {"lr_embedding": 1.0, "decay_fraction": 0.2, "ngrams": 2}
     assert not set(given) & set(evaluator.bind(given).space.genes)
+
+
+@pytest.mark.parametrize(
+    ("options", "default"),
+    [({"size": "tiny"}, 5), ({"size": "small"}, 1), ({"size": "small", "tokens": 10000}, 5), ({"tokens": 10**6}, 1)],
+)
+def test_ngrams_are_the_default_where_a_text_is_read_twice_at_most(
+    evaluator: Evaluator, options: dict[str, Any], default: int
+) -> None:
+    assert evaluator.bind(options).space.default()["ngrams"] == default
+    assert "ngrams" not in evaluator.bind({**options, "ngrams": 4}).space.default()
 
 
 @pytest.mark.parametrize("size", ["3", "3x", "0x64", "3x60", "3x96x64", "3x96x0x64", "x" * 1000, "9" * 9 + "x64"])

@@ -30,6 +30,8 @@ OPTIONS: dict[str, dict[str, object]] = {
         "ffn": "relu2",
         "softcap": 15.0,
         "value_embeddings": True,
+        "ngrams": 3,
+        "ngram_rows": 50,
         "residual_scaling": True,
     },
     "several": {

@@ -16,7 +16,14 @@ TOKENS = torch.randint(0, 16, (4, 8), generator=torch.Generator().manual_seed(0)
         {},
         {"bias": True, "tied": False},
         {"position": "rope", "ffn": "swiglu"},
-        {"norm": "rmsnorm", "ffn": "relu2", "value_embeddings": True, "residual_scaling": True, "softcap": 5.0},
+        {
+            "norm": "rmsnorm",
+            "ffn": "relu2",
+            "value_embeddings": True,
+            "ngrams": 3,
+            "residual_scaling": True,
+            "softcap": 5.0,
+        },
     ],
 )
 @pytest.mark.parametrize("depth", [2, 3, 4, 7])

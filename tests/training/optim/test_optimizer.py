@@ -120,7 +120,7 @@ def test_with_zero_gradients_weights_shrink_by_the_product(
 @pytest.mark.parametrize("build", [AdamW, SGD, Muon])
 @pytest.mark.parametrize("tied", [True, False])
 def test_groups_of_parameters_have_their_own_rates(build: type[AdamW | SGD | Muon], tied: bool) -> None:
-    model = GPT(GPTConfig(depth=2, tied=tied, bias=True, value_embeddings=True, residual_scaling=True))
+    model = GPT(GPTConfig(depth=2, tied=tied, bias=True, value_embeddings=True, residual_scaling=True, ngrams=2))
     optimizer = build(lr=0.01, rates=GroupFactors(embedding=2.0, head=3.0, vectors=5.0)).build(model)
     names = {weight: name for name, weight in model.named_parameters()}
     found = {names[p]: group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}

@@ -40,7 +40,14 @@ def counted(model: GPT, tokens: torch.Tensor) -> int:
         {"position": "sinusoidal", "ffn": "swiglu"},
         {"kv_heads": 2, "bias": True, "ffn": "reglu"},
         {"kv_heads": 1, "ffn": "swiglu", "position": "rope"},
-        {"norm": "rmsnorm", "ffn": "relu2", "softcap": 15.0, "value_embeddings": True, "residual_scaling": True},
+        {
+            "norm": "rmsnorm",
+            "ffn": "relu2",
+            "softcap": 15.0,
+            "value_embeddings": True,
+            "residual_scaling": True,
+            "ngrams": 3,
+        },
     ],
 )
 def test_options_keep_the_formula_exact(options: dict[str, object]) -> None:
