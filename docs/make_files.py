@@ -35,6 +35,7 @@ TITLES = {
     events.CandidateRecord: "Candidate",
     events.Result: "Outcome",
     events.Range: "Gene",
+    events.Submitted: "Submission",
     manifest.Learned: "Earlier run",
 }
 """Titles of the tables of types that are part of others."""
@@ -136,7 +137,7 @@ def journal_block() -> list[str]:
             for name, kind, text in (one for one in described(event) if one[0] not in common):
                 yield tag, f"`{name}`", kind, text
 
-    return [*rows("event, key, type", lines()), *(x for kind in list(TITLES)[:3] for x in part(kind, 3))]
+    return [*rows("event, key, type", lines()), *(x for kind in list(TITLES)[:4] for x in part(kind, 3))]
 
 
 PARTS: dict[str, Callable[[], str]] = {

@@ -32,6 +32,7 @@ OUTPUT_TYPES: dict[str, Any] = {
     "resume": RunSummary,
     "list": list[ListedRun],
     "status": RunStatus,
+    "propose": formats.ProposedGenomes,
     "show": RunDetails,
     "watch": formats.WatchedRun,
     "mcp": formats.AgentTools,

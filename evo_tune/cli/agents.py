@@ -8,6 +8,7 @@ links included; the code that a run executes is not watched.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
@@ -24,7 +25,7 @@ from evo_tune.cli.shared import WORD, option_text
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.plugins.command import is_command
 from evo_tune.store.manifest import MANIFEST
-from evo_tune.store.run_folders import DEFAULT_STORE, TRIALS
+from evo_tune.store.run_folders import DEFAULT_STORE, TRIALS, list_runs
 from evo_tune.text import escape_unprintable, one_line
 from evo_tune.trust import safe_files
 from evo_tune.trust.decide import describe_paths, paths_outside_folder
@@ -64,12 +65,12 @@ class Workplace:
     @property
     def tools(self) -> dict[str, Callable[..., str]]:
         """The tools by name; docstrings and annotations describe them to the agent."""
-        methods = (self.start, self.resume, self.status, self.results, self.runs, self.log, self.stop)
+        methods = (self.start, self.resume, self.propose, self.status, self.results, self.runs, self.log, self.stop)
         return {tool.__name__: tool for tool in methods}
 
     def start(
         self,
-        name: str,
+        run: str,
         evaluator: str = "language_model",
         options: dict[str, str | int | float | bool] | None = None,
         genes: list[str] | None = None,
@@ -85,7 +86,7 @@ class Workplace:
         Give a limit: trials or hours. The run continues in the background; `status` watches it.
 
         Args:
-            name: Name of the new run.
+            run: Name of the new run.
             evaluator: A bundled evaluator, the path of an evaluator's file in the folder, or the command of a Python
                 script in the folder with a placeholder for each gene: 'python train.py --lr {lr}'.
             options: Options of the evaluator by name.
@@ -104,16 +105,16 @@ class Workplace:
                 raise UsageError(f"option {shown} cannot be given here: expected the name of an option")
         _check_evaluator(root, evaluator)
         _check_paths(root, [*option_texts.values(), *(genes or ())])
-        if safe_files.exists(root, DEFAULT_STORE, _check_run_name(name)):
-            raise UsageError(f"run {name} exists: choose another name, or use `resume`")
+        if safe_files.exists(root, DEFAULT_STORE, _check_run_name(run)):
+            raise UsageError(f"run {run} exists: choose another name, or use `resume`")
         words = [f"-o{option}={text}" for option, text in option_texts.items()]
         words += [f"--gene={text}" for text in genes or ()] + [f"--objective={text}" for text in objectives or ()]
         words += _flags(trials=trials, hours=hours, slots=slots, seed=seed)
-        return self._begin(root, name, ["run", f"--name={name}", *words, "--", evaluator])
+        return self._begin(root, run, ["run", f"--name={run}", *words, "--", evaluator])
 
     def resume(
         self,
-        name: str,
+        run: str,
         trials: int | None = None,
         hours: float | None = None,
         slots: int | None = None,
@@ -122,34 +123,60 @@ class Workplace:
         """Continue a saved run, and return its state. Limits are totals, so give a larger one.
 
         Args:
-            name: Name of the run.
+            run: Name of the run.
             trials: Maximum number of trials, those of earlier sessions included.
             hours: Maximum time in hours of all sessions.
             slots: Number of trainings at the same time.
             folder: One of the named folders; by default the first.
         """
-        root = self._run(folder, name)
-        return self._begin(root, name, ["resume", *_flags(trials=trials, hours=hours, slots=slots), "--", name])
+        root, run = self._run(folder, run)
+        return self._begin(root, run, ["resume", *_flags(trials=trials, hours=hours, slots=slots), "--", run])
 
-    def status(self, name: str, folder: str = "") -> str:
+    def propose(self, run: str, genomes: list[dict[str, str | int | float | bool]], folder: str = "") -> str:
+        """Propose genomes to a run, which trains them next, and return them with all genes as JSON.
+
+        They count for the limits of the run, and are recorded as proposed by 'agent'. `results` predicts their values
+        before. If the run has ended, `resume` trains them.
+
+        Args:
+            run: Name of the run.
+            genomes: Values of genes by name, such as {"lr": 0.003, "depth": 4}; all others have their defaults.
+            folder: One of the named folders; by default the first.
+        """
+        root, run = self._run(folder, run)
+        texts = [json.dumps(genome) for genome in genomes]
+        return _command_output(root, ["propose", "--source=agent", "--format=json", "--", run, *texts])
+
+    def status(self, run: str = "", folder: str = "") -> str:
         """Return the state of a run as JSON: whether it is running, its best trial, its forecast and its slots.
 
         Args:
-            name: Name of the run.
+            run: Name of the run; by default the latest one.
             folder: One of the named folders; by default the first.
         """
-        return _command_output(self._run(folder, name), ["status", "--format=json", "--", name])
+        root, run = self._run(folder, run)
+        return _command_output(root, ["status", "--format=json", "--", run])
 
-    def results(self, name: str, top: int = 10, folder: str = "") -> str:
-        """Return the results of a run as JSON: the recommended trial, the best ones, failures, importances.
+    def results(
+        self,
+        run: str = "",
+        top: int = 10,
+        genomes: list[dict[str, str | int | float | bool]] | None = None,
+        folder: str = "",
+    ) -> str:
+        """Return all that a run has learned, as JSON, and predicted values of genomes before they are trained.
+
+        It has the recommended trial and the best ones, failures, effects of genes, open questions, waiting proposals.
 
         Args:
-            name: Name of the run.
+            run: Name of the run; by default the latest one.
             top: Number of best trials, at most 50.
+            genomes: Genomes to predict, as `propose` takes them.
             folder: One of the named folders; by default the first.
         """
-        words = ["show", f"--top={min(max(1, top), MOST)}", "--format=json", "--", name]
-        return _command_output(self._run(folder, name), words)
+        root, run = self._run(folder, run)
+        words = [f"--predict={json.dumps(genome)}" for genome in genomes or ()]
+        return _command_output(root, ["show", f"--top={min(max(1, top), MOST)}", "--format=json", *words, "--", run])
 
     def runs(self, folder: str = "") -> str:
         """Return all runs of a folder as JSON.
@@ -161,38 +188,38 @@ class Workplace:
         self._check_store(root)
         return _command_output(root, ["list", "--format=json"])
 
-    def log(self, name: str, trial: int, folder: str = "") -> str:
+    def log(self, run: str, trial: int, folder: str = "") -> str:
         """Return the end of what a trial's training printed, or the traceback of its error.
 
         Args:
-            name: Name of the run.
+            run: Name of the run.
             trial: Number of the trial.
             folder: One of the named folders; by default the first.
         """
-        root = self._run(folder, name)
+        root, run = self._run(folder, run)
         for file in ("error.txt", "log.txt"):
-            if safe_files.exists(root, DEFAULT_STORE, name, TRIALS, f"{trial:06d}", file):
-                text = safe_files.read(root, DEFAULT_STORE, name, TRIALS, f"{trial:06d}", file, limit=LARGEST_LOG)
+            if safe_files.exists(root, DEFAULT_STORE, run, TRIALS, f"{trial:06d}", file):
+                text = safe_files.read(root, DEFAULT_STORE, run, TRIALS, f"{trial:06d}", file, limit=LARGEST_LOG)
                 lines = text.decode("utf-8", "replace")[-LONGEST_LOG:].splitlines()
                 return "\n".join(map(escape_unprintable, lines))
-        return f"trial {trial} of {name} has no log"
+        return f"trial {trial} of {run} has no log"
 
-    def stop(self, name: str, folder: str = "") -> str:
+    def stop(self, run: str, folder: str = "") -> str:
         """Stop a run that was started here, as Ctrl-C does: running trials finish and are saved.
 
         A second call stops at once; trials that are lost run again with `resume`.
 
         Args:
-            name: Name of the run.
+            run: Name of the run.
             folder: One of the named folders; by default the first.
         """
-        process = self._started.get((self._root(folder), _check_run_name(name)))
+        process = self._started.get((self._root(folder), _check_run_name(run)))
         if process is None:
-            raise UsageError(f"run {name} was not started here: stop it where it runs, with Ctrl-C")
+            raise UsageError(f"run {run} was not started here: stop it where it runs, with Ctrl-C")
         if process.poll() is not None:
-            return f"run {name} has ended already"
+            return f"run {run} has ended already"
         process.send_signal(signal.SIGINT)
-        return f"run {name} is stopping: its running trials finish; `stop` again stops at once"
+        return f"run {run} is stopping: its running trials finish; `stop` again stops at once"
 
     def _root(self, folder: str) -> str:
         """Return a named folder."""
@@ -201,14 +228,16 @@ class Workplace:
             raise UsageError(f"folder {folder!r} was not named at the start: expected one of {', '.join(self.folders)}")
         return root
 
-    def _run(self, folder: str, name: str) -> str:
-        """Return the named folder of a run that is in it, and not behind a link."""
+    def _run(self, folder: str, run: str) -> tuple[str, str]:
+        """Return a named folder, and the run in it with a name, or the latest one; no run that is behind a link."""
         root = self._root(folder)
-        with (
-            _os_error_as_usage(f"there is no run {name} in {root}"),
-            safe_files.folder(root, DEFAULT_STORE, _check_run_name(name)),
-        ):
-            return root
+        self._check_store(root)
+        paths = list_runs(Path(root, DEFAULT_STORE))
+        names = [path.name for path in paths if WORD.fullmatch(path.name) and not path.is_symlink()]
+        if run in names or (names and not run):
+            return root, run or names[-1]
+        latest = ", ".join(reversed(names[-MOST:])) or "none"
+        raise UsageError(f"there is no run {one_line(repr(run), 60)} in {root}: it holds {latest}")
 
     def _check_store(self, root: str) -> None:
         if safe_files.exists(root, DEFAULT_STORE):
@@ -218,27 +247,27 @@ class Workplace:
             ):
                 pass
 
-    def _begin(self, root: str, name: str, words: list[str]) -> str:
+    def _begin(self, root: str, run: str, words: list[str]) -> str:
         """Start a command that runs in the background, and return its state once its run is saved."""
         self._check_store(root)
-        running = self._started.get((root, name))
-        if running is not None and running.poll() is None:
-            raise UsageError(f"run {name} is running already: `status` watches it")
+        process = self._started.get((root, run))
+        if process is not None and process.poll() is None:
+            raise UsageError(f"run {run} is running already: `status` watches it")
         output = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
         process = _start_process(root, [words[0], "--quiet", *words[1:]], output)
-        self._started[root, name] = process
+        self._started[root, run] = process
         deadline = time.monotonic() + BEGINS
         while time.monotonic() < deadline and process.poll() is None:
-            if words[0] == "run" and safe_files.exists(root, DEFAULT_STORE, name, MANIFEST):
+            if words[0] == "run" and safe_files.exists(root, DEFAULT_STORE, run, MANIFEST):
                 break
             time.sleep(0.2)
             if words[0] == "resume" and time.monotonic() > deadline - BEGINS + 3.0:  # an error comes at once
                 break
         if process.poll():
             raise StoreError(_last_line(output) or f"evo-tune {words[0]} ended with code {process.returncode}")
-        if not safe_files.exists(root, DEFAULT_STORE, name, MANIFEST):
-            return f"run {name} is being planned; `status` will tell when it has begun"
-        return self.status(name, root)
+        if not safe_files.exists(root, DEFAULT_STORE, run, MANIFEST):
+            return f"run {run} is being planned; `status` will tell when it has begun"
+        return self.status(run, root)
 
 
 @contextlib.contextmanager
@@ -336,6 +365,7 @@ def server(workplace: Workplace) -> Any:
     """
     from functools import wraps
 
+    from evo_tune import __version__
     from evo_tune.errors import EvoTuneError, require_extra
 
     with require_extra("evo-tune mcp", "mcp"):
@@ -345,7 +375,8 @@ def server(workplace: Workplace) -> Any:
     mcp_server = MCPServer(
         "evo-tune",
         instructions="Searches hyperparameters and architectures by evolution. Start a run, watch its status, read its "
-        f"results. Folders: {', '.join(workplace.folders)}.",
+        f"results, propose genomes. Folders: {', '.join(workplace.folders)}.",
+        version=__version__,
         log_level="ERROR",
     )
 

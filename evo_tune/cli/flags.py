@@ -11,17 +11,21 @@ import csv
 import io
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from evo_tune.cli import shared
-from evo_tune.errors import OptionError, StoreError, UsageError
+from evo_tune.errors import OptionError, SpaceError, StoreError, UsageError
 from evo_tune.options.declare import AUTO, Options, dataclass_options, union_members
 from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.text import from_csv_cell, one_line
+
+if TYPE_CHECKING:
+    from evo_tune.genome.genes import Gene
 
 # Defaults of `evo-tune run` that differ from those of `Search`: the command ends with a final comparison, and with a
 # limit in training time the leading genomes get extra seeds (`loop.plan`).
@@ -184,11 +188,8 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
     from evo_tune.store.run import Run
     from evo_tune.store.run_folders import find_run
 
-    path = Path(source)
-    read = {".csv": _genomes_of_csv, ".json": _genomes_of_json}.get(path.suffix)
-    if read is not None and path.is_file():
-        genomes = read(path)
-    else:
+    genomes = read_genome_file("--warm-start", Path(source))
+    if genomes is None:
         try:
             run = Run.open(find_run(store, source))
         except StoreError as error:
@@ -198,6 +199,48 @@ def read_genomes(source: str, store: Path) -> list[dict[str, Any]]:
     if not genomes:
         raise UsageError(f"--warm-start {source}: expected at least one genome, found none")
     return genomes
+
+
+def read_genome_file(flag: str, path: Path) -> list[dict[str, Any]] | None:
+    """Return the genomes of a CSV or JSON file (see `read_genomes`); None if the path is none.
+
+    Args:
+        flag: Flag or argument that names the file, for messages.
+        path: Path of the file.
+
+    Raises:
+        UsageError: The file cannot be read, or has another content.
+    """
+    read = {".csv": _genomes_of_csv, ".json": _genomes_of_json}.get(path.suffix)
+    return read(flag, path) if read is not None and path.is_file() else None
+
+
+def parse_genome(text: str, genes: Mapping[str, Gene]) -> dict[str, Any]:
+    """Return the genome of a typed text, not yet checked: 'lr=3e-3 depth=4', or a JSON object.
+
+    Raises:
+        UsageError: The text has another form.
+    """
+    from evo_tune.genome.values import read_value
+    from evo_tune.options.binding import split_assignments
+    from evo_tune.store.manifest import read_json
+
+    shown = one_line(repr(text), 60)
+    try:
+        if text.lstrip().startswith("{"):
+            genome = read_json(text.encode())
+            return dict(genome)
+        texts = split_assignments(shlex.split(text), "gene")
+    except (ValueError, OptionError) as error:  # a quotation mark without its second one
+        expected = "expected 'NAME=VALUE NAME=VALUE', a JSON object, or a .csv or .json file"
+        raise UsageError(f"genome {shown}: {one_line(str(error))}: {expected}") from None
+    values: dict[str, Any] = {}
+    for name, value in texts.items():
+        try:
+            values[name] = genes[name].parse(value)
+        except (KeyError, SpaceError):  # unknown, or outside of its range
+            values[name] = read_value(value)
+    return values
 
 
 def _read_text(flag: str, path: Path, limit: int) -> str:
@@ -217,11 +260,11 @@ def _read_text(flag: str, path: Path, limit: int) -> str:
         raise OptionError(f"{flag} {path}: {error.strerror}; check the file") from None
 
 
-def _genomes_of_csv(path: Path) -> list[dict[str, Any]]:
+def _genomes_of_csv(flag: str, path: Path) -> list[dict[str, Any]]:
     from evo_tune.genome.values import read_value
     from evo_tune.store.table import GENE_PREFIX
 
-    reader = csv.reader(io.StringIO(_read_text("--warm-start", path, LARGEST_GENOME_FILE), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_read_text(flag, path, LARGEST_GENOME_FILE), newline=""), strict=True)
     genomes = []
     try:
         header = [from_csv_cell(name) for name in next(reader, [])]
@@ -229,29 +272,28 @@ def _genomes_of_csv(path: Path) -> list[dict[str, Any]]:
         for cells in filter(None, reader):  # an empty line has no cells
             if len(cells) != len(header):
                 raise UsageError(
-                    f"--warm-start {path}, line {reader.line_num}: {len(cells)} columns: expected {len(header)}, as in "
-                    "line 1"
+                    f"{flag} {path}, line {reader.line_num}: {len(cells)} columns: expected {len(header)}, as in line 1"
                 )
             genes = [(name, cell) for name, cell in zip(header, cells, strict=True) if name and name.startswith(prefix)]
             genomes.append({name.removeprefix(prefix): read_value(from_csv_cell(cell)) for name, cell in genes})
     except csv.Error as error:
-        raise UsageError(f"--warm-start {path}, line {reader.line_num}: {error}; expected CSV") from None
+        raise UsageError(f"{flag} {path}, line {reader.line_num}: {error}; expected CSV") from None
     return genomes
 
 
-def _genomes_of_json(path: Path) -> list[dict[str, Any]]:
+def _genomes_of_json(flag: str, path: Path) -> list[dict[str, Any]]:
     from evo_tune.store.manifest import read_json
 
     try:
-        data = read_json(_read_text("--warm-start", path, LARGEST_GENOME_FILE).encode())
+        data = read_json(_read_text(flag, path, LARGEST_GENOME_FILE).encode())
     except ValueError as error:
-        raise UsageError(f"--warm-start {path}: {error}; expected JSON") from None
+        raise UsageError(f"{flag} {path}: {error}; expected JSON") from None
     genomes = []
     for number, row in enumerate(data if isinstance(data, list) else [data], 1):
         genome = row.get("genome", row) if isinstance(row, dict) else row
         if not isinstance(genome, dict):
             raise UsageError(
-                f"--warm-start {path}, row {number}: {one_line(repr(genome), 60)} is no genome: expected an object of "
+                f"{flag} {path}, row {number}: {one_line(repr(genome), 60)} is no genome: expected an object of "
                 "gene names to values"
             )
         genomes.append(genome)

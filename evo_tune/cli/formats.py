@@ -283,6 +283,24 @@ class ShellScript(Struct, forbid_unknown_fields=True, kw_only=True):
     script: str
 
 
+class ProposedGenomes(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Genomes that were submitted to a run.
+
+    Args:
+        run: Name of the run.
+        source: Who proposed them.
+        running: Whether the run gave a recent sign of life; if not, a resume trains them.
+        waiting: Number of submitted genomes that the run has not taken yet.
+        genomes: The genomes with all genes, before the evaluator's repair.
+    """
+
+    run: str
+    source: str
+    running: bool
+    waiting: int
+    genomes: list[Genome]
+
+
 class AgentTool(Struct, forbid_unknown_fields=True, kw_only=True):
     """A tool for coding agents.
 

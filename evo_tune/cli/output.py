@@ -64,6 +64,7 @@ class RunStatus(Struct, forbid_unknown_fields=True, kw_only=True):
         failed: Number of results that failed.
         pruned: Number of trainings that were stopped early.
         best: Best trial so far.
+        waiting: Number of genomes that were proposed from outside (`evo-tune propose`) and that the run has not taken.
         seconds_since_last_event: Time since the last write to the journal. Unit: s.
         forecast: Forecast of the whole run; null if it is not running, or too little is known.
         slots: Work of each slot; empty if the run is not running.
@@ -77,6 +78,7 @@ class RunStatus(Struct, forbid_unknown_fields=True, kw_only=True):
     failed: int
     pruned: int
     best: TrialSummary | None
+    waiting: int
     seconds_since_last_event: float
     forecast: RunForecast | None
     slots: tuple[SlotWork, ...]

@@ -26,6 +26,9 @@ DEFAULT = "default"
 # Operator of a genome that the user gave, proposed right after the default.
 WARM_START = "warm-start"
 
+# Beginning of the operator of a genome that was submitted to a run in progress; its source follows.
+SUBMITTED = "proposed by "
+
 # Operator of a training run that continues to the next rung.
 PROMOTION = "promotion"
 
@@ -161,7 +164,7 @@ class Proposal:
     Args:
         genome: A snapped genome (see `SearchSpace.snap`).
         operator: Origin of the genome, for display: 'default', 'warm-start', 'promotion', 'extra-seed', 'from
-            scratch', or a name of the strategy's own ('crossover+mutation').
+            scratch', 'proposed by person', or a name of the strategy's own ('crossover+mutation').
         parents: Ids of the trials that the genome was bred from.
         budget: Fraction of the full training, 0 < budget ≤ 1.
         resumes: Id of the trial whose checkpoint it continues; None for a training from the start.

@@ -7,6 +7,7 @@ choice that is not of numbers. This module does not know trials, so it does not 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -110,6 +111,25 @@ def widen_to_limits(gene: Gene, limits: Range | None) -> Gene:
     for end in ENDS if limits is not None else ():
         gene = [gene, *widening_steps(gene, end, limits)][-1]
     return gene
+
+
+def widen_to_value(gene: Gene, value: object, limits: Range | None) -> Gene:
+    """Return a gene with the fewest steps at one end that include a value; the gene itself if it has the value.
+
+    Raises:
+        SpaceError: No step up to the limits includes it.
+    """
+    wider_genes = (wider for end in ENDS for wider in widening_steps(gene, end, limits))
+    try:
+        gene.check(value)
+        return gene
+    except SpaceError as error:
+        for wider in wider_genes:
+            with contextlib.suppress(SpaceError):
+                wider.check(value)
+                return wider
+        widest = "" if limits is None else f"; the run widens its range to [{limits[0]:g}, {limits[1]:g}] at most"
+        raise SpaceError(f"{error}{widest}") from None
 
 
 def widening_steps(gene: Gene, end: End, limits: Range | None) -> Iterator[Gene]:

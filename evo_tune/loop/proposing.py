@@ -7,20 +7,22 @@ had no hidden state (law 1). Other modules decide limits and slots.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from evo_tune.errors import UsageError
+from evo_tune.errors import EvoTuneError, SpaceError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.history import RunHistory
 from evo_tune.genome.notation import format_gene
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import DEFAULT, STATUSES, WARM_START, Candidate, Outcome, Proposal, check_metrics
+from evo_tune.genome.trial import DEFAULT, STATUSES, SUBMITTED, WARM_START, Candidate, Outcome, Proposal, check_metrics
 from evo_tune.genome.values import is_same
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.generations import TrialFiles, strategy_error
@@ -28,8 +30,11 @@ from evo_tune.loop.plan import versions_of
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.rules.widening import Widening
+from evo_tune.store.events import Submission, Submitted, ranges_of
+from evo_tune.store.inbox import INBOX, complete_genome, list_files, read_file, remove_file
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run, history_of, widen, widen_once
+from evo_tune.store.run import Widening as RecordedWidening
 from evo_tune.text import one_line
 
 
@@ -56,6 +61,19 @@ def propose(strategy: Strategy, history: RunHistory, run: Run, id: int) -> Propo
         return None if proposal is None else _check_proposal(proposal, history)
     except Exception as error:
         raise strategy_error(run.manifest.strategy, "propose", error) from error
+
+
+def propose_submission(submission: Submission, history: RunHistory, run: Run) -> tuple[dict[str, Gene], Proposal]:
+    """Return the genes that must be wider for a submitted genome, by name, and the proposal of it.
+
+    Raises:
+        SpaceError: The genome is not allowed in this run, or was proposed already.
+    """
+    wider, genome = complete_genome(run, history.space, submission.genome)
+    budget = run.manifest.settings.rungs[0]
+    if history.seen(genome, budget):
+        raise SpaceError("this genome was proposed already")
+    return wider, Proposal(genome, SUBMITTED + submission.source, budget=budget)
 
 
 def candidate_of(proposal: Proposal, history: RunHistory, run: Run) -> Candidate:
@@ -119,6 +137,10 @@ def _check_proposal(proposal: object, history: RunHistory) -> Proposal:
     return proposal
 
 
+# Most refused submissions that are reported each by a line, at a time.
+MOST_WARNINGS = 5
+
+
 class ProposalQueue:
     """Proposes the candidates of a run in the order of law 3. The caller holds the lock of the run.
 
@@ -140,6 +162,8 @@ class ProposalQueue:
         self._waiting: deque[Candidate] = deque()
         # Whether the last proposal was not made a candidate, because it would not fit.
         self.did_not_fit = False
+        # Names of files in the inbox that were refused, so that each is reported once.
+        self._refused: set[str] = set()
 
     def requeue_unfinished(self) -> None:
         """Return every candidate without a result again, before any new one."""
@@ -168,18 +192,66 @@ class ProposalQueue:
         """
         run, history, proposal = self._run, self._history, None
         results_ready = self._arrival or self._report_up_to(history.proposed_count - run.manifest.settings.lag)
+        if results_ready and not only_known_genomes:
+            submitted = self._next_submitted(fits)
+            if submitted is not None:
+                self.did_not_fit = False
+                return submitted
         while results_ready:
             propose_known = self._strategy.next_promotion_or_seed
             proposal = propose_known(history) if only_known_genomes else self._propose_and_widen(fits)
             # One result at a time: the proposal is the first one that the strategy makes.
             results_ready = proposal is None and not self._arrival and self._report_up_to(len(run.reported) + 1)
         self.did_not_fit = proposal is not None and not fits(proposal)
-        if proposal is None or self.did_not_fit:
-            return None
-        # Not synced: a candidate that is lost in a power cut is proposed again identically.
-        candidate = run.record_candidate(candidate_of(proposal, history, run))  # as the journal gives it back
+        return None if proposal is None or self.did_not_fit else self._record(proposal)
+
+    def _record(self, proposal: Proposal, submission: Submitted | None = None) -> Candidate:
+        run, history = self._run, self._history
+        # As the journal gives it back.
+        candidate = run.record_candidate(candidate_of(proposal, history, run), submission)
+        widen(history, run)  # a submission may have wider ranges
         history.add_candidate(candidate)
         self._trial_files.add_candidate(candidate)
+        return candidate
+
+    def _next_submitted(self, fits: Callable[[Proposal], bool]) -> Candidate | None:
+        """Return a new candidate of the oldest submission that fits; None if there is none.
+
+        The default genome and the warm starts come before it. Refused submissions are removed with a warning.
+        """
+        run, refusals, candidate = self._run, dict[str, str](), None
+        if self._history.fresh_count <= len(run.manifest.warm_start):
+            return None
+        try:
+            names = list_files(run)
+        except OSError as error:
+            names, refusals[INBOX] = [], str(error.strerror)
+        for name in names:
+            if name in self._refused:
+                continue
+            if name not in run.submitted_files:  # else the session was killed before it removed the file
+                try:
+                    submission = read_file(run, name)
+                    wider, proposal = propose_submission(submission, self._history, run)
+                except (EvoTuneError, OSError) as error:
+                    refusals[name] = str(error)
+                    if isinstance(error, OSError):  # it may be good, and readable later
+                        refusals[name] = str(error.strerror)
+                        continue
+                else:
+                    if not fits(proposal):
+                        continue
+                    submitted = Submitted(file=name, widened=ranges_of(wider), **structs.asdict(submission))
+                    candidate = self._record(proposal, submitted)
+            remove_file(run, name)
+            if candidate is not None:
+                break
+        lines = [f"{name}: {why}" for name, why in refusals.items() if name not in self._refused]
+        self._refused.update(refusals)
+        for line in lines[:MOST_WARNINGS]:
+            warnings.warn(f"a proposed genome is refused: {one_line(line)}", stacklevel=2)
+        if len(lines) > MOST_WARNINGS:
+            warnings.warn(f"{len(lines) - MOST_WARNINGS} more proposed genomes are refused", stacklevel=2)
         return candidate
 
     def _propose_and_widen(self, fits: Callable[[Proposal], bool]) -> Proposal | None:
@@ -310,18 +382,34 @@ class _Replay:
                 return
             self.report_up_to(widening.reported_count)
             if widening.reason:
-                due = self._due(propose(self._strategy, self._history, self._run, id))
-                recorded = _describe_widening(widening.changed, widening.reason)
-                replayed = None if due is None else _describe_widening({due.name: due.gene}, due.reason)
-                if due is None or replayed != recorded or due.gene != widening.changed.get(due.name):
-                    self.differences.append(RangeDisagreement(before=id, recorded=recorded, replayed=replayed))
+                genes, reason = self._replay_ranges(widening, id)
+                recorded, replayed = (
+                    _describe_widening(*x) for x in ((widening.changed, widening.reason), (genes, reason))
+                )
+                if genes != widening.changed or replayed != recorded:
+                    difference = RangeDisagreement(before=id, recorded=recorded, replayed=replayed if genes else None)
+                    self.differences.append(difference)
             widen_once(self._history, self._run, widening)
+
+    def _replay_ranges(self, widening: RecordedWidening, id: int) -> tuple[Mapping[str, Gene], str]:
+        """Return the genes that are wider before a candidate by the rules of the run, and the reason; none if none."""
+        if widening.submitted:
+            with contextlib.suppress(EvoTuneError):
+                return propose_submission(self._run.submissions[id], self._history, self._run)[0], widening.reason
+            return {}, ""
+        due = self._due(propose(self._strategy, self._history, self._run, id))
+        return ({}, "") if due is None else ({due.name: due.gene}, due.reason)
 
     def add_candidate(self, candidate: Candidate) -> None:
         """Compare a recorded candidate with the one that follows from the history, and add it."""
-        history, run = self._history, self._run
-        replayed = propose(self._strategy, history, run, candidate.id)
-        due = self._due(replayed)
+        history, run, due, replayed = self._history, self._run, None, None
+        submission = run.submissions.get(candidate.id)
+        if submission is None:
+            replayed = propose(self._strategy, history, run, candidate.id)
+            due = self._due(replayed)
+        else:
+            with contextlib.suppress(EvoTuneError):
+                _, replayed = propose_submission(submission, history, run)
         if due is not None:
             missing = _describe_widening({due.name: due.gene}, due.reason)
             self.differences.append(RangeDisagreement(before=candidate.id, recorded=None, replayed=missing))

@@ -52,6 +52,7 @@ from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.recommendation import recommend_trial
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import SessionSettings, parse_settings
+from evo_tune.store.inbox import submit
 from evo_tune.store.journal import Removed
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import Run, history_of, replay
@@ -325,6 +326,25 @@ class Search(contextlib.AbstractContextManager["Search"]):
             clean_checkpoints_after(run, candidate, outcome)
             self._trial_files.update()
             self.drivers.beat()
+            self._changed.notify_all()
+
+    def enqueue(self, genome: Mapping[str, Any], source: str = "python") -> None:
+        """Propose a genome that is trained next, before new ones of the strategy. Any thread may call it at any time.
+
+        It is written to disk at once. A closed run trains it on resume, and one at its limit when the limit is larger.
+
+        Args:
+            genome: Values of genes by name; all others have their defaults. A value outside of a range widens it if the
+                run may do so by itself.
+            source: Who proposes it, for the record: letters, digits and '._@-'.
+
+        Raises:
+            SpaceError: A gene is unknown, a value is not allowed, or the genome was proposed already.
+            UsageError: The source has another form, or too many genomes wait.
+            StoreError: The run's folder cannot be written.
+        """
+        with self._changed:
+            submit(self.saved, [genome], source)
             self._changed.notify_all()
 
     # Running.

@@ -6,7 +6,9 @@ the docstrings: an entry under `Args:` describes a key, and `Unit: s.` at its en
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType, structs
 
@@ -15,9 +17,11 @@ from evo_tune.genome.values import Genome, Metrics, Value
 from evo_tune.report import summary
 from evo_tune.report.charts.next_steps import genes_at_range_ends
 from evo_tune.report.charts.scale import TransferredRecipe, read_recipe
+from evo_tune.report.predictions import GeneEffect, Prediction, gene_effects, open_questions, predict_genomes
 from evo_tune.report.recommendation import AgainstBaseline, FreshValues, comparison_objective, fresh_values
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import MoreTrials, predict_next_generation, present_ranges
+from evo_tune.store.inbox import waiting_files
 from evo_tune.store.run import Run
 
 
@@ -207,6 +211,10 @@ class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
         at_ends: Genes whose best values are at an end of their range that the run does not widen by itself, each with a
             wider range for `--gene`.
         widened: Present range of each gene that was widened.
+        effects: Effect of each gene with several values, the largest first; empty with too few results.
+        questions: What the results leave open, a sentence each.
+        waiting: Number of genomes that were proposed from outside and that the run has not taken.
+        predictions: Predicted values of the genomes of `--predict`.
     """
 
     run: str
@@ -227,6 +235,10 @@ class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
     importances: dict[str, float]
     at_ends: dict[str, str]
     widened: dict[str, str]
+    effects: dict[str, GeneEffect]
+    questions: list[str]
+    waiting: int
+    predictions: list[Prediction]
 
 
 def trial_summary(trial: Trial) -> TrialSummary:
@@ -329,13 +341,15 @@ def run_row(run: Run) -> ListedRun:
     )
 
 
-def run_details(run: Run, top: int) -> RunDetails:
+def run_details(run: Run, top: int, genomes: Sequence[Mapping[str, Any]] = ()) -> RunDetails:
     """Return a run with its settings, its results and its best trials.
 
     Args:
         run: The saved run.
         top: Number of best trials.
+        genomes: Genomes whose values are predicted.
     """
+    data = RunData(run)
     return RunDetails(
         run=run.name,
         evaluator=run.manifest.evaluator,
@@ -355,6 +369,10 @@ def run_details(run: Run, top: int) -> RunDetails:
         importances=summary.importances(run),
         at_ends=_wider_ranges(run),
         widened=present_ranges(run),
+        effects=gene_effects(data),
+        questions=list(open_questions(data)),
+        waiting=len(waiting_files(run)),
+        predictions=predict_genomes(run, genomes),
     )
 
 

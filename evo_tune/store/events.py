@@ -10,10 +10,10 @@ import json
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from evo_tune.errors import OptionError, UsageError
 from evo_tune.genome.genes import Gene, gene_from
@@ -27,6 +27,9 @@ Metrics: TypeAlias = dict[str, Finite | None]
 
 # A value of a gene.
 Plain: TypeAlias = bool | int | Finite | str
+
+# Pattern of the name of a submission's source: up to 40 letters, digits and '._@-'.
+SOURCE = r"[A-Za-z0-9._@-]{1,40}"
 
 # Length in bytes above which an invalid line is not parsed a second time.
 LONG = 1 << 20
@@ -125,52 +128,6 @@ class SessionBegun(_Event, tag="session"):
             raise ValueError(str(error)) from None
 
 
-class Proposed(_Event, tag="proposed"):
-    """A candidate was proposed.
-
-    Args:
-        candidate: The candidate.
-    """
-
-    candidate: CandidateRecord
-
-
-class Recorded(_Event, tag="recorded"):
-    """A result was recorded.
-
-    Args:
-        id: Trial id.
-        outcome: The result.
-    """
-
-    id: Whole
-    outcome: Result
-
-
-class Reported(_Event, tag="reported"):
-    """The strategy sees a result from here on.
-
-    Args:
-        id: Trial id.
-    """
-
-    id: Whole
-
-
-class Changed(_Event, tag="changed"):
-    """The evaluator, its data or the strategy's file changed, and the user accepted it (`--accept-changes`).
-
-    Args:
-        evaluator_hash: SHA-256 of the evaluator's code from here on.
-        fingerprint: Identity of the data from here on.
-        strategy_hash: SHA-256 of the strategy's file from here on; '' for a strategy of evo-tune.
-    """
-
-    evaluator_hash: str
-    fingerprint: str
-    strategy_hash: str
-
-
 class Range(Struct, forbid_unknown_fields=True):
     """A gene as `Gene.describe` returns it; fields that its kind does not use are left out.
 
@@ -212,6 +169,83 @@ class Range(Struct, forbid_unknown_fields=True):
         return gene_from({name: value for name, value in fields.items() if value is not UNSET})
 
 
+def ranges_of(genes: Mapping[str, Gene]) -> dict[str, Range]:
+    """Return genes as the journal has them, by name."""
+    return msgspec.convert({name: gene.describe() for name, gene in genes.items()}, dict[str, Range])
+
+
+class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A genome that somebody submits to a run, as its file in the inbox has it.
+
+    Args:
+        source: Who proposes it: 'person', 'agent', 'python' or another name.
+        genome: Values of genes by name; all others have their defaults.
+    """
+
+    source: Annotated[str, Meta(pattern=f"^{SOURCE}\\Z")]
+    genome: dict[str, Plain]
+
+
+class Submitted(Submission, kw_only=True):
+    """The submission that a candidate was made of.
+
+    Args:
+        file: Name of its file in the inbox, which no other submission of the run has.
+        widened: Genes with wider ranges from this candidate on, by name.
+    """
+
+    file: Annotated[str, Meta(max_length=100)]
+    widened: dict[str, Range]
+
+
+class Proposed(_Event, tag="proposed"):
+    """A candidate was proposed.
+
+    Args:
+        candidate: The candidate.
+        submission: Where it comes from if it was proposed from outside; missing if the strategy proposed it.
+    """
+
+    candidate: CandidateRecord
+    submission: Submitted | UnsetType = UNSET
+
+
+class Recorded(_Event, tag="recorded"):
+    """A result was recorded.
+
+    Args:
+        id: Trial id.
+        outcome: The result.
+    """
+
+    id: Whole
+    outcome: Result
+
+
+class Reported(_Event, tag="reported"):
+    """The strategy sees a result from here on.
+
+    Args:
+        id: Trial id.
+    """
+
+    id: Whole
+
+
+class Changed(_Event, tag="changed"):
+    """The evaluator, its data or the strategy's file changed, and the user accepted it (`--accept-changes`).
+
+    Args:
+        evaluator_hash: SHA-256 of the evaluator's code from here on.
+        fingerprint: Identity of the data from here on.
+        strategy_hash: SHA-256 of the strategy's file from here on; '' for a strategy of evo-tune.
+    """
+
+    evaluator_hash: str
+    fingerprint: str
+    strategy_hash: str
+
+
 class Widened(_Event, tag="widened"):
     """These genes have wider ranges from here on.
 
@@ -226,8 +260,7 @@ class Widened(_Event, tag="widened"):
     @classmethod
     def of(cls, genes: Mapping[str, Gene], time: float, reason: str = "") -> Widened:
         """Return the event of wider genes."""
-        described = {name: gene.describe() for name, gene in genes.items()}
-        return cls(genes=msgspec.convert(described, dict[str, Range]), time=time, reason=reason)
+        return cls(genes=ranges_of(genes), time=time, reason=reason)
 
 
 class ComparisonPlanned(_Event, tag="comparison"):

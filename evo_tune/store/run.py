@@ -23,7 +23,7 @@ from evo_tune.errors import EvoTuneError, StoreError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.history import Lesson, RunHistory, results_digest
 from evo_tune.genome.space import SearchSpace, widen_genes
-from evo_tune.genome.trial import Candidate, Objective, Outcome, Trial
+from evo_tune.genome.trial import SUBMITTED, Candidate, Objective, Outcome, Trial
 from evo_tune.genome.values import genome_key, is_same
 from evo_tune.genome.view import average_trials
 from evo_tune.genome.widening import WIDENINGS, widen_to_limits
@@ -54,6 +54,7 @@ class Widening:
         changed: The widened genes by name.
         genes: All genes after it.
         reason: Reason in words; '' if the user widened them on resume.
+        submitted: Whether the next candidate was submitted with a value outside of the ranges before.
     """
 
     proposed: int
@@ -61,6 +62,7 @@ class Widening:
     changed: Mapping[str, Gene]
     genes: Mapping[str, Gene]
     reason: str
+    submitted: bool = False
 
 
 # Settings of a session on which the planned final comparison depends.
@@ -93,6 +95,10 @@ class Run:
         self.reported: list[int] = []
         # By candidate: number of results that the strategy had seen when it was proposed.
         self.reported_before_counts: list[int] = []
+        # By candidate that was submitted from outside: its submission.
+        self.submissions: dict[int, events.Submitted] = {}
+        # Names of their files.
+        self.submitted_files: set[str] = set()
         self.sessions: list[SessionSettings] = []
         self.evaluator_hash = manifest.evaluator_hash
         self.fingerprint = manifest.fingerprint
@@ -249,12 +255,16 @@ class Run:
         """
         self._write(events.Widened.of(genes, _now(), reason), sync=True)
 
-    def record_candidate(self, candidate: Candidate) -> Candidate:
+    def record_candidate(self, candidate: Candidate, submission: events.Submitted | None = None) -> Candidate:
         """Write a new candidate and return it as read from the journal.
 
-        It is not synced: a candidate that is lost in a power cut is proposed again identically.
+        It is not synced, because a candidate that is lost in a power cut is proposed again identically. A submitted one
+        is, because its file is removed then.
         """
-        self._write(events.Proposed(candidate=events.CandidateRecord.of(candidate), time=_now()))
+        event = events.Proposed(candidate=events.CandidateRecord.of(candidate), time=_now())
+        if submission is not None:
+            event.submission = submission
+        self._write(event, sync=submission is not None)
         return self.candidates[-1]
 
     def record(self, id: int, outcome: Outcome, tell: bool) -> None:
@@ -343,6 +353,8 @@ class Run:
         self.seconds += max(0.0, event.spent - self._spent)
         self._spent, self.last_event = event.spent, event.time
         if isinstance(event, events.Proposed):
+            if isinstance(event.submission, events.Submitted):
+                self._apply_submission(event.candidate.id, event.submission)
             self._apply_proposed(event.candidate.candidate())
             self.proposed_at[event.candidate.id] = event.time
         elif isinstance(event, events.Recorded):
@@ -368,7 +380,7 @@ class Run:
             self.strategy_hash = event.strategy_hash
             self.baseline = None
         elif isinstance(event, events.Widened):
-            self._apply_widened({name: event_gene.gene() for name, event_gene in event.genes.items()}, event.reason)
+            self._apply_widened(event.genes, event.reason)
         elif isinstance(event, events.ComparisonPlanned):
             ids = [*event.finalists, *([] if event.default is None else [event.default])]
             if len({id for id in ids if id in self.outcomes and self.trial(id).rankable}) != len(ids):
@@ -379,11 +391,20 @@ class Run:
         else:
             self.ended = event.reason
 
-    def _apply_widened(self, genes: Mapping[str, Gene], reason: str) -> None:
+    def _apply_submission(self, id: int, submission: events.Submitted) -> None:
+        if submission.file in self.submitted_files:
+            raise ValueError(f"the submission {one_line(submission.file)} is proposed twice")
+        if submission.widened:
+            self._apply_widened(submission.widened, SUBMITTED + submission.source, submitted=True)
+        self.submissions[id] = submission
+        self.submitted_files.add(submission.file)
+
+    def _apply_widened(self, ranges: Mapping[str, events.Range], reason: str, submitted: bool = False) -> None:
+        genes = {name: event_gene.gene() for name, event_gene in ranges.items()}
         if not genes or len(self.widened) >= WIDENINGS:
             raise ValueError(f"no gene is widened, or it is the time after the {WIDENINGS}th")
         self.genes = widen_genes(self.genes, genes)
-        self.widened.append(Widening(len(self.candidates), len(self.reported), genes, self.genes, reason))
+        self.widened.append(Widening(len(self.candidates), len(self.reported), genes, self.genes, reason, submitted))
         self._by_hand |= not reason
         self.__dict__.pop("widest_genes", None)  # follows from the ranges
         genomes = [*self.manifest.warm_start, *(candidate.genome for candidate in self.candidates)]

@@ -45,7 +45,8 @@ def transfer(genome, target):
 LOOKS = [
     "list",
     "status",
-    "show one",
+    "show one --predict x=0.5",
+    "propose one x=0.25 --source agent",
     "best one",
     "best several",
     "report one -o one.html",

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from evo_tune import __version__
 from evo_tune.cli.agents import Workplace, server
 from evo_tune.errors import UsageError
 from evo_tune.store.run import Run
@@ -46,7 +47,7 @@ async def call(client: Any, tool: str, **given: Any) -> str:
 async def until(client: Any, name: str, reached: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
     deadline = time.monotonic() + 100
     while True:
-        state = dict(json.loads(await call(client, "status", name=name)))
+        state = dict(json.loads(await call(client, "status", run=name)))
         if reached(state):
             return state
         assert time.monotonic() < deadline, state
@@ -62,20 +63,40 @@ def test_a_client_starts_watches_reads_and_continues_a_run(folder: Path) -> None
 
     async def do(client: Any) -> None:
         names = [tool.name for tool in (await client.list_tools()).tools]
-        assert names == ["start", "resume", "status", "results", "runs", "log", "stop"]
-        await call(client, "start", name="mine", evaluator="python train.py {lr} 0", trials=3, **GIVEN)
+        assert names == ["start", "resume", "propose", "status", "results", "runs", "log", "stop"]
+        await call(client, "start", run="mine", evaluator="python train.py {lr} 0", trials=3, **GIVEN)
         state = await until(client, "mine", ended)
         assert state["results"] == 3
-        assert len(json.loads(await call(client, "results", name="mine", top=2))["best"]) == 2
+        assert len(json.loads(await call(client, "results", run="mine", top=2))["best"]) == 2
         assert [row["run"] for row in json.loads(await call(client, "runs"))] == ["mine"]
-        assert "training" in await call(client, "log", name="mine", trial=1)
-        await call(client, "resume", name="mine", trials=5)
+        assert "training" in await call(client, "log", run="mine", trial=1)
+        proposed = json.loads(await call(client, "propose", run="mine", genomes=[{"lr": 0.003}]))
+        assert (proposed["source"], proposed["running"], proposed["waiting"]) == ("agent", False, 1)
+        refused = await client.call_tool("propose", {"run": "mine", "genomes": [{"lr": "/etc/passwd"}]})
+        assert refused.is_error
+        assert "gene lr: '/etc/passwd' is not allowed" in refused.content[0].text
+        await call(client, "resume", run="mine", trials=5)
         await until(client, "mine", lambda state: state["results"] == 5 and ended(state))
+        assert json.loads(await call(client, "status"))["run"] == "mine"  # the latest
+        found = await client.call_tool("status", {"run": "mime"})
+        assert found.is_error
+        assert found.content[0].text.endswith(f"there is no run 'mime' in {folder}: it holds mine")
+        assert client.server_info.version == __version__
 
     using(folder, do)
     run = Run.open(folder / "populations" / "mine")
     assert len(run.outcomes) == 5
     assert run.ended is not None
+    assert (run.candidates[3].genome, run.candidates[3].operator) == ({"lr": 0.003}, "proposed by agent")
+
+
+def test_all_that_a_run_has_learned_is_one_call(folder: Path, small_run: str, typed: Typed) -> None:
+    assert typed("propose", small_run, "x=0.25").code == 0
+    learned = json.loads(Workplace([str(folder)]).tools["results"](genomes=[{"x": 0.5, "depth": 2}]))
+    assert learned["run"] == small_run
+    assert learned["waiting"] == 1
+    assert learned["predictions"][0]["genome"] == {"x": 0.5, "depth": 2, "kind": "a"}
+    assert {"best", "effects", "questions", "importances", "statuses"} <= learned.keys()
 
 
 @pytest.mark.slow
@@ -83,13 +104,13 @@ def test_a_run_is_stopped_as_by_ctrl_c_and_only_where_it_was_started(folder: Pat
     (folder / "train.py").write_text(SCRIPT)
 
     async def do(client: Any) -> None:
-        await call(client, "start", name="long", evaluator="python train.py {lr} 0.3", trials=500, **GIVEN)
+        await call(client, "start", run="long", evaluator="python train.py {lr} 0.3", trials=500, **GIVEN)
         await until(client, "long", lambda state: state["results"] >= 2)
-        assert "is stopping" in await call(client, "stop", name="long")
+        assert "is stopping" in await call(client, "stop", run="long")
         assert (await until(client, "long", ended))["state"] == "ended: interrupted"
 
     async def other(client: Any) -> None:
-        found = await client.call_tool("stop", {"name": "long"})
+        found = await client.call_tool("stop", {"run": "long"})
         assert found.is_error
         assert "was not started here" in found.content[0].text
 
@@ -116,21 +137,21 @@ def place(folder: Path, small_run: str) -> Workplace:
 @pytest.mark.parametrize(
     ("tool", "given"),
     [
-        ("start", {"name": "a", "evaluator": "../outside/train.py"}),
-        ("start", {"name": "a", "evaluator": "linked.py"}),
-        ("start", {"name": "a", "evaluator": "data/train.py"}),
-        ("start", {"name": "a", "evaluator": "python linked.py {lr}"}),
-        ("start", {"name": "a", "evaluator": "python -c 'print({lr})'"}),
-        ("start", {"name": "a", "evaluator": "sh train.py {lr}"}),
-        ("start", {"name": "a", "evaluator": "python train.py {lr} --data=/etc/passwd"}),
-        ("start", {"name": "a", "options": {"data": "/etc/passwd"}}),
-        ("start", {"name": "a", "options": {"data": "../outside/train.py"}}),
-        ("start", {"name": "a", "options": {"data": "data"}}),
-        ("start", {"name": "a", "options": {"data": "~"}}),
-        ("start", {"name": "a", "evaluator": "python train.py {lr} {k}", "genes": ["lr=1|2", "k=a|/etc/passwd"]}),
-        ("start", {"name": "a", "evaluator": "python train.py {lr} {k}", "genes": ["lr=1|2", "k=/etc/passwd|a"]}),
+        ("start", {"run": "a", "evaluator": "../outside/train.py"}),
+        ("start", {"run": "a", "evaluator": "linked.py"}),
+        ("start", {"run": "a", "evaluator": "data/train.py"}),
+        ("start", {"run": "a", "evaluator": "python linked.py {lr}"}),
+        ("start", {"run": "a", "evaluator": "python -c 'print({lr})'"}),
+        ("start", {"run": "a", "evaluator": "sh train.py {lr}"}),
+        ("start", {"run": "a", "evaluator": "python train.py {lr} --data=/etc/passwd"}),
+        ("start", {"run": "a", "options": {"data": "/etc/passwd"}}),
+        ("start", {"run": "a", "options": {"data": "../outside/train.py"}}),
+        ("start", {"run": "a", "options": {"data": "data"}}),
+        ("start", {"run": "a", "options": {"data": "~"}}),
+        ("start", {"run": "a", "evaluator": "python train.py {lr} {k}", "genes": ["lr=1|2", "k=a|/etc/passwd"]}),
+        ("start", {"run": "a", "evaluator": "python train.py {lr} {k}", "genes": ["lr=1|2", "k=/etc/passwd|a"]}),
         *(
-            ("start", {"name": "a", "evaluator": f"python train.py {words}", "genes": ["lr=1|2", *genes]})
+            ("start", {"run": "a", "evaluator": f"python train.py {words}", "genes": ["lr=1|2", *genes]})
             for words, *genes in (
                 ("{k}", "k=choice(/etc/passwd,a)"),
                 ("{k}", "k=choice(a,../outside/train.py)"),
@@ -144,21 +165,25 @@ def place(folder: Path, small_run: str) -> Workplace:
                 ("{lr} train.py,/etc/passwd",),
             )
         ),
-        ("start", {"name": "a", "evaluator": "python train.py {lr}; touch a", "options": {"shell": True}}),
-        ("start", {"name": "a", "options": {"data=/etc/passwd": ""}}),
-        ("start", {"name": "a", "options": {"": "data=x"}}),
-        ("start", {"name": "a", "evaluator": "python -c {lr}", "genes": ["lr=1|2"]}),
-        ("start", {"name": "../a"}),
-        ("start", {"name": "--help"}),
-        ("start", {"name": "hers"}),
-        ("start", {"name": "a", "folder": ".."}),
-        ("resume", {"name": "hers", "trials": 9}),
-        ("status", {"name": "hers"}),
-        ("status", {"name": "../outside/hers"}),
-        ("results", {"name": "hers"}),
-        ("results", {"name": "/etc"}),
-        ("log", {"name": "hers", "trial": 0}),
-        ("stop", {"name": "hers"}),
+        ("start", {"run": "a", "evaluator": "python train.py {lr}; touch a", "options": {"shell": True}}),
+        ("start", {"run": "a", "options": {"data=/etc/passwd": ""}}),
+        ("start", {"run": "a", "options": {"": "data=x"}}),
+        ("start", {"run": "a", "evaluator": "python -c {lr}", "genes": ["lr=1|2"]}),
+        ("start", {"run": "../a"}),
+        ("start", {"run": "--help"}),
+        ("start", {"run": "hers"}),
+        ("start", {"run": "a", "folder": ".."}),
+        ("resume", {"run": "hers", "trials": 9}),
+        ("propose", {"run": "hers", "genomes": [{"x": 0.5}]}),
+        ("propose", {"run": "../outside/hers", "genomes": [{"x": 0.5}]}),
+        ("status", {}),
+        ("results", {}),
+        ("status", {"run": "hers"}),
+        ("status", {"run": "../outside/hers"}),
+        ("results", {"run": "hers"}),
+        ("results", {"run": "/etc"}),
+        ("log", {"run": "hers", "trial": 0}),
+        ("stop", {"run": "hers"}),
     ],
 )
 def test_nothing_outside_of_the_folders_is_used(place: Workplace, tool: str, given: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,25 +20,41 @@ MOST_SHARES = 20
 @cli_command("show", order=50)
 @shared.run_argument
 @click.option("--top", type=shared.COUNT, default=10, show_default=True, help="Number of best trials to show.")
+@click.option("--predict", multiple=True, metavar="GENOME", help="Genome whose value is predicted: 'lr=3e-3 depth=4'.")
 @shared.store_option
 @shared.format_option("table", "json", "csv")
-def command(run: str | None, top: int, store: str, output_format: str) -> None:
+def command(run: str | None, top: int, predict: tuple[str, ...], store: str, output_format: str) -> None:
     """Show the best trials, improvements and failures of RUN.
 
     RUN is the latest one by default.
 
     With --format csv, print one row for each evaluation, with the columns of the Parquet files.
     """
+    from evo_tune.cli.flags import parse_genome
     from evo_tune.report.data import run_details
     from evo_tune.store.table import table_of
 
     saved = shared.open_run(run, store)
+    genomes = [parse_genome(text, saved.genes) for text in predict]
     if output_format == "csv":
         shared.print_rows(table_of(saved, saved.trials()).to_pylist(), output_format)
     elif output_format == "json":
-        shared.print_json(run_details(saved, top))
+        shared.print_json(run_details(saved, top, genomes))
     else:
         _print_run(saved, top)
+        _print_predictions(saved, genomes)
+
+
+def _print_predictions(run: Run, genomes: list[dict[str, Any]]) -> None:
+    from evo_tune.report.predictions import predict_genomes
+
+    for row in predict_genomes(run, genomes):
+        value = "no prediction from so few results"
+        if row.value is not None:
+            interval = f"80 % interval {shared.show_value(row.low)} to {shared.show_value(row.high)}"
+            better = f"better than the best with a probability of {row.chance:.0%}"
+            value = f"predicted {run.objectives[0].metric} {shared.show_value(row.value)} ({interval}), {better}"
+        shared.echo(f"{shared.show_genome(row.genome)}: {value}")
 
 
 def _print_run(run: Run, top: int) -> None:

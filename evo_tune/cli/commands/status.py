@@ -28,6 +28,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
     from evo_tune.loop.slots import forecast_session
     from evo_tune.report.data import trial_summary
     from evo_tune.store.heartbeat import last_beat
+    from evo_tune.store.inbox import waiting_files
 
     saved = shared.open_run(run, store)
     beat = None if saved.ended is not None else last_beat(saved.folder, saved.outcomes)
@@ -44,6 +45,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
         failed=len(statuses) - statuses.count("pruned") - statuses.count("ok"),
         pruned=statuses.count("pruned"),
         best=None if saved.leader is None else trial_summary(saved.leader),
+        waiting=len(waiting_files(saved)),
         seconds_since_last_event=time.time() - saved.last_event,
         forecast=run_forecast and run_forecast.with_cost(price_per_hour),
         slots=slots,
@@ -64,7 +66,7 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
     """
     from evo_tune.forecast import forecast_line
     from evo_tune.report.summary import results_in_words
-    from evo_tune.text import show_decimals
+    from evo_tune.text import show_decimals, with_plural
 
     best, metric = run.leader, run.objectives[0].metric
     value = "no value yet"
@@ -73,6 +75,8 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
     counts = f"{status.failed} failed" + (f", {status.pruned} pruned" if status.pruned else "")
     last_event = f"last event {shared.show_seconds(status.seconds_since_last_event)} ago"
     shared.echo(f"{status.run}: {status.state}", f"{results_in_words(run)}; {counts}; {value}", last_event)
+    if status.waiting:
+        shared.echo(f"{with_plural(status.waiting, 'proposed genome')} waiting, to be trained next within the limits")
     if not status.running:
         return
     if not status.slots:

@@ -1,0 +1,57 @@
+"""`evo-tune propose`: submit genomes to a run, which may be in progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
+
+
+@cli_command(
+    "propose",
+    "evo-tune propose mine 'lr=3e-3 depth=4'          # other genes have their defaults",
+    "evo-tune propose mine '{\"lr\": 0.003}' ideas.csv",
+    order=28,
+)
+@click.argument("run", shell_complete=shared.complete_runs)
+@click.argument("genomes", metavar="GENOME|FILE…", nargs=-1, required=True)
+@click.option(
+    "--source", default="person", show_default=True, metavar="NAME", help="Who proposes them, for the record."
+)
+@shared.store_option
+@shared.format_option("table", "json")
+def command(run: str, genomes: tuple[str, ...], source: str, store: str, output_format: str) -> None:
+    """Propose genomes to RUN: it trains them next.
+
+    A GENOME is 'NAME=VALUE NAME=VALUE' or a JSON object; a FILE has a list of genomes in JSON or CSV. RUN may be in
+    progress in another process. If it is not, or is at its limit, the genomes wait for `evo-tune resume`. A value
+    outside of a range widens it if the run may do so by itself; `resume --gene` widens others.
+    """
+    from evo_tune.cli.flags import parse_genome, read_genome_file
+    from evo_tune.cli.formats import ProposedGenomes
+    from evo_tune.store.heartbeat import last_beat
+    from evo_tune.store.inbox import submit, waiting_files
+    from evo_tune.store.run_folders import run_reference
+
+    saved = shared.open_run(run, store)
+    submitted = []
+    for text in genomes:
+        rows = read_genome_file("genomes", Path(text))
+        submitted += [parse_genome(text, saved.genes)] if rows is None else rows
+    complete = submit(saved, submitted, source)
+    beat = None if saved.ended is not None else last_beat(saved.folder)
+    result = ProposedGenomes(
+        run=saved.name,
+        source=source,
+        running=beat is not None and beat.alive,
+        waiting=len(waiting_files(saved)),
+        genomes=complete,
+    )
+    lines = [f"proposed: {shared.show_genome(genome)}" for genome in complete]
+    when = "the run trains them next"
+    if not result.running:
+        when = f"`evo-tune resume {run_reference(saved.folder)}` trains them, within its limits"
+    shared.print_json_or_text(output_format, result, *lines, f"{result.waiting} waiting: {when}")

@@ -1,0 +1,86 @@
+"""`evo-tune propose` and `show --predict`, as somebody types them, and the wrong inputs of somebody in a hurry."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from evo_tune.store.inbox import INBOX
+from evo_tune.store.run import Run
+from tests.cli.conftest import Typed
+
+
+def inbox(folder: Path, run: str) -> list[Path]:
+    return sorted((folder / "populations" / run / INBOX).glob("*.json"))
+
+
+def test_what_is_proposed_waits_and_a_longer_run_trains_it(folder: Path, small_run: str, typed: Typed) -> None:
+    (folder / "ideas.csv").write_text("x,kind\n0.5,b\n-0.5,a\n")
+    (folder / "ideas.json").write_text('[{"genome": {"x": 0.75}}]')
+    done = typed("propose", small_run, "x=0.25 depth=3", '{"x": 0.125}', "ideas.csv", "ideas.json", "--source", "eve")
+    assert done.out.splitlines() == [
+        "proposed: x=0.25 depth=3 kind=a",
+        "proposed: x=0.125 depth=5 kind=a",
+        "proposed: x=0.5 depth=5 kind=b",
+        "proposed: x=-0.5 depth=5 kind=a",
+        "proposed: x=0.75 depth=5 kind=a",
+        "5 waiting: `evo-tune resume one` trains them, within its limits",
+    ]
+    assert "5 proposed genomes waiting, to be trained next within the limits" in typed("status", small_run).out
+    assert json.loads(typed("status", small_run, "--format", "json").out)["waiting"] == 5
+    assert typed("resume", small_run, "--trials", "13", "--quiet", "--final-seeds", "0").code == 0
+    run = Run.open(folder / "populations" / small_run)
+    assert [candidate.genome["x"] for candidate in run.candidates[8:]] == [0.25, 0.125, 0.5, -0.5, 0.75]
+    assert {candidate.operator for candidate in run.candidates[8:]} == {"proposed by eve"}
+    assert inbox(folder, small_run) == []
+    assert typed("verify", small_run).out == "one: all 13 proposals agree with the recorded ones\n"
+    assert "proposed by eve" in typed("show", small_run, "--top", "13").out
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("x",), "genome 'x': gene x: expected gene NAME=VALUE: expected 'NAME=VALUE NAME=VALUE', a JSON object, or"),
+        (("ideas.csv",), "genome 'ideas.csv': gene ideas.csv: expected gene NAME=VALUE"),
+        (("{",), "genome '{': Expecting property name"),
+        (("x='1",), "No closing quotation"),
+        (("x=1 x=2",), "gene x is given twice"),
+        (("y=1",), "unknown gene y: expected x, depth, kind"),
+        (("x=9",), "gene x: 9 is not allowed: expected a number from -1 to 1; the run widens its range to [-3, 3]"),
+        (("x=0.1", "kind=c"), "genome 2: gene kind: 'c' is not allowed"),
+        (("x=0.1", "--source", "a b"), "source 'a b': expected up to 40 letters"),
+        (("",), "expected values by gene"),
+    ],
+)
+def test_wrong_input_is_one_line_and_writes_nothing(
+    folder: Path, small_run: str, typed: Typed, words: tuple[str, ...], error: str
+) -> None:
+    done = typed("propose", small_run, *words)
+    assert done.code == 2
+    assert error in done.err
+    assert len(done.err.splitlines()) == 1
+    assert inbox(folder, small_run) == []
+
+
+def test_a_read_only_folder_is_one_line(folder: Path, small_run: str, typed: Typed) -> None:
+    if os.geteuid() == 0:
+        (folder / "populations" / small_run / INBOX).write_text("")  # root may write anywhere
+    else:
+        (folder / "populations" / small_run).chmod(0o500)
+    done = typed("propose", small_run, "x=0.25")
+    assert done.code == 1
+    assert done.err.startswith("Error: cannot write populations/one/_inbox: ")
+    assert len(done.err.splitlines()) == 1
+
+
+def test_a_value_is_predicted_or_there_are_too_few_results(folder: Path, small_run: str, typed: Typed) -> None:
+    few = typed("show", small_run, "--predict", "x=0.25")
+    assert few.out.splitlines()[-1] == "x=0.25 depth=5 kind=a: no prediction from so few results"
+    assert typed("resume", small_run, "--trials", "30", "--quiet", "--final-seeds", "0").code == 0
+    line = typed("show", small_run, "--predict", "x=0.25").out.splitlines()[-1]
+    assert line.startswith("x=0.25 depth=5 kind=a: predicted loss 0.")
+    assert "80 % interval" in line
+    assert line.endswith("%")
