@@ -46,6 +46,7 @@ import subprocess
 import sys
 import time
 import venv
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,10 @@ class Player(Protocol):
 
     def recommended(self) -> dict[str, Any] | None:
         """Return the best genome so far; None if there is none."""
+
+
+Maker = Callable[..., Player]
+"""Begins a run from an instance, a seed, the number of evaluations and the process of the peers (`Line`)."""
 
 
 class Ours:
@@ -201,6 +206,68 @@ class Peer:
         return self.best[1]
 
 
+class InOptuna:
+    """A sampler in a study of Optuna in this process, which begins with the default genome.
+
+    Args:
+        instance: What to play on.
+        seed: Of the run.
+        sampler: Makes the sampler from the seed and a function of constraints, if there are any.
+    """
+
+    def __init__(self, instance: Instance, seed: int, sampler: Callable[..., Any]) -> None:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        self.space, self.objectives = instance.space, instance.objectives
+        limits = {"constraints_func": lambda trial: trial.user_attrs.get("limits", [])} if instance.constraints else {}
+        self.study = optuna.create_study(directions=["minimize"] * self.objectives, sampler=sampler(seed, **limits))
+        default = {name: _number(gene, self.space.default()[name]) for name, gene in self.space.genes.items()}
+        self.study.enqueue_trial(default)
+        self.failed = optuna.trial.TrialState.FAIL
+
+    def ask(self) -> tuple[Any, dict[str, Any]]:
+        trial, genome = self.study.ask(), self.space.default()
+        for name, gene in self.space.genes.items():
+            if not all(genome[other] in values for other, values in gene.when or ()):
+                continue
+            kind, size, _ = _kind(gene, self.space)
+            if kind == "real":
+                number = trial.suggest_float(name, 0.0, 1.0)
+            elif kind == "ordered":
+                number = trial.suggest_int(name, 0, size - 1)
+            else:
+                number = trial.suggest_categorical(name, range(size))
+            genome[name] = _value(gene, number)
+        return trial, self.space.check(genome)
+
+    def tell(self, handle: Any, losses: Losses | None) -> None:
+        if losses is None:
+            self.study.tell(handle, state=self.failed)
+        else:
+            handle.set_user_attr("limits", losses[self.objectives :])
+            self.study.tell(handle, losses[: self.objectives])
+
+    def recommended(self) -> dict[str, Any] | None:
+        raise NotImplementedError("played with --further by other methods only")
+
+
+def in_optuna(name: str, **options: Any) -> Maker:
+    """Return the maker of a run with a sampler of Optuna, or with a strategy as one."""
+
+    def sampler(seed: int, **limits: Any) -> Any:
+        import optuna
+
+        from evo_tune.integrations.optuna import StrategySampler
+
+        if name.endswith("Sampler"):
+            return getattr(optuna.samplers, name)(seed=seed, **limits)
+        return StrategySampler(name, options=options, seed=seed, **limits)
+
+    return lambda instance, seed, evaluations, line: InOptuna(instance, seed, sampler)
+
+
 def _kind(gene: Any, space: Any) -> tuple[str, int, list[tuple[int, list[int]]]]:
     """Return a gene's kind, size and condition: indices of genes, each with the indices of its values."""
     names = list(space.genes)
@@ -260,10 +327,6 @@ def python_of(environment: Path) -> Path:
     return python
 
 
-Maker = Callable[[Instance, int, int, Line], Player]
-"""Begins a run from an instance, a seed, the number of evaluations and the process of the peers."""
-
-
 def ours(name: str, **options: Any) -> Maker:
     return lambda instance, seed, evaluations, line: Ours(instance, seed, name, **options)
 
@@ -292,6 +355,7 @@ METHODS: dict[str, Maker] = {
     "smac3": peer("smac3"),
     "optuna gp": peer("optuna gp"),
     "optuna gp, default first": peer("optuna gp", default=True),
+    **{f"{name} in optuna": in_optuna(name) for name in ("saea", "ga", "TPESampler", "GPSampler")},
 }
 
 FRONTS: dict[str, Maker] = {

@@ -28,6 +28,7 @@ OUTSIDE = {
     "evo_tune.strategies": ("fold_seed", "fresh", "spread", "unseen"),
     "evo_tune.sklearn": ("EvoSearchCV",),
     "evo_tune.integrations.lightning": ("fit", "trainer"),
+    "evo_tune.integrations.optuna": ("StrategySampler",),
     "evo_tune.integrations.ranks": ("on_ranks",),
     "evo_tune.integrations.transformers": ("train", "training_arguments"),
     "evo_tune.plugins.context": ("Pruned",),

@@ -49,7 +49,7 @@ class _Tool(NamedTuple):
 
 # Tools by name. Each has a module in this folder, and an extra of its name.
 TOOLS = {
-    "optuna": _Tool("optuna:OptunaJournal", ("optuna.storages",), "-optuna.log", False, "optuna-dashboard {}"),
+    "optuna": _Tool("optuna_journal:OptunaJournal", ("optuna.storages",), "-optuna.log", False, "optuna-dashboard {}"),
     "tensorboard": _Tool(
         "tensorboard:TensorBoardFolder",
         ("tensorboard.plugins.hparams.summary_v2", "tensorboard.summary.writer.record_writer"),

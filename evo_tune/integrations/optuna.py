@@ -1,164 +1,352 @@
-"""Write a run as a study into an Optuna journal, which optuna-dashboard and `optuna.load_study` open.
+"""Use a strategy as a sampler of Optuna.
 
-A trial has the number of its candidate. The learning curve of the first objective becomes intermediate values, and all
-other data user attributes. Trials that are no full training are PRUNED, so the best trial of the study is one that is.
+    study = optuna.create_study(sampler=StrategySampler(seed=1))
+    study.optimize(objective, n_trials=40)
+
+The study has all that the sampler knows, so several processes can share one storage, and a study continues with a new
+sampler. Importing this module imports optuna.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Generator, Iterator, Mapping
-from datetime import datetime
-from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+import math
+import secrets
+import threading
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from evo_tune.errors import UsageError
+import numpy as np
+
+from evo_tune.errors import SpaceError, UsageError, require_extra
 from evo_tune.genome.genes import Choice, Float, Gene, Int
-from evo_tune.integrations import silence_loggers
-from evo_tune.integrations.rows import Row, Rows, Sink
-from evo_tune.store.heartbeat import Curve
-from evo_tune.store.run import Run
-from evo_tune.text import one_line
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import DEFAULT, WARM_START, Proposal, Status
+from evo_tune.genome.values import Value, space_error_prefix
+from evo_tune.loop.external import ExternalTrial, gene_name, make_external_strategy, propose_external, space_of_genes
 
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.storages import JournalStorage
-    from optuna.trial import FrozenTrial
-
-
-class OptunaJournal(Sink):
-    """Journal with the study of a run; the file may contain other studies."""
-
-    def update(self, run: Run, pending_curves: Mapping[int, Curve] | None = None) -> None:
-        """Write the parts of a run that the study lacks, at once and under the journal's lock; see `Sink`."""
-        rows = Rows(run, pending_curves)
-        with silence_loggers(), _batch(self.path, self.flag) as storage:
-            study = self._study(storage, rows)
-            trials = storage.get_all_trials(study, deepcopy=False)
-            for id in range(len(rows)):
-                if id >= len(trials):
-                    storage.create_new_trial(study, _trial(rows, rows.row(id)))
-                elif not trials[id].state.is_finished() and (id in run.outcomes or id in rows.pending_curves):
-                    trial = storage.get_trial_id_from_study_id_trial_number(study, id)
-                    fields = _fields(rows, rows.row(id))
-                    for step, value in fields["intermediate_values"].items():
-                        if step not in trials[id].intermediate_values:
-                            storage.set_trial_intermediate_value(trial, step, value)
-                    if id in run.outcomes:
-                        for name, value in fields["user_attrs"].items():
-                            storage.set_trial_user_attr(trial, name, value)
-                        for name, value in fields["system_attrs"].items():
-                            storage.set_trial_system_attr(trial, name, value)
-                        storage.set_trial_state_values(trial, fields["state"], fields["values"])
-
-    def _study(self, storage: JournalStorage, rows: Rows) -> int:
-        """Return the id of the run's study, which is made if it does not exist."""
-        from optuna.study import Study, StudyDirection
-
-        facts = rows.facts
-        studies = {study.study_name: study for study in storage.get_all_studies()}
-        if rows.name in studies:
-            if studies[rows.name].user_attrs.get("identity") != facts["identity"]:
-                raise UsageError(f"{self.flag}: {self.path} has another study {rows.name!r}; choose another file")
-        else:
-            storage.create_new_study([StudyDirection[name] for name in rows.directions], rows.name)
-            new_study = Study(rows.name, storage)
-            new_study.set_metric_names(rows.objectives)
-            for name, value in facts.items():
-                new_study.set_user_attr(name, value)
-        return storage.get_study_id_from_name(rows.name)
-
-
-def _trial(rows: Rows, row: Row) -> FrozenTrial:
+with require_extra("evo_tune.integrations.optuna", "optuna"):
+    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.samplers import BaseSampler, RandomSampler
+    from optuna.samplers._base import _process_constraints_after_trial
+    from optuna.study import Study, StudyDirection
     from optuna.trial import FrozenTrial, TrialState
 
-    fields = _fields(rows, row)
-    if row.state == "open" and rows.run.ended is not None:  # trained when the run is resumed
-        fields |= {"state": TrialState.WAITING, "datetime_start": None}
-    kinds = {rows.genes[name]: _distribution(gene) for name, gene in rows.run.widest_genes.items()}
-    params = {}
-    for name, value in row.genome.items():  # as text, if the choices of its distribution are texts
-        choices = getattr(kinds[name], "choices", (value,))
-        is_choice = any(value == choice and type(value) is type(choice) for choice in choices)
-        params[name] = value if is_choice else one_line(repr(value))
-    return FrozenTrial(number=row.id, trial_id=-1, value=None, params=params, distributions=kinds, **fields)
+# System attribute of a trial with its operator, parents and proposed parameters.
+ATTRIBUTE = "evo_tune"
+
+# Maximum number of proposals for a trial, where other processes propose the same.
+ATTEMPTS = 4
+
+# Held from reading the trials to saving a proposal, so that the threads of a study see each other's proposals.
+LOCK = threading.Lock()
+
+STATUSES: dict[TrialState, Status | None] = {
+    TrialState.RUNNING: None,
+    TrialState.COMPLETE: "ok",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
 
 
-def _fields(rows: Rows, row: Row) -> dict[str, Any]:
-    """Return the fields of an Optuna trial except its parameters."""
-    from optuna.trial import TrialState
+class StrategySampler(BaseSampler):
+    """Sampler of Optuna that asks a strategy of evo-tune.
 
-    states = {"open": TrialState.RUNNING, "whole": TrialState.COMPLETE, "failed": TrialState.FAIL}
-    metric, values = rows.objectives[0], row.values
-    reported = {step: point[metric] for step, point in row.curve if metric in point}
-    if row.state == "pruned" and reported and len(rows.objectives) == 1:  # as Study.tell does
-        values = (reported[max(reported)],)
-    return {
-        "state": states.get(row.state, TrialState.PRUNED),
-        "values": None if values is None else list(values),
-        "intermediate_values": reported,
-        "user_attrs": {**row.facts, **{f"metric {name}": value for name, value in row.metrics.items()}},
-        "system_attrs": {"constraints": [row.facts["violation"]]} if "violation" in row.facts else {},
-        "datetime_start": datetime.fromtimestamp(row.began),
-        "datetime_complete": None if row.ended is None else datetime.fromtimestamp(row.ended),
-    }
+    The first trial is the middle of each range, or the first enqueued trial. The space has every parameter that the
+    study has seen. A parameter that depends on a category is recognised as conditional. One that was never suggested
+    before is drawn at random. Where a strategy has no new genome, parameters are drawn at random too.
 
+    Args:
+        strategy: Name or path of a strategy.
+        options: Options of the strategy by name.
+        priors: Value that is believed to be good and its spread, by parameter; see docs/strategies.md.
+        seed: Seed (int ≥ 0). The same study and seed give the same proposals. By default a random one.
+        constraints_func: Function that takes a completed trial and returns how much it exceeds each constraint, as for
+            Optuna's samplers.
 
-def _distribution(gene: Gene) -> BaseDistribution:
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if isinstance(gene, Float):
-        return FloatDistribution(gene.low, gene.high, log=gene.log)
-    if isinstance(gene, Int):
-        return IntDistribution(gene.low, gene.high, log=gene.log, step=gene.step)
-    assert isinstance(gene, Choice)
-    values = [one_line(value) if isinstance(value, str) else value for value in gene.values]
-    if len(set(values)) < len(values):  # 1, 1.0 and True are equal for Optuna
-        values = [one_line(repr(value)) for value in gene.values]
-    return CategoricalDistribution(values)
-
-
-@contextlib.contextmanager
-def _batch(path: Path, flag: str) -> Iterator[JournalStorage]:
-    """Open a journal as Optuna's storage under its lock; all writes reach the file at the end, or none.
-
-    Separate writes would each wait for the disk, and a reader could see a trial without its curve.
+    Raises:
+        UsageError: The strategy is unknown or decides on budgets itself, or an argument is wrong. Later, in a study:
+            the strategy is not suited to its space or objectives.
     """
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileSymlinkLock
 
-    class Batch(BaseJournalBackend):
-        def __init__(self) -> None:
-            # This process holds the lock already.
-            no_lock: Any = SimpleNamespace(acquire=lambda: True, release=lambda: None)
-            self.file = JournalFileBackend(str(path), no_lock)
-            self.before = sum(1 for _ in self.file.read_logs(0))
-            with open(path, "rb") as lines:
-                if sum(1 for _ in lines) != self.before:  # Optuna ignores a broken last line
-                    raise ValueError("its last line is not from a journal")
-            self.new_logs: list[dict[str, Any]] = []
+    def __init__(
+        self,
+        strategy: str = "saea",
+        *,
+        options: Mapping[str, Any] | None = None,
+        priors: Mapping[str, tuple[Value, float]] | None = None,
+        seed: int | None = None,
+        constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
+    ) -> None:
+        if seed is not None and (not isinstance(seed, int) or seed < 0):
+            raise UsageError(f"seed={seed!r}: expected a whole number of at least 0, or None")
+        self._strategy = make_external_strategy(strategy, options)
+        self._priors = dict(priors or {})
+        self._seed = secrets.randbits(31) if seed is None else seed
+        self._constraints_func = constraints_func
+        # Trials converted last, by number, with the study, the space and the distributions that they are for.
+        self._converted: tuple[tuple[str, SearchSpace, dict[str, BaseDistribution]], dict[int, ExternalTrial]] | None
+        self._converted = None
 
-        def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-            if log_number_from < self.before:
-                yield from self.file.read_logs(log_number_from)
-            yield from self.new_logs[max(0, log_number_from - self.before) :]
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return each parameter of the study that a gene can represent, with the widest range that it ever had."""
+        ranges: dict[str, BaseDistribution] = {}
+        for earlier in self._trials(study, trial):
+            for name, distribution in earlier.distributions.items():
+                ranges[name] = _widest(ranges[name], distribution) if name in ranges else distribution
+        return {name: ranges[name] for name in sorted(ranges) if _gene(ranges[name]) is not None}
 
-        def append_logs(self, logs: list[dict[str, Any]]) -> None:
-            self.new_logs += [json.loads(json.dumps(log)) for log in logs]
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        self._check_objectives(study)
+        if not search_space:
+            return {}
+        with LOCK:
+            for _ in range(ATTEMPTS):
+                params = self._propose(study, trial, search_space)
+                proposed = {name: search_space[name].to_internal_repr(value) for name, value in params.items()}
+                others = [other for other in self._trials(study, trial) if _origin(other)[2] == proposed]
+                if all(other.state == TrialState.RUNNING and other.number > trial.number for other in others):
+                    break  # else another process has proposed the same at the same moment
+        return params
 
-    lock = JournalFileSymlinkLock(str(path))
-    lock.acquire()
+    def _propose(
+        self, study: Study, trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the parameters of the next proposal, which the trial now has as an attribute."""
+        trials = self._trials(study, trial)
+        space = self._space(distributions, trials)
+        external_trials = self._external_trials(study, trials, space, distributions)
+        directions = ["min" if direction == StudyDirection.MINIMIZE else "max" for direction in study.directions]
+        rng = np.random.default_rng([self._seed, 0, trial.number])
+        proposal = propose_external(self._strategy, space, directions, external_trials, rng)
+        if proposal is None:  # Optuna cannot wait, and repeats configurations of a small space
+            proposal = Proposal(space.sample(rng), "random")
+        genome = proposal.genome
+        params = {name: _to_parameter(distributions[name], genome[gene_name(name)]) for name in distributions}
+        origin: Any = {
+            "operator": proposal.operator,
+            "parents": list(proposal.parents),
+            "params": {name: distributions[name].to_internal_repr(value) for name, value in params.items()},
+        }
+        study._storage.set_trial_system_attr(trial._trial_id, ATTRIBUTE, origin)
+        return params
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Return a value of a parameter that is no part of the proposal, or whose proposed value is out of range."""
+        self._check_objectives(study)
+        gene = _gene(param_distribution)
+        proposed = _origin(trial)[2].get(param_name)
+        if gene is not None and proposed is not None:
+            return _to_parameter(param_distribution, _to_value(param_distribution, gene, proposed))
+        if gene is not None and trial.number == 0:
+            return _to_parameter(param_distribution, self._with_prior(param_name, param_distribution, gene).middle())
+        seed = np.random.SeedSequence([self._seed, 1, trial.number, zlib.crc32(param_name.encode())])
+        random = RandomSampler(seed=int(seed.generate_state(1)[0]))
+        return random.sample_independent(study, trial, param_name, param_distribution)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        if self._constraints_func is not None:
+            _process_constraints_after_trial(self._constraints_func, study, trial, state)
+
+    def _check_objectives(self, study: Study) -> None:
+        if len(study.directions) > 1 and not self._strategy.several_objectives:
+            name, count = type(self._strategy).__name__, len(study.directions)
+            # Optuna's own samplers raise this class, and its contract tests expect it.
+            raise ValueError(f"strategy {name} optimises one objective, and the study has {count}: take saea or nsga2")
+
+    def _trials(self, study: Study, trial: FrozenTrial) -> list[FrozenTrial]:
+        """Return the other trials of a study that have parameters or a proposal, by number."""
+        trials = study.get_trials(deepcopy=False, states=tuple(STATUSES))
+        others = [other for other in trials if other.number != trial.number]
+        return sorted(
+            (other for other in others if other.params or ATTRIBUTE in other.system_attrs),
+            key=lambda other: other.number,
+        )
+
+    def _space(self, distributions: Mapping[str, BaseDistribution], trials: Sequence[FrozenTrial]) -> SearchSpace:
+        """Return the space of some parameters; the defaults are the values of the first trial, if it has them."""
+        genes: dict[str, Gene] = {}
+        for name, distribution in distributions.items():
+            gene = _gene(distribution)
+            if gene is None:
+                raise UsageError(f"{name}: {distribution} is no range of numbers or categories that a gene can have")
+            gene = self._with_prior(name, distribution, gene)
+            if trials and trials[0].number == 0 and name in trials[0].params:
+                first_value = distribution.to_internal_repr(trials[0].params[name])
+                gene = replace(gene, default=_to_value(distribution, gene, first_value))  # type: ignore[type-var]
+            genes[name] = gene
+        conditions = _conditions(genes, distributions, trials)
+        genes = {name: replace(gene, when=conditions.get(name)) for name, gene in genes.items()}  # type: ignore[type-var]
+        return space_of_genes(genes)
+
+    def _external_trials(
+        self,
+        study: Study,
+        trials: Sequence[FrozenTrial],
+        space: SearchSpace,
+        distributions: Mapping[str, BaseDistribution],
+    ) -> list[ExternalTrial]:
+        """Return trials of Optuna as trials of the space; finished ones are converted once."""
+        key = study.study_name, space, dict(distributions)
+        converted = self._converted  # another thread may replace it
+        if converted is None or converted[0] != key:
+            converted = self._converted = key, {}
+        finished = converted[1]
+        external_trials = []
+        for trial in trials:
+            external_trial = finished.get(trial.number) or _external_trial(trial, space, distributions)
+            if trial.state.is_finished():
+                finished[trial.number] = external_trial
+            external_trials.append(external_trial)
+        return external_trials
+
+    def _with_prior(self, name: str, distribution: BaseDistribution, gene: Gene) -> Gene:
+        """Return a gene with the user's prior of its parameter, if there is one."""
+        if name not in self._priors:
+            return gene
+        with space_error_prefix(f"priors[{name!r}]"):
+            try:
+                value, spread = self._priors[name]
+                value = distribution.to_internal_repr(value)
+                if isinstance(distribution, FloatDistribution) and distribution.step is not None:
+                    spread = spread / distribution.step  # the gene counts steps
+            except (TypeError, ValueError):
+                raise SpaceError(
+                    f"{self._priors[name]!r}: expected (value, spread) with a value of the range"
+                ) from None
+            return replace(gene, prior=_to_value(distribution, gene, value), spread=spread)  # type: ignore[type-var]
+
+
+def _gene(distribution: BaseDistribution) -> Gene | None:
+    """Return the gene of a distribution: the index of a value for categories and stepped floats; None if impossible."""
     try:
-        try:
-            batch = Batch()
-            storage = JournalStorage(batch)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            cause = one_line(str(error), 100)
-            raise UsageError(f"{flag}: {path} is no journal of Optuna's ({cause}); choose another file") from None
-        yield storage
-        if batch.new_logs:
-            batch.file.append_logs(batch.new_logs)
-    finally:
-        lock.release()
+        if distribution.single():
+            return None
+        if isinstance(distribution, CategoricalDistribution):
+            return Choice(tuple(range(len(distribution.choices))))
+        if isinstance(distribution, IntDistribution):
+            return Int(distribution.low, distribution.high, log=distribution.log, step=distribution.step)
+        assert isinstance(distribution, FloatDistribution)
+        if distribution.step is not None:
+            return Int(0, round((distribution.high - distribution.low) / distribution.step))
+        return Float(distribution.low, distribution.high, log=distribution.log)
+    except SpaceError:
+        return None
+
+
+def _to_value(distribution: BaseDistribution, gene: Gene, parameter: float) -> Value:
+    """Return the value of a gene that is nearest to a parameter in Optuna's internal representation."""
+    if isinstance(distribution, FloatDistribution) and distribution.step is not None:
+        parameter = (parameter - distribution.low) / distribution.step
+    low, high = gene.decode(0.0), gene.decode(1.0)
+    if isinstance(gene, Float):
+        return gene.check(min(max(parameter, gene.low), gene.high))
+    step = gene.step if isinstance(gene, Int) else 1
+    assert isinstance(low, int)
+    assert isinstance(high, int)
+    return min(max(low + step * round((parameter - low) / step), low), high)
+
+
+def _to_parameter(distribution: BaseDistribution, value: Value) -> Any:
+    """Return the parameter of Optuna for a value of a gene."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices[int(value)]
+    if isinstance(distribution, FloatDistribution) and distribution.step is not None:
+        return min(distribution.low + int(value) * distribution.step, distribution.high)
+    return value
+
+
+def _widest(first: BaseDistribution, second: BaseDistribution) -> BaseDistribution:
+    """Return the distribution of all values of two, which the same parameter has in different trials."""
+    if first == second or isinstance(second, CategoricalDistribution):
+        return second
+    assert isinstance(first, FloatDistribution | IntDistribution)
+    assert isinstance(second, FloatDistribution | IntDistribution)
+    low, high = min(first.low, second.low), max(first.high, second.high)
+    if isinstance(second, FloatDistribution):
+        step = second.step if first.step == second.step else None
+        return FloatDistribution(low, high, log=second.log, step=step)
+    whole_step = int(second.step) if first.step == second.step and (first.low - second.low) % second.step == 0 else 1
+    return IntDistribution(int(low), int(high), log=second.log, step=whole_step)
+
+
+# Most values of a whole number on which other parameters may depend.
+MAX_BRANCHES = 64
+
+
+def _conditions(
+    genes: Mapping[str, Gene], distributions: Mapping[str, BaseDistribution], trials: Sequence[FrozenTrial]
+) -> dict[str, dict[str, list[Value]]]:
+    """Return the conditions of parameters, inferred from the trials that have them.
+
+    A parameter depends on another one if that has other values in each trial that lacks it. Values that were never
+    tried count as met.
+    """
+    finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    numbers = {name: {trial.number for trial in finished if name in trial.params} for name in genes}
+    branching = [name for name, gene in genes.items() if not isinstance(gene, Float) and gene.size <= MAX_BRANCHES]
+
+    def values(name: str, of: set[int]) -> set[Value]:
+        params = (trial.params[name] for trial in finished if trial.number in of)
+        return {_to_value(distributions[name], genes[name], distributions[name].to_internal_repr(p)) for p in params}
+
+    conditions: dict[str, dict[str, list[Value]]] = {}
+    for name in (name for name in genes if len(numbers[name]) < len(finished)):
+        wider = [other for other in branching if numbers[other] > numbers[name]]
+        for other in sorted(wider, key=lambda other: len(numbers[other])):  # the innermost condition first
+            unmet = values(other, numbers[other] - numbers[name])
+            if not unmet & values(other, numbers[name]):
+                gene = genes[other]
+                cells = int(gene.size)
+                every = dict.fromkeys(gene.decode((cell + 0.5) / cells) for cell in range(cells))
+                conditions[name] = {gene_name(other): [value for value in every if value not in unmet]}
+                break
+    return conditions
+
+
+def _external_trial(
+    trial: FrozenTrial, space: SearchSpace, distributions: Mapping[str, BaseDistribution]
+) -> ExternalTrial:
+    """Return a trial of Optuna as a trial of the space; a parameter that it lacks has its default."""
+    operator, parents, proposed = _origin(trial)
+    internal = dict(proposed) if trial.state == TrialState.RUNNING else {}
+    for name, value in trial.params.items():
+        if name in distributions:
+            internal[name] = distributions[name].to_internal_repr(value)
+    genome = {
+        gene_name(name): _to_value(distributions[name], space.genes[gene_name(name)], value)
+        for name, value in internal.items()
+        if name in distributions
+    }
+    proposal = Proposal(space.check(genome, fill_defaults=True), operator, parents)
+    curve = {step: value for step, value in trial.intermediate_values.items() if math.isfinite(value)}
+    values = trial.values if trial.state == TrialState.COMPLETE else ()
+    return ExternalTrial(trial.number, proposal, STATUSES[trial.state], values, _excesses(trial), curve)
+
+
+def _origin(trial: FrozenTrial) -> tuple[str, tuple[int, ...], dict[str, float]]:
+    """Return operator, parents and proposed parameters of a trial, which another program may have written."""
+    stored = trial.system_attrs.get(ATTRIBUTE)
+    stored = stored if isinstance(stored, dict) else {}
+    operator, parents, params = (stored.get(name) for name in ("operator", "parents", "params"))
+    if not isinstance(operator, str):
+        operator = DEFAULT if trial.number == 0 else WARM_START
+    numbers = tuple(number for number in parents if isinstance(number, int)) if isinstance(parents, list) else ()
+    items = params.items() if isinstance(params, dict) else ()
+    return operator, numbers, {name: value for name, value in items if _is_finite(value)}
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _excesses(trial: FrozenTrial) -> dict[str, float]:
+    """Return the constraints of a trial by name: those of `constraints_func`, and those that the objective has set."""
+    by_position = trial.system_attrs.get("constraints") or ()
+    named = {name: value for name, value in trial.system_attrs.items() if name.startswith("constraints:")}
+    return {**{f"constraint {position}": value for position, value in enumerate(by_position)}, **named}

@@ -84,11 +84,13 @@ class StrategyWithRules(Strategy):
         object.__setattr__(self, "population", self.inner.population)
 
     def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
+        promotion = self.next_promotion_or_seed(history) if self.has_rules else None
+        return promotion or self.propose_genome(history, rng)
+
+    def propose_genome(self, history: History, rng: np.random.Generator) -> Proposal | None:
+        """Return the next new genome, even where a promotion or an extra seed is due."""
         if not self.has_rules:
             return self.inner.propose(history, rng)
-        proposal = self.next_promotion_or_seed(history)
-        if proposal is not None:
-            return proposal
         shown = self._history_for_strategy(history)
         proposal = self._propose_feasible(shown, self._prospects(history), rng)
         if proposal is None:
