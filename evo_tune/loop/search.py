@@ -345,7 +345,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
         """
         with self._changed:
             submit(self.saved, [genome], source)
-            self._changed.notify_all()
 
     # Running.
 

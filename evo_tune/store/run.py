@@ -261,9 +261,8 @@ class Run:
         It is not synced, because a candidate that is lost in a power cut is proposed again identically. A submitted one
         is, because its file is removed then.
         """
-        event = events.Proposed(candidate=events.CandidateRecord.of(candidate), time=_now())
-        if submission is not None:
-            event.submission = submission
+        record = events.CandidateRecord.of(candidate)
+        event = events.Proposed(candidate=record, submission=submission or msgspec.UNSET, time=_now())
         self._write(event, sync=submission is not None)
         return self.candidates[-1]
 

@@ -117,6 +117,41 @@ def test_at_its_limit_a_run_leaves_the_genomes_to_a_longer_one(begin: Begin, res
     assert agrees(longer)
 
 
+def test_at_its_limit_a_run_makes_extra_seeds_and_takes_no_genome(begin: Begin) -> None:
+    search = begin(generations=None, trials=3, seeds_per_trial=2)
+    fresh = 0
+    while (candidate := search.ask()) is not None:
+        search.tell(candidate, evaluate(search, candidate))
+        fresh += candidate.fresh
+        if fresh == 3 and not search.saved.submissions and not (search.saved.folder / INBOX).exists():
+            search.enqueue({"x": 0.25})
+    assert len(search.saved.candidates) > 3
+    assert search.saved.submissions == {}
+    assert len(os.listdir(search.saved.folder / INBOX)) == 1
+
+
+def test_a_genome_is_safe_on_disk_before_its_file_is_removed(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = begin()
+    step(search)
+    search.enqueue({"x": 0.25})
+    calls: list[str] = []
+    sync, unlink = os.fsync, os.unlink
+
+    def noted_sync(file: int) -> None:
+        calls.append(os.readlink(f"/proc/self/fd/{file}").rpartition("/")[2])
+        sync(file)
+
+    def noted_unlink(path: Any, **more: Any) -> None:
+        calls.append(str(path))
+        unlink(path, **more)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(os, "unlink", noted_unlink)
+    (name,) = os.listdir(search.saved.folder / INBOX)
+    search.ask()
+    assert [call for call in calls if call in ("_journal.jsonl", name)] == ["_journal.jsonl", name]
+
+
 def test_a_genome_without_time_stays_until_there_is_time(begin: Begin) -> None:
     search = begin()
     step(search)
