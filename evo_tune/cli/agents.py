@@ -8,7 +8,6 @@ links included; the code that a run executes is not watched.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shlex
@@ -20,6 +19,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+import msgspec
 
 from evo_tune.cli.shared import WORD, option_text
 from evo_tune.errors import StoreError, UsageError
@@ -144,7 +145,7 @@ class Workplace:
             folder: One of the named folders; by default the first.
         """
         root, run = self._run(folder, run)
-        texts = [json.dumps(genome) for genome in genomes]
+        texts = [msgspec.json.encode(genome).decode() for genome in genomes]
         return _command_output(root, ["propose", "--source=agent", "--format=json", "--", run, *texts])
 
     def status(self, run: str = "", folder: str = "") -> str:
@@ -175,7 +176,7 @@ class Workplace:
             folder: One of the named folders; by default the first.
         """
         root, run = self._run(folder, run)
-        words = [f"--predict={json.dumps(genome)}" for genome in genomes or ()]
+        words = [f"--predict={msgspec.json.encode(genome).decode()}" for genome in genomes or ()]
         return _command_output(root, ["show", f"--top={min(max(1, top), MOST)}", "--format=json", *words, "--", run])
 
     def runs(self, folder: str = "") -> str:
