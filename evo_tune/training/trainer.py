@@ -124,7 +124,7 @@ class Trainer:
         recipe.precision.check_device(self.device)
         self.scaler = recipe.precision.scaler(self.device)
         self.noise = attach_noise(self.model, seed)
-        self.optimizer = recipe.optimizer.build(model, recipe.precision.name)
+        self.optimizer = recipe.optimizer.build(model, recipe.precision.name, ranks)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.gap = GapDecayState(recipe.weight_decay) if isinstance(recipe.weight_decay, GapDecay) else None
         self.averaged = None if recipe.ema is None else average_of(model, recipe.ema)

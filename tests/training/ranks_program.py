@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ from evo_tune.training import (
     IGNORE,
     SGD,
     Diverged,
+    Muon,
     Precision,
     Ranks,
     RanksDiffer,
@@ -30,6 +32,7 @@ from evo_tune.training import (
     process_group,
 )
 from evo_tune.training.hardware.device import MicroBatch
+from evo_tune.training.optim.optimizer import orthogonalise
 from evo_tune.training.recipe import GPTConfig, Schedule, WeightDecay
 
 STEPS = 4
@@ -230,6 +233,35 @@ def least(ranks: Ranks) -> list[int]:
     return ranks.least(8 - 3 * ranks.rank, ranks.rank)
 
 
+def shared_muon(ranks: Ranks) -> dict[str, Any]:
+    """The weights after steps of Muon with and without shared work, and how many matrices this rank orthogonalised."""
+    counts: list[int] = []
+
+    def counted(matrices: torch.Tensor, precision: str) -> torch.Tensor:
+        counts.append(len(matrices))
+        return orthogonalise(matrices, precision)
+
+    layers: list[torch.nn.Module] = [torch.nn.Linear(128, 160) for _ in range(3)]
+    layers += [torch.nn.Linear(8, 8), torch.nn.Linear(8, 8), torch.nn.Linear(256, 128)]
+    models = [torch.nn.Sequential(*layers), copy.deepcopy(torch.nn.Sequential(*layers))]
+    shared_counts = []
+    for model, group in zip(models, (None, ranks), strict=True):
+        seed = torch.Generator().manual_seed(2)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.copy_(torch.randn(weight.shape, generator=seed))
+        optimizer = Muon(lr=0.1).build(model, "fp32", group)
+        with patch("evo_tune.training.optim.optimizer.orthogonalise", counted):
+            for _ in range(2):
+                for weight in model.parameters():
+                    weight.grad = torch.randn(weight.shape, generator=seed)
+                counts.clear()
+                optimizer.step()
+        shared_counts.append(list(counts))
+    alone, shared = ([weight.detach() for weight in model.parameters()] for model in models)
+    return {"counts": shared_counts, "alone": alone, "shared": shared}
+
+
 QUESTIONS: dict[str, Callable[[Ranks], Any]] = {
     "training": small_training,
     "score": score,
@@ -240,6 +272,7 @@ QUESTIONS: dict[str, Callable[[Ranks], Any]] = {
     "noise": noise,
     "statistics": statistics,
     "least": least,
+    "shared_muon": shared_muon,
 }
 
 

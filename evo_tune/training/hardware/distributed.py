@@ -90,6 +90,21 @@ class Ranks(launcher.Group):
         dist.all_reduce(values, dist.ReduceOp.MIN)
         return [int(value) for value in values]
 
+    def share_out(self, function: Callable[[Tensor], Tensor], inputs: Sequence[Tensor]) -> Tensor:
+        """Return `function(torch.stack(inputs))`: each rank computes a part of the rows, and all get the whole.
+
+        Args:
+            function: Function that treats each row by itself, and keeps shapes.
+            inputs: Tensors of one shape, the same on each rank; at least one.
+        """
+        per_rank = -(-len(inputs) // self.size)
+        first = self.rank * per_rank
+        # The last ranks repeat some of the first rows, because all must send equally many.
+        mine = function(torch.stack([inputs[(first + row) % len(inputs)] for row in range(per_rank)]))
+        everyone = mine.new_empty((self.size * per_rank, *mine.shape[1:]))
+        dist.all_gather(list(everyone.chunk(self.size)), mine)
+        return everyone[: len(inputs)]
+
     def wrap(self, model: nn.Module) -> DistributedDataParallel:
         """Return a model whose backward pass averages gradients over ranks; all ranks start with rank 0's weights.
 
@@ -147,16 +162,46 @@ class Ranks(launcher.Group):
         Raises:
             RanksDiffer: A rank differs from rank 0; raised on every rank.
         """
-        digest = hashlib.sha256()
-        for name, tensor in sorted(model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        mine = torch.frombuffer(bytearray(digest.digest()), dtype=torch.int64)
+        # From the device come two numbers: a hash of all names, and one of all weights.
+        state = sorted(model.state_dict().items())
+        names = int.from_bytes(hashlib.sha256(repr([name for name, _ in state]).encode()).digest()[:7], "big")
+        mine = torch.stack([torch.tensor(names), weight_hash([tensor for _, tensor in state]).cpu()])
         everyone = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(everyone, mine)
         different = [rank for rank, theirs in enumerate(everyone) if not torch.equal(theirs, everyone[0])]
         if different:
             raise RanksDiffer(different, step)
+
+
+# Odd numbers of 64 bits: the golden ratio's, and the multiplier of Knuth's MMIX.
+_GOLDEN, _MMIX = -7046029254386353131, 6364136223846793005
+
+# Words that are hashed at a time: few launches on a GPU, and the buffers fit into the cache of a CPU.
+_WORDS_AT_ONCE = 1 << 17
+
+_WORD_TYPES = {1: torch.uint8, 2: torch.int16}
+
+
+def weight_hash(tensors: Sequence[Tensor]) -> Tensor:
+    """Return a hash of the bits of all tensors, computed on their device without waiting for it.
+
+    Each word of at most 32 bits is multiplied by an odd number that depends on its position. Their sum modulo 2⁶⁴ is
+    the same in any order of summation, and a change of a single word always changes it.
+
+    Args:
+        tensors: Tensors of any type on one device, at least one.
+
+    Returns:
+        An int64 number, on the device.
+    """
+    device = tensors[0].device
+    factors = torch.arange(_WORDS_AT_ONCE, device=device).mul_(_GOLDEN).bitwise_or_(1)
+    total = torch.zeros((), dtype=torch.int64, device=device)
+    for tensor in tensors:
+        flat = tensor.detach().contiguous().flatten()
+        for words in torch.split(flat.view(_WORD_TYPES.get(flat.element_size(), torch.int32)), _WORDS_AT_ONCE):
+            total = total * _MMIX + (words * factors[: len(words)]).sum()
+    return total
 
 
 def _batch_norms(model: nn.Module) -> list[nn.Module]:

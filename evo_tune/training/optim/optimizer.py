@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import check_number
+from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.recipe.models.rules import Factors
 from evo_tune.training.recipe.optim.optimisation import FIRST_MOMENTUM, GroupFactors
 
@@ -138,9 +139,9 @@ class AdamW:
     def __post_init__(self) -> None:
         check_number("lr", self.lr, "(0, 1]")
 
-    def build(self, model: nn.Module, precision: str = "fp32") -> torch.optim.Optimizer:
+    def build(self, model: nn.Module, precision: str = "fp32", ranks: Ranks | None = None) -> torch.optim.Optimizer:
         """Return the optimizer over a model's trainable parameters, in `parameter_groups`; always in float32."""
-        del precision
+        del precision, ranks
         return _adamw(self, model, "adamw", {p for p in model.parameters() if p.requires_grad})
 
 
@@ -171,9 +172,9 @@ class SGD:
         if self.nesterov and not self.momentum:
             raise RecipeError("nesterov", self.nesterov, "false, or true with a momentum above 0")
 
-    def build(self, model: nn.Module, precision: str = "fp32") -> torch.optim.Optimizer:
+    def build(self, model: nn.Module, precision: str = "fp32", ranks: Ranks | None = None) -> torch.optim.Optimizer:
         """Return the optimizer over a model's trainable parameters, in `parameter_groups`; always in float32."""
-        del precision
+        del precision, ranks
         parameters = {p for p in model.parameters() if p.requires_grad}
         groups = parameter_groups(model, parameters, "sgd", self.lr, self.rates, eps=0.0)
         fused = all(p.device.type == "cuda" for p in parameters)
@@ -211,6 +212,11 @@ def fused_map_sizes(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
 SMALLEST_IN_BF16 = 64
 
 
+# Smallest shorter side of matrices that ranks share out: smaller ones take less time than to send the results
+# (benchmarks/muon.py --ranks).
+SMALLEST_TO_SHARE = 128
+
+
 def orthogonalise(matrices: Tensor, precision: str = "fp32") -> Tensor:
     """Return about the nearest orthogonal matrix of each, with singular values of about 0.5 to 1.5.
 
@@ -242,6 +248,7 @@ class HiddenMatrices(torch.optim.Optimizer):
         nesterov: Whether to use Nesterov momentum.
         maps: Output sizes of weights that stack several maps (see `fused_map_sizes`).
         precision: Precision of the training (see `orthogonalise`).
+        ranks: Processes that share out the matrices, all with the same gradients; None: one process.
     """
 
     def __init__(
@@ -253,9 +260,15 @@ class HiddenMatrices(torch.optim.Optimizer):
         nesterov: bool,
         maps: Mapping[Tensor, tuple[int, ...]],
         precision: str = "fp32",
+        ranks: Ranks | None = None,
     ) -> None:
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "momentum": momentum, "nesterov": nesterov})
-        self.maps, self.precision = maps, precision
+        self.maps, self.precision, self.ranks = maps, precision, ranks
+
+    def _orthogonalise(self, matrices: list[Tensor]) -> Tensor:
+        if self.ranks is None or len(matrices) == 1 or len(matrices[0]) < SMALLEST_TO_SHARE:
+            return orthogonalise(torch.stack(matrices), self.precision)
+        return self.ranks.share_out(lambda mine: orthogonalise(mine, self.precision), matrices)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -285,7 +298,7 @@ class HiddenMatrices(torch.optim.Optimizer):
                     part, change = (part, change) if lying else (part.mT, change.mT)
                     same.setdefault((part.shape[0], part.shape[1]), []).append((part, change))
             for (_, longer), pairs in same.items():
-                changes = orthogonalise(torch.stack([change for _, change in pairs]), self.precision)
+                changes = self._orthogonalise([change for _, change in pairs])
                 changes = changes if taken is None else changes.masked_fill_(taken == 0.0, 0.0)
                 for (part, _), change in zip(pairs, changes, strict=True):
                     part.add_(change, alpha=-group["lr"] * 0.2 * math.sqrt(longer))
@@ -357,7 +370,7 @@ class Muon:
         first = min(FIRST_MOMENTUM, self.momentum)
         return self.momentum if step >= rising else first + (self.momentum - first) * step / rising
 
-    def build(self, model: nn.Module, precision: str = "fp32") -> torch.optim.Optimizer:
+    def build(self, model: nn.Module, precision: str = "fp32", ranks: Ranks | None = None) -> torch.optim.Optimizer:
         """Return the optimizers over a model's trainable parameters, as one optimizer.
 
         Its groups have `initial_lr` and `decay`, as those of `parameter_groups`.
@@ -365,12 +378,14 @@ class Muon:
         Args:
             model: Any module.
             precision: Precision of the training (see `orthogonalise`).
+            ranks: Processes that share out the orthogonalisation; None: one process.
         """
         hidden = set(hidden_matrices(model))
         others = {p for p in model.parameters() if p.requires_grad} - hidden
         optimizers: list[Optimizer] = []
         if hidden:
-            of_muon: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov, "precision": precision}
+            of_muon: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.nesterov}
+            of_muon |= {"precision": precision, "ranks": ranks}
             groups = parameter_groups(model, hidden, "muon", self.lr, self.rates, eps=0.0)
             optimizers.append(HiddenMatrices(groups, lr=self.lr, maps=fused_map_sizes(model), **of_muon))
         if others:

@@ -14,6 +14,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.plugins.ranks import check_ranks
 from evo_tune.training import GPT, IGNORE, Ranks, RanksDiffer, TrainingWindows, process_group
 from evo_tune.training.hardware.device import MicroBatch
+from evo_tune.training.hardware.distributed import weight_hash
 from evo_tune.training.recipe import GPTConfig
 from tests.training import ranks_program as program
 from tests.training.forked import STARTS, Forked
@@ -105,6 +106,45 @@ def test_a_bit_that_differs_is_found_and_its_rank_named(answers: list[dict[str, 
     error = RanksDiffer([1, 3], 20)
     rebuilt = error.__reduce__()
     assert str(rebuilt[0](*rebuilt[1])) == str(error)
+
+
+def test_each_rank_orthogonalises_a_part_of_the_large_matrices(answers: list[dict[str, Any]]) -> None:
+    for answer in (answer["shared_muon"] for answer in answers):
+        # 3 of one shape, 2 too small to share, 1 alone; the third of a shape is computed with one that repeats.
+        assert [sorted(counts) for counts in answer["counts"]] == [[1, 2, 3], [1, 2, 2]]
+        for alone, shared in zip(answer["alone"], answer["shared"], strict=True):
+            assert torch.equal(alone, shared)
+    for mine, theirs in zip(*(answer["shared_muon"]["shared"] for answer in answers), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+WEIGHTS = [
+    torch.arange(300_000, dtype=torch.float32),  # several parts
+    torch.arange(7, dtype=torch.float64),
+    torch.arange(5, dtype=torch.bfloat16),
+    torch.arange(6).reshape(2, 3).T,  # int64, not contiguous
+    torch.tensor([True, False, True]),
+    torch.tensor(3.0),
+]
+
+
+@pytest.mark.parametrize("number", range(len(WEIGHTS)))
+@pytest.mark.parametrize("bit", [0, 7, -1])
+def test_a_hash_of_weights_changes_with_each_bit(number: int, bit: int) -> None:
+    changed = [weight.clone(memory_format=torch.contiguous_format) for weight in WEIGHTS]
+    assert weight_hash(changed) == weight_hash(WEIGHTS)
+    bytes_of = changed[number].view(-1).view(torch.uint8)
+    bytes_of[len(bytes_of) // 2 if bit == 0 else -1] ^= 1 << bit % (8 if WEIGHTS[number].dtype != torch.bool else 1)
+    assert weight_hash(changed) != weight_hash(WEIGHTS)
+
+
+def test_a_hash_of_weights_changes_with_their_order_and_with_all_signs() -> None:
+    weight = torch.randn(1000, generator=torch.Generator().manual_seed(1))
+    swapped = weight.clone()
+    swapped[[3, 700]] = weight[[700, 3]]
+    hashes = {int(weight_hash([tensor])) for tensor in (weight, swapped, -weight, weight.roll(1))}
+    assert len(hashes) == 4
+    assert weight_hash([weight, swapped]) != weight_hash([swapped, weight])
 
 
 def test_noise_is_each_ranks_own_and_resuming_is_exact(answers: list[dict[str, Any]]) -> None:
