@@ -15,6 +15,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from evo_tune.dispatch.slot import Slot
 from evo_tune.forecast import comparison_seconds
@@ -23,10 +24,12 @@ from evo_tune.genome.values import Genome
 from evo_tune.loop.deadline import SHARE
 from evo_tune.loop.driving import handle_interrupts
 from evo_tune.loop.slots import open_slots_to_plan
+from evo_tune.plugins.context import DETERMINISM, NOT_DETERMINISTIC
 from evo_tune.plugins.cost import Cost, TimedGenome, budgets_of
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.settings import SessionSettings
 from evo_tune.store.manifest import Manifest
+from evo_tune.text import one_line
 
 # Number of full trainings, final comparison included, that fit into `--hours` by the chosen budget.
 TRAININGS = 30
@@ -39,6 +42,9 @@ DEFAULT_SEARCH = 180.0
 
 # Maximum share of the hours for timing, apart from the start of workers, and maximum number of its rounds.
 TIME_SHARE, ROUNDS = 0.05, 2
+
+# Share of a step's time that deterministic algorithms may cost.
+MAX_DETERMINISM_COST = 0.05
 
 # Weight of the default genome in the fit of the cost: it is trained in every run, and the best are often like it.
 DEFAULT_WEIGHT = 4
@@ -150,6 +156,29 @@ def fit_cost(evaluator: BoundEvaluator, genomes: Sequence[Genome], timings: Step
         return None
     repeated_default = [measured[0]] * (DEFAULT_WEIGHT - 1) if 0 in measured else []
     return Cost.fit([*measured.values(), *repeated_default], timings.device, evaluator.plugin.cpu_costs)
+
+
+def settle_determinism(evaluator: BoundEvaluator, timings: StepTimings) -> tuple[BoundEvaluator, str]:
+    """Return the evaluator with its option `deterministic` fixed by timings on a GPU, and the choice in words.
+
+    Args:
+        evaluator: Evaluator whose option is `auto`.
+        timings: Timings with the option `auto`; without a measured cost, determinism stays.
+    """
+    names = {name for row in timings.rows.values() for name in row if name.startswith(NOT_DETERMINISTIC)}
+    costs = [row[DETERMINISM] for row in timings.rows.values() if DETERMINISM in row]
+    if names:
+        operators = ", ".join(sorted(one_line(name.removeprefix(NOT_DETERMINISTIC)) for name in names))
+        reason = f"no deterministic algorithm for {operators} on {timings.device}"
+    elif costs:
+        reason = f"deterministic algorithms add {median(costs):.1%} to the time of a step"
+    else:
+        reason = "the cost of deterministic algorithms could not be measured"
+    deterministic = not names and median(costs or [0.0]) < MAX_DETERMINISM_COST
+    words = (
+        f"determinism: {'kept' if deterministic else 'off'} (-o deterministic={str(deterministic).lower()}), {reason}"
+    )
+    return evaluator.with_options(deterministic=deterministic), words
 
 
 def choose_seconds(

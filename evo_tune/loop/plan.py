@@ -24,7 +24,15 @@ from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Constraint, Objective
 from evo_tune.genome.values import Genome, genome_key, space_error_prefix
-from evo_tune.loop.budget import StepTimings, affordable_trainings, choose_seconds, fit_cost, needs_cost, time_steps
+from evo_tune.loop.budget import (
+    StepTimings,
+    affordable_trainings,
+    choose_seconds,
+    fit_cost,
+    needs_cost,
+    settle_determinism,
+    time_steps,
+)
 from evo_tune.loop.checks import check_ends, check_learning, check_metric, check_repair, check_rules, check_suited
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.genes import genes_with_defaults, limits_for
@@ -136,15 +144,25 @@ def plan_run(
     evaluator = plugin.bind(request.options)
     cost_is_open = needs_cost(evaluator)
     checked = _CheckedRequest(plugin, request, settings, session, store)
+    # Elsewhere than on a GPU of this machine, deterministic algorithms cost nothing or cannot be timed: they stay.
+    open_options = {"deterministic": AUTO} if evaluator.options.get("deterministic") == AUTO else {}
+    device = plan_slots(session, settings.threads, evaluator.options).slots[0].inside
+    if not device.startswith("cuda") or TIMING not in plugin.supports:
+        open_options = {}
     if cost_is_open:
-        draft, timings, pace, choices = _budget_in_time(checked, evaluator, began)
+        draft, timings, pace, choices = _budget_in_time(checked, evaluator, began, open_options)
         slots, device = timings.slots, timings.device
     else:
         draft, choices = _draft(checked, evaluator, checked.settings), []
         rungs_are_open = settings.fidelity == AUTO and "budget" in plugin.supports and session.hours is not None
-        if TIMING in plugin.supports and (forecast or rungs_are_open):
-            timings = time_steps(genomes_to_time(draft.space), draft.evaluator, draft.manifest, session, quick=True)
+        if TIMING in plugin.supports and (forecast or rungs_are_open or open_options):
+            genomes = genomes_to_time(draft.space) if forecast or rungs_are_open else [draft.space.default()]
+            to_time = draft.evaluator.with_options(**open_options) if open_options else draft.evaluator
+            timings = time_steps(genomes, to_time, draft.manifest, session, quick=True)
             slots, device, pace = timings.slots, timings.device, pace_of(timings.rows, timings.worker)
+            if open_options:
+                evaluator, choice = settle_determinism(evaluator, timings)
+                draft, choices = _draft(checked, evaluator, checked.settings), [choice]
         else:
             slot_plan = plan_slots(session, draft.manifest.threads, draft.manifest.options)
             slots, device, pace = len(slot_plan.slots), slot_plan.slots[0].name, None
@@ -156,7 +174,7 @@ def plan_run(
 
 
 def _budget_in_time(
-    checked: _CheckedRequest, evaluator: BoundEvaluator, began: float
+    checked: _CheckedRequest, evaluator: BoundEvaluator, began: float, open_options: Mapping[str, Any]
 ) -> tuple[Draft, StepTimings, Pace | None, list[str]]:
     """Measure the cost of a step, and choose the time of a training unless the user gave it.
 
@@ -164,11 +182,12 @@ def _budget_in_time(
         checked: The user's request.
         evaluator: Evaluator with the user's options.
         began: Beginning of the planning, by `time.monotonic`.
+        open_options: Options that the timings decide, `deterministic` or none, with their open values.
 
     Returns:
         The draft with the budget; without a measured cost, it has the evaluator's own budget. Then the last timings of
-        steps, the times of its trainings (None if no step could be timed), and the chosen budget in words (empty if the
-        user gave it).
+        steps, the times of its trainings (None if no step could be timed), and the choices in words: determinism if it
+        was open, and the budget unless the user gave it.
 
     Raises:
         UsageError: No step could be timed, but the user gave a time.
@@ -180,7 +199,14 @@ def _budget_in_time(
     for is_first_round in (True, False):
         # The corners are left out: the slowest genome of a space may take more time than all others.
         genomes = genomes_to_time(draft.space, RANDOM_GENOMES, corners=False)
-        timings = time_steps(genomes, draft.evaluator, draft.manifest, session, quick=False)
+        to_time = draft.evaluator.with_options(**open_options) if open_options else draft.evaluator
+        timings = time_steps(genomes, to_time, draft.manifest, session, quick=False)
+        is_settled, open_options = not open_options, {}
+        if not is_settled:
+            evaluator, choice = settle_determinism(evaluator, timings)
+            choices.append(choice)
+            # Steps are faster without determinism: their cost is measured once more.
+            is_settled = bool(evaluator.options["deterministic"])
         cost, timed_pace = fit_cost(draft.evaluator, genomes, timings), pace_of(timings.rows, timings.worker, ())
         if cost is None or timed_pace is None:
             if is_first_round and given_seconds is not None:
@@ -194,12 +220,12 @@ def _budget_in_time(
                 trainings = GENERATIONS * int(checked.strategy.to_json()["population"]) if is_quick_search else None
                 limits = (session, timings.slots, time.monotonic() - began, trainings)
                 seconds, reason = choose_seconds(draft.evaluator, draft.space.default(), cost, *limits)
-                choices = [f"budget: {seconds:g} s a training (-o seconds={seconds:g}), {reason}"]
+                choices.append(f"budget: {seconds:g} s a training (-o seconds={seconds:g}), {reason}")
             evaluator = evaluator.with_options(seconds=seconds)
         timed_default, draft = draft.space.default(), _draft(checked, evaluator, checked.settings)
         seconds = draft.default_seconds
         pace = replace(timed_pace, seconds=(seconds,), judging=min(timed_pace.judging, seconds))
-        if draft.space.default() == timed_default:
+        if draft.space.default() == timed_default and is_settled:
             break
         # Else the budget has changed the size that suits it, and so the space: the cost is measured there once more.
     return draft, timings, pace, choices

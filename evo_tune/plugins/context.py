@@ -22,6 +22,10 @@ THREAD_VARIABLES = (
 # Files of a killed evaluation that the next attempt finds in the trial's folder, if the first of them is there.
 UNFINISHED = ("unfinished.pt", "checkpoint.pt")
 
+# Metrics of a timing: the share that deterministic algorithms add to the time of a step, and, with the name of an
+# operator after it, that the operator has no deterministic algorithm.
+DETERMINISM, NOT_DETERMINISTIC = "determinism", "not deterministic: "
+
 
 class Pruned(BaseException):
     """The learning curve passed a bound. Raised by `Context.report`; evaluators do not catch it."""

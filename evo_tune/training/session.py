@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from evo_tune.options.declare import AUTO
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.ranks import RankFailed
 from evo_tune.training.checkpoint import CHECKPOINT, Unfinished, read_checkpoint_of, save_checkpoint
@@ -70,7 +71,7 @@ def train(
     began = now()
     keep_freed_memory()
     options, writes = plan.options, ranks is None or ranks.rank == 0
-    with reproducible(run.threads, run.device, strict=getattr(options, "deterministic", True)):
+    with reproducible(run.threads, run.device, strict=bool(getattr(options, "deterministic", True))):
         unfinished = Unfinished(plan, run, writes=writes)
         saved = unfinished.saved or read_checkpoint_of(run.resume_folder, plan.identity)
         precision: str = options.precision
@@ -108,19 +109,23 @@ def _predict_cost(training_run: TrainingRun, steps: int, built: float, saves: bo
     """Return the predicted cost of a full training, from a few of its steps.
 
     Returns:
-        'seconds', 'judging' and 'step' (see `TrainingRun.timed`), the first two including the time to build; 'memory',
-        GPU memory in bytes; 'checkpoint', approximate bytes of a partial training's checkpoint; 'kept', those of a full
-        training's.
+        'seconds', 'judging' and 'step' (see `TrainingRun.time_steps`), the first two including the time to build;
+        'memory', GPU memory in bytes; 'checkpoint', approximate bytes of a partial training's checkpoint; 'kept', those
+        of a full training's; on a GPU with `deterministic` auto, the entries of `time_determinism`.
     """
+    determinism_is_open = getattr(training_run.task.plan.options, "deterministic", True) == AUTO
+    on_gpu = training_run.trainer.device.type == "cuda"
+    determinism = training_run.time_determinism(steps + 2) if determinism_is_open and on_gpu else {}
     seconds = training_run.time_steps(steps)
     # Weights, and at most two optimizer moments for each trained weight.
     checkpoint_bytes = sum(
         weight.numel() * weight.element_size() * (3 if weight.requires_grad else 1)
         for weight in training_run.model.parameters()
     )
-    memory = {"memory": training_run.peak_memory} if training_run.trainer.device.type == "cuda" else {}
+    memory = {"memory": training_run.peak_memory} if on_gpu else {}
     took = {name: seconds[name] + built for name in ("seconds", "judging")}
-    return {**seconds, **took, **memory, "checkpoint": float(checkpoint_bytes), "kept": float(checkpoint_bytes) * saves}
+    extra = {**memory, **determinism}
+    return {**seconds, **took, **extra, "checkpoint": float(checkpoint_bytes), "kept": float(checkpoint_bytes) * saves}
 
 
 # ---------------------------------------------------------------- several processes

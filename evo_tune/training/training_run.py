@@ -19,7 +19,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from evo_tune.plugins.context import Context
+from evo_tune.plugins.context import DETERMINISM, NOT_DETERMINISTIC, Context
+from evo_tune.training.hardware.device import be_deterministic, nondeterministic_operators
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import PassMemory, fit_pass, measure_peak_memory
 from evo_tune.training.hardware.precision import Precision
@@ -34,6 +35,9 @@ from evo_tune.training.trainer import Step, Trainer
 
 # Seconds after which no more steps are timed, once there are three, of which the first is not counted.
 ENOUGH = 1.5
+
+# Number of times that steps with and without deterministic algorithms are timed, and number of steps each time.
+PAIRS, PAIR_STEPS = 6, 2
 
 
 class Plan(Protocol):
@@ -441,6 +445,41 @@ class TrainingRun:
         times.append(now())
         judging = len(self.marks) * (times[1] - times[0]) + times[2] - times[1]
         return {"seconds": stepping + judging, "judging": judging, "step": step_seconds}
+
+    def time_determinism(self, reserve: int) -> dict[str, float]:
+        """Return what deterministic algorithms cost, from an evaluation and a few steps.
+
+        Args:
+            reserve: Number of steps of the phase to leave.
+
+        Returns:
+            `DETERMINISM`, the share that they add to the time of a step; empty if the phase has too few steps. If
+            operators have no deterministic algorithm, `NOT_DETERMINISTIC` with each name instead, and the process is
+            left without deterministic algorithms.
+        """
+
+        def step_and_evaluate() -> None:
+            self.trainer.run(self.trainer.step + 1)
+            self.task.curve_point(self.trainer)
+            metric_values(self.task.result(self, None), self.task.group)
+
+        last = self.task.ends[0] - reserve
+        if self.trainer.step + 1 + 4 * PAIR_STEPS > last:
+            return {}
+        if operators := nondeterministic_operators(step_and_evaluate):
+            be_deterministic(False)
+            return {NOT_DETERMINISTIC + name: 1.0 for name in operators}
+        now, ratios = clock_for(self.trainer.device), list[float]()
+        while len(ratios) < PAIRS and self.trainer.step + 2 * PAIR_STEPS <= last:
+            seconds = []
+            for deterministic in (False, True):  # in turn, so that both meet the same load
+                be_deterministic(deterministic)
+                began = now()
+                self.trainer.run(self.trainer.step + PAIR_STEPS)
+                seconds.append(now() - began)
+            ratios.append(seconds[1] / seconds[0])
+        # The first steps of each kind choose kernels and allocate.
+        return {DETERMINISM: median(ratios[1:]) - 1.0}
 
     def state(self) -> dict[str, Any]:
         """Return the state to store in a checkpoint."""

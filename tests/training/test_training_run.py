@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from evo_tune.errors import RecipeError
+from evo_tune.plugins.context import DETERMINISM, NOT_DETERMINISTIC
 from evo_tune.training import (
     EarlyStopping,
     LanguageTraining,
@@ -18,8 +21,10 @@ from evo_tune.training import (
     TrainingWindows,
     evaluation_blocks,
     evaluation_windows,
+    reproducible,
 )
 from evo_tune.training.recipe import GapDecay, Phase
+from evo_tune.training.session import _predict_cost as predict_cost
 
 
 @dataclass
@@ -111,6 +116,68 @@ def test_a_small_last_step_is_not_the_time_of_a_step(
     monkeypatch.setattr("evo_tune.training.training_run.clock_for", lambda device: lambda: now[0])
     monkeypatch.setattr(training_run.trainer, "run", run)
     assert training_run.time_steps(10)["step"] == 4.0
+
+
+def test_what_determinism_costs_is_the_median_of_steps_in_turn(
+    make_training_run: Callable[..., TrainingRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training_run, now, states = make_training_run(steps=40), [0.0], list[bool]()
+    advance = training_run.trainer.advance
+
+    def slow_advance(another: bool = False) -> list[Any]:
+        states.append(torch.are_deterministic_algorithms_enabled())
+        slow = 50.0 if len(states) == 2 else 1.0  # the first step after the probe, as where a kernel is chosen
+        now[0] += slow * (1.25 if states[-1] else 1.0)
+        return advance(another)
+
+    monkeypatch.setattr("evo_tune.training.training_run.clock_for", lambda device: lambda: now[0])
+    monkeypatch.setattr(training_run.trainer, "advance", slow_advance)
+    with reproducible(1):
+        assert training_run.time_determinism(3) == {DETERMINISM: pytest.approx(0.25)}
+        assert torch.are_deterministic_algorithms_enabled()
+        assert make_training_run(steps=40).time_determinism(12) == {}  # only 20 steps: too few
+    assert states == [True] + 4 * [False, False, True, True]
+
+
+def test_operators_without_a_deterministic_algorithm_are_found_in_a_step_and_in_an_evaluation(
+    make_training_run: Callable[..., TrainingRun],
+) -> None:
+    training_run = make_training_run(steps=40)
+
+    def put(module: torch.nn.Module, args: Any, out: torch.Tensor) -> None:
+        if not module.training:
+            out.detach().put_(torch.tensor([0]), out.detach().flatten()[:1].clone())
+            warnings.warn("of somebody else", UserWarning, stacklevel=1)
+
+    training_run.model.register_forward_hook(put)
+    with reproducible(1), pytest.warns(UserWarning, match="of somebody else"):  # noqa: PT031 # both change one state
+        assert training_run.time_determinism(3) == {NOT_DETERMINISTIC + "put_": 1.0}
+        assert not torch.are_deterministic_algorithms_enabled()  # the rest of the timing is of such steps
+    training_run.trainer.run(10)
+    message = (
+        r"deterministic=True is not allowed: expected auto or false, since put_ has no deterministic algorithm on cpu"
+    )
+    with warnings.catch_warnings(), pytest.raises(RecipeError, match=message), reproducible(1):  # noqa: PT012
+        warnings.simplefilter("ignore")
+        training_run.run(15)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(("device", "option", "measured"), [("cuda", "auto", 1), ("cuda", True, 0), ("cpu", "auto", 0)])
+def test_only_an_open_determinism_is_timed_and_only_on_a_gpu(
+    make_training_run: Callable[..., TrainingRun],
+    device: str,
+    option: Any,
+    measured: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    training_run = make_training_run()
+    training_run.task.plan.options.deterministic = option
+    monkeypatch.setattr(TrainingRun, "time_steps", lambda *_: {"seconds": 1.0, "judging": 0.1, "step": 0.1})
+    monkeypatch.setattr(TrainingRun, "time_determinism", lambda *_: {DETERMINISM: 0.1})
+    monkeypatch.setattr(TrainingRun, "peak_memory", 1.0)
+    training_run.trainer.device = torch.device(device)
+    assert (DETERMINISM in predict_cost(training_run, 10, 0.0, saves=False)) == bool(measured)
 
 
 def test_reports_come_at_fixed_steps_of_the_whole(make_training_run: Callable[..., TrainingRun]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -14,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from evo_tune.errors import RecipeError
 from evo_tune.options.declare import check_integer
 
 # Target value of padding, which never counts (torch's own convention).
@@ -76,16 +79,40 @@ def seed_everything(seed: int, device: torch.device) -> None:
         torch.manual_seed(seed)
 
 
-def _be_deterministic(yes: bool) -> None:
+# torch's text about an operator without a deterministic algorithm.
+_NO_ALGORITHM = re.compile(r"(\S+) does not have a deterministic implementation")
+
+
+def be_deterministic(yes: bool, *, warn_only: bool = False) -> None:
     """Switch torch's deterministic algorithms on or off.
 
     torch's own function also notifies its compiler, whose import takes a second and is not needed here.
+
+    Args:
+        yes: Whether to use deterministic algorithms only.
+        warn_only: Whether an operator without one gives a warning instead of an error.
     """
-    switch = getattr(torch._C, "_set_deterministic_algorithms", None)
-    if switch is None:
-        torch.use_deterministic_algorithms(yes)
-    else:
-        switch(yes, warn_only=False)
+    switch = getattr(torch._C, "_set_deterministic_algorithms", torch.use_deterministic_algorithms)
+    switch(yes, warn_only=warn_only)
+
+
+def nondeterministic_operators(function: Callable[[], object]) -> list[str]:
+    """Call a function, and return the names of the operators in it that have no deterministic algorithm.
+
+    They run all the same. Deterministic algorithms are required again afterwards.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        be_deterministic(True, warn_only=True)
+        try:
+            function()
+        finally:
+            be_deterministic(True)
+    names = [_NO_ALGORITHM.match(str(warning.message)) for warning in caught]
+    for warning, name in zip(caught, names, strict=True):
+        if name is None:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return sorted({name[1] for name in names if name})
 
 
 @contextmanager
@@ -99,7 +126,7 @@ def reproducible(threads: int, device: str = "cpu", *, strict: bool = True) -> I
             attention.
 
     Raises:
-        RecipeError: threads is not an integer of at least 1.
+        RecipeError: threads is not an integer of at least 1, or an operator has no deterministic algorithm.
     """
     check_integer("threads", threads, 1)
     if torch.device(device).type == "cuda":
@@ -110,13 +137,18 @@ def reproducible(threads: int, device: str = "cpu", *, strict: bool = True) -> I
     try:
         if before[0] != threads:
             torch.set_num_threads(threads)
-        _be_deterministic(strict)
+        be_deterministic(strict)
         # A debugging aid that writes NaN into every new buffer, which costs time in each step.
         debugging.fill_uninitialized_memory = False
         yield
+    except RuntimeError as error:
+        if name := _NO_ALGORITHM.match(str(error)):
+            reason = f"auto or false, since {name[1]} has no deterministic algorithm on {device}"
+            raise RecipeError("deterministic", True, reason) from error
+        raise
     finally:
         debugging.fill_uninitialized_memory = fill
-        _be_deterministic(before[1])
+        be_deterministic(before[1])
         torch.set_num_threads(before[0])
 
 

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from evo_tune.errors import OptionError
-from evo_tune.options.declare import Options, fixed_option
+from evo_tune.options.declare import AUTO, Options, fixed_option
 from evo_tune.plugins.cost import JUDGED, Cost, Work
 from evo_tune.training.recipe.hardware.memory import NewWeights
 from evo_tune.training.recipe.models.base import BaseModel
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
+
+C = TypeVar("C", bound="ComputeOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +37,13 @@ class ComputeOptions(Options):
     compile: bool = fixed_option(
         False, help="Compile the blocks, a minute per shape; on a GPU, attention windows use flex_attention"
     )
-    deterministic: bool = fixed_option(
-        True, help="Use only deterministic algorithms; false: allow faster ones on a GPU"
+    deterministic: bool | Literal["auto"] = fixed_option(
+        AUTO, help="Use only deterministic algorithms; false: allow faster ones; auto: a run on a GPU times both"
     )
+
+    def settled(self: C, rungs: bool) -> C:
+        options = super().settled(rungs)
+        return replace(options, deterministic=True) if self.deterministic == AUTO else options
 
 
 @dataclass(frozen=True, kw_only=True)
