@@ -161,6 +161,9 @@ class _DeviceSettings(Options):
     address: str | None = option(
         None, unit="URL", help="Address of a running cluster, tcp://HOST:8786; by default one is started."
     )
+    scheduler_file: str | None = option(
+        None, unit="PATH", help="File with the address of a Dask scheduler: that of `dask scheduler --scheduler-file`."
+    )
     max_slots: int | None = option(None, bounds="[1, 10000]", help="Maximum number of slots on a cluster that grows.")
 
 
@@ -190,6 +193,8 @@ class SessionSettings(_Comparison, _DeviceSettings, _Limits):
             if self.backend == "joblib" and getattr(self, name) is not None:
                 flag = name.replace("_", "-")
                 raise OptionError(f"--{flag} is for clusters: give --backend dask or --backend ray with it")
+        if self.scheduler_file is not None and (self.backend != "dask" or self.address is not None):
+            raise OptionError("--scheduler-file is for --backend dask without --address: give it with that alone")
         if self.backend != "joblib" and not isinstance(self.per_device, int):
             raise OptionError(f"--per-device {self.per_device} is for GPUs of this machine: expected a number")
 

@@ -46,7 +46,7 @@ def open_slots(
         if not count:
             engine.close()
             raise OptionError(
-                f"the cluster at {cluster.address} has no workers: start some, or say --slots N to wait for N"
+                f"the cluster at {engine.place} has no workers: start some, or say --slots N to wait for N"
             )
         return [RemoteSlot(f"slot {i}", engine, timeout) for i in range(count)]
     slots = [LocalSlot(f"slot {i}", device, task, timeout, retries) for i, device in enumerate(plan.slots)]

@@ -38,6 +38,10 @@ TICK = 0.5
 # Seconds between two checks of a process that is expected to end.
 SHORT = 0.005
 
+# Seconds that a slot may need to close after its training got SIGTERM: a batch system sends it to all processes of a
+# job, and such a training has no result.
+LEAVING = 20.0
+
 # Seconds after which an incomplete message that makes no progress is abandoned.
 STALL = 60.0
 
@@ -54,9 +58,11 @@ serve(fd, parent)
 class WorkerLost(Exception):
     """No result will come from this worker."""
 
-    def __init__(self, status: Status, text: str) -> None:
+    def __init__(self, status: Status, text: str, signal: int = 0) -> None:
         super().__init__(text)
         self.status = status
+        # Number of the signal that ended the process; 0 for none.
+        self.signal = signal
 
 
 class Process:
@@ -145,7 +151,8 @@ class Process:
         code = self._exit_code()
         if code is None:
             return WorkerLost("crashed", "worker died: nobody knows how")
-        return WorkerLost("crashed", f"worker died: {f'killed by signal {-code}' if code < 0 else f'exit code {code}'}")
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        return WorkerLost("crashed", f"worker died: {how}", max(0, -code))
 
     def _exit_code(self) -> int | None:
         """Return the exit code, -N after signal N; None while the process runs.
@@ -268,6 +275,9 @@ class LocalSlot(Slot):
             worker.send({"candidate": vars(candidate), "folder": folder})
             reply = worker.receive(self._timeout)
         except WorkerLost as lost:
+            end = time.monotonic() + LEAVING
+            while lost.signal == signal.SIGTERM and not self.closed and time.monotonic() < end:
+                time.sleep(TICK)
             stuck_pid = self._discard(self._task.folder(candidate.id if folder is None else folder))
             if self.closed:
                 raise SlotClosed(f"{self.name} was closed") from None

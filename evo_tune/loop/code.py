@@ -173,7 +173,10 @@ def hashes_of(manifest: Manifest, genes: Mapping[str, Gene]) -> dict[str, str]:
 
 def _hash_places(session: SessionSettings) -> dict[str, str]:
     """Return the hash of where a session trains, by name."""
-    return {"places": digest({name: getattr(session, name) for name in DEVICE_SETTINGS})}
+    places = {name: getattr(session, name) for name in DEVICE_SETTINGS}
+    if places["scheduler_file"] is None:  # as version 1.0 remembered the places, which had no such setting
+        del places["scheduler_file"]
+    return {"places": digest(places)}
 
 
 def _gene_texts(genes: Mapping[str, Gene]) -> set[str]:

@@ -41,7 +41,7 @@ def plan_slots(session: SessionSettings, threads: int | None, options: Mapping[s
     Raises:
         OptionError: See `devices.plan`.
     """
-    if session.address is not None:
+    if session.address is not None or session.scheduler_file is not None:
         return plan(None, "cpu", 1, threads)
     return plan(session.slots, session.devices, session.per_device, threads, _ranks(options))
 
@@ -148,7 +148,7 @@ def _cluster(session: SessionSettings, manifest: Manifest, identity: str) -> Clu
     if session.backend == "joblib":
         return None
     where = (session.backend, session.address, session.max_slots or session.slots, session.devices)
-    return Cluster(*where, int(session.per_device), _ranks(manifest.options), identity)
+    return Cluster(*where, int(session.per_device), _ranks(manifest.options), identity, session.scheduler_file)
 
 
 def _ranks(options: Mapping[str, Any]) -> int:

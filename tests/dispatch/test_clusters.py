@@ -26,6 +26,7 @@ from slot_helpers import alive, candidate, dask_address, dask_cluster, open_dask
 
 from evo_tune import Minimize
 from evo_tune.dispatch import open_slots
+from evo_tune.dispatch.clusters import dask_cluster as dask_module
 from evo_tune.dispatch.clusters import host as on_host
 from evo_tune.dispatch.clusters.dask_cluster import DaskEngine
 from evo_tune.dispatch.clusters.host import PackedTask
@@ -287,6 +288,95 @@ def test_an_address_where_nobody_is(task_of, cluster, message, monkeypatch):
         open_slots(task_of(OK), Plan((CPU,), 1), cluster=cluster)
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[1]", b'{"address": 3}', b"[" * 100_000, b'{"address": "tcp://\\u001b[31m"}', b" " * (1 << 21), None],
+)
+def test_a_file_that_no_scheduler_wrote_is_an_error_in_one_line(content, task_of, tmp_path, monkeypatch):
+    monkeypatch.setattr("evo_tune.dispatch.clusters.dask_cluster.FILE_TIMEOUT", 0.0)
+    path = tmp_path / "scheduler.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(OptionError, match=f"--scheduler-file {path}: no Dask scheduler answers there") as error:
+        open_slots(task_of(OK), Plan((CPU,), 1), cluster=Cluster("dask", scheduler_file=str(path)))
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
+
+
+def test_a_scheduler_file_may_be_stale_at_first(tmp_path, monkeypatch):
+    """A requeued job finds the file of its first scheduler, which is gone, until the new one has written its own."""
+    monkeypatch.setattr("evo_tune.dispatch.clusters.dask_cluster.LOOK_EVERY", 0.01)
+    path, asked = tmp_path / "scheduler.json", []
+    path.write_text('{"address": "tcp://old:1"}')
+
+    def client(address: str, **settings: object) -> str:
+        asked.append(address)
+        path.write_text('{"address": "tcp://new:2"}')
+        if address == "tcp://old:1":
+            raise TimeoutError
+        return "client"
+
+    found = dask_module._connect(SimpleNamespace(Client=client), Cluster("dask", scheduler_file=str(path)))
+    assert (found, asked) == ("client", ["tcp://old:1", "tcp://new:2"])
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.xdist_group("dask")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_worker_that_a_batch_system_ends_costs_its_training_at_most(number, task_of, closing, tmp_path):
+    """SIGTERM goes to all processes of the job at once. Three such workers are no crash; three that die are one."""
+    file, begun = tmp_path / "scheduler.json", tmp_path / "begun"
+    body = f"open({str(begun)!r}, 'a').write('x')\ntime.sleep(100 if os.path.getsize({str(begun)!r}) < 4 else 0)\n{OK}"
+    program = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--no-nanny"]
+    program += ["--no-dashboard", "--nthreads", "1", "--local-directory", str(tmp_path)]
+
+    started = []
+
+    def worker() -> psutil.Process:
+        started.append(subprocess.Popen(program, stderr=subprocess.DEVNULL))
+        return psutil.Process(started[-1].pid)
+
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None, silence_logs=50) as cluster:
+        with ThreadPoolExecutor(1) as threads:
+            current = worker()
+            opening = threads.submit(
+                open_slots, task_of(body), Plan((CPU,), 1), cluster=Cluster("dask", slots=1, scheduler_file=str(file))
+            )
+            file.write_text(f'{{"address": "{cluster.scheduler_address}"}}')
+            (slot,) = opening.result(60)
+            closing.append(slot)
+            future = threads.submit(slot.run, candidate())
+            for count in range(3):
+                assert until(
+                    lambda count=count: future.done() or (begun.exists() and len(begun.read_text()) > count), 60.0
+                )
+                processes, current = [current, *current.children(recursive=True)], worker()
+                for process in processes:
+                    process.send_signal(number)
+            outcome = future.result(timeout=100)
+            slot.close()
+        current.kill()
+    for process in started:
+        process.wait(30)
+    assert outcome.status == ("ok" if number == signal.SIGTERM else "crashed")
+    assert begun.read_text() == ("xxxx" if number == signal.SIGTERM else "xxx")
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.xdist_group("dask")
+def test_workers_of_our_own_cluster_write_into_a_private_folder(task_of, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "dask-scratch-space").symlink_to("/nowhere")  # of another user
+    (slot,) = open_slots(task_of(OK), Plan((CPU,), 1), cluster=Cluster("dask"))
+    (folder,) = tmp_path.glob("evo-tune-dask-*")
+    assert folder.stat().st_mode & 0o077 == 0
+    assert any(folder.rglob("worker-*"))
+    slot.close()
+    assert not folder.exists()
+
+
 def test_a_cluster_with_tls_needs_a_certificate(task_of, tmp_path, monkeypatch):
     address, name = "tls://127.0.0.1:9", "DASK_DISTRIBUTED__COMM__TLS__CA_FILE"
     with pytest.raises(OptionError, match=rf"needs a certificate \(none is configured\): set {name}, "):
@@ -354,6 +444,9 @@ def test_a_clusters_flags_need_a_cluster(quick, tmp_path):
     for flag in ({"address": "tcp://127.0.0.1:9"}, {"max_slots": 3}):
         with pytest.raises(OptionError, match="is for clusters: give --backend dask or --backend ray"):
             Search(str(quick), store=tmp_path, **flag)
+    for flag in ({"backend": "ray"}, {}, {"backend": "dask", "address": "tcp://127.0.0.1:9"}):
+        with pytest.raises(OptionError, match="--scheduler-file is for --backend dask without --address"):
+            Search(str(quick), store=tmp_path, scheduler_file="here", **flag)
     with pytest.raises(OptionError, match="--backend slurm: expected joblib or dask or ray"):
         Search(str(quick), store=tmp_path, backend="slurm")
     assert not list(tmp_path.glob("*/_run.json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from evo_tune import dispatch
 from evo_tune.dispatch import devices, local, open_slots
 from evo_tune.dispatch.devices import CPU, Plan
 from evo_tune.dispatch.local import Process, WorkerLost
-from evo_tune.dispatch.slot import SlotUnfit
+from evo_tune.dispatch.slot import SlotClosed, SlotUnfit
 from evo_tune.errors import OptionError
 
 
@@ -42,6 +43,24 @@ def test_a_slot_that_lost_a_worker_keeps_a_spare(task_of, tmp_path, trials):
     slot.close()  # with a spare and no worker
     assert not workers()
     assert not trials.exists()
+
+
+def test_a_training_that_sigterm_ended_is_a_crash_only_if_its_slot_stays(task_of, monkeypatch, tmp_path):
+    """A batch system signals all processes of a job: the training dies before the parent has closed the slot."""
+    body = f"open({str(tmp_path / 'begun')!r}, 'w')\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)"
+    (slot,) = open_slots(task_of(body), Plan((CPU,), 1))
+    monkeypatch.setattr(local, "LEAVING", 0.5)
+    assert slot.run(candidate()).error == "worker died: killed by signal 15"
+    monkeypatch.setattr(local, "LEAVING", 30.0)
+    (tmp_path / "begun").unlink()
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(slot.run, candidate())
+        assert until((tmp_path / "begun").exists)
+        slot.kill()
+        with pytest.raises(SlotClosed):
+            future.result(timeout=10)
+    slot.close()
+    assert until(lambda: not workers())
 
 
 def test_a_pause_costs_one_tick_of_the_timeout(monkeypatch):

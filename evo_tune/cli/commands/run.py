@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,9 +118,11 @@ def command(
     from evo_tune.loop.plan import Request, plan_run
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments
+    from evo_tune.options.declare import dataclass_options
     from evo_tune.plugins.command import is_command
     from evo_tune.plugins.find import find_evaluator
-    from evo_tune.settings import parse_settings
+    from evo_tune.settings import SessionSettings, parse_settings
+    from evo_tune.store.manifest import MANIFEST
     from evo_tune.store.run_folders import new_run_folder
 
     request_flags = ("population", "objectives", "subject_to", "fill_defaults", "learn_from")
@@ -161,6 +164,9 @@ def command(
         **request_values,
     )
     if name is not None:
+        if was_requeued() and Path(store, name, MANIFEST).is_file() and not dry_run:
+            changes = {key: flags[key] for key in dataclass_options(SessionSettings) if flags.get(key) is not None}
+            return run_search(Search.resume(name, store=store, ask=shared.ask_function(), **changes), output, began)
         new_run_folder(Path(store), name)
     if dry_run:
         # Not `named_evaluator`, which would note that the file is trusted: nothing is written here.
@@ -171,6 +177,11 @@ def command(
         return 0
     search = Search(evaluator, store=store, name=name, **vars(request), **settings)
     return run_search(search, output, began)
+
+
+def was_requeued() -> bool:
+    """Return whether SLURM has started the job of this process again: the command then continues its run."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
 
 
 def _ladder_genes(ladder: str, evaluator: str, options: dict[str, Any]) -> dict[str, Gene]:

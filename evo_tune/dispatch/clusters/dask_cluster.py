@@ -11,8 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import importlib
+import json
 import logging
+import signal
+import tempfile
 import threading
 import time
 import uuid
@@ -24,10 +28,19 @@ from concurrent.futures import wait as wait_for_futures
 from typing import Any
 
 from evo_tune.dispatch.clusters.host import SlotServer, list_slot_devices
-from evo_tune.dispatch.clusters.remote import ANSWER_SECONDS, CLOSE_SECONDS, Cluster, Engine, Seat, SeatLost
+from evo_tune.dispatch.clusters.remote import (
+    ANSWER_SECONDS,
+    CLOSE_SECONDS,
+    Cluster,
+    Engine,
+    Seat,
+    SeatLeft,
+    SeatLost,
+)
 from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import OptionError, RunError, require_extra
+from evo_tune.text import one_line
 
 # Seconds between two reads of the list of workers.
 LOOK_EVERY = 0.5
@@ -37,6 +50,12 @@ CONNECT_TIMEOUT = 10.0
 
 # Seconds without an answer after which the scheduler counts as lost.
 SCHEDULER_TIMEOUT = 30.0
+
+# Seconds in which the scheduler of a scheduler file must answer: a job may start both at the same time.
+FILE_TIMEOUT = 60.0
+
+# Maximum bytes of a scheduler file.
+LARGEST_FILE = 1 << 20
 
 # Joining workers that are asked in parallel.
 MAX_PARALLEL_JOINS = 16
@@ -82,11 +101,20 @@ def _call(method: str, *keys: str) -> int | None:
     return answer
 
 
-def _prepare_worker(run: str, device_request: tuple[Any, ...]) -> list[Device]:
+def _close_worker(worker: Any, number: int, frame: Any) -> None:
+    """Close a worker on a signal; by itself it would end without telling the scheduler, as if its machine had died."""
+    signal.signal(number, signal.SIG_DFL)
+    worker.loop.add_callback(worker.close, timeout=CLOSE_SECONDS, executor_wait=False, reason=f"signal-{number}")
+
+
+def _prepare_worker(run: str, device_request: tuple[Any, ...], dask_worker: Any = None) -> list[Device]:
     """Kill the training runs of earlier sessions of the same run; return the device of each slot.
 
     A session whose parent died leaves them behind. `device_request` has the arguments of `list_slot_devices`.
+    Dask passes its worker, which from now on closes when its process gets SIGTERM.
     """
+    with contextlib.suppress(ValueError):  # a worker in a thread of another program
+        signal.signal(signal.SIGTERM, functools.partial(_close_worker, dask_worker))
     _call("kill", *(key for key, server in list(_servers.items()) if server is not None and key.startswith(f"{run}/")))
     return list_slot_devices(*device_request)
 
@@ -112,20 +140,20 @@ class DaskEngine(Engine["DaskSeat"]):
     def __init__(self, task: Task, cluster: Cluster, plan: Plan, timeout: float | None, retries: int) -> None:
         with require_extra("--backend dask", "dask"):
             distributed: Any = importlib.import_module("distributed")
-            security = None if cluster.address else distributed.Security.temporary()
+            if not cluster.flag:
+                importlib.import_module("cryptography")
         super().__init__(task, cluster)
-        if cluster.address and cluster.address.startswith("tls://"):
-            _check_certificate(distributed, cluster.address)
         self.limits = (timeout, retries)
-        self._own_cluster = None if cluster.address else _local_cluster(distributed, plan, security)
+        self._own_folder = None if cluster.flag else tempfile.TemporaryDirectory(prefix="evo-tune-dask-")
+        self._own_cluster = None
         try:
-            scheduler = cluster.address or self._own_cluster
-            self.client = distributed.Client(scheduler, timeout=CONNECT_TIMEOUT, set_as_default=False)
+            if self._own_folder is not None:
+                self._own_cluster = _local_cluster(distributed, plan, self._own_folder.name)
+            self.client = _connect(distributed, cluster) if cluster.flag else _client(distributed, self._own_cluster)
         except BaseException as error:
-            if self._own_cluster is not None:
-                self._own_cluster.close(timeout=CONNECT_TIMEOUT)
-            if cluster.address and isinstance(error, OSError | ValueError | TimeoutError):
-                raise OptionError(f"--address {cluster.address}: no Dask scheduler answers there ({error})") from None
+            self._close_own_cluster(CONNECT_TIMEOUT)
+            if cluster.flag and isinstance(error, OSError | ValueError | TimeoutError):
+                raise OptionError(f"{cluster.flag}: no Dask scheduler answers there ({one_line(str(error))})") from None
             raise
         # Addresses of the current workers.
         self.workers: set[str] = set()
@@ -138,7 +166,7 @@ class DaskEngine(Engine["DaskSeat"]):
             self.seats_at_start = len(self._free)
         except SeatLost as error:
             self.close()
-            raise OptionError(f"--address {cluster.address}: the Dask scheduler there gives {error}") from None
+            raise OptionError(f"{cluster.flag}: the Dask scheduler there gives {error}") from None
         self.start()
 
     def watch(self) -> None:
@@ -264,7 +292,7 @@ class DaskEngine(Engine["DaskSeat"]):
     def loss(self) -> str:
         silent = time.monotonic() - self._last_answer_time > SCHEDULER_TIMEOUT
         lost = not self._closing.is_set() and (silent or self.client.status in ("closing", "closed"))
-        return f"the Dask scheduler at {self._place} does not answer" if lost else ""
+        return f"the Dask scheduler at {self.place} does not answer" if lost else ""
 
     def note_lost(self, seat: DaskSeat) -> None:
         with self._lock:
@@ -275,13 +303,70 @@ class DaskEngine(Engine["DaskSeat"]):
 
     def close(self) -> None:
         super().close()
-        for connection in (self.client, self._own_cluster):
-            if connection is not None:
-                with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):  # it may be gone
-                    connection.close(timeout=CLOSE_SECONDS)
+        with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):  # it may be gone
+            self.client.close(timeout=CLOSE_SECONDS)
+        self._close_own_cluster(CLOSE_SECONDS)
+
+    def _close_own_cluster(self, seconds: float) -> None:
+        with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):
+            if self._own_cluster is not None:
+                self._own_cluster.close(timeout=seconds)
+        if self._own_folder is not None:
+            self._own_folder.cleanup()
+
+    def lost_seat(self, address: str) -> SeatLost:
+        """Return the error for a worker that has left: `SeatLeft` if it announced its end, as a signal makes it do."""
+        events: Any = ()
+        with contextlib.suppress(SeatLost):
+            events = self.ask_within(CLOSE_SECONDS, lambda: self.client.scheduler.events(topic=address))
+        closed = any(isinstance(event, dict) and event.get("action") == "closing-worker" for _, event in events)
+        return (SeatLeft if closed else SeatLost)(f"the Dask worker at {address} has left the cluster")
 
 
-def _check_certificate(distributed: Any, address: str) -> None:
+def _client(distributed: Any, scheduler: Any) -> Any:
+    return distributed.Client(scheduler, timeout=CONNECT_TIMEOUT, set_as_default=False)
+
+
+def _connect(distributed: Any, cluster: Cluster) -> Any:
+    """Return a client of a running scheduler. A scheduler file may come later, or be that of an earlier scheduler.
+
+    Raises:
+        OptionError: The address needs a certificate.
+        OSError: No scheduler answers at the address, or at that of the file within FILE_TIMEOUT seconds.
+        ValueError: The address, or the content of the file, is malformed.
+    """
+    end = time.monotonic() + (FILE_TIMEOUT if cluster.scheduler_file is not None else 0.0)
+    while True:
+        try:
+            address = cluster.address or read_scheduler_file(cluster.scheduler_file or "")
+            if address.startswith("tls://"):
+                _check_certificate(distributed, cluster.flag)
+            return _client(distributed, address)
+        except (OSError, ValueError):
+            if time.monotonic() > end:
+                raise
+            time.sleep(LOOK_EVERY)
+
+
+def read_scheduler_file(path: str) -> str:
+    """Return the address in a file that `dask scheduler --scheduler-file` wrote.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It is something else.
+    """
+    with open(path, "rb") as file:
+        text = file.read(LARGEST_FILE + 1)
+    try:
+        address = json.loads(text)["address"] if len(text) <= LARGEST_FILE else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        address = None
+    if not isinstance(address, str) or not address.isprintable():
+        raise ValueError("expected the file that `dask scheduler --scheduler-file` writes, with an address")
+    return address
+
+
+def _check_certificate(distributed: Any, flag: str) -> None:
     """Require a certificate for a cluster with TLS: without one, Dask's client waits for 20 s to say that it has none.
 
     Raises:
@@ -294,15 +379,17 @@ def _check_certificate(distributed: Any, address: str) -> None:
         reason = str(error)
     if reason:
         names = ", ".join(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY"))
-        raise OptionError(f"--address {address} needs a certificate ({reason}): set {names} to its files")
+        raise OptionError(f"{flag} needs a certificate ({reason}): set {names} to its files")
 
 
 # Dask's configuration without HTTP routes: its servers answer anybody who reaches them, and cannot be switched off.
 NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
 
 
-def _local_cluster(distributed: Any, plan: Plan, security: Any) -> Any:
+def _local_cluster(distributed: Any, plan: Plan, folder: str) -> Any:
     """Start a cluster on this machine: one worker for each slot on CPUs, or one for all GPUs.
+
+    Its workers write into `folder`, because another user may have made Dask's own folder in the temporary one.
 
     Everybody who reaches a scheduler can run code as its user. So only processes with the cluster's certificate get an
     answer, on 127.0.0.1 too, and no port serves pages.
@@ -313,7 +400,8 @@ def _local_cluster(distributed: Any, plan: Plan, security: Any) -> Any:
         return distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=threads,
-            security=security,
+            security=distributed.Security.temporary(),
+            local_directory=folder,
             dashboard_address="127.0.0.1:0",
             scheduler_kwargs={"dashboard": False},
             silence_logs=logging.CRITICAL,
@@ -360,7 +448,7 @@ class DaskSeat(Seat):
             if self.address not in self._engine.workers:
                 with contextlib.suppress(SeatLost):
                     self._engine.ask_within(CLOSE_SECONDS, lambda: self._engine.client.cancel([future]))
-                raise SeatLost(f"the Dask worker at {self.address} has left the cluster")
+                raise self._engine.lost_seat(self.address)
             if time.monotonic() >= end:
                 raise TimeoutError
         try:

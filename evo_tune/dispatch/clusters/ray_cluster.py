@@ -177,7 +177,7 @@ class RayEngine(Engine["RaySeat"]):
         super().__init__(task, cluster)
         # Whether the head answered the last check, and a node was alive.
         self.connected = True
-        self._no_head = self._silence = f"the Ray head at {self._place} does not answer"
+        self._no_head = self._silence = f"the Ray head at {self.place} does not answer"
         self._server_arguments = (self.packed_task, timeout, retries)
         self._mine = not ray.is_initialized()
         if self._mine:
@@ -219,9 +219,7 @@ class RayEngine(Engine["RaySeat"]):
                     self._last_answer_time = time.monotonic()
                     self._create_actors()
                 else:
-                    self._silence = (
-                        f"no node of the Ray cluster at {self._place} is alive" if answers else self._no_head
-                    )
+                    self._silence = f"no node of the Ray cluster at {self.place} is alive" if answers else self._no_head
                 parked = len(self._parked)
                 if self.connected and self._counted is None and parked >= self.seats_at_start:  # count the places again
                     places = self._count_places()

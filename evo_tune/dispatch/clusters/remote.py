@@ -43,6 +43,10 @@ class SeatLost(Exception):
     """The seat is gone: its process died, its machine left the cluster, or it does not answer."""
 
 
+class SeatLeft(SeatLost):
+    """The seat's worker was asked to end, by a preemption or a time limit: the training is not the cause."""
+
+
 class Seat(ABC):
     """A `SlotServer` somewhere in a cluster.
 
@@ -116,6 +120,7 @@ class Cluster:
         ranks: Processes of one training run, each with a GPU or a core.
         run: Unique identifier of the run, the same in all its sessions. A session uses it to find training runs that
             an earlier one left behind, and to separate the folders of runs with the same path.
+        scheduler_file: Dask's file with the address, instead of `address`.
     """
 
     backend: str
@@ -125,6 +130,14 @@ class Cluster:
     per_device: int = 1
     ranks: int = 1
     run: str = field(default_factory=lambda: uuid.uuid4().hex)
+    scheduler_file: str | None = None
+
+    @property
+    def flag(self) -> str:
+        """Flag that names a running cluster, with its value; '' for a cluster that is started here."""
+        if self.scheduler_file is not None:
+            return f"--scheduler-file {self.scheduler_file}"
+        return f"--address {self.address}" if self.address else ""
 
 
 class Engine(ABC, Generic[SeatT]):
@@ -143,7 +156,8 @@ class Engine(ABC, Generic[SeatT]):
 
     def __init__(self, task: Task, cluster: Cluster) -> None:
         self._cluster_settings = cluster
-        self._place = cluster.address or "this machine"
+        # Address or scheduler file of the cluster, for messages.
+        self.place = cluster.address or cluster.scheduler_file or "this machine"
         self.packed_task = PackedTask.of(task, cluster.run)
         self._users = 0
         # Seats without a slot.
@@ -298,7 +312,7 @@ class RemoteSlot(Slot):
             except SeatLost as error:
                 self._drop_seat(seat)
                 self._check_open()
-                lost += 1
+                lost += not isinstance(error, SeatLeft)
                 if lost == ELSEWHERE:
                     seconds = time.monotonic() - began
                     return Outcome("crashed", seconds=seconds, device=seat.device, error=f"{error}")
