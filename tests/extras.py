@@ -22,7 +22,7 @@ EXTRAS = {
     "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "optuna": ("optuna",),
     "plots": ("matplotlib",),
-    "ray": ("ray",),
+    "ray": ("ray", "pydantic", "requests"),
     "series": ("statsmodels",),
     "sklearn": ("sklearn",),
     "tensorboard": ("tensorboard",),

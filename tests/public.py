@@ -30,6 +30,7 @@ OUTSIDE = {
     "evo_tune.integrations.lightning": ("fit", "trainer"),
     "evo_tune.integrations.optuna": ("StrategySampler",),
     "evo_tune.integrations.ranks": ("on_ranks",),
+    "evo_tune.integrations.ray": ("StrategySearcher",),
     "evo_tune.integrations.transformers": ("train", "training_arguments"),
     "evo_tune.plugins.context": ("Pruned",),
     "evo_tune.plugins.scripts.processes": ("Ended",),

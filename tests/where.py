@@ -40,6 +40,7 @@ ELSEWHERE = {
     "integrations/_cross_validation": "integrations/test_sklearn",
     "integrations/mlflow": "integrations/test_converting integrations/test_tracking",
     "integrations/optuna": "integrations/test_optuna_sampler",
+    "integrations/ray": "integrations/test_ray_searcher",
     "integrations/optuna_journal": "integrations/test_converting integrations/test_tracking",
     "integrations/rows": "integrations/test_converting",
     "integrations/tensorboard": "integrations/test_converting integrations/test_tracking",

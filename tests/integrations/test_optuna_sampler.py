@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import runpy
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,8 @@ from optuna.trial import Trial, TrialState  # noqa: E402
 from evo_tune.integrations.optuna import StrategySampler  # noqa: E402
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples" / "integrations"
 
 
 class TestContract(BasicSamplerTestCase, RelativeSamplerTestCase, MultiObjectiveSamplerTestCase):
@@ -439,11 +443,38 @@ def test_without_optuna_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.slow
 def test_the_example_runs_and_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     extras.need("sklearn")
-    path = Path(__file__).parents[2] / "docs" / "examples" / "integrations" / "optuna_study.py"
-    main = runpy.run_path(str(path))["main"]
+    main = runpy.run_path(str(EXAMPLES / "optuna_study.py"))["main"]
     for _ in range(2):
         main(trials=6, storage=f"sqlite:///{tmp_path}/study.db")
     study = optuna.load_study(study_name="digits", storage=f"sqlite:///{tmp_path}/study.db")
     assert len(study.trials) == 12
     assert study.trials[0].params == {"learning_rate": "optimal", "alpha": 1e-4}
     assert f"{study.best_value:.4f}" in capsys.readouterr().out
+
+
+def test_the_folder_for_optunahub_has_the_files_of_its_template(monkeypatch: pytest.MonkeyPatch) -> None:
+    yaml = pytest.importorskip("yaml")
+    folder = EXAMPLES.parent / "optunahub" / "package" / "samplers" / "evo_tune"
+    names = {path.name for path in folder.iterdir() if path.is_file()}
+    assert names == {"LICENSE", "README.md", "__init__.py", "example.py", "requirements.txt"}
+    _, header, page = (folder / "README.md").read_text().split("---\n", 2)
+    fields = yaml.safe_load(header)
+    assert set(fields) == {"author", "title", "description", "tags", "optuna_versions", "license"}
+    assert "sampler" in fields["tags"]
+    assert optuna.__version__ in fields["optuna_versions"]
+    assert (folder / "LICENSE").read_text() == (EXAMPLES.parents[2] / "LICENSE").read_text()
+    # As optunahub.load_local_module imports it.
+    spec = importlib.util.spec_from_file_location("evo_tune_of_the_hub", folder / "__init__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.StrategySampler is StrategySampler
+    hub = types.ModuleType("optunahub")
+    hub.load_module = lambda package, **_: module  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "optunahub", hub)
+    example = runpy.run_path(str(folder / "example.py"))
+    study = study_of("ga")
+    study.optimize(example["objective"], n_trials=5)
+    code = page.split("```py\n")[1].split("```")[0].replace("n_trials=40", "n_trials=4")
+    exec(compile(code, "README.md", "exec"), {})
