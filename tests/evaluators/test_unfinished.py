@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -220,6 +221,19 @@ def test_without_the_option_or_in_a_short_training_nothing_is_written(train: Tra
     for minutes in (None, 10.0):
         train("short", checkpoint_minutes=minutes, save=False)
         assert not (tmp_path / "short").exists()
+
+
+def test_a_checkpoint_is_written_once_in_so_many_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, now = list[float](), [100.0]
+    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(checkpoint, "save_checkpoint", lambda path, state: written.append(now[0]))
+    options = SimpleNamespace(checkpoint_minutes=2.0, to_json=dict)
+    plan: Any = SimpleNamespace(options=options, identity={})
+    training_run: Any = SimpleNamespace(report=None, state=dict)
+    checkpoint.Unfinished(plan, Context(folder=tmp_path), writes=True).attend(training_run)
+    for now[0] in range(150, 701, 50):  # seconds at the ends of steps
+        assert training_run.between() == (written[-1:] == now)
+    assert written == [250, 400, 550, 700]
 
 
 def test_the_worker_keeps_the_files_that_the_training_reads() -> None:

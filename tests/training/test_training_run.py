@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from evo_tune.errors import RecipeError
 from evo_tune.plugins.context import DETERMINISM, NOT_DETERMINISTIC
@@ -101,6 +103,30 @@ def test_evaluations_leave_no_trace(make_training_run: Callable[..., TrainingRun
     assert told(training_runs[0]) == told(training_runs[1])
 
 
+def test_a_point_of_the_curve_is_of_every_fourth_block(make_training_run: Callable[..., TrainingRun]) -> None:
+    training_run = make_training_run()
+    task, trainer = training_run.task, training_run.trainer
+    blocks = task.held_out(trainer)  # type: ignore[attr-defined]
+    assert len(blocks) == 8
+    expected = task.evaluate(trainer, [blocks[0], blocks[4]])  # type: ignore[attr-defined]
+    assert task.curve_point(trainer) == {"val_loss": expected.loss}
+
+
+def test_losses_of_a_text_of_bytes_are_bits_per_byte_and_means_of_their_halves(
+    make_training_run: Callable[..., TrainingRun],
+) -> None:
+    training_run = make_training_run()
+    metrics, windows = told(training_run), training_run.task.held_out(training_run.trainer)  # type: ignore[attr-defined]
+    losses = [
+        F.cross_entropy(training_run.model.eval()(inputs).transpose(1, 2), targets, reduction="none")
+        for inputs, targets in windows
+    ]
+    by_position = torch.cat(losses).detach().double().mean(0)
+    assert metrics["val_loss_first_half"] == pytest.approx(float(by_position[:4].mean()), rel=1e-6)
+    assert metrics["val_loss_second_half"] == pytest.approx(float(by_position[4:].mean()), rel=1e-6)
+    assert metrics["val_bpb"] == pytest.approx(float(by_position.mean()) / math.log(2), rel=1e-6)
+
+
 def test_a_small_last_step_is_not_the_time_of_a_step(
     make_training_run: Callable[..., TrainingRun], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +213,13 @@ def test_reports_come_at_fixed_steps_of_the_whole(make_training_run: Callable[..
     for stop in (3, 12, 20):
         training_run.run(stop)
     assert seen == [0.15, 0.25, 0.5, 0.6, 0.75, 1.0]
+
+
+@pytest.mark.parametrize(("evaluations", "marks"), [(3, {7, 14, 20}), (40, set(range(1, 21)))])
+def test_evaluations_that_do_not_divide_the_steps_come_after_their_share(
+    make_training_run: Callable[..., TrainingRun], evaluations: int, marks: set[int]
+) -> None:
+    assert make_training_run(evaluations=evaluations).marks == marks
 
 
 def test_it_stops_without_improvement_and_has_the_best_weights(

@@ -55,6 +55,12 @@ def test_an_epoch_visits_the_text_once_and_the_next_in_another_order(n: int, con
         assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
+def test_epochs_begin_at_every_offset_within_a_window() -> None:
+    source = TrainingWindows(numbered(41), context=4, batch=9, total=9 * 40, seed=1)
+    assert source.epoch_windows == 9
+    assert {starts(source, range(epoch, epoch + 1))[0] % 4 for epoch in range(40)} == {0, 1, 2, 3}
+
+
 def test_a_batch_is_a_pure_function_of_seed_and_step() -> None:
     def make(seed: int) -> TrainingWindows:
         return TrainingWindows(numbered(200), context=8, batch=5, total=100, seed=seed)

@@ -37,6 +37,15 @@ def test_in_bf16_it_is_what_the_fused_kernel_gives_in_float32(kv_heads: int, win
         assert float((given - expected).norm() / expected.norm()) < 0.01
 
 
+@pytest.mark.parametrize("length", [8, 33])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_scale_takes_the_place_of_one_over_the_root_of_the_channels(masked: bool, length: int) -> None:
+    q, k, v = heads(length, 2)
+    mask = window_mask(length, 5) if masked else None
+    expected = F.scaled_dot_product_attention(q, k, v, mask, is_causal=not masked, scale=0.7, enable_gqa=True)
+    assert torch.allclose(attend(q, k, v, mask, scale=0.7), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_future_changes_nothing(dtype: torch.dtype) -> None:
     q, k, v = (part.to(dtype) for part in heads(16, 2))

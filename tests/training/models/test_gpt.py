@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import GPT
+from evo_tune.training.models.block import rotate
 from evo_tune.training.models.gpt import ngram_hashes
 from evo_tune.training.recipe import GPTConfig
 
@@ -220,6 +221,19 @@ def test_normed_queries_and_keys_bound_attention() -> None:
         attention.qkv.weight.data[:64] *= 100.0
         changes.append(float((model(tokens).detach() - before).abs().max() / before.abs().max()))
     assert changes[1] < 1e-3 < 0.1 < changes[0]
+
+
+def test_gains_of_queries_and_keys_are_of_channels_before_the_rotation() -> None:
+    config = GPTConfig(depth=1, width=16, heads=2, context=6, position="rope", qk_norm=True, init="fan_in")
+    model = GPT(config, seed=1)
+    attention, rng = model.blocks[0].attention, torch.Generator().manual_seed(0)
+    for weight in (attention.out.weight, attention.q_norm.weight, attention.k_norm.weight):
+        torch.nn.init.normal_(weight, generator=rng)
+    x = torch.randn(1, 6, 16, generator=rng)
+    q, k, v = attention.qkv(x).view(1, 6, 6, 8).transpose(1, 2).split(2, 1)
+    q, k = (rotate(norm(part), model.rotation) for norm, part in ((attention.q_norm, q), (attention.k_norm, k)))
+    expected = attention.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+    assert torch.allclose(attention(x, model.rotation), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("ffn", "activation"), [("swiglu", F.silu), ("reglu", F.relu)])

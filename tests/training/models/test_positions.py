@@ -40,6 +40,15 @@ def test_rotary_products_depend_on_the_distance_alone(method: str, stretch: floa
     assert abs(float(scores[0, 1] - scores[0, 2])) > 1e-3
 
 
+def test_a_rotation_multiplies_complex_numbers_by_a_positive_angle() -> None:
+    """As in RoFormer (arXiv:2104.09864). In the other direction, saved models would give other outputs."""
+    frequencies = rotary_frequencies(8)
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    angles = torch.arange(5)[:, None] * frequencies
+    expected = torch.complex(*x.chunk(2, -1)) * torch.polar(torch.ones_like(angles), angles)
+    assert torch.allclose(rotate(x, rotary_table(5, frequencies)), torch.cat((expected.real, expected.imag), -1))
+
+
 def test_frequencies_end_where_the_papers_say() -> None:
     plain = rotary_frequencies(64)
     assert plain[0] == 1.0

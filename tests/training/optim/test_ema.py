@@ -63,6 +63,16 @@ def test_raw_and_averaged_weights_are_judged_apart(make_trainer: Callable[..., T
     assert raw == evaluate(plain.model, windows)  # it is kept beside the training, and does not touch it
 
 
+def test_buffers_are_those_of_the_model() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    averaged = average_of(model, 0.9)
+    model(torch.ones(4, 3))
+    averaged.update_parameters(model)
+    buffers = dict(averaged.module.named_buffers())
+    assert int(buffers["1.num_batches_tracked"]) == 1
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
+
+
 @pytest.mark.parametrize("decay", [1.0, -0.1, True])
 def test_decays_out_of_range_are_refused(decay: float, make_trainer: Callable[..., Trainer]) -> None:
     with pytest.raises(RecipeError, match="ema"):

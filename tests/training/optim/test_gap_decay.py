@@ -36,6 +36,13 @@ def test_a_gap_that_closes_starts_the_count_anew() -> None:
     assert set(values(watch, [(1, 2), (0.9, 2.1), (0.8, 2.0), (0.7, 2.1)])) == {0.01}
 
 
+def test_a_resume_continues_the_count_of_gaps() -> None:
+    first, again = (GapDecayState(GapDecay(patience=2)) for _ in range(2))
+    assert set(values(first, [(1.0, 2.0), (0.9, 2.1)])) == {0.01}
+    again.restore(first.state())
+    assert again.update(0.8, 2.2)
+
+
 def test_the_trainer_writes_it_to_groups_that_decay(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer(steps=3, weight_decay=GapDecay(patience=1))
     seen = []

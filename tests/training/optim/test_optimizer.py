@@ -144,16 +144,17 @@ def test_group_rates_multiply_those_of_the_parametrisation() -> None:
     assert {lr for lr, _, _ in rates[0].values()} == {0.01, 0.005, 0.0025}
 
 
-def test_sgd_takes_the_textbook_step() -> None:
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_takes_the_textbook_step(nesterov: bool) -> None:
     model = nn.Sequential(nn.Linear(3, 2))
-    optimizer = SGD(lr=0.5, momentum=0.9).build(model)
+    optimizer = SGD(lr=0.5, momentum=0.9, nesterov=nesterov).build(model)
     weight, velocity = model[0].weight.detach().clone(), torch.zeros(2, 3)
     for step in range(3):
         gradient = torch.full((2, 3), float(step + 1))
         model[0].weight.grad = gradient.clone()
         optimizer.step()
         velocity = 0.9 * velocity + gradient
-        weight -= 0.5 * velocity
+        weight -= 0.5 * (gradient + 0.9 * velocity if nesterov else velocity)
     assert torch.allclose(model[0].weight, weight)
 
 

@@ -13,8 +13,10 @@ import torch
 from evo_tune.errors import RecipeError
 from evo_tune.training import (
     IGNORE,
+    AdamW,
     Diverged,
     Epochs,
+    Muon,
     Precision,
     Trainer,
     TrainingWindows,
@@ -23,7 +25,7 @@ from evo_tune.training import (
 )
 from evo_tune.training.hardware.device import MicroBatch
 from evo_tune.training.recipe.data.images import Augmentation
-from evo_tune.training.stepping.feeding import Feed
+from evo_tune.training.stepping.feeding import Feed, step_unless
 
 Make = Callable[..., Trainer]
 
@@ -141,8 +143,28 @@ def test_a_step_that_overflows_is_left_out(make_trainer: Make) -> None:
     moments = {state["step"].item() for state in trainer.optimizer.state.values()}
     assert moments == {20.0 - trainer.overflows}
     assert len(seen) == 20
+    assert not any(step.clipped for step in seen[: trainer.overflows])
+    assert trainer.clipped == sum(step.clipped for step in seen)
     assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
     assert seen[-1].loss < seen[0].loss
+
+
+@pytest.mark.parametrize("options", [AdamW(lr=0.1), Muon(lr=0.1)], ids=["adamw", "muon"])
+def test_a_refused_step_changes_neither_weights_nor_moments(options: AdamW | Muon) -> None:
+    layer = torch.nn.Linear(4, 4)
+    optimizer = options.build(layer)
+
+    def step(gradient: float, refused: bool) -> list[torch.Tensor]:
+        for weight in layer.parameters():
+            weight.grad = torch.full_like(weight, gradient)
+        step_unless(torch.tensor(refused), optimizer)
+        parts = getattr(optimizer, "optimizers", [optimizer])
+        moments = [value for part in parts for state in part.state.values() for value in state.values()]
+        return [tensor.detach().clone() for tensor in (*layer.parameters(), *moments)]
+
+    before, after = step(1.0, refused=False), step(torch.nan, refused=True)
+    assert len(before) > 2
+    assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("late", [0, 5])

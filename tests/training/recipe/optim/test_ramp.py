@@ -40,6 +40,10 @@ def test_without_a_ramp_all_steps_are_alike() -> None:
     assert divide_into_steps(23, 5, BatchRamp(start=5)) == bounds
 
 
+def test_a_size_between_two_numbers_is_rounded_down() -> None:
+    assert BatchRamp(start=1, fraction=1.0).size(5, batch=4, total=10) == 2  # of 2.5
+
+
 def test_the_ramp_of_v3() -> None:
     ramp, total = BatchRamp(start=3072, fraction=0.469 / 14.8), 14_800_000_000 // 4
     assert ramp.size(0, batch=15360, total=total) == 3072
