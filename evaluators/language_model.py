@@ -24,7 +24,6 @@ from evo_tune.training.recipe import (
     LanguageOptions,
     LanguageTask,
     SaveOptions,
-    bytes_to_train_on,
     check_integer,
     describe_text,
     encoding_warnings,
@@ -113,10 +112,6 @@ OPEN = {
 }
 """Genes of options that matter at every size; an option that differs from its default is fixed instead."""
 
-# Longest n-grams with embeddings by default, where a training reads the text at most `MOST_PASSES` times. If it reads
-# it more often, they learn the text by heart (benchmarks/LOG.md).
-NGRAMS, MOST_PASSES = 5, 2.0
-
 
 def SPACE(options: Options) -> SearchSpace:  # noqa: N802
     """Return the genes under these options."""
@@ -149,9 +144,8 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
         usual = getattr(Options, name)  # a default of a dataclass
         if getattr(options, name) == usual:
             genes[name] = replace(gene, default=usual)
-    passes = options.training_tokens(**size.default_training) / bytes_to_train_on(options.data)
-    if "ngrams" in genes and passes <= MOST_PASSES:
-        genes["ngrams"] = replace(genes["ngrams"], default=NGRAMS)
+    if "ngrams" in genes:
+        genes["ngrams"] = replace(genes["ngrams"], default=options.default_ngrams(**size.default_training))
     return SearchSpace(repair, _optional_genes(options, size), **genes).near_default()
 
 

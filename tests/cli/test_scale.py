@@ -87,6 +87,10 @@ def test_a_batch_at_an_end_of_its_range_is_said(tmp_path: Path) -> None:
         wanted = TransferRequest(width=128, depth=4, tokens=8192)
         remarks = scale_run(run, search.evaluator, wanted, trial=trial).remarks
         assert any("at an end of its range, 128 to 2048" in one for one in remarks) == said
+        often = scale_run(run, search.evaluator, replace(wanted, tokens=10**6), trial=trial).remarks
+        for lines, has_remark in ((remarks, False), (often, told.genome["ngrams"] > 1)):
+            assert any("embeddings of n-grams learn by heart" in line for line in lines) == has_remark
+        assert told.genome["ngrams"] == 5
 
 
 @pytest.mark.slow

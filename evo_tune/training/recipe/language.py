@@ -33,6 +33,10 @@ FEWEST_SCORED_BYTES = 8192
 # Passes over a text up to which repeated text is about as useful as new text (arXiv:2305.16264).
 MOST_EPOCHS = 4.0
 
+# Longest n-grams with embeddings by default, and the passes over a text up to which they are used. Of a text that is
+# read more often they learn the training part by heart (benchmarks/LOG.md).
+NGRAMS, NGRAM_EPOCHS = 5, 2.0
+
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageOptions(
@@ -86,6 +90,11 @@ class LanguageOptions(
         """
         about = 0.03 * self.training_tokens(**usual)
         return self.eval_tokens or max(FEWEST_SCORED_BYTES, 1 << math.ceil(math.log2(max(1.0, about))))
+
+    def default_ngrams(self, **usual: Any) -> int:
+        """Return the default length of the longest n-grams with embeddings, given a size's default training."""
+        epochs = self.training_tokens(**usual) / bytes_to_train_on(self.data)  # a token counts as a byte
+        return NGRAMS if epochs <= NGRAM_EPOCHS else 1
 
     def short_text_warnings(self, **usual: Any) -> list[str]:
         """Return a warning if the text is too short for the budget, given a size's default training."""

@@ -31,7 +31,7 @@ from evo_tune.training.recipe.classifying import (
     encoder_step_work,
     repair_heads,
 )
-from evo_tune.training.recipe.data.corpus import Corpus, TextOptions, bytes_to_train_on
+from evo_tune.training.recipe.data.corpus import Corpus, TextOptions
 from evo_tune.training.recipe.data.forecasts import (
     ForecastScores,
     SplitSeries,

@@ -27,7 +27,7 @@ from msgspec import Struct
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training.recipe.data.corpus import bytes_to_train_on
 from evo_tune.training.recipe.hardware.memory import fit_memory
-from evo_tune.training.recipe.language import MOST_EPOCHS, LanguageTask
+from evo_tune.training.recipe.language import MOST_EPOCHS, NGRAM_EPOCHS, LanguageTask
 from evo_tune.training.recipe.models.rules import Parametrisation
 from evo_tune.training.recipe.sizes import default_batch
 
@@ -340,6 +340,11 @@ class _Transfer:
             remarks.append(
                 f"the text is read {self.epochs:.3g} times, and more than 4 times teaches little (arXiv:2305.16264): "
                 "give more text, or fewer --tokens"
+            )
+        if config.ngrams > 1 and self.epochs > NGRAM_EPOCHS:
+            remarks.append(
+                f"the text is read {self.epochs:.3g} times, and embeddings of n-grams learn by heart what is read more "
+                f"than {NGRAM_EPOCHS:.0f} times: compare with -g ngrams=1"
             )
         if options.extend_from is not None:
             remarks.append("extend_from is kept: check that it suits the target")
