@@ -67,11 +67,15 @@ def run_sweep(sweeper: Any, arguments: Sequence[str]) -> None:
         raise CompactHydraException(str(error)) from None
     log.info(f"run {search.saved.folder}: the same command with hydra.sweeper.name={search.name} continues it")
     with search:
-        while batch := _next_batch(search, settings["n_jobs"]):
-            began = time.monotonic()
-            jobs = [overrides_of(sweep, candidate.genome) for candidate in batch]
-            returns = sweeper.launcher.launch(jobs, initial_job_idx=batch[0].id)
-            _record_batch(search, batch, returns, time.monotonic() - began, settings["max_failure_rate"])
+        try:
+            while batch := _next_batch(search, settings["n_jobs"]):
+                began = time.monotonic()
+                jobs = [overrides_of(sweep, candidate.genome) for candidate in batch]
+                returns = sweeper.launcher.launch(jobs, initial_job_idx=batch[0].id)
+                _record_batch(search, batch, returns, time.monotonic() - began, settings["max_failure_rate"])
+        except BaseException:  # Ctrl-C, a launcher that fails, too many failed trials: the run is interrupted
+            search.stop()
+            raise
         _write_results(search, Path(sweeper.config.hydra.sweep.dir))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -56,6 +57,7 @@ def test_a_training_that_sigterm_ended_is_a_crash_only_if_its_slot_stays(task_of
     with ThreadPoolExecutor(1) as threads:
         future = threads.submit(slot.run, candidate())
         assert until((tmp_path / "begun").exists)
+        time.sleep(1.0)  # by now the slot knows that the training has ended
         slot.kill()
         with pytest.raises(SlotClosed):
             future.result(timeout=10)

@@ -258,6 +258,7 @@ def test_failed_trials_are_values_up_to_the_maximum_rate(tmp_path: Path) -> None
     stopped = typed(tmp_path, *words(*overrides), code=1)
     assert "AssertionError: no sgd" in stopped
     assert "1 of 1 trials failed, with hydra.sweeper.max_failure_rate=0.0" in stopped
+    assert Run.open(tmp_path / "populations/mine").ended == "interrupted"
     typed(tmp_path, *words(*overrides, "hydra.sweeper.max_failure_rate=1"))
     run = Run.open(tmp_path / "populations/mine")
     failed = {candidate.id for candidate in run.candidates if candidate.genome["optimizer"] == "sgd"}
