@@ -389,14 +389,14 @@ NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "dist
 def _local_cluster(distributed: Any, plan: Plan, folder: str) -> Any:
     """Start a cluster on this machine: one worker for each slot on CPUs, or one for all GPUs.
 
-    Its workers write into `folder`, because another user may have made Dask's own folder in the temporary one.
+    It writes into `folder`, because another user may have made Dask's own folder in the temporary one.
 
     Everybody who reaches a scheduler can run code as its user. So only processes with the cluster's certificate get an
     answer, on 127.0.0.1 too, and no port serves pages.
     """
     slot_count = len(plan.slots)
     workers, threads = (slot_count, 1) if plan.slots[0] == CPU else (1, slot_count)
-    with importlib.import_module("dask").config.set(NO_PAGES):
+    with importlib.import_module("dask").config.set({**NO_PAGES, "temporary-directory": folder}):
         return distributed.LocalCluster(
             n_workers=workers,
             threads_per_worker=threads,
