@@ -606,7 +606,10 @@ def run_parts(arguments: argparse.Namespace, out: Path) -> int:
     for name in arguments.parts:
         left = budget - (time.monotonic() - began)
         limit = min(left, budget * PARTS[name][1]) if len(arguments.parts) > 1 else left
-        finished, end = run_part(name, arguments, limit, out) if left > 0 else (False, "no time left")
+        try:
+            finished, end = run_part(name, arguments, limit, out) if left > 0 else (False, "no time left")
+        except KeyboardInterrupt:
+            finished, end = False, "interrupted"
         incomplete += not finished
         with results.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"part": name, "end": end}) + "\n")
@@ -618,6 +621,8 @@ def run_parts(arguments: argparse.Namespace, out: Path) -> int:
             sep="\n",
         )
         sys.stdout.flush()
+        if end == "interrupted":
+            break
     print(f"\n{time.monotonic() - began:.0f} s; the page: {out / 'gpu.md'}")
     return incomplete
 

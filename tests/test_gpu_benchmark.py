@@ -120,6 +120,17 @@ def test_a_part_that_fails_or_is_too_slow_leaves_its_rows_and_no_process(
         assert "ZeroDivisionError" in (tmp_path / "out" / "gpu.log").read_text()
 
 
+def test_an_interrupt_ends_with_the_page(gpu: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gpu, "run_part", interrupt)
+    arguments = argparse.Namespace(device="cpu", steps=1, text="", parts=["mfu", "waits"], minutes=1.0)
+    assert gpu.run_parts(arguments, tmp_path) == 1
+    assert "## mfu (interrupted)" in (page := (tmp_path / "gpu.md").read_text())
+    assert "waits" not in page
+
+
 def test_the_page_is_written_after_each_row(gpu: ModuleType, tmp_path: Path) -> None:
     lines = [{"machine": {"card": "A card"}}, {"part": "waits", "row": {"a": 1}}, {"part": "mfu", "end": "5 s"}]
     (tmp_path / "gpu.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

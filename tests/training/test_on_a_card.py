@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from evo_tune.training import GPT, Diverged, Muon, Precision, Ranks, Trainer, launch, measure_peak_memory, reproducible
+from evo_tune.training.hardware.distributed import weight_hash
 from evo_tune.training.recipe import GPTConfig, predict_memory
 from tests.training.ranks_program import trainer_of
 
@@ -65,6 +66,14 @@ def test_the_host_waits_for_nothing_in_a_step(device: str, optimizer: str, make_
         for _ in range(4):
             assert trainer.advance(True) == []
     assert [step.number for step in trainer.catch_up()] == [3, 4, 5, 6]
+
+
+def test_the_hash_of_weights_is_that_of_a_cpu_and_waits_for_nothing(device: str, make_trainer: Make) -> None:
+    tensors = [parameter.detach() for parameter in make_trainer().parameters] + [torch.arange(200_000).float()]
+    on_device = [tensor.to(device) for tensor in tensors]
+    with no_waiting(device):
+        result = weight_hash(on_device)
+    assert int(result) == int(weight_hash(tensors))
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
