@@ -318,7 +318,7 @@ def trials(bench: Bench) -> Iterator[dict[str, Any]]:
             with tempfile.TemporaryDirectory() as store:
                 card = {"devices": "cuda", "per_device": at_once}
                 search = Search(
-                    "language_model",
+                    "bundled:language_model",
                     options={"size": size, "flops": flops, "eval_tokens": 8192, "deterministic": True},
                     strategy="random",
                     seed=1,
@@ -378,7 +378,7 @@ def study(bench: Bench) -> Iterator[dict[str, Any]]:
         limits: dict[str, Any] = {"hours": SEARCHED * seconds / 3600} if bench.gpu else {"trials": 2}
         budget = {"seconds": seconds} if bench.gpu else {"tokens": 2048}  # a toy is not worth the timing of steps
         settings = {"options": {**options, **budget}, "seed": 1, "final_seeds": 0, "store": store}
-        run = Search("language_model", **settings, **limits, **device).run()
+        run = Search("bundled:language_model", **settings, **limits, **device).run()
         best = run.best
         count = len(run.trials)
     row = train_for(bench, plugin, options, best.genome, seconds)
