@@ -136,13 +136,19 @@ def map_batches(
             for first in range(0, len(windows[0]), batch):
                 inputs, targets = (part[first : first + batch] for part in windows)
                 inputs, targets = shorten(inputs).to(device), targets.to(device)
+                if len(inputs) == 1 < batch and getattr(model, "compiled", False):
+                    inputs = torch.cat((inputs, inputs))  # a single sample would be compiled separately
                 if of_losses is not None and getattr(model, "in_pieces", False):
-                    scores.append(of_losses(model(inputs, partial(token_losses_in_pieces, targets=targets))))
+                    scores.append(of_losses(model(inputs, partial(_token_losses, targets))))
                 else:
-                    scores.append(score(model(inputs).float(), targets))
+                    scores.append(score(model(inputs)[: len(targets)].float(), targets))
     finally:
         model.train(was_training)
     return scores
+
+
+def _token_losses(targets: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, softcap: float) -> torch.Tensor:
+    return token_losses_in_pieces(x[: len(targets)], weight, softcap, targets=targets)
 
 
 def evaluate_by_position(

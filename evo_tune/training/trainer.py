@@ -35,7 +35,8 @@ from evo_tune.training.optim.watching import (
     unfrozen_state,
 )
 from evo_tune.training.recipe.optim.schedule import GapDecay, GapDecayState, WeightDecay
-from evo_tune.training.stepping.averaging import average_of, compile_blocks
+from evo_tune.training.stepping.averaging import average_of
+from evo_tune.training.stepping.compiling import compile_blocks
 from evo_tune.training.stepping.feeding import (
     STEPS_AHEAD,
     Fed,

@@ -250,7 +250,7 @@ class Bench:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(session, "launch", launch)  # another test has real ones
                 patch.setattr(EarlyStopping, "restore_best", restore_best)
-                patch.setattr(torch.nn.Module, "compile", lambda block: compiled.append(block))  # and compiles
+                patch.setattr(torch, "compile", lambda function: compiled.append(function) or function)  # and compiles
                 metrics = options.evaluate(genome, made)
         finally:
             hook.remove()

@@ -161,15 +161,16 @@ def test_memory_is_predicted_within_the_factor_that_is_set_aside(device: str, ma
 
 
 @pytest.mark.gpu
-def test_windows_by_flex_attention_are_windows(make_trainer: Make) -> None:
+@pytest.mark.parametrize("options", [{"window": 32}, {"boundary": 3}, {"window": 32, "boundary": 3}])
+def test_windows_and_documents_by_flex_attention_are_those_of_masks(options: dict[str, int]) -> None:
     if not torch.cuda.is_available():
         pytest.skip("torch sees no GPU here (torch.cuda.is_available() is False)")
-    config = GPTConfig(vocab_size=16, context=256, depth=2, width=64, heads=2, window=32)
+    config = GPTConfig(vocab_size=16, context=256, depth=2, width=64, heads=2, **options)
     plain, compiled = GPT(config, seed=1).cuda(), GPT(config, seed=1).cuda()
-    from evo_tune.training.stepping.averaging import compile_blocks
+    from evo_tune.training.stepping.compiling import compile_blocks
 
     compile_blocks(compiled)
-    assert all(block.attention.flex is not None for block in compiled.blocks)  # type: ignore[union-attr]
+    assert compiled.flex
     tokens = torch.randint(0, 16, (2, 256), device="cuda")
     for model in (plain, compiled):
         model(tokens).square().mean().backward()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -289,6 +289,12 @@ def _attend_one_by_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dro
     return torch.cat(rows)
 
 
+def document_numbers(tokens: Tensor, boundary: int) -> Tensor:
+    """Return the number of each token's document within its sequence; for the arguments see `document_mask`."""
+    ends = tokens == boundary
+    return ends.cumsum(1) - ends.long()
+
+
 def document_mask(tokens: Tensor, boundary: int, window: int) -> Tensor:
     """Return the keys that each query may attend to: earlier ones of its document, and its own.
 
@@ -300,8 +306,7 @@ def document_mask(tokens: Tensor, boundary: int, window: int) -> Tensor:
     Returns:
         (batch, 1, length, length), bool.
     """
-    ends = tokens == boundary
-    document = ends.cumsum(1) - ends.long()
+    document = document_numbers(tokens, boundary)
     distance = torch.arange(tokens.shape[1], device=tokens.device)
     distance = distance[:, None] - distance
     same = document[:, :, None] == document[:, None, :]
@@ -349,25 +354,13 @@ def attend_in_window(
     return torch.cat(outputs, 1).transpose(1, 2)
 
 
-class FlexMask(NamedTuple):
-    """Tiles of the matrix of queries and keys to compute.
-
-    Args:
-        length: Length of the sequences, in tokens.
-        mask: BlockMask of torch.
-    """
-
-    length: int
-    mask: Any
-
-
 @lru_cache(maxsize=8)
-def flex_mask(length: int, window: int, device: torch.device) -> FlexMask:
-    """Return the mask of a window for `attend_by_flex`; this imports torch's compiler.
+def flex_window_mask(length: int, window: int, device: torch.device) -> Any:
+    """Return the BlockMask of a window for `attend_by_flex`; this imports torch's compiler.
 
     Args:
         length: Tokens in a sequence.
-        window: Keys that a query attends to, including its own.
+        window: Tokens that a query attends to, including its own.
         device: Device of the mask.
     """
     from torch.nn.attention.flex_attention import create_block_mask
@@ -375,22 +368,47 @@ def flex_mask(length: int, window: int, device: torch.device) -> FlexMask:
     def is_visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & (query - key < window)
 
-    return FlexMask(length, create_block_mask(is_visible, None, None, length, length, device=str(device)))
+    return create_block_mask(is_visible, None, None, length, length, device=str(device))
 
 
-def attend_by_flex(q: Tensor, k: Tensor, v: Tensor, mask: FlexMask, scale: float | None = None) -> Tensor:
-    """Return the result of `attend_in_window`, up to rounding, by torch's flex_attention; must be compiled.
+def flex_document_mask(tokens: Tensor, boundary: int, window: int) -> Any:
+    """Return the BlockMask of the keys of `document_mask` for `attend_by_flex`; this imports torch's compiler.
+
+    Args:
+        tokens: See `document_mask`.
+        boundary: See `document_mask`.
+        window: See `document_mask`.
+    """
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    batch_size, length = tokens.shape
+    document = document_numbers(tokens, boundary)
+
+    def is_visible(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (document[batch, query] == document[batch, key]) & (key <= query) & (query - key < window)
+
+    mask = create_block_mask(is_visible, batch_size, None, length, length, device=str(tokens.device))
+    for part in (document, *mask.as_tuple()):
+        if isinstance(part, Tensor) and batch_size > 1:
+            torch._dynamo.mark_dynamic(part, 0)
+    return mask
+
+
+def attend_by_flex(q: Tensor, k: Tensor, v: Tensor, mask: Any, scale: float | None = None) -> Tensor:
+    """Return the result of `attend` with the mask as a tensor, up to rounding, by torch's flex_attention.
+
+    It must be compiled; a CPU has no backward pass of it.
 
     Args:
         q: (batch, heads, length, head_dim).
         k: (batch, kv_heads, length, head_dim).
         v: Same shape as `k`.
-        mask: Mask from `flex_mask`.
+        mask: BlockMask of torch.
         scale: See `attend`.
     """
     from torch.nn.attention.flex_attention import flex_attention
 
-    y: Tensor = flex_attention(q, k, v, block_mask=mask.mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    y: Tensor = flex_attention(q, k, v, block_mask=mask, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     return y
 
 
@@ -424,7 +442,6 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.windowed = windowed
-        self.flex: FlexMask | None = None  # set by `stepping.averaging.compile_blocks`
         self.heads, self.kv_heads = config.heads, config.key_value_heads
         self.dropout = Dropout(config.attention_dropout)  # drops attention weights
         self.causal, self.scale = config.causal, config.attention_scale
@@ -440,7 +457,7 @@ class Attention(nn.Module):
         self,
         x: Tensor,
         rotation: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | Any | None = None,
         tokens: Tensor | None = None,
     ) -> Tensor:
         """Attend.
@@ -450,7 +467,7 @@ class Attention(nn.Module):
             rotation: (2, length, head_dim / 2), from `rotary_table`; None: no rotation of queries and keys.
             mask: Mask broadcastable to (batch, heads, length, length), or if windowed from `chunk_mask`; None:
                 all tokens, or if causal all earlier ones. A mask of four dimensions is complete: it is causal if the
-                attention is.
+                attention is. Or a BlockMask for `attend_by_flex`; then weights are not dropped.
             tokens: (batch, length), required by value embeddings.
         """
         batch, length, width = x.shape
@@ -467,11 +484,12 @@ class Attention(nn.Module):
             v = v + self.values(tokens).view(v.shape).to(v.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         dropout = self.dropout if self.dropout.active else None
-        whole = mask is not None and mask.ndim == 4
-        if whole or mask is None or not self.windowed:
+        flex = mask is not None and not isinstance(mask, Tensor)
+        whole = mask is not None and not flex and mask.ndim == 4
+        if flex:
+            y = attend_by_flex(q, k, v, mask, self.scale)
+        elif whole or mask is None or not self.windowed:
             y = attend(q, k, v, mask, dropout, causal=self.causal and not whole, scale=self.scale)
-        elif self.flex is not None and dropout is None and length == self.flex.length:
-            y = attend_by_flex(q, k, v, self.flex, self.scale)
         else:
             y = attend_in_window(q, k, v, mask, dropout, self.scale)
         attended: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, width))
@@ -540,7 +558,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         rotation: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | Any | None = None,
         tokens: Tensor | None = None,
         first: Tensor | None = None,
     ) -> Tensor:

@@ -11,6 +11,8 @@ in half the time of torch's dropout on a CPU. This module is independent of mode
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -35,9 +37,12 @@ class NoiseSource:
         self.seed, self.layer_count = seed, layer_count
         self._step = -1
         self._layer_seeds: list[int] = []
-        self._keys: Tensor | None = None
+        # Key of each sample of the pass, (samples, 1), int64; None: no pass is running.
+        self.keys: Tensor | None = None
         self._samples = range(0)
         self._generator: torch.Generator | None = None
+        # For compiled layers, to which numbers would be constants: seed and threshold of each layer, (layers, 2).
+        self._table: Tensor | None = None
 
     def begin(self, step: int, samples: range, device: torch.device) -> None:
         """Start a pass, which lasts until `end` and includes the backward pass.
@@ -49,21 +54,25 @@ class NoiseSource:
         """
         if step != self._step:
             self._step, self._layer_seeds = step, seeds_for(self.seed, "dropout", self.layer_count, step)
+            if self._table is not None:
+                self._table[:, 0] = torch.tensor(self._layer_seeds)
         self._samples = samples
         keys = torch.arange(samples.start, samples.stop, dtype=torch.int64, device=device)[:, None]
         # Keys differ widely for adjacent numbers, and change with each step.
-        self._keys = _mix_in_place(_mix_in_place(keys * _KEY_STRIDE + seed_for(self.seed, "samples", step)))
-        if self._generator is None or self._generator.device != self._keys.device:
+        self.keys = _mix_in_place(_mix_in_place(keys * _KEY_STRIDE + seed_for(self.seed, "samples", step)))
+        if self._generator is None or self._generator.device != self.keys.device:
             self._generator = torch.Generator("cpu" if device.type == "meta" else device)
+        if self._table is not None and len(samples) > 1:
+            torch._dynamo.mark_dynamic(self.keys, 0)
 
     def end(self) -> None:
         """End the pass; later computations are not part of the training."""
-        self._keys = None
+        self.keys = None
 
     @property
     def is_running(self) -> bool:
         """Whether a pass is running."""
-        return self._keys is not None
+        return self.keys is not None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoiseSource:
         # A copy of a model, such as its average, is not part of the pass.
@@ -79,23 +88,54 @@ class NoiseSource:
             shape: (samples, …), or (samples · n, …) with each sample's n rows consecutive.
             draw_index: Number of the draw, for a layer that draws several times per pass.
         """
-        assert self._keys is not None
+        assert self.keys is not None
         assert self._generator is not None
-        sample_count = len(self._samples)
-        values_per_sample = shape.numel() // sample_count
-        if values_per_sample * sample_count != shape.numel():
-            # An input such as a mask that all samples share: all of it is drawn with the first sample's key.
-            sample_count, values_per_sample = 1, shape.numel()
         self._generator.manual_seed(self._layer_seeds[layer_index] + draw_index)
-        words = _draw_words(values_per_sample, self._keys.device, self._generator)
-        integers = _mix_in_place(words + self._keys[:sample_count]).view(torch.int16)
-        return integers[:, :values_per_sample].reshape(shape)
+        return _draw_int16(shape, self.keys, self._generator)
 
     def seeds(self, layer_index: int, draw_index: int = 0) -> list[int]:
         """Return a seed for each sample, for a layer (or a part of one) whose noise torch draws."""
         return [
             seed_for(self.seed, "samples", self._step, layer_index + 1, sample, draw_index) for sample in self._samples
         ]
+
+    def prepare_for_compiler(self, layers: Iterable[NoiseLayer]) -> None:
+        """Let compiled layers draw the same noise by an operator that reads all numbers from tensors.
+
+        Args:
+            layers: The layers, numbered by `attach_noise`.
+        """
+        register_drop_mask()
+        layers = list(layers)
+        self._step, self._table = -1, torch.tensor([[0, layer.threshold] for layer in layers])
+        for layer, row in zip(layers, self._table, strict=True):
+            layer.seed_and_threshold, layer.scale_tensor = row, torch.tensor(layer.scale, dtype=torch.float64)
+
+
+def _draw_int16(shape: Sequence[int], keys: Tensor, generator: torch.Generator) -> Tensor:
+    sample_count, value_count = len(keys), math.prod(shape)
+    values_per_sample = value_count // sample_count
+    if values_per_sample * sample_count != value_count:
+        # An input such as a mask that all samples share: all of it is drawn with the first sample's key.
+        sample_count, values_per_sample = 1, value_count
+    words = _draw_words(values_per_sample, keys.device, generator)
+    integers = _mix_in_place(words + keys[:sample_count]).view(torch.int16)
+    return integers[:, :values_per_sample].reshape(shape)
+
+
+@functools.cache
+def register_drop_mask() -> None:
+    """Register the operator that draws noise in a compiled graph, where seeding a generator cannot be traced."""
+
+    @torch.library.custom_op("evo_tune::drop_mask", mutates_args=())
+    def drop_mask(shape: list[int], keys: Tensor, seed_and_threshold: Tensor, draw_index: int) -> Tensor:
+        seed, threshold = seed_and_threshold.tolist()
+        generator = torch.Generator(keys.device).manual_seed(seed + draw_index)
+        return _draw_int16(shape, keys, generator) < threshold
+
+    @drop_mask.register_fake
+    def _(shape: list[int], keys: Tensor, seed_and_threshold: Tensor, draw_index: int) -> Tensor:
+        return keys.new_empty(shape, dtype=torch.bool)
 
 
 def _draw_words(value_count: int, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
@@ -136,33 +176,43 @@ class NoiseLayer(nn.Module):
     layer_index: int = 0
     draw_index: int = 0  # set by a layer that draws several times in a pass, before each draw
     noise: NoiseSource | None = None
+    # Set by `NoiseSource.prepare_for_compiler`, so that one compiled graph serves layers with different shares.
+    seed_and_threshold: Tensor | None = None
+    scale_tensor: Tensor
 
     def __init__(self, drop_share: float = 0.5) -> None:
         super().__init__()
-        self.drop_share = drop_share
+        self.drop_share, self.drops = drop_share, drop_share > 0.0
 
     @property
     def active(self) -> bool:
         """Whether the layer changes its input."""
-        return self.training and self.drop_share > 0.0
+        return self.training and self.drops
 
-    def _draw_drop_mask(self, shape: torch.Size, device: torch.device) -> Tensor:
-        """Draw a mask of the dropped values, bool."""
-        if self.noise is not None and self.noise.is_running:
+    @property
+    def threshold(self) -> int:
+        """Number above the 16-bit integers of dropped values."""
+        return round(self.drop_share * 65536) - 32768
+
+    @property
+    def scale(self) -> float:
+        """Factor that preserves the mean."""
+        return 1.0 / (1.0 - self.drop_share)
+
+    def _draw(self, shape: torch.Size, device: torch.device) -> tuple[Tensor, float | Tensor]:
+        """Return a mask of the dropped values, bool, and the factor of the others."""
+        if self.noise is not None and self.noise.keys is not None:
+            if self.seed_and_threshold is not None and torch.compiler.is_compiling():
+                arguments = shape, self.noise.keys, self.seed_and_threshold, self.draw_index
+                return torch.ops.evo_tune.drop_mask(*arguments), self.scale_tensor
             integers = self.noise.draw_int16(self.layer_index, shape, self.draw_index)
         else:
             n = shape.numel()
             integers = _draw_words(n, device).view(torch.int16)[:n].view(shape)
-        return integers < round(self.drop_share * 65536) - 32768
+        return integers < self.threshold, self.scale
 
     def extra_repr(self) -> str:
         return f"{self.drop_share}"
-
-
-@functools.cache
-def exclude_noise_from_compiler() -> None:
-    """Exclude the drawing of noise from torch's compiler: it seeds generators, which a graph cannot do."""
-    NoiseLayer._draw_drop_mask = torch.compiler.disable(NoiseLayer._draw_drop_mask)  # type: ignore[method-assign,no-untyped-call]
 
 
 class Dropout(NoiseLayer):
@@ -171,7 +221,7 @@ class Dropout(NoiseLayer):
     def forward(self, input: Tensor) -> Tensor:
         if not self.active:
             return input
-        dropped, scale = self._draw_drop_mask(input.shape, input.device), 1.0 / (1.0 - self.drop_share)
+        dropped, scale = self._draw(input.shape, input.device)
         if input.device.type == "cpu":  # one multiplication is faster here, and a mask of one byte is smaller
             return input * dropped.logical_not_().to(input.dtype).mul_(scale)
         return input.masked_fill(dropped, 0.0) * scale
@@ -187,5 +237,5 @@ class DropPath(NoiseLayer):
         """Drop samples of x, (batch, …)."""
         if not self.active:
             return x
-        dropped = self._draw_drop_mask(torch.Size((len(x), *(1 for _ in x.shape[1:]))), x.device)
-        return x.masked_fill(dropped, 0.0) * (1.0 / (1.0 - self.drop_share))
+        dropped, scale = self._draw(torch.Size((len(x), *(1 for _ in x.shape[1:]))), x.device)
+        return x.masked_fill(dropped, 0.0) * scale

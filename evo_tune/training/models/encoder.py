@@ -49,6 +49,8 @@ class Encoder(nn.Module):
     config_class: ClassVar[type[EncoderConfig]]
     # Recompute every n-th block in the backward pass: 1 for all blocks; None: none.
     recompute: int | None = None
+    # Whether batches have different lengths (see `shorten`).
+    lengths_vary: ClassVar[bool] = False
 
     def __init__(self, config: Any, seed: int = 0, *, labels: Sequence[str] | None = None) -> None:
         super().__init__()
@@ -203,6 +205,7 @@ class TextClassifier(Encoder):
 
     config_class = TextConfig
     config: TextConfig
+    lengths_vary = True
 
     def build(self, config: TextConfig) -> None:
         """Build the embeddings of tokens and positions."""

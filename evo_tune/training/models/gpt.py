@@ -19,6 +19,8 @@ from evo_tune.training.models.block import (
     cap_logits,
     chunk_mask,
     document_mask,
+    flex_document_mask,
+    flex_window_mask,
     norm_of,
     rotary_frequencies,
     rotary_table,
@@ -125,6 +127,8 @@ class GPT(nn.Module):
         RecipeError: recompute is not an integer of at least 1.
     """
 
+    # Whether blocks are compiled, and whether their masks are those of flex_attention; set by `stepping.compiling`.
+    compiled = flex = False
     fixed: Tensor | None
     rotation: Tensor | None
     mask: Tensor | None
@@ -210,6 +214,8 @@ class GPT(nn.Module):
         length = tokens.shape[1]
         if length > self.config.context:
             raise RecipeError("length", length, f"up to the context of {self.config.context}; see extend_context")
+        if self.compiled:
+            tokens = tokens.clone()  # a slice of a larger tensor would be compiled separately
         x = self.embedding(tokens)
         for embedding, rows in zip(self.ngrams, ngram_hashes(tokens, self.config), strict=True):
             x = x + embedding(rows)
@@ -217,9 +223,9 @@ class GPT(nn.Module):
         x = self.dropout(x if table is None else x + table[:length])
         rotation = None if self.rotation is None else self.rotation[:, :length]
         first = x if self.config.residual_scaling else None
-        masks = {window: self.mask if window < length else None for window in self.config.windows}  # see `Attention`
-        if self.config.boundary is not None:
-            masks = {window: document_mask(tokens, self.config.boundary, window) for window in masks}
+        if self.compiled and first is not None:
+            first = x.view_as(x)  # the first block would be compiled once more for two inputs that are the same tensor
+        masks = self._masks(tokens)
         for number, (block, window) in enumerate(zip(self.blocks, self.config.windows, strict=True)):
             x = run_block(block, number, self.recompute, x, rotation, masks[window], tokens, first)
         x = self.norm(x)
@@ -227,6 +233,22 @@ class GPT(nn.Module):
             return read(x, self.embedding.weight if self.head is None else self.head.weight, self.config.softcap)
         logits: Tensor = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
         return cap_logits(logits, self.config.softcap)
+
+    def _masks(self, tokens: Tensor) -> dict[int, Any]:
+        """Return the mask of each window, see `Attention.forward`."""
+        length, boundary = tokens.shape[1], self.config.boundary
+        by_flex = self.flex and not (self.training and self.config.attention_dropout)
+        if boundary is not None:
+            mask_of = flex_document_mask if by_flex else document_mask
+            return {window: mask_of(tokens, boundary, window) for window in {*self.config.windows}}
+        return {
+            window: None
+            if window >= length
+            else flex_window_mask(length, window, tokens.device)
+            if by_flex
+            else self.mask
+            for window in self.config.windows
+        }
 
     def generate(self, prompt: str | bytes, length: int = 200, **sampling: Any) -> str:
         """Continue a text, token by token.

@@ -1,4 +1,4 @@
-"""A moving average of a model's weights, and compiled blocks."""
+"""A moving average of a model's weights."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from evo_tune.training.models.block import Attention, flex_mask
-from evo_tune.training.models.dropout import exclude_noise_from_compiler
 from evo_tune.training.recipe.optim.optimisation import ema_decay
 
 
@@ -64,28 +62,3 @@ def average_of(model: nn.Module, decay: float) -> Average:
         decay: Decay in [0, 1); 0 keeps the last weights.
     """
     return Average(model, decay)
-
-
-def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """Return a model's blocks, the items of its longest list of modules; the model itself if it has none."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
-    return list(max(lists, key=len)) if lists else [model]  # type: ignore[arg-type]
-
-
-def compile_blocks(model: nn.Module) -> None:
-    """Compile a model's blocks in place at their first pass; the model must already be on its final device.
-
-    Windowed attention gets the mask for flex_attention, where the device and the shapes allow it.
-    """
-    exclude_noise_from_compiler()
-    flex, config, table = None, getattr(model, "config", None), getattr(model, "mask", None)
-    if config is not None and table is not None and table.device.type == "cuda":
-        head_dim = config.width // config.heads
-        if head_dim >= 16 and head_dim & (head_dim - 1) == 0:
-            chunk, reach = table.shape
-            flex = flex_mask(config.context, reach - chunk + 1, torch.device(table.device))
-    for block in blocks_of(model):
-        for module in block.modules():
-            if isinstance(module, Attention) and module.windowed:
-                module.flex = flex
-        block.compile()

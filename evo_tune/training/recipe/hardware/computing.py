@@ -35,7 +35,7 @@ class ComputeOptions(Options):
         "auto", help="Precision of products; auto: bf16 if faster, fp16 on GPUs without; tf32: fp32 by TF32"
     )
     compile: bool = fixed_option(
-        False, help="Compile the blocks, a minute per shape; on a GPU, attention windows use flex_attention"
+        False, help="Compile each kind of block, a minute per kind; on a GPU, windows and documents use flex_attention"
     )
     deterministic: bool | Literal["auto"] = fixed_option(
         AUTO, help="Use only deterministic algorithms; false: allow faster ones; auto: a run on a GPU times both"

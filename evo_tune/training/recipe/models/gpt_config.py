@@ -39,7 +39,10 @@ def uses_plain_products(precision: str, keys: int) -> bool:
         precision: Precision of the products: 'fp32', 'bf16' or another, for which the result is False.
         keys: Number of keys per query.
     """
-    return keys <= LONGEST_PLAIN if precision == "bf16" else precision == "fp32" and keys in PLAIN_IN_FP32
+    if precision == "bf16":
+        return keys <= LONGEST_PLAIN
+    # Not `keys in PLAIN_IN_FP32`: torch's compiler cannot trace it for a dynamic length.
+    return precision == "fp32" and PLAIN_IN_FP32.start <= keys < PLAIN_IN_FP32.stop
 
 
 def _has_amd_cpu() -> bool:
