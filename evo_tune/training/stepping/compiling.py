@@ -8,7 +8,7 @@ independent of models.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from types import FunctionType
 from typing import Any
 
@@ -22,8 +22,9 @@ _numbers = itertools.count()
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
-    """Return a model's blocks, the items of its longest list of modules; the model itself if it has none."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList) and len(module)]
+    """Return a model's blocks: its `blocks`, or the items of its longest list of modules, or the model itself."""
+    modules: Iterable[Any] = [model.blocks] if hasattr(model, "blocks") else model.modules()
+    lists = [module for module in modules if isinstance(module, nn.ModuleList) and len(module)]
     return list(max(lists, key=len)) if lists else [model]  # type: ignore[arg-type]
 
 
@@ -49,8 +50,9 @@ def compile_blocks(model: nn.Module) -> None:
 
 def supports_flex(model: nn.Module) -> bool:
     """Return whether flex_attention can train a model with a `config`: a CPU has no backward pass of it."""
-    head_dim = model.config.width // model.config.heads  # type: ignore[union-attr]
-    return next(model.parameters()).device.type == "cuda" and head_dim >= 16 and head_dim & (head_dim - 1) == 0
+    config: Any = model.config
+    head_dim = config.width // config.heads
+    return next(model.parameters()).device.type == "cuda" and head_dim in (16, 32, 64, 128, 256)
 
 
 def kind_of(block: nn.Module) -> Hashable:
