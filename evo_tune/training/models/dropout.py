@@ -119,8 +119,10 @@ def _draw_int16(shape: Sequence[int], keys: Tensor, generator: torch.Generator) 
         # An input such as a mask that all samples share: all of it is drawn with the first sample's key.
         sample_count, values_per_sample = 1, value_count
     words = _draw_words(values_per_sample, keys.device, generator)
-    integers = _mix_in_place(words + keys[:sample_count]).view(torch.int16)
-    return integers[:, :values_per_sample].reshape(shape)
+    integers: Tensor = (
+        _mix_in_place(words + keys[:sample_count]).view(torch.int16)[:, :values_per_sample].reshape(shape)
+    )
+    return integers
 
 
 @functools.cache

@@ -37,7 +37,7 @@ def compile_blocks(model: nn.Module) -> None:
     if layers and layers[0].noise is not None:
         layers[0].noise.prepare_for_compiler(layers)
     if hasattr(model, "flex"):
-        model.flex = supports_flex(model)
+        model.flex = supports_flex(model)  # type: ignore[assignment]
     model.compiled = True  # type: ignore[assignment]
     compiled: dict[Hashable, Callable[..., Tensor]] = {}
     for block in blocks_of(model):
@@ -45,7 +45,7 @@ def compile_blocks(model: nn.Module) -> None:
         if kind not in compiled:
             compiled[kind] = torch.compile(_copy_of_code(_call_forward, type(block).__name__))
         lengths = getattr(model, "lengths_vary", False)
-        block.forward = _with_dynamic_sizes(compiled[kind], block, lengths=lengths)  # type: ignore[method-assign]
+        block.forward = _with_dynamic_sizes(compiled[kind], block, lengths=lengths)
 
 
 def supports_flex(model: nn.Module) -> bool:
