@@ -119,10 +119,8 @@ def _draw_int16(shape: Sequence[int], keys: Tensor, generator: torch.Generator) 
         # An input such as a mask that all samples share: all of it is drawn with the first sample's key.
         sample_count, values_per_sample = 1, value_count
     words = _draw_words(values_per_sample, keys.device, generator)
-    integers: Tensor = (
-        _mix_in_place(words + keys[:sample_count]).view(torch.int16)[:, :values_per_sample].reshape(shape)
-    )
-    return integers
+    integers = _mix_in_place(words + keys[:sample_count]).view(torch.int16)
+    return integers[:, :values_per_sample].reshape(shape)
 
 
 @functools.cache
@@ -133,7 +131,8 @@ def register_drop_mask() -> None:
     def drop_mask(shape: list[int], keys: Tensor, seed_and_threshold: Tensor, draw_index: int) -> Tensor:
         seed, threshold = seed_and_threshold.tolist()
         generator = torch.Generator(keys.device).manual_seed(seed + draw_index)
-        return _draw_int16(shape, keys, generator) < threshold
+        dropped: Tensor = _draw_int16(shape, keys, generator) < threshold
+        return dropped
 
     @drop_mask.register_fake
     def _(shape: list[int], keys: Tensor, seed_and_threshold: Tensor, draw_index: int) -> Tensor:
