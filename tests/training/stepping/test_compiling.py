@@ -168,7 +168,8 @@ def test_variants_of_each_pair_of_block_options(
     monkeypatch.setattr(compiling, "supports_flex", lambda model, flex=options["flex"]: flex)
     monkeypatch.setattr(block_module, "attend_by_flex", attend_under_block_mask)
     config = {name: value for name, value in options.items() if name != "flex"}
-    window = {"window_pattern": config["window_pattern"], "window": 3} if config.pop("window_pattern") else {}
+    pattern = config.pop("window_pattern")
+    window = {"window_pattern": pattern, "window": 3} if pattern else {}
     check_variants(variants, train_in_all_shapes(make_trainer, text, **config, **window))
 
 
