@@ -112,8 +112,11 @@ class LanguageTraining(Task):
         return StepSplit(micro, options.recompute or recompute)
 
     def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
-        config, recompute = self.phase_of(trainer).config, cast(GPT, trainer.model).recompute
-        return predict_memory(config, largest, recompute=recompute, **self.memory_options).peak
+        phase, recompute = self.phase_of(trainer), cast(GPT, trainer.model).recompute
+        accumulated = largest * self.processes < phase.per_step
+        return predict_memory(
+            phase.config, largest, recompute=recompute, accumulated=accumulated, **self.memory_options
+        ).peak
 
     @property
     def memory_options(self) -> dict[str, Any]:

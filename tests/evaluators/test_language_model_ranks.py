@@ -105,7 +105,8 @@ def test_a_gpus_memory_is_predicted_for_the_pass_of_one_rank(evaluator: Evaluato
         return evaluator.bind({**OPTIONS, **options}).estimate(genome)["gpu_memory"]
 
     for micro, options in ((16, {}), (8, {"ranks": 2}), (2, {"micro_batch": 128}), (1, {"micro_batch": 8})):
-        memory = predict_memory(config, micro, device="cuda", ranks=options.get("ranks", 1))
+        setup = {"ranks": options.get("ranks", 1), "accumulated": "micro_batch" in options}
+        memory = predict_memory(config, micro, device="cuda", **setup)
         assert predicted(**options) == pytest.approx(memory.peak - memory.context)
     assert predicted(precision="auto") == predicted(precision="bf16") < predicted()
 

@@ -231,6 +231,7 @@ def orthogonalise(matrices: Tensor, precision: str = "fp32") -> Tensor:
     a, b, c = _COEFFICIENTS
     small = matrices.device.type == "cpu" and matrices.shape[1] < SMALLEST_IN_BF16
     x = matrices.bfloat16() if precision in ("bf16", "tf32") and not small else matrices.float()
+    del matrices  # it is as large as all gradients of this shape
     x = x / torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True).clamp_min(1e-7)
     for _ in range(5):
         gram = x @ x.mT
@@ -266,8 +267,11 @@ class HiddenMatrices(torch.optim.Optimizer):
         self.maps, self.precision, self.ranks = maps, precision, ranks
 
     def _orthogonalise(self, matrices: list[Tensor]) -> Tensor:
+        """Return `orthogonalise` of the matrices, which are removed from the list so that each is freed early."""
         if self.ranks is None or len(matrices) == 1 or len(matrices[0]) < SMALLEST_TO_SHARE:
-            return orthogonalise(torch.stack(matrices), self.precision)
+            stacked = [torch.stack(matrices)]
+            matrices.clear()
+            return orthogonalise(stacked.pop(), self.precision)
         return self.ranks.share_out(lambda mine: orthogonalise(mine, self.precision), matrices)
 
     @torch.no_grad()
@@ -277,31 +281,53 @@ class HiddenMatrices(torch.optim.Optimizer):
         refused: Tensor | None = getattr(self, "found_inf", None)
         taken = None if refused is None else 1.0 - refused  # 0 or 1; None: the device does not decide
         for group in self.param_groups:
-            same: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
-            momentum, shrink = group["momentum"], group["lr"] * group["weight_decay"]
-            for weight in group["params"]:
-                if (gradient := weight.grad) is None:
-                    continue
-                state, share = self.state[weight], 1.0 - momentum
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(gradient)
-                if taken is not None:  # a refused gradient may contain NaN or infinity
-                    gradient = gradient.masked_fill(taken == 0.0, 0.0)
-                    share = (taken * share).to(gradient.dtype)
-                update = state["momentum_buffer"].lerp_(gradient, share)
-                if group["nesterov"]:
-                    update = gradient.lerp(update, momentum)
-                weight.mul_(1.0 - (shrink if taken is None else taken * shrink))
-                sizes = list(self.maps.get(weight, (len(weight),)))
-                for part, change in zip(weight.split(sizes), update.split(sizes), strict=True):
-                    lying = len(part) <= part.shape[1]
-                    part, change = (part, change) if lying else (part.mT, change.mT)
-                    same.setdefault((part.shape[0], part.shape[1]), []).append((part, change))
-            for (_, longer), pairs in same.items():
-                changes = self._orthogonalise([change for _, change in pairs])
-                changes = changes if taken is None else changes.masked_fill_(taken == 0.0, 0.0)
-                for (part, _), change in zip(pairs, changes, strict=True):
-                    part.add_(change, alpha=-group["lr"] * 0.2 * math.sqrt(longer))
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights:
+                self._step_group(group, weights, taken)
+
+    def _step_group(self, group: dict[str, Any], weights: list[Tensor], taken: Tensor | None) -> None:
+        """Update a group's weights by as few kernels as possible; see `step` for `taken`."""
+        for weight in weights:
+            if "momentum_buffer" not in (state := self.state[weight]):
+                state["momentum_buffer"] = torch.zeros_like(weight.grad)  # type: ignore[arg-type]
+        gradients: list[Any] = [weight.grad for weight in weights]
+        buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
+        momentum, shrink = group["momentum"], group["lr"] * group["weight_decay"]
+        # torch has no public function for several tensors at once, except for gradient norms.
+        if taken is None:
+            torch._foreach_lerp_(buffers, gradients, 1.0 - momentum)
+            torch._foreach_mul_(weights, 1.0 - shrink)
+        else:
+            for gradient in gradients:  # a refused gradient may contain NaN or infinity
+                gradient.masked_fill_(taken == 0.0, 0.0)
+            share = (taken * (1.0 - momentum)).to(buffers[0].dtype)
+            torch._foreach_lerp_(buffers, gradients, [share] * len(buffers))
+            torch._foreach_mul_(weights, 1.0 - taken * shrink)
+        updates = torch._foreach_lerp(gradients, buffers, momentum) if group["nesterov"] else buffers
+        same = self._parts_by_shape(weights, updates)
+        del updates  # each is freed as soon as its copy is stacked with others
+        while same:
+            (_, longer), (parts, changes) = same.popitem()
+            directions = self._orthogonalise(changes)
+            directions = directions if taken is None else directions.masked_fill_(taken == 0.0, 0.0)
+            torch._foreach_add_(parts, directions.unbind(), alpha=-group["lr"] * 0.2 * math.sqrt(longer))
+            del directions
+
+    def _parts_by_shape(
+        self, weights: Iterable[Tensor], updates: Iterable[Tensor]
+    ) -> dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]]:
+        """Return the maps in the weights, with rows ≤ columns, and their updates, by shape."""
+        same: dict[tuple[int, int], tuple[list[Tensor], list[Tensor]]] = {}
+        for weight, update in zip(weights, updates, strict=True):
+            sizes = list(self.maps.get(weight, (len(weight),)))
+            pairs = zip(weight.split(sizes), update.split(sizes), strict=True)  # type: ignore[no-untyped-call]
+            for part, change in pairs:
+                lying = len(part) <= part.shape[1]
+                part, change = (part, change) if lying else (part.mT, change.mT)
+                parts, changes = same.setdefault((part.shape[0], part.shape[1]), ([], []))
+                parts.append(part)
+                changes.append(change)
+        return same
 
 
 class OptimizerPair(torch.optim.Optimizer):

@@ -210,7 +210,8 @@ class LanguageTask:
         phases, options, gpu_memory = self.phases(), self.options, 0.0
         for phase in phases:
             windows = options.pass_size(phase.per_step, phase.config.context)
-            memory = predict_memory(phase.config, windows, **options.gpu_setup)
+            accumulated = windows * options.ranks < phase.per_step
+            memory = predict_memory(phase.config, windows, accumulated=accumulated, **options.gpu_setup)
             gpu_memory = max(gpu_memory, memory.peak - memory.context)
         return {
             "params": float(self.config.parameters),

@@ -45,7 +45,8 @@ class Average(AveragedModel):
         if refused is None:
             torch._foreach_lerp_(averages, weights, share)
         else:
-            torch._foreach_lerp_(averages, weights, [(~refused).to(w.dtype) * share for w in weights])
+            shares = {dtype: (~refused).to(dtype) * share for dtype in {w.dtype for w in weights}}
+            torch._foreach_lerp_(averages, weights, [shares[w.dtype] for w in weights])
         for mine, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)
 

@@ -25,10 +25,10 @@ from evo_tune.training.recipe.models.gpt_config import (
     window_chunks,
 )
 
-# Optimizer to bytes of its moments per trained weight; Muon is counted as AdamW, an upper bound.
+# Optimizer to bytes of its moments per trained weight; Muon has one moment less for each hidden matrix.
 MOMENTS = {"adamw": 8, "muon": 8, "sgd": 4}
 
-# Ratio of the peak to the counted memory; the rest is for short-lived tensors.
+# Ratio of the peak to the counted memory, where the order of a step is not counted; the rest is for short-lived tensors.
 SHORT_LIVED = 1.1
 
 # Device to bytes used by its libraries.
@@ -42,22 +42,25 @@ class Memory(NamedTuple):
     """Predicted memory, in bytes.
 
     Args:
-        states: Weights, gradients, moments, and the weight average if any; with several ranks also the buffers of
-            gradient communication.
+        states: Weights, gradients, moments, and the weight average if any.
         activations: Tensors that the forward pass keeps for the backward pass.
         logits: Peak of logits, their log-softmax and their gradients.
         context: Libraries of the device.
+        step: Largest sum of states, activations and logits at one time in a step; None: all of them at the same time,
+            with an allowance for short-lived tensors.
     """
 
     states: float
     activations: float
     logits: float
     context: float = 0.0
+    step: float | None = None
 
     @property
     def peak(self) -> float:
-        """Sum in bytes, with an allowance for short-lived tensors."""
-        return SHORT_LIVED * (self.states + self.activations + self.logits) + self.context
+        """Largest memory in a step, in bytes."""
+        together = SHORT_LIVED * (self.states + self.activations + self.logits)
+        return (together if self.step is None else self.step) + self.context
 
     def device_bytes(self, factor: float = 1.0) -> float:
         """Return the total memory of the smallest device that this fits into, in bytes.
@@ -80,6 +83,7 @@ class Setup:
         ema: Whether an average of the trained weights is kept.
         z_loss: Whether the loss has a z-loss.
         ranks: Number of data-parallel processes.
+        accumulated: Whether a step has several passes, so that gradients exist in the forward pass.
     """
 
     precision: str = "fp32"
@@ -89,6 +93,7 @@ class Setup:
     ema: bool = False
     z_loss: bool = False
     ranks: int = 1
+    accumulated: bool = False
 
     @property
     def number_bytes(self) -> int:
@@ -96,16 +101,17 @@ class Setup:
         return 4 if self.precision == "fp32" else 2
 
 
-def state_bytes(trainable: int, setup: Setup) -> float:
+def state_bytes(trainable: int, setup: Setup, matrices: int = 0) -> float:
     """Return the bytes of weights, gradients and moments in float32; with AdamW 16 per trainable weight.
 
     Args:
         trainable: Number of weights with a gradient.
-        setup: Optimizer, average and ranks. With several ranks, gradients have a second buffer for communication.
+        setup: Optimizer and average.
+        matrices: Number of weights in hidden matrices, which have one moment with Muon; 0 gives an upper bound.
     """
     average = 4.0 * trainable if setup.ema else 0.0
-    gradients = 4.0 if setup.ranks == 1 else 8.0
-    return (4.0 + gradients + MOMENTS[setup.optimizer]) * trainable + average
+    spared = 4.0 * matrices if setup.optimizer == "muon" else 0.0
+    return (8.0 + MOMENTS[setup.optimizer]) * trainable + average - spared
 
 
 def activation_bytes(config: GPTConfig, batch: int, setup: Setup) -> float:
@@ -122,6 +128,13 @@ def activation_bytes(config: GPTConfig, batch: int, setup: Setup) -> float:
         setup: Precision, recomputed blocks and device. On a CPU dropout masks are larger, and attention with dropout is
             not fused.
     """
+    blocks, inputs, head, masks = _kept_bytes(config, batch, setup)
+    recomputed = [] if setup.recompute is None else blocks[:: setup.recompute]
+    return sum(inputs) + head + masks + max(recomputed, default=0.0)
+
+
+def _kept_bytes(config: GPTConfig, batch: int, setup: Setup) -> tuple[list[float], list[float], float, float]:
+    """Return the bytes kept by each block, by each until it is recomputed, by the head, and as document masks."""
     tokens, d, e, recompute = batch * config.context, config.width, setup.number_bytes, setup.recompute
     blocks = [
         _block_bytes(config, batch, window, setup, values=values)
@@ -131,15 +144,55 @@ def activation_bytes(config: GPTConfig, batch: int, setup: Setup) -> float:
         copies = e * (config.matmul_parameters - d * config.vocab_size) / config.depth
         blocks = [block + copies for block in blocks]
     # The last norm, its statistics, the tokens, and the rows of their n-grams.
-    ends = tokens * ((4 + e) * d + _statistics(config) + 8 * config.ngrams)
-    ends += tokens * d * (1 if setup.device == "cuda" else 4) if config.dropout else 0
-    ends += e * d * config.vocab_size if setup.precision != "fp32" else 0
+    head = tokens * ((4.0 + e) * d + _statistics(config) + 8 * config.ngrams)
+    head += tokens * d * (1 if setup.device == "cuda" else 4) if config.dropout else 0
+    head += e * d * config.vocab_size if setup.precision != "fp32" else 0
+    masks = 0.0
     if config.boundary is not None and (recompute is not None or config.vocab_size >= LARGE_VOCABULARY):
-        ends += tokens * config.context * len(set(config.windows))  # document masks, for blocks yet to be computed
-    if recompute is None:
-        return ends + sum(blocks)
-    recomputed = blocks[::recompute]
-    return ends + sum(blocks) - sum(recomputed) + 4.0 * tokens * d * len(recomputed) + max(recomputed)
+        masks = float(tokens * config.context * len(set(config.windows)))  # for blocks yet to be computed
+    inputs = [
+        block if recompute is None or number % recompute else 4.0 * tokens * d for number, block in enumerate(blocks)
+    ]
+    return blocks, inputs, head, masks
+
+
+def step_bytes(config: GPTConfig, batch: int, setup: Setup, states: float, logits: float) -> float:
+    """Return the largest sum of states, activations and logits at one time in a step.
+
+    Gradients grow while activations shrink. At the end of the forward pass there are none yet, except those of earlier
+    passes, and the buffers in which ranks reduce them.
+
+    Args:
+        config: Shape of the model.
+        batch: Sequences per pass.
+        setup: All fields.
+        states: Bytes of weights, gradients, moments and average.
+        logits: Peak of the logits (see `logit_bytes`).
+    """
+    tokens, d, f, depth = batch * config.context, config.width, config.ffn_width, config.depth
+    blocks, inputs, head, masks = _kept_bytes(config, batch, setup)
+    head_gradient, hidden = 4.0 * d * config.vocab_size, _hidden_weights(config)
+    absent = 0.0 if setup.accumulated or setup.ranks > 1 else 4.0 * config.parameters
+    # Autocast keeps its copies of weights until the end of the forward pass, which includes logits in pieces.
+    recomputed = 0 if setup.recompute is None else len(range(0, depth, setup.recompute))
+    copies = 0.0 if setup.precision == "fp32" else setup.number_bytes * hidden * recomputed / depth
+    last = copies + logits if config.vocab_size >= LARGE_VOCABULARY else max(copies, logits)
+    sums = [sum(inputs) + head + masks + last - absent]
+    # The gradients of the residual stream and of the widest layer, while a block's tensors are all in memory.
+    working = tokens * (4.0 * d + setup.number_bytes * f * config.ffn_maps)
+    for number, block in enumerate(blocks):
+        later = absent - head_gradient - 4.0 * hidden * (depth - 1 - number) / depth
+        sums.append(sum(inputs[:number]) + block + masks + working - max(0.0, later))
+    sums.append(head_gradient)  # that of the embedding, before it is added to the head's or to earlier ones
+    if setup.optimizer == "muon":  # updates, those of one shape in one tensor, and its products in float32
+        largest = depth * d * f * (config.ffn_maps + 1)
+        sums.append(4.0 * (hidden + largest) + (0.0 if setup.precision == "bf16" else 8.0 * largest * d / f))
+    return states + max(sums)
+
+
+def _hidden_weights(config: GPTConfig) -> int:
+    """Return the number of weights in the blocks' matrices."""
+    return config.matmul_parameters - config.width * config.vocab_size
 
 
 def _block_bytes(config: GPTConfig, batch: int, window: int, setup: Setup, *, values: bool) -> float:
@@ -259,11 +312,14 @@ def predict_memory(config: GPTConfig, batch: int, **setup: Any) -> Memory:
         setup: Fields of `Setup`.
     """
     training_setup = Setup(**setup)
+    states = state_bytes(config.parameters, training_setup, _hidden_weights(config))
+    logits = logit_bytes(config, batch * config.context, training_setup)
     return Memory(
-        states=state_bytes(config.parameters, training_setup),
+        states=states,
         activations=activation_bytes(config, batch, training_setup),
-        logits=logit_bytes(config, batch * config.context, training_setup),
+        logits=logits,
         context=LIBRARIES[training_setup.device],
+        step=step_bytes(config, batch, training_setup, states, logits),
     )
 
 
@@ -324,7 +380,11 @@ def fitting_micro_batch(config: GPTConfig, batch: int, capacity: float, *, facto
         RecipeError: Not even one sequence fits.
     """
     return largest_pass(
-        lambda micro: predict_memory(config, micro, **options), batch, capacity, factor=factor, sample="sequence"
+        lambda micro: predict_memory(config, micro, accumulated=micro < batch, **options),
+        batch,
+        capacity,
+        factor=factor,
+        sample="sequence",
     )
 
 
@@ -364,7 +424,8 @@ def fit_memory(config: GPTConfig, batch: int, capacity: float, *, factor: float 
     except RecipeError:
         recompute = 1
         micro_batch = fitting_micro_batch(config, batch, capacity, factor=factor, recompute=recompute, **options)
-    return Fit(micro_batch, recompute, predict_memory(config, micro_batch, recompute=recompute, **options))
+    memory = predict_memory(config, micro_batch, recompute=recompute, accumulated=micro_batch < batch, **options)
+    return Fit(micro_batch, recompute, memory)
 
 
 @dataclass(frozen=True, kw_only=True)
