@@ -1,9 +1,9 @@
 """Compare the predicted memory of trainings that do not fit into this machine with that of their real step.
 
-The package's model and `Trainer` take their steps with torch's fake tensors, which have shapes but no numbers. A counter
-of live storages gives the peak of a later step, when all states exist. A fake tensor on a GPU needs torch with CUDA, so
-the tensors of a GPU are fake tensors of the CPU here, and the package alone sees a GPU: it takes its paths for GPUs, and
-its attention and RMSNorm keep what the kernels of a GPU keep. Workspaces inside kernels are not seen.
+The package's model and `Trainer` take their steps with torch's fake tensors, which have shapes but no numbers. A
+counter of live storages gives the peak of a later step, when all states exist. Fake tensors on a GPU need torch with
+CUDA, so a GPU's tensors are fake tensors of the CPU here, and only the package sees a GPU: it takes its paths for GPUs,
+and its attention and RMSNorm keep what the kernels of a GPU keep. Workspaces inside kernels are not seen.
 
     python benchmarks/memory.py                 all genomes, 10 M to 1 B weights
     python benchmarks/memory.py --only gpu-350m one genome
@@ -130,7 +130,9 @@ class GPUCalls(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if str(kwargs.get("device", "")).startswith("cuda"):
             kwargs["device"] = "cpu"
-        args = tuple("cpu" if isinstance(arg, str | torch.device) and str(arg).startswith("cuda") else arg for arg in args)
+        args = tuple(
+            "cpu" if isinstance(arg, str | torch.device) and str(arg).startswith("cuda") else arg for arg in args
+        )
         kwargs.pop("pin_memory", None)
         return func(*args, **kwargs)
 
@@ -233,7 +235,12 @@ GENOMES = (
     Genome("gpu-20m-documents", 8, shape(6, 384, 2048, 4096, boundary=0), CARD),
     Genome("gpu-50m", 32, shape(12, 512, 1024, 8192, **LLAMA), {**CARD, "ema": True}),
     Genome("gpu-50m-fp32", 8, shape(12, 512, 1024, 8192), {"device": "cuda"}),
-    Genome("gpu-50m-values", 16, shape(12, 512, 1024, 4096, value_embeddings=True, residual_scaling=True, **MODERN), {**CARD, **MUON}),
+    Genome(
+        "gpu-50m-values",
+        16,
+        shape(12, 512, 1024, 4096, value_embeddings=True, residual_scaling=True, **MODERN),
+        {**CARD, **MUON},
+    ),
     Genome("gpu-100m-recompute-2", 16, shape(14, 768, 1024, 256), {**CARD, "recompute": 2}),
     Genome("gpu-125m", 16, shape(12, 768, 1024, GPT2), CARD),
     Genome("gpu-125m-passes", 16, shape(12, 768, 1024, GPT2), CARD, passes=2),
@@ -242,7 +249,9 @@ GENOMES = (
     Genome("gpu-125m-z-loss", 16, shape(12, 768, 1024, GPT2, softcap=30.0), {**CARD, "z_loss": True}),
     Genome("gpu-350m", 8, shape(24, 1024, 1024, GPT2, kv_heads=4, **LLAMA), {**CARD, "ema": True}),
     Genome("gpu-350m-recompute", 8, shape(24, 1024, 2048, GPT2, **LLAMA), {**CARD, "recompute": 1}),
-    Genome("gpu-350m-documents", 4, shape(24, 1024, 1024, GPT2, boundary=0, **MODERN), {**CARD, **MUON, "recompute": 1}),
+    Genome(
+        "gpu-350m-documents", 4, shape(24, 1024, 1024, GPT2, boundary=0, **MODERN), {**CARD, **MUON, "recompute": 1}
+    ),
     Genome("gpu-760m-muon", 4, shape(24, 1536, 1024, GPT2, **MODERN), {**CARD, **MUON}),
     Genome("gpu-1b", 2, shape(22, 1792, 2048, GPT2, **LLAMA), CARD),
     Genome("gpu-1b-recompute", 4, shape(22, 1792, 2048, GPT2, **LLAMA), {**CARD, **MUON, "recompute": 1, "ema": True}),
@@ -285,8 +294,8 @@ def track(genome: Genome, *, fake: bool = True) -> LiveBytes:
         # The host reads no numbers of fake tensors.
         stack.enter_context(mock.patch.object(FakeTensor, "tolist", lambda tensor: [1.0] * tensor.numel()))
         verdict = [1.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0]
-        patch = mock.patch("evo_tune.training.trainer.copy_to_host_async", lambda values: lambda: verdict)
-        stack.enter_context(patch)
+        copy = "evo_tune.training.trainer.copy_to_host_async"
+        stack.enter_context(mock.patch(copy, return_value=lambda: verdict))
         trainer = trainer_of(genome, ranks)
         for step in range(STEPS):
             if step == STEPS - 1:
@@ -307,7 +316,9 @@ def main() -> None:
             predicted = memory.peak - memory.context
             ratios.append(predicted / live.peak)
             weights = GPTConfig(**genome.config).parameters / 1e6
-            row = f"{genome.name:<23}{weights:>8.0f} M{live.peak / 1e6:>13.1f}{predicted / 1e6:>11.1f}{ratios[-1]:>7.3f}"
+            row = (
+                f"{genome.name:<23}{weights:>8.0f} M{live.peak / 1e6:>13.1f}{predicted / 1e6:>11.1f}{ratios[-1]:>7.3f}"
+            )
             print(f"{row}  {live.largest}", flush=True)
     print(f"{len(ratios)} genomes, predicted / tracked: {min(ratios):.3f} to {max(ratios):.3f}")
 

@@ -1,6 +1,5 @@
 """benchmarks/memory.py: the predicted memory of a training and that of its real step with fake tensors."""
 
-
 import pytest
 
 from tests import conftest

@@ -28,7 +28,7 @@ from evo_tune.training.recipe.models.gpt_config import (
 # Optimizer to bytes of its moments per trained weight; Muon has one moment less for each hidden matrix.
 MOMENTS = {"adamw": 8, "muon": 8, "sgd": 4}
 
-# Ratio of the peak to the counted memory, where the order of a step is not counted; the rest is for short-lived tensors.
+# Ratio of the peak to the sum of the counted memory, without the order of a step; the rest is for short-lived tensors.
 SHORT_LIVED = 1.1
 
 # Device to bytes used by its libraries.

@@ -6,7 +6,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import GPT, AdamW, accumulate
-from evo_tune.training.recipe import GPTConfig, Memory, fit_memory, fitting_micro_batch, predict_memory
+from evo_tune.training.recipe import GPTConfig, fit_memory, fitting_micro_batch, predict_memory
 from evo_tune.training.recipe.hardware.memory import Setup, activation_bytes, state_bytes
 
 SHAPE = {"context": 128, "depth": 3, "width": 128, "heads": 4, "vocab_size": 64}
@@ -129,9 +129,7 @@ def test_a_prediction_adds_up() -> None:
 
 def test_the_micro_batch_is_halved_until_it_fits() -> None:
     config = GPTConfig(**SHAPE)
-    sizes = {
-        micro: predict_memory(config, micro, accumulated=micro < 24).peak / 0.9 for micro in (24, 12, 6, 3, 2, 1)
-    }
+    sizes = {micro: predict_memory(config, micro, accumulated=micro < 24).peak / 0.9 for micro in (24, 12, 6, 3, 2, 1)}
     for micro, needed in sizes.items():
         assert fitting_micro_batch(config, 24, needed * 1.0001) == micro
     assert fitting_micro_batch(config, 24, sizes[24] * 1.0001, factor=1.5) == 12
