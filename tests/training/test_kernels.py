@@ -60,8 +60,8 @@ def test_kernels_outside_the_passes_do_not_depend_on_depth(
     optimizer: AdamW | Muon, late: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (passes, others), (deep_passes, deep_others) = (kernels(n, optimizer, late, monkeypatch) for n in (4, 12))
-    assert deep_passes - passes <= 8 * 126
+    assert deep_passes - passes <= 8 * 148
     # Only a device that refuses steps takes one kernel for each matrix, which sets a refused gradient to zero.
     masked = MATRICES * 8 if late and isinstance(optimizer, Muon) else 0
     assert deep_others - others == masked
-    assert others - MATRICES * 4 * bool(masked) < 100
+    assert others - MATRICES * 4 * bool(masked) < 140

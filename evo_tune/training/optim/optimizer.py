@@ -298,8 +298,9 @@ class HiddenMatrices(torch.optim.Optimizer):
             torch._foreach_lerp_(buffers, gradients, 1.0 - momentum)
             torch._foreach_mul_(weights, 1.0 - shrink)
         else:
+            refused = taken == 0.0
             for gradient in gradients:  # a refused gradient may contain NaN or infinity
-                gradient.masked_fill_(taken == 0.0, 0.0)
+                gradient.masked_fill_(refused, 0.0)
             share = (taken * (1.0 - momentum)).to(buffers[0].dtype)
             torch._foreach_lerp_(buffers, gradients, [share] * len(buffers))
             torch._foreach_mul_(weights, 1.0 - taken * shrink)
