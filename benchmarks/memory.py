@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -286,6 +287,8 @@ def track(genome: Genome, *, fake: bool = True) -> LiveBytes:
     """Return the memory of a genome's last step, by fake tensors or by real ones."""
     gpu, live = genome.setup.get("device") == "cuda", LiveBytes()
     with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())  # copies for the average look at the fake tensors' address
+        warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
         ranks = stack.enter_context(fake_ranks(genome.setup.get("ranks", 1)))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext())
         stack.enter_context(live)

@@ -120,8 +120,8 @@ def test_too_little_memory_changes_the_micro_batch_and_no_result(
     roomy = judge(evaluator, default, Context(seed=1, folder=tmp_path))
     assert roomy["micro_batch"] == 1024
     assert roomy["peak_memory"] == pytest.approx(predict_memory(config, 16).peak)
-    one = predict_memory(config, 1).peak
-    for total, least, most in ((predict_memory(config, 5).peak, 4, 4), (0.999 * one, 1, 2)):
+    five, one = (predict_memory(config, micro, accumulated=True).peak for micro in (5, 1))
+    for total, least, most in ((five, 4, 4), (0.999 * one, 1, 2)):
         monkeypatch.setattr(capacity, "device_memory", lambda device, total=total: 1.0001 * total / 0.9)
         tight = judge(evaluator, default, Context(seed=1, folder=tmp_path))
         assert least <= tight["micro_batch"] / 64 <= most
