@@ -19,7 +19,7 @@ FLAGS: Mapping[str, str] = {
     "Search": """target strategy strategy-option accept-changes trust population fidelity prune widen seed order lag
         warm-start learn-from fill-defaults""",
     "Limits": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run give-up-after",
-    "Devices": "slots device devices per-device threads backend address max-slots memory speed",
+    "Devices": "slots device devices per-device threads backend address scheduler-file max-slots memory speed",
     "Evaluation": "objective subject-to seeds-per-trial seeds final-seeds finalists baseline with probe",
     "Output": """out name as store folder config emit output keep track no-report price-per-hour quiet
         format help""",

@@ -6,12 +6,13 @@ the training. This module does not know where the numbers come from.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, RecipeError
 from evo_tune.plugins.cost import Cost
 from evo_tune.training.recipe.data.corpus import (
     Corpus,
@@ -93,8 +94,10 @@ class LanguageOptions(
 
     def default_ngrams(self, **usual: Any) -> int:
         """Return the default length of the longest n-grams with embeddings, given a size's default training."""
-        epochs = self.training_tokens(**usual) / bytes_to_train_on(self.data)  # a token counts as a byte
-        return NGRAMS if epochs <= NGRAM_EPOCHS else 1
+        with contextlib.suppress(RecipeError):  # a text that cannot be read is refused where it is read
+            if self.training_tokens(**usual) <= NGRAM_EPOCHS * bytes_to_train_on(self.data):  # a token is about a byte
+                return NGRAMS
+        return 1
 
     def short_text_warnings(self, **usual: Any) -> list[str]:
         """Return a warning if the text is too short for the budget, given a size's default training."""
