@@ -54,7 +54,7 @@ lint: setup  ## check style and types
 
 sample: setup  ## make populations/sample anew
 	rm -rf populations/sample
-	$(BIN)/evo-tune run --name sample --seed 1 --population 8 --generations 4 -o flops=2e9 --order proposal
+	$(BIN)/evo-tune run --name sample --seed 1 --population 8 --generations 4 -o flops=1e11 --order proposal
 	rm -rf populations/sample/_trials
 
 docs: setup  ## make the documentation site in docs/_build, without a network
