@@ -24,7 +24,7 @@ project = "evo-tune"
 author = "the authors of evo-tune"
 version = release = evo_tune.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["examples", "_build"]
 html_theme = "furo"
 html_title = f"evo-tune {release}"
 html_static_path: list[str] = []
