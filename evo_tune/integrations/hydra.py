@@ -111,12 +111,12 @@ def read_overrides(texts: Sequence[str], config: Any, config_loader: Any) -> dic
         key = override.get_key_element()
         sweep.pop(key, None)
         if not override.is_sweep_override():
-            sweep[key] = override.input_line
+            sweep[key] = str(override.input_line)
             continue
         try:
             sweep[key] = _with_default(key, _gene_of(override), _configured_value(override, config))
         except SpaceError as error:
-            raise UsageError(f"{one_line(override.input_line, 100)}: {error}") from None
+            raise UsageError(f"{one_line(str(override.input_line), 100)}: {error}") from None
     if not _genes_of(sweep):
         expected = "such as 'lr=tag(log, interval(1e-4,1e-2))' or 'depth=choice(2,4,8)'"
         raise UsageError(f"no override is a sweep: expected at least one, {expected}")
