@@ -304,7 +304,8 @@ def test_the_launcher_trains_a_batch_at_once(launcher: str, tmp_path: Path) -> N
 
 @needs_hydra
 def test_hydra_loads_the_plugin_without_the_rest_of_evo_tune() -> None:
-    code = "import sys, hydra_plugins.evo_tune_sweeper; print([name for name in sys.modules if 'evo_tune' in name])"
+    modules = "[name for name in sys.modules if 'evo_tune' in name and not name.startswith('__editable__')]"
+    code = f"import sys, hydra_plugins.evo_tune_sweeper; print({modules})"
     assert typed(ROOT, sys.executable, "-c", code).strip() == "['hydra_plugins.evo_tune_sweeper']"
 
 
