@@ -133,6 +133,8 @@ def read_labelled_texts(data: str, text: str, label: str, split_by: str = "") ->
     Raises:
         OptionError: The file cannot be read, a column is missing, or the labels are not two or more classes.
     """
+    if split_by and split_by == label:
+        raise OptionError(f"-o split_by={label} has the labels: expected another column")
     names = (text, label, split_by) if split_by else (text, label)
     rows = _rows(data, names) if data else read_docstrings()
     texts = tuple(row[0] for row in rows)

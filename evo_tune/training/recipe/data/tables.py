@@ -257,6 +257,8 @@ def read_table(source: TableSource) -> Table:
         for name in names:
             if name not in frame.columns:
                 raise OptionError(f"-o {option}={name}: no such column; {available}")
+    if source.split_by == target_name:
+        raise OptionError(f"-o split_by={target_name} is the target: expected another column")
     labelled = _drop_unlabelled(frame, target_name, source.drop_unlabelled)
     division = Division.by_column(labelled[source.split_by]) if source.split_by else None
     if division is not None and division.times is None:  # a group of its own says nothing about another

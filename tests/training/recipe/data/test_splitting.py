@@ -161,5 +161,13 @@ def test_a_column_that_cannot_divide_is_refused_in_one_line(tmp_path: Path, fram
     assert "\n" not in str(caught.value)
 
 
+def test_the_target_cannot_divide(tmp_path: Path) -> None:
+    frame = rows_with_users().rename(columns={"user": "label"}).assign(text="a text")
+    with pytest.raises(OptionError, match="split_by=y is the target"):
+        table(tmp_path, frame, split_by="y")
+    with pytest.raises(OptionError, match="split_by=label has the labels"):
+        read_labelled_texts(str(tmp_path / "t.csv"), "text", "label", "label")
+
+
 def test_a_division_without_repetition_has_no_line() -> None:
     assert Division.of_equal([1, 2, 3], "rows").line == ""
