@@ -64,6 +64,16 @@ def test_what_was_found_is_said_before_anything_is_trained(evaluator: Evaluator,
     ]
 
 
+def test_series_that_end_early_are_said_to_be_for_training_only(evaluator: Evaluator, tmp_path: Path) -> None:
+    frame = pd.DataFrame({"day": pd.date_range("2024-01-01", periods=100), "a": range(100), "b": range(100)})
+    frame["a"] = np.random.default_rng(0).normal(size=100)
+    frame["b"] = frame["a"].where(frame.index < 40)
+    frame.to_csv(tmp_path / "early.csv", index=False)
+    lines = bound(evaluator, data=str(tmp_path / "early.csv"), horizon=3, season=1).describe()
+    assert lines[-1].startswith("1 series end before 2024-0")
+    assert lines[-1].endswith(", so they are used for training only")
+
+
 @pytest.mark.parametrize("loss", ["quantile", "mse"])
 def test_an_exported_model_forecasts_what_was_judged(
     evaluator: Evaluator, shops: str, tmp_path: Path, loss: str
