@@ -47,6 +47,7 @@ ELSEWHERE = {
     "options/target_size": "cli/test_for_scale",
     "loop/deadline": "loop/test_limits loop/test_hours",
     "loop/budget": "cli/test_planning",
+    "plugins/patches/__init__": "plugins/patches/test_patches",
     "plugins/code": "plugins/test_scripts plugins/test_plugins",
     "plugins/command": "plugins/test_scripts",
     "plugins/context": "plugins/test_evaluator",
