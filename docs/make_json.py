@@ -21,6 +21,7 @@ from evo_tune.cli.training.devices import Devices
 from evo_tune.genome.values import Genome, Value
 from evo_tune.loop.proposing import Verification
 from evo_tune.report.data import ListedRun, Recommendation, RunDetails, RunSummary
+from evo_tune.report.verdict import Verdict
 from evo_tune.training.scale.recipe import ScaledRecipe
 
 # The type that each command prints with `--format json`.
@@ -40,6 +41,7 @@ OUTPUT_TYPES: dict[str, Any] = {
     "report": formats.WrittenReport,
     "convert": formats.ConvertedRun,
     "verify": Verification,
+    "verdict": Verdict,
     "describe": formats.DescribedData,
     "evaluators": list[formats.EvaluatorSummary] | formats.DeclaredEvaluator,
     "strategies": list[formats.StrategySummary],

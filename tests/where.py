@@ -24,6 +24,7 @@ ELSEWHERE = {
     "cli/commands": "cli/test_commands cli/test_formats",
     "cli/training/final_training": "cli/test_auto cli/test_details",
     "cli/flags": "test_settings cli/test_config",
+    "cli/results": "cli/test_verdict",
     "cli/output": "cli/test_live cli/test_formats",
     "cli/session": "cli/test_commands cli/test_ends cli/test_planning",
     "dispatch/__init__": "dispatch/test_slots",

@@ -12,7 +12,7 @@ import io
 import math
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -260,25 +260,54 @@ def _read_text(flag: str, path: Path, limit: int) -> str:
         raise OptionError(f"{flag} {path}: {error.strerror}; check the file") from None
 
 
-def _genomes_of_csv(flag: str, path: Path) -> list[dict[str, Any]]:
-    from evo_tune.genome.values import read_value
-    from evo_tune.store.table import GENE_PREFIX
+def read_csv_rows(flag: str, path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the place of each row of a CSV file ('line 2'), and its cells by column.
 
+    Args:
+        flag: Flag or argument that names the file, for messages.
+        path: Path of the file.
+
+    Raises:
+        UsageError: The file cannot be read, or is no CSV.
+    """
     reader = csv.reader(io.StringIO(_read_text(flag, path, LARGEST_GENOME_FILE), newline=""), strict=True)
-    genomes = []
     try:
         header = [from_csv_cell(name) for name in next(reader, [])]
-        prefix = GENE_PREFIX if any(name.startswith(GENE_PREFIX) for name in header) else ""
         for cells in filter(None, reader):  # an empty line has no cells
             if len(cells) != len(header):
                 raise UsageError(
                     f"{flag} {path}, line {reader.line_num}: {len(cells)} columns: expected {len(header)}, as in line 1"
                 )
-            genes = [(name, cell) for name, cell in zip(header, cells, strict=True) if name and name.startswith(prefix)]
-            genomes.append({name.removeprefix(prefix): read_value(from_csv_cell(cell)) for name, cell in genes})
+            yield f"line {reader.line_num}", dict(zip(header, map(from_csv_cell, cells), strict=True))
     except csv.Error as error:
         raise UsageError(f"{flag} {path}, line {reader.line_num}: {error}; expected CSV") from None
-    return genomes
+
+
+def read_json_rows(flag: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the place of each line of JSON lines, and its object; see `read_csv_rows`."""
+    from evo_tune.store.manifest import read_json
+
+    for number, line in enumerate(_read_text(flag, path, LARGEST_GENOME_FILE).splitlines(), 1):
+        try:
+            row = read_json(line.encode()) if line.strip() else {}
+        except ValueError as error:
+            raise UsageError(f"{flag} {path}, line {number}: {one_line(str(error))}; expected JSON lines") from None
+        if not isinstance(row, dict):
+            raise UsageError(f"{flag} {path}, line {number}: {one_line(line, 60)}: expected a JSON object")
+        if row:
+            yield f"line {number}", row
+
+
+def _genomes_of_csv(flag: str, path: Path) -> list[dict[str, Any]]:
+    from evo_tune.genome.values import read_value
+    from evo_tune.store.table import GENE_PREFIX
+
+    rows = [row for _, row in read_csv_rows(flag, path)]
+    prefix = GENE_PREFIX if any(name.startswith(GENE_PREFIX) for row in rows[:1] for name in row) else ""
+    return [
+        {name.removeprefix(prefix): read_value(cell) for name, cell in row.items() if name and name.startswith(prefix)}
+        for row in rows
+    ]
 
 
 def _genomes_of_json(flag: str, path: Path) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, TypeAlias
 
-from evo_tune.genome.values import common_step
+from evo_tune.report.inference import paired_difference
 
 # Highest probability of 'beats' for a finalist that is no better than the default.
 ALPHA = 0.05
@@ -43,12 +43,6 @@ SPENDING_POWER = 3
 
 # Least gain, in standard errors, for which more seeds are worth their cost, times the share of the most seeds used.
 MIN_PROMISING_GAIN = 1.5
-
-# Relative difference that counts as rounding: some thousand times that of one operation.
-ROUNDING = 1e-12
-
-# Deviation of the difference of two losses that are rounded to a step, in steps: √2 times 1/√12.
-ROUNDED_DIFFERENCE_DEVIATION = 1 / math.sqrt(6)
 
 # Losses of at least this size (and NaN) count as failures: their sums overflow.
 FAILURE_LOSS = 1e300
@@ -194,11 +188,7 @@ class FinalComparison:
         return (None if all_failed else finalists[0]), ()
 
     def _compare(self, chosen: int, results: Results) -> ComparisonState:
-        """Return the state of the comparison with the default, look by look until one decides it.
-
-        A metric of few values ties by chance, which makes errors too small. So the error of rounding to its step is
-        added.
-        """
+        """Return the state of the comparison with the default, look by look until one decides it."""
         alpha_spent, state = 0.0, ComparisonState()
         for seeds in self.look_seeds:
             if missing := self.missing_report_trainings(seeds, [self.default, chosen], results):
@@ -212,21 +202,12 @@ class FinalComparison:
             pairs = [
                 (loss, default_loss) for loss, default_loss in losses if loss is not None and default_loss is not None
             ]
-            gains, count = [default_loss - loss for loss, default_loss in pairs], len(pairs)
-            gain = fmean(gains) if gains else math.nan
-            error, beats = math.nan, None
-            if count > 1:
-                error = math.hypot(*(value - gain for value in gains)) / math.sqrt(count * (count - 1))
+            difference, count = paired_difference(pairs, self.is_fine_grained), len(pairs)
+            gain, error, beats = difference.gain, difference.error, None
             if any(loss is None and default_loss is not None for loss, default_loss in losses):
                 beats = False  # it failed where the default did not
             elif count > 1:
-                paired_losses = [loss for pair in pairs for loss in pair]
-                tolerance = ROUNDING * max(map(abs, paired_losses))
-                gain = 0.0 if abs(gain) <= tolerance else gain
-                error = 0.0 if abs(error) <= tolerance else error
-                step = 0.0 if self.is_fine_grained else common_step(paired_losses, tolerance)
-                total_error = math.hypot(error, ROUNDED_DIFFERENCE_DEVIATION * step / math.sqrt(count))
-                if gain > 0.0 and (not total_error or student_tail(gain / total_error, count - 1) <= alpha_of_look):
+                if gain > 0.0 and difference.tail <= alpha_of_look:
                     beats = True
                 else:
                     is_hopeless = gain <= 0.0 or gain < MIN_PROMISING_GAIN * share_of_max_seeds * error
@@ -247,15 +228,3 @@ def default_look_seeds(seeds: int) -> list[int]:
 def _losses(id: int, purpose: Purpose, seeds: int, results: Results) -> list[float | None]:
     losses = (results[FreshTraining(id, purpose, number)] for number in range(1, seeds + 1))
     return [loss if loss is not None and abs(loss) < FAILURE_LOSS else None for loss in losses]
-
-
-def student_tail(t: float, freedom: int) -> float:
-    """Return the probability that Student's t exceeds a number.
-
-    Args:
-        t: Threshold.
-        freedom: Degrees of freedom, at least 1.
-    """
-    from scipy.special import stdtr  # takes a tenth of a second; only complete looks need it
-
-    return float(stdtr(freedom, -t))

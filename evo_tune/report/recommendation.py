@@ -25,14 +25,8 @@ from evo_tune.genome.seeds import is_fine, predict_losses
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Trial
 from evo_tune.genome.values import genome_key, is_same
-from evo_tune.report.final_comparison import (
-    ROUNDING,
-    ComparisonState,
-    FinalComparison,
-    FreshTraining,
-    Purpose,
-    student_tail,
-)
+from evo_tune.report.final_comparison import ComparisonState, FinalComparison, FreshTraining, Purpose
+from evo_tune.report.inference import ROUNDING, student_tail
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
 

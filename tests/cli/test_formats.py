@@ -65,6 +65,7 @@ LOOKS = [
     "devices",
     "completion zsh",
     "mcp .",
+    "verdict results.csv --baseline a",
 ]
 
 
@@ -91,6 +92,7 @@ def desk(folder: Path, small_run: str, typed: Typed, monkeypatch: pytest.MonkeyP
     two = "run quick.py --name several --trials 4 --objective loss:min --objective cost:max --quiet --no-report"
     assert typed(*two.split()).code == 0
     (folder / "quick.py").write_text(QUICK + EXPORT)
+    (folder / "results.csv").write_text("name,loss\na,1\nb,2\nb,3\n")
     os.utime(folder / "populations" / small_run / "_journal.jsonl")  # the latest
     serve = "evo_tune.report.serving.serve"
     monkeypatch.setattr(serve, lambda folder, port, tell: tell("http://127.0.0.1:1/?token=x"))

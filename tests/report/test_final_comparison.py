@@ -18,7 +18,6 @@ from evo_tune.report.final_comparison import (
     FinalComparison,
     FreshTraining,
     default_look_seeds,
-    student_tail,
 )
 
 Loss = float | None
@@ -189,26 +188,6 @@ def test_failures_come_last_and_are_no_pairs() -> None:
 )
 def test_the_comparison_is_looked_at_in_thirds_of_its_cap(seeds: int, when: list[int]) -> None:
     assert default_look_seeds(seeds) == when
-
-
-@given(st.floats(-1e6, 1e6), st.integers(1, 400))
-@settings(suppress_health_check=[HealthCheck.too_slow])
-def test_students_tail_is_scipys(t: float, freedom: int) -> None:
-    assert student_tail(t, freedom) == pytest.approx(stats.t.sf(t, freedom), abs=1e-8)
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 30, 31])
-def test_students_tail_is_exact(freedom: int) -> None:
-    for t in (-50.0, -2.0, 0.1, 0.9, 1.7, 3.0, 12.0, 900.0):
-        assert student_tail(t, freedom) == pytest.approx(stats.t.sf(t, freedom), abs=1e-14)
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 5, 11])
-@pytest.mark.parametrize("level", [0.05, 0.01, 0.0018])
-def test_students_quantiles_are_scipys(freedom: int, level: float) -> None:
-    assert student_tail(stats.t.isf(level, freedom), freedom) == pytest.approx(level, rel=1e-10)
-    assert student_tail(math.inf, freedom) == 0.0
-    assert student_tail(-math.inf, freedom) == 1.0
 
 
 def test_one_look_is_students_test() -> None:

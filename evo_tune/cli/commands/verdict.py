@@ -1,0 +1,77 @@
+"""`evo-tune verdict`: say which variants of a training really differ, from anybody's results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from evo_tune.cli import shared
+from evo_tune.cli.help import cli_command
+
+if TYPE_CHECKING:
+    from evo_tune.report.verdict import Verdict
+
+
+@cli_command(
+    "verdict",
+    "evo-tune verdict results.csv --baseline default",
+    "evo-tune verdict logs --objective val_loss:min --baseline 3.28  # a folder of logs, and a number to beat",
+    order=67,
+)
+@click.argument("path", metavar="FILE", type=click.Path(exists=True))
+@click.option("--baseline", required=True, metavar="NAME", help="Variant to compare the others with, or a number.")
+@click.option("--objective", default="", metavar="METRIC:min|max", help="Metric.  [default: noticed]")
+@click.option("--variant", default="", metavar="COLUMN", help="Column of the variant.  [default: noticed]")
+@click.option("--seed", default="", metavar="COLUMN", help="Column of the seed.  [default: noticed]")
+@click.option(
+    "--metric", "metrics", multiple=True, metavar="NAME=PATTERN", help="For logs: pattern of a metric; repeatable."
+)
+@shared.format_option("table", "csv", "json")
+def command(
+    path: str, baseline: str, objective: str, variant: str, seed: str, metrics: tuple[str, ...], output_format: str
+) -> None:
+    """Say which variants in FILE really differ from a baseline.
+
+    FILE has results of any trainings: a CSV file or JSON lines with a variant, a seed and a metric, or a folder of logs
+    (a subfolder for each variant, or files such as NAME-seed3.log). Variants are compared seed by seed where they share
+    seeds, and corrected for their number and for the choice of the best one.
+    """
+    import msgspec
+
+    from evo_tune.cli.results import ResultColumns, read_results
+    from evo_tune.report.verdict import give_verdict
+
+    results = read_results(Path(path), ResultColumns(variant, seed, objective, metrics))
+    shared.echo(*results.remarks, err=True)
+    verdict = give_verdict(results.losses, baseline, results.objective)
+    if output_format == "json":
+        shared.print_json(verdict)
+        return
+    rows = [msgspec.structs.asdict(row) for row in verdict.variants]
+    spare = ("failures", "pairs", "mean", "error", "may_be_best", "low", "high")
+    shared.print_rows(rows, output_format, title=_title(verdict), spare=spare)
+    if output_format == "table":
+        shared.echo(*_conclusion(verdict))
+
+
+def _title(verdict: Verdict) -> str:
+    better = "lower" if verdict.direction == "min" else "higher"
+    mean = shared.show_value(verdict.baseline_mean)
+    seeds = f"{verdict.baseline}: mean {mean} of {verdict.baseline_seeds}" if verdict.baseline_seeds else mean
+    return f"{verdict.metric} ({better} is better), gain over the baseline {seeds}"
+
+
+def _conclusion(verdict: Verdict) -> list[str]:
+    """Return what the table means, in lines."""
+    count = len(verdict.variants)
+    lines = [f"p is corrected for {count} comparisons (Holm). real: better than the baseline, harmful: worse, at .05."]
+    if verdict.best_low is not None:
+        gain, low, high = map(shared.show_value, (verdict.best_gain, verdict.best_low, verdict.best_high))
+        lines.append(f"Best mean: {verdict.best}. Corrected for the choice, its gain is {gain} ({low} to {high}).")
+    if any(row.seeds < 2 for row in verdict.variants):
+        lines.append("A variant with fewer than two results has no error, so nothing can be said about it.")
+    if any(row.more_seeds for row in verdict.variants):
+        lines.append("More seeds: so many would probably settle it, if the true gain is the measured one.")
+    return lines
