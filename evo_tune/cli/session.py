@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from evo_tune.cli import shared
 from evo_tune.cli.output import End, EventStream, ignore_after_error, show_progress
-from evo_tune.cli.training.final_training import time_for_model, train_final_model
+from evo_tune.cli.training.final_training import read_wish, time_for_model, train_final_model
 from evo_tune.forecast import RunForecast, forecast_rows
 from evo_tune.forecast.timing import TIMING
 from evo_tune.genome.values import Value
@@ -74,21 +74,20 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
         from evo_tune.cli.training.scaling import write_recipe_at_target
 
         write_recipe_at_target(run, search.evaluator)
-    report = None
-    if not output.no_report:
-        from evo_tune.report.page import write_beside
-
-        try:
-            report = write_beside(run)
-        except Exception as error:  # it never ends the run
-            remedy = f"the run is saved, and `evo-tune report {run_reference(run.folder)}` tries again"
-            shared.echo(f"Warning: no report was written ({type(error).__name__}: {error}); {remedy}", err=True)
+    makes_model = read_wish(run) is not None and not search.stopping
+    report = None if makes_model else _write_report(run, output)  # a model is more urgent
     exit_code = 130 if search.stopping else 0 if search.best is not None else 1
     print_result(search, output, report, exit_code)
 
     model = train_final_model(search, lambda: time.monotonic() - began_in_one_session, err)
+    if model is not None:
+        exit_code = 0
+    if makes_model:
+        report = _write_report(run, output)
     if output.quiet:
         return exit_code
+    if makes_model and report is not None:
+        shared.echo(f"report: {report}", err=err)
     if model is not None:
         shared.echo(f"the model is in {model}", err=err)
     if search.stopping:
@@ -97,6 +96,20 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
     elif len(run.outcomes) == old_results > 0:
         shared.echo(f"Nothing was left to do: {run.ended}; limits are totals over all sessions", err=True)
     return exit_code
+
+
+def _write_report(run: Run, output: shared.OutputFlags) -> Path | None:
+    """Write the report of a run unless the user wants none; return its file. An error never ends the run."""
+    if output.no_report:
+        return None
+    from evo_tune.report.page import write_beside
+
+    try:
+        return write_beside(run)
+    except Exception as error:
+        remedy = f"the run is saved, and `evo-tune report {run_reference(run.folder)}` tries again"
+        shared.echo(f"Warning: no report was written ({type(error).__name__}: {error}); {remedy}", err=True)
+        return None
 
 
 class PlannedRun(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -227,7 +240,8 @@ def _failure_lines(run: Run, has_ended: bool, needed: tuple[float, float] | None
     hours = run.session.hours
     if needed is not None:
         remedy = f"{needed[1]:g} hours are enough for {run.manifest.population} and the final comparison"
-        yield f"a training takes about {shared.show_seconds(needed[0])}, too long for {hours:g} hours; {remedy}"
+        seconds = shared.show_seconds(needed[0])
+        yield f"the start and a training of about {seconds} take too long for {hours:g} hours; {remedy}"
     yield f"saved in {run.folder}"
     if not run.outcomes:
         longer = f" --hours {needed[1] if needed else 2 * hours:g}" if hours is not None and has_ended else ""

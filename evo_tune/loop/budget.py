@@ -12,6 +12,7 @@ import math
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,9 @@ DEFAULT_SEARCH = 180.0
 
 # Maximum share of the hours for timing, apart from the start of workers, and maximum number of its rounds.
 TIME_SHARE, ROUNDS = 0.05, 2
+
+# Maximum share of the hours for all planning, the start of workers included: on a busy machine that takes long.
+PLANNING_SHARE = 0.3
 
 # Share of a step's time that deterministic algorithms may cost.
 MAX_DETERMINISM_COST = 0.05
@@ -100,7 +104,12 @@ def max_timing_seconds(session: SessionSettings) -> float:
 
 
 def time_steps(
-    genomes: Sequence[Genome], evaluator: BoundEvaluator, manifest: Manifest, session: SessionSettings, quick: bool
+    genomes: Sequence[Genome],
+    evaluator: BoundEvaluator,
+    manifest: Manifest,
+    session: SessionSettings,
+    quick: bool,
+    ends_at: float = math.inf,
 ) -> StepTimings:
     """Time a few steps of some genomes in slots that are closed again.
 
@@ -110,6 +119,7 @@ def time_steps(
         manifest: Manifest with which the run would begin.
         session: Slots, devices and limits.
         quick: Whether the default is enough if its training is short.
+        ends_at: Time at which workers are killed, in seconds of `time.monotonic`; only genomes timed by then count.
 
     Raises:
         KeyboardInterrupt: Ctrl-C came meanwhile.
@@ -123,11 +133,21 @@ def time_steps(
         for slot in slots:
             slot.kill()
 
+    def watch() -> None:
+        if time.monotonic() >= ends_at:
+            for slot in slots:
+                slot.kill()
+
     try:
         with handle_interrupts(stop, stop):
             slots += open_slots_to_plan(manifest, session, evaluator, folder / "trials")
-            longest = max_timing_seconds(session) / ROUNDS
-            timing = Timing(folder=folder / "trials", stopping=interrupted.is_set, longest=longest, quick=quick)
+            timing = Timing(
+                folder=folder / "trials",
+                watch=watch,
+                stopping=lambda: interrupted.is_set() or time.monotonic() >= ends_at,
+                longest=max_timing_seconds(session) / ROUNDS,
+                quick=quick,
+            )
             rows, worker = time_genomes(slots, genomes, timing)
             device = slots[0].device
     finally:

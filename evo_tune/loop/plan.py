@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import math
 import platform
 import time
 import uuid
@@ -25,6 +26,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Constraint, Objective
 from evo_tune.genome.values import Genome, genome_key, space_error_prefix
 from evo_tune.loop.budget import (
+    PLANNING_SHARE,
     StepTimings,
     affordable_trainings,
     choose_seconds,
@@ -158,7 +160,7 @@ def plan_run(
         if TIMING in plugin.supports and (forecast or rungs_are_open or open_options):
             genomes = genomes_to_time(draft.space) if forecast or rungs_are_open else [draft.space.default()]
             to_time = draft.evaluator.with_options(**open_options) if open_options else draft.evaluator
-            timings = time_steps(genomes, to_time, draft.manifest, session, quick=True)
+            timings = time_steps(genomes, to_time, draft.manifest, session, True, _planning_end(session, began))
             slots, device, pace = timings.slots, timings.device, pace_of(timings.rows, timings.worker)
             if open_options:
                 evaluator, choice = settle_determinism(evaluator, timings)
@@ -193,6 +195,7 @@ def _budget_in_time(
         UsageError: No step could be timed, but the user gave a time.
     """
     session, given_seconds = checked.session, evaluator.options["seconds"]
+    ends_at = _planning_end(session, began)
     # A time is no number of steps before the cost is known, so steps are timed with the evaluator's own budget.
     evaluator = evaluator.with_options(seconds=None)
     draft, pace, choices = _draft(checked, evaluator, checked.settings), None, []
@@ -200,7 +203,7 @@ def _budget_in_time(
         # The corners are left out: the slowest genome of a space may take more time than all others.
         genomes = genomes_to_time(draft.space, RANDOM_GENOMES, corners=False)
         to_time = draft.evaluator.with_options(**open_options) if open_options else draft.evaluator
-        timings = time_steps(genomes, to_time, draft.manifest, session, quick=False)
+        timings = time_steps(genomes, to_time, draft.manifest, session, False, ends_at)
         is_settled, open_options = not open_options, {}
         if not is_settled:
             evaluator, choice = settle_determinism(evaluator, timings)
@@ -209,7 +212,7 @@ def _budget_in_time(
             is_settled = bool(evaluator.options["deterministic"])
         cost, timed_pace = fit_cost(draft.evaluator, genomes, timings), pace_of(timings.rows, timings.worker, ())
         if cost is None or timed_pace is None:
-            if is_first_round and given_seconds is not None:
+            if is_first_round and given_seconds is not None and time.monotonic() < ends_at:
                 raise UsageError(f"-o seconds={given_seconds:g}: no training step could be timed; give another budget")
             break  # in the second round, the cost of the first one stays
         evaluator = evaluator.with_options(cost=cost.text())
@@ -225,10 +228,15 @@ def _budget_in_time(
         timed_default, draft = draft.space.default(), _draft(checked, evaluator, checked.settings)
         seconds = draft.default_seconds
         pace = replace(timed_pace, seconds=(seconds,), judging=min(timed_pace.judging, seconds))
-        if draft.space.default() == timed_default and is_settled:
+        if (draft.space.default() == timed_default and is_settled) or time.monotonic() >= ends_at:
             break
         # Else the budget has changed the size that suits it, and so the space: the cost is measured there once more.
     return draft, timings, pace, choices
+
+
+def _planning_end(session: SessionSettings, began: float) -> float:
+    """Return when the timing of steps ends, in seconds of `time.monotonic`; infinite without a limit in hours."""
+    return math.inf if session.hours is None else began + PLANNING_SHARE * session.hours * 3600.0
 
 
 def _choose_rungs(

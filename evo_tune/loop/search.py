@@ -193,6 +193,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.stopping = False
         self.pace = None if plan is None else plan.pace  # times of a few steps, if they were measured
         self._planning = 0.0 if plan is None else plan.seconds  # before the run began; `hours` includes it
+        self.plan_timed_steps = self._planning > 0.0  # perhaps without a result
         self.choices = () if plan is None else plan.choices  # budget and rungs that were chosen for the run, in words
         self.deadline: Deadline | None = None  # while it runs in slots with a limit in hours
         self._no_time_at = -1  # number of results when the next training would not have ended in time
@@ -384,7 +385,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             try:
                 self._queue.requeue_unfinished()  # including candidates that were asked for by hand
                 drivers.slots = open_run_slots(run, self.session, self.evaluator, self.space)
-                if forecast and self.pace is None:
+                if forecast and self.pace is None and not self.plan_timed_steps:
 
                     def watch_timing() -> None:
                         watch(self)

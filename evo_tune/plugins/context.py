@@ -49,6 +49,7 @@ class Context:
         timing: Number of steps to time; 0 in a training. It is above 0 only if SUPPORTS has 'timing': then train so
             many steps and return {'seconds': time of the full training with its evaluations} and the other metrics that
             `forecast.timing` reads. Nothing of it is recorded.
+        ends_at: Time in seconds of `time.monotonic` by which an `export` should end its training; infinite: no limit.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Context:
         objectives: Sequence[Objective] = (),
         test: bool = False,
         timing: int = 0,
+        ends_at: float = math.inf,
     ) -> None:
         self.device = device
         self.threads = threads
@@ -71,6 +73,7 @@ class Context:
         self.resume_folder = None if resume_folder is None else Path(resume_folder)
         self.test = test
         self.timing = timing
+        self.ends_at = ends_at
         self._folder = Path(folder)
         self._stop_if = tuple(stop_if)
         self.objectives = tuple(objectives)

@@ -6,6 +6,7 @@ budget and folders. This module is independent of data and models.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -90,7 +91,10 @@ def train(
         is_forked = training_run.decaying is not None
         if not is_forked:
             fork = max(first, fork_step(training_run.trainer.recipe.schedule, stop)) if options.fork else stop
-            training_run.run(fork)
+            if run.ends_at < math.inf:
+                training_run.run_in_time(fork, run.ends_at)
+            else:
+                training_run.run(fork)
             if writes and (plan.save or stop < training_run.steps):
                 about = {"task": plan.identity, "precision": precision}
                 save_checkpoint(run.folder / CHECKPOINT, {**about, **training_run.state()})

@@ -147,12 +147,18 @@ class Trainer:
         self.step = self.targets = self.clipped = self.overflows = 0
         self.parts = 1 if ranks is None else ranks.parts
 
-    def run(self, until: int, on_step: Callable[[Step], object] = lambda step: None) -> None:
+    def run(
+        self,
+        until: int,
+        on_step: Callable[[Step], object] = lambda step: None,
+        is_late: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Train up to step number `until`, exclusive; completed steps are not repeated.
 
         Args:
             until: Step to stop before, at most the number of steps of the full training.
             on_step: Function called after each step.
+            is_late: Function called after each step; if it returns true, no further step is trained.
 
         Raises:
             Diverged: The training diverged; the weights are those before the refused step.
@@ -163,6 +169,8 @@ class Trainer:
         while self.step < until:
             for finished_step in self.advance(self.step + 1 < until):
                 on_step(finished_step)
+            if is_late():
+                break
         for finished_step in self.catch_up():
             on_step(finished_step)
 

@@ -39,6 +39,9 @@ ENOUGH = 1.5
 # Number of times that steps with and without deterministic algorithms are timed, and number of steps each time.
 PAIRS, PAIR_STEPS = 6, 2
 
+# Share of the time of a training that ends early in which its learning rate falls: the default `decay_fraction`.
+DECAY_TIME = 0.2
+
 
 class Plan(Protocol):
     """An evaluator's description of a training, without torch: options, numbers and the identity of its checkpoints.
@@ -328,6 +331,8 @@ class TrainingRun:
         self.stopping, self.report = stopping, report
         # Function called between two steps, apart from ends of parts; it returns whether it took some time.
         self.between: Callable[[], bool] = lambda: False
+        # Function called after each step; once it returns true, the training ends there with an evaluation.
+        self.is_late: Callable[[], bool] = lambda: False
         # Steps at which the decay of a partial training began and ends; None before it.
         self.decaying: tuple[int, int] | None = None
         self._until = 0
@@ -354,10 +359,38 @@ class TrainingRun:
         """
         start = self.trainer.step
         for mark in sorted({mark for mark in self.marks if start < mark < stop} | {max(start, stop)}):
-            if self.stopped:
+            if self.stopped or self.trainer.step < self._until:
                 return
             # Only evaluations at marks may have effects; otherwise a partial training would differ from a full one.
             self._train_and_evaluate(mark, has_effect=mark in self.marks and mark > start)
+
+    def run_in_time(self, stop: int, ends_at: float) -> None:
+        """Train up to step `stop`, or as far as there is time: then the learning rate falls over the last steps.
+
+        At least one step is trained, and evaluated.
+
+        Args:
+            stop: Step after the last one.
+            ends_at: Time by which the last step ends, in seconds of `time.monotonic`.
+
+        Raises:
+            Diverged: See `Trainer.run`.
+        """
+        first, began = self.trainer.step, time.monotonic()
+
+        def is_late() -> bool:
+            elapsed, steps = time.monotonic() - began, self.trainer.step - first
+            left = ends_at - began - elapsed
+            return left <= DECAY_TIME * (ends_at - began) and (stop - self.trainer.step) * elapsed > left * steps
+
+        self.is_late = is_late
+        self.run(stop)
+        fork = self.trainer.step
+        phase_end = next((end for end in self.task.ends if end > fork), stop)
+        steps = int((fork - first) * DECAY_TIME / (1.0 - DECAY_TIME))
+        self.is_late = lambda: time.monotonic() >= ends_at
+        if fork < self._until and steps and not self.stopped and not self.is_late():
+            self.decay(min(fork + steps, phase_end, stop))
 
     def decay(self, stop: int) -> None:
         """Train to step `stop` with a falling learning rate, and evaluate. The training cannot continue afterwards.
@@ -400,9 +433,12 @@ class TrainingRun:
         self._watch.start()
         for end in self.task.ends[:-1]:
             if self.trainer.step <= end < step:
-                self.trainer.run(end, self._on_step)
+                self.trainer.run(end, self._on_step, self.is_late)
+                if self.trainer.step < end:
+                    break
                 self.trainer = self.task.next_trainer(self.trainer)
-        self.trainer.run(step, self._on_step)
+        else:
+            self.trainer.run(step, self._on_step, self.is_late)
         self._seconds += time.perf_counter() - before
         self._targets += self.trainer.targets - first
 

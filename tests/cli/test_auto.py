@@ -296,3 +296,72 @@ def test_a_strangers_wish_writes_nothing_outside_of_the_run(data: Path, typed: T
         (run / "_auto.json").write_text(text)
         assert typed("resume", "mine").code == 0
         assert not (run / "_model").exists()
+
+
+LATE = ("table.csv", "texts.jsonl", "series.csv", "shapes.npz", "long.txt")
+
+
+def write_enough_data(data: Path) -> None:
+    """Write data of which each part of a split has enough."""
+    days = np.arange("2020-01-01", "2020-07-01", dtype="datetime64[D]")
+    (data / "series.csv").write_text(
+        "day,sold\n" + "".join(f"{day},{n % 7 + n * n % 5}\n" for n, day in enumerate(days))
+    )
+    np.savez(data / "shapes.npz", images=np.arange(60 * 64).reshape(60, 8, 8) % 255, labels=np.arange(60) % 2)
+    (data / "long.txt").write_text("".join(f"{n} times {n % 7} is {n * (n % 7)}.\n" for n in range(9000)))
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_hours_too_short_for_any_trial_end_with_a_model(name: str, data: Path, typed: Typed) -> None:
+    write_enough_data(data)
+    target = {"table.csv": ["--target", "kind"], "texts.jsonl": ["--target", "label"]}.get(name, [])
+    done = typed("auto", name, *target, "--hours", "0.0005", "--slots", "1", "--name", "mine", "--out", "model")
+    assert done.code == 0, done
+    assert "use model: the default genome, in run mine" in done.out or "rather than model" in done.out, done
+    assert evo_tune.load_model("model").about.metrics["test_loss"] > 0.0  # type: ignore[operator]
+    assert Run.open(data / "populations" / "mine").seconds < 60.0
+
+
+BUSY = "while True:\n    sum(range(100000))"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["table.csv", "series.csv"])
+def test_on_a_busy_machine_it_ends_in_time_with_a_model(name: str, data: Path) -> None:
+    write_enough_data(data)
+    target = ["--target", "kind"] if name == "table.csv" else []
+    others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(4)]
+    try:
+        words = ["auto", name, *target, "--hours", "0.02", "--name", "mine", "--out", "model"]
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-m", "evo_tune", *words], cwd=data, env=env, capture_output=True, text=True, check=False
+        )
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+    assert done.returncode == 0, done
+    seconds = Run.open(data / "populations" / "mine").seconds
+    assert seconds < 0.02 * 3600.0, "the search leaves time for the model"
+    assert evo_tune.load_model(data / "model").about.metrics["test_loss"] is not None
+
+
+def test_an_earlier_model_is_continued_or_replaced_on_demand(data: Path, typed: Typed) -> None:
+    words = [*AUTO, "--out", "model"]
+    assert typed(*words).code == 0
+    first = weights(data / "model")
+    again = typed(*words)
+    assert (again.code, weights(data / "model")) == (0, first), again
+    assert "model: trial" in again.out
+    other = [*AUTO[:-1], "other", "--out", "model", "--seed", "1"]
+    refused = typed(*other)
+    assert refused.code == 2
+    assert "--out model has a model already: choose another folder, or replace it by --overwrite" in refused.err
+    assert not (data / "populations" / "other").exists(), "nothing was started"
+    assert typed(*other, "--overwrite").code == 0
+    assert weights(data / "model") != first
+    (data / "model" / "config.json").unlink()
+    for place in ("model", "table.csv"):
+        refused = typed(*AUTO[:-1], "third", "--out", place, "--overwrite")
+        assert "is neither an empty folder nor a model: choose another" in refused.err, "nothing else is replaced"

@@ -101,7 +101,7 @@ def test_a_dry_run_of_what_cannot_be_timed_says_so(folder: Path, typed: Typed) -
 
 def test_hours_too_short_for_a_training_name_the_hours_that_are_needed(timed: Path, typed: Typed) -> None:
     done = typed("run", "timed.py", "-o", "pace=90", "--hours", "0.001", "--slots", "1", "--name", "one", "--no-report")
-    assert "s, too long for 0.001 hours; " in done.out, done
+    assert "s take too long for 0.001 hours; " in done.out, done
     hours = float(done.out.split("next: evo-tune resume one --hours ")[1])
     assert f"{hours:g} hours are enough for 12 and the final comparison" in done.out
     assert 12 * 90 < 3600 * hours < 50 * 90

@@ -233,3 +233,26 @@ def test_it_stops_without_improvement_and_has_the_best_weights(
     best = make_training_run()
     best.run(2)
     assert told(training_run)["val_loss"] == told(best)["val_loss"]
+
+
+def test_a_training_with_too_little_time_ends_with_a_decay_and_an_evaluation(
+    make_training_run: Callable[..., TrainingRun], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_for(seconds: float) -> tuple[TrainingRun, list[tuple[float, bool]]]:
+        training_run, points = make_training_run(), list[tuple[float, bool]]()
+        training_run.report = lambda share, point, decayed: points.append((share, decayed))
+        # One step takes one second.
+        monkeypatch.setattr("evo_tune.training.training_run.time.monotonic", lambda: training_run.trainer.step)
+        training_run.run_in_time(20, seconds)
+        return training_run, points
+
+    whole, unlimited = make_training_run(), run_for(20.0)
+    whole.run(20)
+    assert told(unlimited[0]) == told(whole)
+    assert [share for share, _ in unlimited[1]] == [0.25, 0.5, 0.75, 1.0]
+    half, points = run_for(10.0)
+    assert (half.trainer.step, half.decaying) == (10, (8, 10))
+    assert points == [(0.25, False), (0.4, False), (0.5, True)]
+    assert half.metrics()["val_loss"] > 0.0
+    too_late, points = run_for(-1.0)
+    assert (too_late.trainer.step, points) == (1, [(0.05, False)]), "a model needs one step"

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @click.option("--hours", type=shared.POSITIVE, help="Maximum number of hours, final training included.  [default: 1]")
 @click.option("--trials", type=shared.COUNT, help="Maximum number of trials, with or without --hours.")
 @click.option("--out", metavar="MODEL", help="Folder of the model.  [default: _model in the run's folder]")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier model in the folder of --out.")
 @click.option("--evaluator", metavar="NAME", help="Evaluator to use instead of the recognised one.")
 @shared.evaluator_options_option
 @click.option("--seed", type=shared.NOT_NEGATIVE, default=0, show_default=True, help="Seed of the run.")
@@ -44,6 +45,7 @@ def command(
     hours: float | None,
     trials: int | None,
     out: str | None,
+    overwrite: bool,
     evaluator: str | None,
     options: tuple[str, ...],
     name: str | None,
@@ -64,7 +66,7 @@ def command(
     from evo_tune.cli.flags import RUN_DEFAULTS
     from evo_tune.cli.formats import AutoModel
     from evo_tune.cli.session import print_plan, run_search
-    from evo_tune.cli.training.auto import choose_task, copy_model, verdict_lines
+    from evo_tune.cli.training.auto import check_model_folder, choose_task, copy_model, verdict_lines
     from evo_tune.cli.training.final_training import MODEL
     from evo_tune.loop.plan import Request, plan_run
     from evo_tune.options.binding import split_assignments
@@ -73,8 +75,7 @@ def command(
     from evo_tune.store.run_folders import new_run_folder
 
     model = None if out is None else Path(out).expanduser()
-    if model is not None and model.exists() and (not model.is_dir() or any(model.iterdir())):
-        raise UsageError(f"--out {model} exists and is not an empty folder: choose another")
+    is_copied = model is not None and check_model_folder(model, Path(store) / (name or "") / MODEL, overwrite)
     task = choose_task(data, target, evaluator, split_assignments(options, "-o"))
     alternative = f"; otherwise: evo-tune auto {data} {task.otherwise}" if task.otherwise else ""
     plugin = find_evaluator(task.evaluator, {}, task.options)
@@ -101,7 +102,7 @@ def command(
     run_model = search.saved.folder / MODEL
     if not run_model.is_dir() or search.stopping:
         return exit_code or 1
-    if model is not None:
+    if model is not None and not is_copied:
         copy_model(run_model, model)
         if output_format == "table" and not quiet:
             shared.echo(f"a copy of the model is in {model}")

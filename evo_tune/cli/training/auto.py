@@ -6,6 +6,7 @@ The search is that of `run`, and `final_training` trains the model.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import math
 import shlex
 import shutil
@@ -41,7 +42,8 @@ TARGETS = ("target", "label", "class", "y")
 # Mean characters of a column of texts from which it is a text to read, and no category.
 LONG_TEXT = 30
 
-# Most bytes of a model's config.json.
+# File of each exported model, and the most bytes of it.
+MODEL_CONFIG = "config.json"
 MAX_CONFIG_BYTES = 1 << 24
 
 # Rows that are looked at.
@@ -213,8 +215,33 @@ def choose_task(data: str, target: str | None, evaluator: str | None, options: d
     return replace(task, options={**task.options, **options})
 
 
+def check_model_folder(target: Path, model: Path, overwrite: bool) -> bool:
+    """Return whether the folder that the user gave has the run's model already; check that it may be written otherwise.
+
+    Args:
+        target: The folder of `--out`.
+        model: Folder of the run's model, if there is one.
+        overwrite: Whether another model may be replaced.
+
+    Raises:
+        UsageError: There is something else at this place, or another model.
+    """
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return False
+    if target.is_dir() and (target / MODEL_CONFIG).is_file():
+        with contextlib.suppress(OSError):
+            if filecmp.cmp(target / MODEL_CONFIG, model / MODEL_CONFIG, shallow=False):
+                return True
+        if overwrite:
+            return False
+        raise UsageError(f"--out {target} has a model already: choose another folder, or replace it by --overwrite")
+    raise UsageError(f"--out {target} exists and is neither an empty folder nor a model: choose another")
+
+
 def copy_model(model: Path, target: Path) -> None:
     """Copy a model to the folder that the user gave; after a kill there is all of it or nothing.
+
+    The folder is new, empty, or a model to replace (see `check_model_folder`).
 
     Raises:
         StoreError: The disk refuses.
@@ -224,7 +251,7 @@ def copy_model(model: Path, target: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
         shutil.copytree(model, part, symlinks=True)
         if target.is_dir():
-            target.rmdir()
+            shutil.rmtree(target)
         part.rename(target)
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror}; the model is in {model}") from None
@@ -243,7 +270,7 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
     from evo_tune.training.prediction.about import TrainingFacts
 
     run, result, wish, value = search.saved, run_result(search.saved), read_wish(search.saved), ""
-    assert result.best is not None, "there is a model"
+    trial = f"trial {result.best.id} of run {run.name}" if result.best else f"the default genome, in run {run.name}"
     if result.fresh_best is not None:
         value = f", {result.reported_metric} {show_fresh_values(result.fresh_best)} over fresh seeds"
     if longer := wish is not None and wish.seconds is not None:
@@ -252,9 +279,9 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
     data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)
     metrics: dict[str, float | None] = {}
     with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):  # another evaluator's files have none
-        config = safe_files.read(model, "config.json", limit=MAX_CONFIG_BYTES)
+        config = safe_files.read(model, MODEL_CONFIG, limit=MAX_CONFIG_BYTES)
         metrics = msgspec.json.decode(config, type=TrainingFacts).metrics
-    lines = [f"use {_recommend(run, result, metrics, model, longer)}: trial {result.best.id} of run {run.name}{value}"]
+    lines = [f"use {_recommend(run, result, metrics, model, longer)}: {trial}{value}"]
     lines.append(verdict(result))
     if result.baseline is not None and not longer:
         lines.append(baseline_verdict(result.baseline))

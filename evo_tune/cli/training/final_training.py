@@ -3,7 +3,7 @@
 A run of `auto` is a run like any other. Beside its files it has `_auto.json`, which asks for a model at the end, and
 `_model`, that model. So `resume` finishes it after a kill. A language model trains for the rest of the hours; where
 these are enough, its recipe is transferred to a larger size first. Other models get the budget of a trial, for which
-their genome was chosen.
+their genome was chosen. If no trial has ended in time, the default genome is trained for the time that is left.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from evo_tune.dispatch.slot import Task
 from evo_tune.errors import EvoTuneError, StoreError
 from evo_tune.forecast.timing import TIMING, Timing, time_genomes
 from evo_tune.genome.trial import Candidate, Objective
+from evo_tune.loop.budget import SHORTEST
 from evo_tune.loop.deadline import own_seconds
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import BoundEvaluator
@@ -65,8 +66,11 @@ MODEL_SHARE = {"language_model": 0.3}
 # Factor on the predicted time of the final training, which no later training can make up for.
 SLACK = 1.05
 
-# Seconds for the final training to import torch and read the data, and for the model to be written.
+# Least seconds for the final training to import torch and read the data, and for the model to be written.
 STARTING_SECONDS = 5.0
+
+# Share of the hours for the evaluation and the files of a model whose training the hours end.
+WRITING_SHARE = 0.03
 
 # Least ratio of the tokens of the final training to those that suit its size (`GPTSize.tokens`) for a larger model: it
 # has twice the weights and reads half of the tokens. With fewer, the larger model was worse (benchmarks/LOG.md).
@@ -121,7 +125,7 @@ def choose_pace(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: 
     trial_threads, all_cores = run.manifest.threads, cpu_count()
     if threads not in (None, trial_threads):
         return Pace(threads, math.nan, "as given")
-    seconds, trial_seconds = math.nan, own_seconds(run, candidate.id)
+    seconds, trial_seconds = math.nan, own_seconds(run, candidate.id) if run.candidates else 0.0
     with contextlib.suppress(EvoTuneError):  # the work of the training, compared with that of the trial
         trial_work = bound.plugin.bind(run.manifest.options).estimate(candidate.genome)
         work = bound.estimate(candidate.genome)
@@ -167,6 +171,7 @@ class Training:
         pace: How it is trained.
         seed: Seed of the training.
         command: The command, for the model card.
+        ends_at: Time by which the training ends, in seconds of `time.monotonic`; infinite: no limit.
     """
 
     run: Run
@@ -176,6 +181,7 @@ class Training:
     pace: Pace
     seed: int
     command: str
+    ends_at: float = math.inf
 
     def write(self, target: Path, scratch: Path, err: bool) -> dict[str, Any]:
         """Train, and write the model with its card; print the progress. Return the metrics.
@@ -203,6 +209,7 @@ class Training:
             threads=pace.threads,
             seed=self.seed,
             folder=scratch,
+            ends_at=self.ends_at,
         )
         with context.lines():
             metrics = self.bound.export(candidate.genome, context, target)
@@ -216,7 +223,7 @@ class Training:
         run, candidate, plugin = self.run, self.candidate, self.bound.plugin
         metric, results = comparison_objective(run).metric, []
         names = {0: "the default genome", candidate.id: "this genome"}
-        if candidate.genome != run.candidates[candidate.id].genome:
+        if run.candidates and candidate.genome != run.candidates[candidate.id].genome:
             names[candidate.id] = f"trial {candidate.id}, the recipe at its size in the search"
         for row in fresh_values(run):
             if row.values:
@@ -329,7 +336,11 @@ def time_for_model(search: Search) -> Callable[[float], float]:
     share = MODEL_SHARE.get(search.evaluator.plugin.name, 0.0)
 
     def seconds_to_reserve(training: float) -> float:
-        return max(share * 3600.0 * (search.session.hours or 0.0), SLACK * training + STARTING_SECONDS)
+        if search.pace is None and search.plan_timed_steps:  # the machine is too busy even to time a step
+            return math.inf
+        # A worker starts as the final training does.
+        start = max(STARTING_SECONDS, 0.0 if search.pace is None else search.pace.start)
+        return max(share * 3600.0 * (search.session.hours or 0.0), SLACK * training + start)
 
     return seconds_to_reserve
 
@@ -337,7 +348,8 @@ def time_for_model(search: Search) -> Callable[[float], float]:
 def train_final_model(search: Search, elapsed: Callable[[], float], err: bool) -> Path | None:
     """Train the recommended genome once more at the end of a run of `auto`, and keep the model in the run's folder.
 
-    Budget, threads and size are chosen once and noted, so an attempt after a kill trains the same model.
+    Budget, threads and size are chosen once and noted, so an attempt after a kill trains the same model. The hours end
+    the training of the first attempt, which is then shorter than planned.
 
     Args:
         search: The run, at its end.
@@ -345,27 +357,30 @@ def train_final_model(search: Search, elapsed: Callable[[], float], err: bool) -
         err: Whether to print on standard error.
 
     Returns:
-        Folder of the model; None if the run asked for none, was interrupted, or has no value.
+        Folder of the model; None if the run asked for none, was interrupted, or has no value although trials ended.
 
     Raises:
         StoreError: A file of the run is a link, or the disk refuses.
     """
-    run, wish, best = search.saved, read_wish(search.saved), search.best
+    run, wish, best, ends_at = search.saved, read_wish(search.saved), model_candidate(search), math.inf
     if wish is None or search.stopping or best is None:
         return None
     target = run.folder / MODEL
     try:
         if not safe_files.exists(run.folder, MODEL):
             if wish.threads is None:
-                wish = _choose_wish(search, best.candidate, elapsed, err)
+                if search.session.hours is not None:
+                    seconds = 3600.0 * search.session.hours
+                    ends_at = time.monotonic() + (1.0 - WRITING_SHARE) * seconds - elapsed()
+                wish = _choose_wish(search, best, elapsed, err)
                 write_wish(run, wish)
-            bound, candidate = _final_training(search, best.candidate, wish)
+            bound, candidate = _final_training(search, best, wish)
             part = run.folder / f"{MODEL}.part"
             safe_files.remove(run.folder, part.name)
             with safe_files.folder(run.folder, TRIALS, TRAINING, make=True):  # neither is a link
                 pass
-            pace, command = _final_pace(search, best.candidate, wish), f"evo-tune resume {shlex.quote(run.name)}"
-            training = Training(run, bound, candidate, plan(1, None, 1, None), pace, candidate.seed, command)
+            pace, command = _final_pace(search, best, wish), f"evo-tune resume {shlex.quote(run.name)}"
+            training = Training(run, bound, candidate, plan(1, None, 1, None), pace, candidate.seed, command, ends_at)
             metrics = training.write(part, run.folder / TRIALS / TRAINING, err)
             safe_files.move(run.folder, (part.name,), (MODEL,))
             safe_files.remove(run.folder, TRIALS, TRAINING)
@@ -377,6 +392,21 @@ def train_final_model(search: Search, elapsed: Callable[[], float], err: bool) -
         raise StoreError(f"cannot keep the model in {target}: {error.strerror}") from None
 
 
+def model_candidate(search: Search) -> Candidate | None:
+    """Return the candidate of the final training: the best; the default if no trial has ended in time; None: no value.
+
+    If trials ended without a value, the training of a model would most likely do so too.
+    """
+    run, best = search.saved, search.best
+    if best is not None:
+        return best.candidate
+    statuses = {outcome.status for outcome in run.outcomes.values()}
+    if search.session.hours is None or not statuses <= {"ok", "pruned"}:  # partial trainings
+        return None
+    genome = search.space.default()
+    return Candidate(0, 0, run.manifest.seed_of(genome, 0), 0, genome, "default")
+
+
 def _choose_wish(search: Search, best: Candidate, elapsed: Callable[[], float], err: bool) -> Wish:
     """Return budget, threads and size of the final training for the time that is left."""
     hours, trial_seconds = search.session.hours, search.evaluator.options.get("seconds") or 0.0
@@ -386,7 +416,10 @@ def _choose_wish(search: Search, best: Candidate, elapsed: Callable[[], float], 
 
     can_be_longer = search.evaluator.plugin.name in MODEL_SHARE and hours and trial_seconds
     if not can_be_longer or seconds_left() <= trial_seconds:
-        return Wish(threads=_final_pace(search, best, Wish()).threads)
+        # A trial may have ended long ago, when the machine was faster; without one, less time may be left.
+        shorter = hours and trial_seconds and search.best is None and seconds_left() < trial_seconds
+        seconds = round(max(seconds_left(), SHORTEST * trial_seconds), 1) if shorter else None
+        return Wish(seconds=seconds, threads=_final_pace(search, best, Wish()).threads)
     wish = Wish(seconds=seconds_left())
     pace = _final_pace(search, best, wish)
     if pace.seconds > 0.0:  # at the speed of the trials, and of all threads
