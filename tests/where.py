@@ -49,6 +49,8 @@ ELSEWHERE = {
     "loop/deadline": "loop/test_limits loop/test_hours",
     "loop/budget": "cli/test_planning",
     "plugins/patches/__init__": "plugins/patches/test_patches",
+    "plugins/patches/project": "loop/test_patched_runs",
+    "plugins/patches/running": "loop/test_patched_runs",
     "plugins/code": "plugins/test_scripts plugins/test_plugins",
     "plugins/command": "plugins/test_scripts",
     "plugins/context": "plugins/test_evaluator",

@@ -237,6 +237,7 @@ class Worker:
             objectives=self.objectives,
             test=candidate.test,
             timing=candidate.timing,
+            code=candidate.code,
         )
         began = time.perf_counter()
         if self._curve_file and folder_name is None:

@@ -12,7 +12,7 @@ import json
 from abc import ABC, abstractmethod
 from bisect import bisect
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Candidate, Constraint, Objective, Outcome, Trial
+from evo_tune.genome.trial import Candidate, Constraint, Objective, Outcome, Trial, with_genes
 from evo_tune.genome.values import Genome, Value, genome_key, is_number
 
 
@@ -359,6 +359,9 @@ class RunHistory(History):
         """
         if candidate.id != self.proposed_count:
             raise ValueError(f"candidate {candidate.id} is out of order: expected {self.proposed_count}")
+        genes = self.space.genes
+        if candidate.genome.keys() > genes.keys():  # it has the defaults of genes that join the run later
+            candidate = replace(candidate, genome={name: candidate.genome[name] for name in genes})
         # This line comes first because it raises if the space has changed.
         self.proposed_units.append(self.space.encode(candidate.genome) if units is None else units)
         self._pending[candidate.id] = candidate
@@ -371,9 +374,10 @@ class RunHistory(History):
         """Continue in a wider space: genomes stay the same, and their unit coordinates are computed again.
 
         Args:
-            space: Space with all values of the current one.
+            space: Space with all values of the current one. Earlier genomes have the defaults of its new genes.
             lessons: Results of earlier runs, in the coordinates of the wider space.
         """
+        self._add_genes({name: gene.middle() for name, gene in space.genes.items() if name not in self.space.genes})
         candidates = (*self._pending.values(), *(trial.candidate for trial in self.trials))
         genomes = {candidate.id: candidate.genome for candidate in candidates}
         self.space, self.lessons = space, tuple(lessons)
@@ -381,6 +385,22 @@ class RunHistory(History):
         self.proposed_units = [space.encode(genomes[id]) for id in range(len(genomes))]
         self._before_widening = frozenset(map(genome_key, genomes.values()))
         self._folds.clear()  # folds depend on the coordinates too
+
+    def _add_genes(self, defaults: Genome) -> None:
+        """Give all earlier candidates and trials the defaults of new genes, if there are any."""
+        if not defaults:
+            return
+        self._pending = {id: with_genes(candidate, defaults) for id, candidate in self._pending.items()}
+        self.trials = [replace(trial, candidate=with_genes(trial.candidate, defaults)) for trial in self.trials]
+        trials = {trial.id: trial for trial in self.trials}
+        self.failed = [trials[trial.id] for trial in self.failed]
+        self.ranking = [trials[trial.id] for trial in self.ranking]
+        candidates = {**self._pending, **{id: trial.candidate for id, trial in trials.items()}}
+        self.fresh_proposals = [candidates[candidate.id] for candidate in self.fresh_proposals]
+        self._proposals = {}
+        for id, candidate in sorted(candidates.items()):
+            key = genome_key(candidate.genome), candidate.budget, candidate.extra_seed
+            self._proposals.setdefault(key, id)
 
     def tell(self, id: int, outcome: Outcome) -> Trial:
         """Report the result of a pending candidate; return the completed trial."""

@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import ClassVar, Literal, TypeAlias, get_args
 
@@ -190,6 +190,19 @@ class Proposal:
 
 
 @dataclass(frozen=True)
+class TrialCode:
+    """The code of a trial in a run with patches.
+
+    Args:
+        project: SHA-256 of the listing of the project's files.
+        patches: (name, SHA-256) of each patch that is on, in the order in which they are applied.
+    """
+
+    project: str
+    patches: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A proposed trial as it is sent to a slot.
 
@@ -208,6 +221,7 @@ class Candidate:
         test: Whether it may use the test set; only in the final comparison, so the journal does not record it.
         timing: Steps to time instead of a training run, only in a forecast; not in the journal. 0 trains as usual.
         baseline: Whether to train the evaluator's baseline instead of the genome; not in the journal.
+        code: Project and patches in a run with patches, which follow from the genome; not in the journal.
     """
 
     id: int
@@ -224,6 +238,7 @@ class Candidate:
     test: bool = False
     timing: int = 0
     baseline: bool = False
+    code: TrialCode | None = None
 
     @property
     def fresh(self) -> bool:
@@ -234,6 +249,13 @@ class Candidate:
     def whole(self) -> bool:
         """Whether it is trained in full."""
         return self.budget == 1.0
+
+
+def with_genes(candidate: Candidate, values: Genome) -> Candidate:
+    """Return a candidate with values of genes that it lacks."""
+    if values.keys() <= candidate.genome.keys():
+        return candidate
+    return replace(candidate, genome={**values, **candidate.genome})
 
 
 @dataclass(frozen=True)

@@ -201,7 +201,7 @@ def _other_ranges(run: Run, now: SearchSpace) -> str:
     """
     present_genes, first_genes, changes = {**now.optional, **now.genes}, run.manifest.genes(), []
     for name, gene in run.genes.items():
-        is_widened = first_genes[name] != gene
+        is_widened = first_genes.get(name) != gene
         if name in present_genes and name not in run.manifest.given_genes and not is_widened:
             # Default and limits may differ between the start of a run and a resume.
             old, new = (replace(each, default=None, widest=None) for each in (gene, present_genes[name]))  # type: ignore[type-var]

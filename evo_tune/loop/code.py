@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,13 +41,17 @@ from evo_tune.plugins.function import (
     prepare_for_workers,
     space_of_saved_run,
 )
+from evo_tune.plugins.patches import CODE_FOLDER, read_patches
+from evo_tune.plugins.patches.combining import PatchSet
+from evo_tune.plugins.patches.project import PatchedCode, make_patch_set, prepare_code, read_listing, read_project
+from evo_tune.plugins.scripts.script import TRIAL_PLACEHOLDERS
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import DEVICE_SETTINGS, SessionSettings
 from evo_tune.store.journal import JOURNAL, write_atomically
 from evo_tune.store.manifest import MANIFEST, Manifest, read_manifest
 from evo_tune.store.run import Run
-from evo_tune.text import escape_unprintable
+from evo_tune.text import escape_unprintable, one_line
 from evo_tune.trust.decide import (
     Ask,
     Consent,
@@ -76,6 +80,7 @@ def load_named_evaluator(
     genes: Mapping[str, Gene | None] | None = None,
     options: Mapping[str, Any] | None = None,
     space: SearchSpace | Mapping[str, Gene | str] | None = None,
+    patches: PatchSet | None = None,
 ) -> Evaluator:
     """Load the evaluator that the user names; a file is trusted from now on.
 
@@ -84,6 +89,7 @@ def load_named_evaluator(
         genes: Genes that the user gave.
         options: Options that the user gave.
         space: Search space of a function or a command, or a dict of its genes.
+        patches: Patches of a command's project.
 
     Raises:
         PluginError: There is no such evaluator, or it is broken.
@@ -99,6 +105,9 @@ def load_named_evaluator(
     space = None if space is None else read_space(space)
     if not isinstance(name, str):
         evaluator = function_evaluator(*prepare_for_workers(name, space), space, None)
+    elif patches is not None:
+        own = {} if space is None else space.genes
+        evaluator = find_evaluator(name, {**own, **(genes or {}), **patches.genes}, options, patches)
     elif space is None:
         evaluator = find_evaluator(name, genes, options)
     elif is_command(name) and space.repair is None:
@@ -137,9 +146,59 @@ def remember(run: Run, evaluator: Evaluator, session: SessionSettings) -> Evalua
     return evaluator
 
 
+def _hashes(run: Run) -> dict[str, str]:
+    """Return `hashes_of` a run, without the patches that joined it: each of them is allowed by its text."""
+    joined = {name for widening in run.widened if widening.patch for name in widening.changed}
+    return hashes_of(run.manifest, {name: gene for name, gene in run.genes.items() if name not in joined})
+
+
+def remember_patch(run: Run, hash: str) -> None:
+    """Remember that the user gave a patch to a run, or began it as one that others may give patches."""
+    remember_run(run.folder, _patch_key(run, hash))
+
+
+def _patch_key(run: Run, hash: str) -> dict[str, str]:
+    """Return what is remembered of a patch: another run may take the folder."""
+    return {f"patch {hash}": run.manifest.identity}
+
+
+def is_patch_allowed(run: Run, hash: str) -> bool:
+    """Return whether a patch may join a run: the user proposed it, or began the run with `--allow-patches`."""
+    patched = run.manifest.patched
+    return patched is not msgspec.UNSET and (patched.allow or is_remembered(run.folder, _patch_key(run, hash)))
+
+
+def patch_set_of(run: Run) -> PatchSet | None:
+    """Return all patches of a saved run, in a set that can grow; None if it has no patches. Nothing is executed.
+
+    Raises:
+        PluginError: A copy of a patch or of a project's file is missing or has changed.
+    """
+    patched = run.manifest.patched
+    if patched is msgspec.UNSET:
+        return None
+    project, patches = read_project(run.folder, patched.project), read_patches(run.folder, run.patch_hashes)
+    genes = run.genes.keys() - {name for patch in patches for name in patch.space}
+    return make_patch_set(patches, project, {*genes, *TRIAL_PLACEHOLDERS})
+
+
+def _allow_patches(run: Run, user: Consent) -> None:
+    """Allow the patches that joined a run, or refuse it.
+
+    Raises:
+        UsageError: The user gave one of them neither to this run nor allows it now.
+    """
+    for patch in run.added_patches:
+        if not is_remembered(run.folder, _patch_key(run, patch.hash)):
+            text = f"patch {patch.name} joined run {run.name}, and you have not given it"
+            remedy = f"look at {CODE_FOLDER}/{patch.hash} in its folder, then give --trust (from Python: trust=True)"
+            user.require(text, "Execute it?", remedy)
+            remember_patch(run, patch.hash)
+
+
 def remember_session(run: Run, session: SessionSettings) -> None:
     """Remember what the user gave to a run as they continue it: wider genes, and where it trains."""
-    remember_run(run.folder, {GENES: hashes_of(run.manifest, run.genes)[GENES], **_hash_places(session)})
+    remember_run(run.folder, {GENES: _hashes(run)[GENES], **_hash_places(session)})
 
 
 def remember_copy(run: Run, original: Path) -> None:
@@ -150,8 +209,14 @@ def remember_copy(run: Run, original: Path) -> None:
         original: Folder of the original, which may have changed since.
     """
     manifest = msgspec.structs.replace(run.manifest, identity=read_manifest(original).identity)
-    mine = {} if reason_for_distrust(original, hashes_of(manifest, run.genes)) else hashes_of(run.manifest, run.genes)
-    remember_run(run.folder, {**run_hashes(original), **mine})
+    of_original = {**_hashes(run), MANIFEST: hashes_of(manifest, {})[MANIFEST]}
+    mine = {} if reason_for_distrust(original, of_original) else _hashes(run)
+    of_patches = {
+        f"patch {patch.hash}": run.manifest.identity
+        for patch in run.added_patches
+        if is_remembered(original, {f"patch {patch.hash}": manifest.identity})
+    }
+    remember_run(run.folder, {**run_hashes(original), **mine, **of_patches})
 
 
 # Name of the hash of the genes' values.
@@ -190,6 +255,42 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, Mapping | list | tuple):
         for item in value.values() if isinstance(value, Mapping) else value:
             yield from _texts(item)
+
+
+def patched_code(
+    evaluator: str | Callable[..., Any],
+    patches: str | Path | None,
+    protect: Sequence[str],
+    allow_patches: bool,
+    store: Path,
+    genes: Mapping[str, Gene | None],
+    space: SearchSpace | Mapping[str, Gene | str] | None = None,
+) -> PatchedCode | None:
+    """Return the project and the patches of a new run; None if the user gives none of these.
+
+    Args:
+        evaluator: Evaluator as the user names it.
+        patches: Folder with the patches.
+        protect: Paths of files and folders that no trial may change.
+        allow_patches: Whether patches that others propose may join the run.
+        store: Folder of the saved runs.
+        genes: Genes that the user gave.
+        space: Search space that the user gave.
+
+    Raises:
+        OptionError: The evaluator is no command.
+        PluginError: The project cannot be copied, or a patch cannot be used.
+    """
+    if patches is None and not allow_patches:
+        if protect:
+            raise OptionError("--protect is for a run with patches: give --patches FOLDER, or leave it out")
+        return None
+    if not isinstance(evaluator, str) or not is_command(evaluator):
+        shown = one_line(str(evaluator), 60)
+        raise OptionError(f"--patches is for a command such as 'python train.py --lr {{lr}}', and {shown} is none")
+    names = {*genes, *(read_space(space).genes if space is not None else ())}
+    folder = None if patches is None else Path(patches)
+    return prepare_code(folder, protect, allow_patches, store, evaluator.removeprefix(f"{COMMAND}:"), names)
 
 
 def load_code(
@@ -274,7 +375,7 @@ def load_run_evaluator(
     accept_changes: bool = False,
 ) -> Evaluator:
     """Load the evaluator of a saved run, if it may be executed and the run's options followed; see `load_code`."""
-    manifest, hashes = run.manifest, hashes_of(run.manifest, run.genes)
+    manifest, hashes = run.manifest, _hashes(run)
     consent = user = Consent(trust, ask, accept_changes)
     if reason_for_distrust(run.folder, hashes):
         consent = allow_run(run.folder, hashes, _actions_to_allow(run, moved_to is not None), user)
@@ -288,7 +389,9 @@ def load_run_evaluator(
             space = space_of_saved_run(moved_to, Reference.read(name), manifest.genes())
         return load_named_evaluator(moved_to, manifest.genes(), manifest.options, space)
     if reference.startswith(f"{COMMAND}:"):
-        evaluator = find_evaluator(reference, manifest.genes(), manifest.options)  # nothing is executed yet
+        # Nothing is executed yet.
+        evaluator = find_evaluator(reference, manifest.genes(), manifest.options, patch_set_of(run))
+        _allow_patches(run, consent)
         allow_command(run.folder, evaluator.code or (), {CODE: evaluator.hash}, consent)
         return evaluator
     if reference.partition(":")[0] in PREFIXES:
@@ -313,7 +416,13 @@ def _actions_to_allow(run: Run, named: bool) -> dict[str, Any]:
     kind, _, text = manifest.evaluator.partition(":")
     if kind == COMMAND and not named:
         shell = " in a shell" if manifest.options.get("shell") else ""
-        actions[f"executes the command {text!r}{shell}"] = None
+        judge = f" and the judge {manifest.options['judge']!r}" if manifest.options.get("judge") else ""
+        patches = f" in a project with {len(run.patches)} patches" if run.patches else ""
+        actions[f"executes the command {text!r}{shell}{judge}{patches}"] = None
+        if manifest.patched is not msgspec.UNSET:
+            links = read_listing(run.folder, manifest.patched.project).links.values()
+            if outside := sorted(link for link in links if os.path.isabs(link)):
+                actions[f"reads {describe_paths(outside)}"] = outside
     if kind == FUNCTION and not named:  # one function: the user's file may contain others
         reference = Reference.read(manifest.evaluator)
         actions[f"executes the function {reference.name} of {reference.path or OWN_FILE!r}"] = None

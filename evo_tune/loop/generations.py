@@ -42,7 +42,11 @@ class TrialFiles:
         self._complete: set[int] = set()
         # Number of results in complete files; they are replayed only when needed.
         self._saved = 0
-        self._metrics = run.metric_names
+        self._columns = self._present_columns
+
+    @property
+    def _present_columns(self) -> list[str]:
+        return [*self._run.genes, *self._run.metric_names]
 
     def add_candidate(self, candidate: Candidate) -> None:
         """Note a new candidate."""
@@ -75,8 +79,8 @@ class TrialFiles:
         self._complete.clear()
         self._follow(self._saved)  # the results of earlier sessions, whose files exist
         stale = {table.file_number(self._run, generation) for generation in self._follow()}
-        if self._run.metric_names != self._metrics:  # one schema for all files: the older ones are widened
-            self._metrics = self._run.metric_names
+        if self._present_columns != self._columns:  # one schema for all files: the older ones are widened
+            self._columns = self._present_columns
             stale |= {number for number in self._members if table.file_path(self._run, number).exists()}
         for number in sorted(stale):
             self._write(number)

@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
+
 from evo_tune.errors import EvoTuneError, OptionError, SpaceError, StoreError, UsageError
 from evo_tune.forecast.timing import ESTIMATED_SECONDS, TIMING, Pace, genomes_to_time, pace_of
 from evo_tune.genome.genes import Gene
@@ -44,9 +46,11 @@ from evo_tune.options.declare import AUTO
 from evo_tune.options.target_size import parse_target_size
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import make_strategy
+from evo_tune.plugins.patches import Patch
+from evo_tune.plugins.patches.project import PatchedCode
 from evo_tune.rules.fidelity import rungs_that_pay
 from evo_tune.settings import RunSettings, SessionSettings
-from evo_tune.store.manifest import Manifest
+from evo_tune.store.manifest import Manifest, PatchedProject, PatchRecord
 from evo_tune.store.run import Run, copy_results
 from evo_tune.store.run_folders import find_run
 from evo_tune.text import is_encodable
@@ -72,6 +76,7 @@ class Request:
     warm_start: Iterable[Mapping[str, Any]] = ()
     fill_defaults: bool = False
     learn_from: Iterable[str | Path] = ()
+    code: PatchedCode | None = None
 
 
 @dataclass(frozen=True)
@@ -375,8 +380,19 @@ def _draft(checked: _CheckedRequest, evaluator: BoundEvaluator, settings: RunSet
         versions=versions_of((*RESULT_PACKAGES, *strategy.needs)),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         identity=uuid.uuid4().hex,
+        patched=UNSET if request.code is None else _patched_project(request.code),
     )
     return Draft(requested, evaluator, space, manifest)
+
+
+def _patched_project(code: PatchedCode) -> PatchedProject:
+    records = [record_of(patch) for patch in code.patches.patches]
+    return PatchedProject(project=code.project.hash, patches=records, allow=code.allow)
+
+
+def record_of(patch: Patch) -> PatchRecord:
+    """Return a patch as a run records it."""
+    return PatchRecord(patch.name, patch.gene, patch.title, patch.hash, patch.requires, patch.excludes)
 
 
 def _parse_objectives(objectives: Sequence[str | Objective] | str | Objective) -> tuple[Objective, ...]:

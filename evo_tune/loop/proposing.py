@@ -24,14 +24,18 @@ from evo_tune.genome.notation import format_gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import DEFAULT, STATUSES, SUBMITTED, WARM_START, Candidate, Outcome, Proposal, check_metrics
 from evo_tune.genome.values import is_same
-from evo_tune.loop.code import hash_of
+from evo_tune.genome.widening import WIDENINGS
+from evo_tune.loop.code import hash_of, is_patch_allowed, remember_patch
 from evo_tune.loop.generations import TrialFiles, strategy_error
-from evo_tune.loop.plan import versions_of
+from evo_tune.loop.plan import record_of, versions_of
+from evo_tune.plugins.patches import parse_patch
+from evo_tune.plugins.patches.combining import PatchSet
+from evo_tune.plugins.patches.project import save_code
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.rules.widening import Widening
-from evo_tune.store.events import Submission, Submitted, ranges_of
-from evo_tune.store.inbox import INBOX, complete_genome, list_files, read_file, remove_file
+from evo_tune.store.events import PatchSubmission, Submission, Submitted, ranges_of
+from evo_tune.store.inbox import INBOX, PATCH, complete_genome, list_files, read_file, remove_file
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run, history_of, widen, widen_once
 from evo_tune.store.run import Widening as RecordedWidening
@@ -84,6 +88,7 @@ def candidate_of(proposal: Proposal, history: RunHistory, run: Run) -> Candidate
         seed=run.manifest.seed_of(proposal.genome, proposal.extra_seed),
         reported_before=len(history.trials),
         **{name: getattr(proposal, name) for name in Proposal.__dataclass_fields__},
+        code=run.code_of(proposal.genome),
     )
 
 
@@ -151,10 +156,19 @@ class ProposalQueue:
         history: History that the strategy sees.
         strategy: Strategy of the run.
         trial_files: Files of trials, which follow each new candidate.
+        patches: Patches of the run, which others may join; None if it has none.
     """
 
-    def __init__(self, run: Run, history: RunHistory, strategy: StrategyWithRules, trial_files: TrialFiles) -> None:
+    def __init__(
+        self,
+        run: Run,
+        history: RunHistory,
+        strategy: StrategyWithRules,
+        trial_files: TrialFiles,
+        patches: PatchSet | None = None,
+    ) -> None:
         self._run = run
+        self._patches = patches
         self._history = history
         self._strategy = strategy
         self._trial_files = trial_files
@@ -232,6 +246,10 @@ class ProposalQueue:
             if name not in run.submitted_files:  # else the session was killed before it removed the file
                 try:
                     submission = read_file(run, name)
+                    if isinstance(submission, PatchSubmission):
+                        self._add_patch(name, submission)
+                        remove_file(run, name)
+                        continue
                     wider, proposal = propose_submission(submission, self._history, run)
                 except (EvoTuneError, OSError) as error:
                     refusals[name] = str(error)
@@ -246,13 +264,37 @@ class ProposalQueue:
             remove_file(run, name)
             if candidate is not None:
                 break
-        lines = [f"{name}: {why}" for name, why in refusals.items() if name not in self._refused]
+        lines = [
+            f"a proposed {'patch' if name.endswith(PATCH) else 'genome'} is refused: {name}: {why}"
+            for name, why in refusals.items()
+            if name not in self._refused
+        ]
         self._refused.update(refusals)
         for line in lines[:MOST_WARNINGS]:
-            warnings.warn(f"a proposed genome is refused: {one_line(line)}", stacklevel=2)
+            warnings.warn(one_line(line), stacklevel=2)
         if len(lines) > MOST_WARNINGS:
-            warnings.warn(f"{len(lines) - MOST_WARNINGS} more proposed genomes are refused", stacklevel=2)
+            warnings.warn(f"{len(lines) - MOST_WARNINGS} more proposals are refused", stacklevel=2)
         return candidate
+
+    def _add_patch(self, file: str, submission: PatchSubmission) -> None:
+        """Let a submitted patch join the run: its text is saved, then the event is recorded.
+
+        Raises:
+            PluginError, UsageError: The patch cannot be used, or its source may not give the run one.
+            OSError: The disk refuses.
+        """
+        run, patch = self._run, parse_patch(submission.name, submission.text)
+        if self._patches is None or not is_patch_allowed(run, patch.hash):
+            raise UsageError(
+                f"patch {patch.name} is of {submission.source}, and this run was not started with --allow-patches"
+            )
+        if len(run.widened) >= WIDENINGS:
+            raise UsageError(f"the genes of this run have changed {WIDENINGS} times: begin another run")
+        self._patches.add(patch)
+        remember_patch(run, patch.hash)
+        save_code(run.folder, [patch.text.encode()])
+        run.add_patch(record_of(patch), patch.space, submission.source, file)
+        widen(self._history, run)
 
     def _propose_and_widen(self, fits: Callable[[Proposal], bool]) -> Proposal | None:
         """Return the next proposal; before a new genome, widen the ranges whose ends the best trials have reached.
@@ -381,7 +423,7 @@ class _Replay:
             if widening.proposed > id:
                 return
             self.report_up_to(widening.reported_count)
-            if widening.reason:
+            if widening.reason and not widening.patch:
                 genes, reason = self._replay_ranges(widening, id)
                 recorded, replayed = (
                     _describe_widening(*x) for x in ((widening.changed, widening.reason), (genes, reason))
@@ -402,6 +444,8 @@ class _Replay:
 
     def add_candidate(self, candidate: Candidate) -> None:
         """Compare a recorded candidate with the one that follows from the history, and add it."""
+        # Without the genes of patches that joined later.
+        candidate = replace(candidate, genome={name: candidate.genome[name] for name in self._history.space.genes})
         history, run, due, replayed = self._history, self._run, None, None
         submission = run.submissions.get(candidate.id)
         if submission is None:

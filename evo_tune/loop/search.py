@@ -22,11 +22,12 @@ from evo_tune.dispatch.slot import Slot
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, Trial
+from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, Trial, with_genes
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.code import (
     load_code,
     load_named_evaluator,
+    patched_code,
     remember,
     remember_copy,
     remember_session,
@@ -82,6 +83,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
         learn_from: Earlier runs, by name or path, that are used as a prior.
         store: Folder of the saved runs.
         name: Name of the run; by default made from evaluator and time.
+        patches: Folder with patches of a command's project, each an on/off gene (docs/patches.md).
+        protect: Paths of the project that no trial with patches may change.
+        allow_patches: Whether patches that agents propose may join the run.
         settings: Settings of the run and of its first session (`RunSettings`, `SessionSettings`; docs/settings.md).
 
     Raises:
@@ -106,10 +110,14 @@ class Search(contextlib.AbstractContextManager["Search"]):
         learn_from: Iterable[str | Path] = (),
         store: str | Path = DEFAULT_STORE,
         name: str | None = None,
+        patches: str | Path | None = None,
+        protect: Sequence[str] = (),
+        allow_patches: bool = False,
         **settings: Any,
     ) -> None:
         of_run, session = parse_settings(settings)
-        plugin = load_named_evaluator(evaluator, genes, options, space)
+        code = patched_code(evaluator, patches, protect, allow_patches, Path(store), genes or {}, space)
+        plugin = load_named_evaluator(evaluator, genes, options, space, None if code is None else code.patches)
         request = Request(
             options=options or {},
             strategy=strategy,
@@ -121,10 +129,12 @@ class Search(contextlib.AbstractContextManager["Search"]):
             warm_start=warm_start,
             fill_defaults=fill_defaults,
             learn_from=learn_from,
+            code=code,
         )
         plan = plan_run(plugin, request, of_run, session, Path(store))
         manifest = plan.manifest
-        run = Run.create(Path(store), name or new_name(plugin.name, Path(store)), manifest, session)
+        run_name = name or new_name(plugin.name, Path(store))
+        run = Run.create(Path(store), run_name, manifest, session, *([] if code is None else [code.save]))
         with close_on_error(run):
             plugin = remember(run, plugin, session)  # a notebook's function is now a file of the run
             bound = plan.evaluator if plugin is plan.evaluator.plugin else replace(plan.evaluator, plugin=plugin)
@@ -205,7 +215,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.history = history_of(run, space)
         self._trial_files = TrialFiles(run, self.strategy, history_of(run, space))
         replay(self.history, run)
-        self._queue = ProposalQueue(run, self.history, self.strategy, self._trial_files)
+        patches = evaluator.plugin.patches
+        self._queue = ProposalQueue(run, self.history, self.strategy, self._trial_files, patches)
         if self._arrival:  # a torn tail may have recorded results without their report
             self._queue.tell(run.sequence(start=len(run.reported)))
         self._trial_files.repair()
@@ -317,7 +328,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
         run = self.saved
         outcome = as_outcome(outcome, run)
         with self._changed:
-            if candidate.id in run.outcomes or candidate not in run.candidates[candidate.id : candidate.id + 1]:
+            recorded = run.candidates[candidate.id : candidate.id + 1]
+            # It may lack genes of patches that have joined the run since.
+            if candidate.id in run.outcomes or not any(with_genes(candidate, own.genome) == own for own in recorded):
                 raise UsageError(
                     f"candidate {candidate.id} is not pending: report the result of each candidate of ask() once"
                 )

@@ -26,6 +26,8 @@ from evo_tune.genome.values import Genome
 from evo_tune.options.binding import bind_options, did_you_mean, options_of
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import Evaluator
+from evo_tune.plugins.patches.combining import PatchSet
+from evo_tune.plugins.patches.running import run_trial
 from evo_tune.plugins.scripts.script import CommandTemplate, Script, parse_patterns, parse_progress
 from evo_tune.text import one_line
 
@@ -59,14 +61,18 @@ def is_command(name: str) -> bool:
 
 
 def command_evaluator(
-    reference: str, genes: Mapping[str, Gene | None] | None = None, options: Mapping[str, Any] | None = None
+    reference: str,
+    genes: Mapping[str, Gene | None] | None = None,
+    options: Mapping[str, Any] | None = None,
+    patches: PatchSet | None = None,
 ) -> Evaluator:
     """Return the evaluator of a command.
 
     Args:
         reference: The command, with or without 'command:'.
-        genes: Genes of its placeholders; None in a worker, which needs no space.
+        genes: Genes of its placeholders, and of patches; None in a worker, which needs no space.
         options: Given options of `evaluate`.
+        patches: Patches of the run.
 
     Raises:
         OptionError: Command, genes and options do not go together, or an option is wrong.
@@ -77,20 +83,24 @@ def command_evaluator(
         raise PluginError(f"the command has {len(text)} characters: expected at most {LONGEST}; put it into a script")
 
     def evaluate(
-        genome: Genome, context: Context, *, metric: str = "", progress: str = "", shell: bool = False
+        genome: Genome, context: Context, *, metric: str = "", progress: str = "", shell: bool = False, judge: str = ""
     ) -> dict[str, float]:
-        return Script(text, metric.splitlines(), progress, shell).run(genome, context)
+        script = Script(text, metric.splitlines(), progress, shell)
+        return run_trial(script, Script(judge, metric.splitlines()) if judge else None, genome, context)
 
     values = bind_options(options or {}, options_of(evaluate), "a command", "-o")
     words = CommandTemplate(text, values["shell"])
-    if not words.genes:
+    if not words.genes and genes is not None and patches is None:
         raise PluginError(
             f"the command {one_line(text, 100)!r} has no placeholder: expected one for each gene, such as --lr {{lr}}"
         )
+    if values["judge"]:
+        _check_judge(values["judge"], words.genes)
     place, patterns = parse_progress(values["progress"]), parse_patterns(values["metric"].splitlines())
     space: dict[str, Gene] = {}
     if genes is not None:
-        words.check(genes)
+        of_patches = {} if patches is None else patches.genes
+        words.check(name for name in genes if name not in of_patches)
         space = {name: gene for name, gene in genes.items() if isinstance(gene, Gene)}
         for name in genes.keys() - space.keys():
             raise OptionError(
@@ -100,7 +110,7 @@ def command_evaluator(
     module = ModuleType(COMMAND)
     module.__doc__ = one_line(text)
     supports = ["budget"] if "budget" in words.names else []
-    supports += ["curve"] if place is not None else []
+    supports += ["curve"] if place is not None and not values["judge"] else []
     unsupported = {
         "budget": "the command has no {budget}: put it where the length of a training belongs, such as "
         "--steps {budget*2000} where a full one has 2000",
@@ -108,14 +118,14 @@ def command_evaluator(
         "--progress step/2000 or --progress fraction (metrics)",
     }
     vars(module).update(
-        SPACE=SearchSpace(None, None, **space) if space else _no_space,
+        SPACE=SearchSpace(None if patches is None else patches.repair, None, **space) if space else _no_space,
         OBJECTIVES=[],
         METRICS=dict.fromkeys(patterns, ""),
         SUPPORTS=supports,
         UNSUPPORTED=unsupported,
         SEEDED="seed" in words.names,
         evaluate=evaluate,
-        remarks=lambda **_: [] if "seed" in words.names else [NO_SEED],
+        remarks=lambda **_: [*([] if "seed" in words.names else [NO_SEED]), *(patches.remarks() if patches else ())],
     )
     try:
         parts = shlex.split(text)
@@ -125,7 +135,24 @@ def command_evaluator(
     names = [Path(part).name for part in parts]
     script = next((name for name in names if re.fullmatch(r"[\w.-]+\.[A-Za-z]{1,3}", name)), names[0])
     name = Path(script).stem or COMMAND
-    return Evaluator(module, name, f"{COMMAND}:{text}", Path(__file__), COMMAND, tuple(_code_files(parts)))
+    # The files of a project with patches are copied into the run, so later changes do not matter.
+    code = () if patches is not None else tuple(_code_files([*parts, *shlex.split(values["judge"])]))
+    return Evaluator(module, name, f"{COMMAND}:{text}", Path(__file__), COMMAND, code, patches)
+
+
+def _check_judge(judge: str, genes: Sequence[str]) -> None:
+    """Refuse a judge that cannot be started, or has a placeholder without a value.
+
+    Raises:
+        OptionError, PluginError: It is not understood, or there is no such program or script.
+    """
+    words = CommandTemplate(judge)
+    for name in words.genes:
+        if name not in genes:
+            raise OptionError(
+                f"--judge: {{{one_line(name, 60)}}} has no value: expected {{folder}}, {{seed}} or a gene"
+            )
+    _check_program(words)
 
 
 def command_of(reference: str, candidate: Candidate, options: Mapping[str, Any], device: str, threads: int) -> str:

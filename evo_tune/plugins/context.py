@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evo_tune.genome.trial import DECAYED, Objective
+from evo_tune.genome.trial import DECAYED, Objective, TrialCode
 
 # Environment variables from which libraries take their number of threads.
 THREAD_VARIABLES = (
@@ -50,6 +50,7 @@ class Context:
             many steps and return {'seconds': time of the full training with its evaluations} and the other metrics that
             `forecast.timing` reads. Nothing of it is recorded.
         ends_at: Time in seconds of `time.monotonic` by which an `export` should end its training; infinite: no limit.
+        code: Project and patches of the trial, in a run with patches.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Context:
         test: bool = False,
         timing: int = 0,
         ends_at: float = math.inf,
+        code: TrialCode | None = None,
     ) -> None:
         self.device = device
         self.threads = threads
@@ -74,6 +76,7 @@ class Context:
         self.test = test
         self.timing = timing
         self.ends_at = ends_at
+        self.code = code
         self._folder = Path(folder)
         self._stop_if = tuple(stop_if)
         self.objectives = tuple(objectives)

@@ -35,6 +35,7 @@ from evo_tune.options.binding import bind_options, call_with_declared_options, o
 from evo_tune.options.declare import AUTO, Option, Options
 from evo_tune.plugins.code import source_hash
 from evo_tune.plugins.context import Context
+from evo_tune.plugins.patches.combining import PatchSet
 from evo_tune.text import one_line
 
 # Features that an evaluator may support. 'budget': it trains `context.budget` of a full training, and resumes from
@@ -61,6 +62,7 @@ class Evaluator:
         origin: 'bundled', 'file' or 'entry point'; 'command' or 'function' for an evaluator that has no file of its own
             and no objectives.
         code: Files whose change changes results; None: `path`.
+        patches: Patches of a command's project; None without.
     """
 
     module: ModuleType
@@ -69,6 +71,7 @@ class Evaluator:
     path: Path
     origin: str
     code: tuple[Path, ...] | None = None
+    patches: PatchSet | None = None
 
     def __post_init__(self) -> None:
         check_shape(self.module, self.path, self.origin)

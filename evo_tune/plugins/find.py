@@ -32,6 +32,7 @@ from evo_tune.plugins.code import PACKAGE, package_of
 from evo_tune.plugins.command import COMMAND, command_evaluator, is_command
 from evo_tune.plugins.evaluator import AS_COMMAND, Evaluator, error_location, error_text
 from evo_tune.plugins.function import FUNCTION, OWN_FILE, Reference, function_evaluator
+from evo_tune.plugins.patches.combining import PatchSet
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.trust.decide import is_identifier
 
@@ -58,7 +59,10 @@ def is_file_name(name: str) -> bool:
 
 
 def find_evaluator(
-    name: str, genes: Mapping[str, Gene | None] | None = None, options: Mapping[str, Any] | None = None
+    name: str,
+    genes: Mapping[str, Gene | None] | None = None,
+    options: Mapping[str, Any] | None = None,
+    patches: PatchSet | None = None,
 ) -> Evaluator:
     """Load an evaluator.
 
@@ -69,6 +73,7 @@ def find_evaluator(
         name: Name, path, command, or reference of a manifest.
         genes: Genes for the placeholders of a command; ignored for other evaluators.
         options: Options of a command; ignored for other evaluators.
+        patches: Patches of a command's project; ignored for other evaluators.
 
     Raises:
         PluginError: There is no such evaluator, or it is broken.
@@ -90,7 +95,7 @@ def find_evaluator(
             )
         return load_evaluator(installed[short_name], name, "entry point")
     if is_command(name):  # after the prefixes, with which a saved run names installed code
-        return command_evaluator(name, genes, options)
+        return command_evaluator(name, genes, options, patches)
     if is_file_name(name):
         return load_evaluator(Path(name).absolute(), name, "file")
     matches = [(path, origin) for file_name, path, origin in _evaluator_files() if file_name == name]

@@ -20,7 +20,7 @@ from evo_tune.genome.genes import Gene, gene_from
 from evo_tune.genome.trial import Candidate, Outcome, Status
 from evo_tune.settings import SessionSettings, read_settings
 from evo_tune.store.journal import LONGEST, SEAL
-from evo_tune.store.manifest import Finite, Seeds, Share, Spent, Whole
+from evo_tune.store.manifest import Finite, PatchName, PatchRecord, Seeds, Share, Spent, Whole
 
 # Metrics by name; None for a value that is not finite, because JSON has no such number.
 Metrics: TypeAlias = dict[str, Finite | None]
@@ -186,6 +186,20 @@ class Submission(Struct, forbid_unknown_fields=True, kw_only=True):
     genome: dict[str, Plain]
 
 
+class PatchSubmission(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A patch that somebody submits to a run, as its file in the inbox has it.
+
+    Args:
+        source: Who proposes it.
+        name: Name of the patch.
+        text: Its text.
+    """
+
+    source: Annotated[str, Meta(pattern=f"^{SOURCE}\\Z")]
+    name: PatchName
+    text: str
+
+
 class Submitted(Submission, kw_only=True):
     """The submission that a candidate was made of.
 
@@ -263,6 +277,22 @@ class Widened(_Event, tag="widened"):
         return cls(genes=ranges_of(genes), time=time, reason=reason)
 
 
+class PatchAdded(_Event, tag="patch"):
+    """A patch that somebody submitted joins the run from here on; it is off in all earlier trials.
+
+    Args:
+        patch: The patch.
+        genes: Its genes by name, the one that switches it on included.
+        source: Who proposed it.
+        file: Name of its file in the inbox, which no other submission of the run has.
+    """
+
+    patch: PatchRecord
+    genes: dict[str, Range]
+    source: Annotated[str, Meta(pattern=f"^{SOURCE}\\Z")]
+    file: Annotated[str, Meta(max_length=100)]
+
+
 class ComparisonPlanned(_Event, tag="comparison"):
     """The final comparison that fits into the hours; it depends on the clock, so a resume does not plan it again.
 
@@ -304,7 +334,16 @@ class Ended(_Event, tag="ended"):
 
 
 Event: TypeAlias = (
-    SessionBegun | Proposed | Recorded | Reported | Changed | Widened | ComparisonPlanned | BaselineTrained | Ended
+    SessionBegun
+    | Proposed
+    | Recorded
+    | Reported
+    | Changed
+    | Widened
+    | PatchAdded
+    | ComparisonPlanned
+    | BaselineTrained
+    | Ended
 )
 
 # Decoder of every kind of event, by its tag.

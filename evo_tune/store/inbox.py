@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -22,7 +22,7 @@ from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.values import Genome, genome_key, space_error_prefix
 from evo_tune.genome.widening import WIDENINGS, widen_to_value
-from evo_tune.store.events import SOURCE, Submission
+from evo_tune.store.events import SOURCE, PatchSubmission, Submission
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 from evo_tune.trust import safe_files
@@ -31,10 +31,13 @@ from evo_tune.trust import safe_files
 INBOX = "_inbox"
 
 # Names of submissions: the time in nanoseconds, which orders them, and a random number.
-FILE = re.compile(r"\d{20}-[0-9a-f]{16}\.json")
+FILE = re.compile(r"\d{20}-[0-9a-f]{16}(?:\.patch)?\.json")
 
-# Maximum size of a file in bytes.
-LARGEST = 1 << 20
+# End of the names of patches.
+PATCH = ".patch.json"
+
+# Maximum size of a file in bytes: a patch of 1 MiB, in JSON.
+LARGEST = 1 << 22
 
 # Maximum number of submissions that wait.
 MOST_WAITING = 10_000
@@ -56,8 +59,7 @@ def submit(run: Run, genomes: Sequence[Mapping[str, Any]], source: str) -> list[
         SpaceError: A genome is not allowed, or was proposed already.
         StoreError: The folder cannot be written.
     """
-    if not re.fullmatch(SOURCE, source):
-        raise UsageError(f"source {one_line(repr(source), 60)}: expected up to 40 letters, digits and '._@-'")
+    _check_source(source)
     if len(genomes) + len(waiting_files(run)) > MOST_WAITING:
         raise UsageError(f"run {run.name} would have more than {MOST_WAITING} waiting genomes: resume it first")
     space, first_ids = SearchSpace(None, None, **run.genes), dict[str, int]()
@@ -74,6 +76,31 @@ def submit(run: Run, genomes: Sequence[Mapping[str, Any]], source: str) -> list[
         complete_genomes.append(complete)
     _write_files(run, texts)
     return complete_genomes
+
+
+def submit_patch(run: Run, name: str, text: str, source: str, values: Mapping[str, Any]) -> None:
+    """Submit a patch, and after it a genome that switches it on. The run checks both when it takes them.
+
+    Args:
+        run: The run, as it is now.
+        name: Name of the patch.
+        text: Its text.
+        source: Who proposes it.
+        values: Values of the genome's genes by name; the others have their defaults.
+
+    Raises:
+        UsageError: The source has another form.
+        StoreError: The folder cannot be written.
+    """
+    _check_source(source)
+    patch = msgspec.json.encode(PatchSubmission(source=source, name=name, text=text))
+    genome = msgspec.json.encode(Submission(source=source, genome=dict(values)))
+    _write_files(run, [patch, genome], [PATCH, ".json"])
+
+
+def _check_source(source: str) -> None:
+    if not re.fullmatch(SOURCE, source):
+        raise UsageError(f"source {one_line(repr(source), 60)}: expected up to 40 letters, digits and '._@-'")
 
 
 def complete_genome(run: Run, space: SearchSpace, genome: Mapping[str, Any]) -> tuple[dict[str, Gene], Genome]:
@@ -99,13 +126,20 @@ def complete_genome(run: Run, space: SearchSpace, genome: Mapping[str, Any]) -> 
     return wider, space.with_genes(wider).check(genome, fill_defaults=True)
 
 
-def _write_files(run: Run, texts: Iterable[bytes]) -> None:
-    """Write a file for each submission, durably; the run sees none before it is whole."""
+def _write_files(run: Run, texts: Sequence[bytes], ends: Sequence[str] = ()) -> None:
+    """Write a file for each submission, durably; the run sees none before it is whole.
+
+    Args:
+        run: The run.
+        texts: Content of the files.
+        ends: Ends of their names; by default '.json'.
+    """
     now = time.time_ns()
     try:
         with safe_files.folder(run.folder, INBOX, make=True) as inbox:
             for number, text in enumerate(texts):
-                name = f"{now + number:020d}-{secrets.token_hex(8)}.json"
+                end = ends[number] if ends else ".json"
+                name = f"{now + number:020d}-{secrets.token_hex(8)}{end}"
                 safe_files.replace(inbox, name, text, part=f".{name}.part")
         safe_files.sync_folder(run.folder)
     except OSError as error:
@@ -132,7 +166,7 @@ def waiting_files(run: Run) -> list[str]:
     return []
 
 
-def read_file(run: Run, name: str) -> Submission:
+def read_file(run: Run, name: str) -> Submission | PatchSubmission:
     """Return the submission in a file of the inbox.
 
     Raises:
@@ -142,7 +176,10 @@ def read_file(run: Run, name: str) -> Submission:
     if not FILE.fullmatch(name):
         raise UsageError("its name is not that of a submission")
     try:
-        return msgspec.json.decode(safe_files.read(run.folder, INBOX, name, limit=LARGEST), type=Submission)
+        data = safe_files.read(run.folder, INBOX, name, limit=LARGEST)
+        if name.endswith(PATCH):
+            return msgspec.json.decode(data, type=PatchSubmission)
+        return msgspec.json.decode(data, type=Submission)
     except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
         raise UsageError(str(error)) from None
 

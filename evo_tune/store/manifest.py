@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypedDict
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from evo_tune.errors import EvoTuneError, StoreError
 from evo_tune.genome.genes import Gene, gene_from
@@ -57,6 +57,45 @@ Reference: TypeAlias = Annotated[str, Meta(max_length=4096)]
 CROWD = 10**6
 
 
+# The name of a patch, and a SHA-256.
+PatchName: TypeAlias = Annotated[str, Meta(min_length=1, max_length=101)]
+Hash: TypeAlias = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+class PatchRecord(Struct, frozen=True, forbid_unknown_fields=True):
+    """A patch of a run; its text is in the run's folder `_code`.
+
+    Args:
+        name: Name of its file, without suffix.
+        gene: Name of the gene that switches it on.
+        title: Line for people.
+        hash: SHA-256 of its text, the name of the copy.
+        requires: Names of patches without which it is off.
+        excludes: Names of patches with which it is off.
+    """
+
+    name: PatchName
+    gene: PatchName
+    title: str
+    hash: Hash
+    requires: tuple[str, ...] = ()
+    excludes: tuple[str, ...] = ()
+
+
+class PatchedProject(Struct, frozen=True, forbid_unknown_fields=True):
+    """The project of a run with patches.
+
+    Args:
+        project: SHA-256 of the listing of its files, the name of the copy in the run's folder `_code`.
+        patches: Patches with which the run began, in the order of their names.
+        allow: Whether patches that others propose may join the run (`--allow-patches`).
+    """
+
+    project: Hash
+    patches: Annotated[list[PatchRecord], Meta(max_length=200)]
+    allow: bool = False
+
+
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """Settings of a run that are fixed before its first trial.
 
@@ -83,6 +122,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         versions: Versions of Python and of the packages that shape results.
         created: UTC time, ISO 8601.
         identity: Random text that is unique to this run.
+        patched: Project and patches of a run with patches; missing in others.
         format_version: Version of the layout on disk.
     """
 
@@ -108,6 +148,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
     identity: str = ""
+    patched: PatchedProject | UnsetType = UNSET
     format_version: int = FORMAT
 
     @property
@@ -204,6 +245,9 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
     if not manifest.objective_list() or not manifest.genes():
         raise ValueError("no objective, or no gene")
     manifest.constraints()  # raises an error if one is not valid
+    patched = manifest.patched
+    if patched is not UNSET and {patch.gene for patch in patched.patches} - manifest.space.keys():
+        raise ValueError("a patch has no gene")
     if manifest.limits.keys() - manifest.space.keys():
         raise ValueError("a limit is not of a gene")
     for earlier_run in manifest.learned:

@@ -12,25 +12,26 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
-from evo_tune.genome.genes import Gene
+from evo_tune.genome.genes import Choice, Gene, resolve_conditions
 from evo_tune.genome.history import Lesson, RunHistory, results_digest
 from evo_tune.genome.space import SearchSpace, widen_genes
-from evo_tune.genome.trial import SUBMITTED, Candidate, Objective, Outcome, Trial
-from evo_tune.genome.values import genome_key, is_same
+from evo_tune.genome.trial import SUBMITTED, Candidate, Objective, Outcome, Trial, TrialCode, with_genes
+from evo_tune.genome.values import Genome, genome_key, is_same
 from evo_tune.genome.view import average_trials
 from evo_tune.genome.widening import WIDENINGS, widen_to_limits
 from evo_tune.settings import SessionSettings
 from evo_tune.store import events
 from evo_tune.store.journal import JOURNAL, Journal, Removed, invalid_line_message
-from evo_tune.store.manifest import MOST_LEARNED, Learned, Manifest, read_manifest, write_manifest
+from evo_tune.store.manifest import MOST_LEARNED, Learned, Manifest, PatchRecord, read_manifest, write_manifest
 from evo_tune.store.run_folders import (
     TRIALS,
     missing_journal_message,
@@ -55,6 +56,7 @@ class Widening:
         genes: All genes after it.
         reason: Reason in words; '' if the user widened them on resume.
         submitted: Whether the next candidate was submitted with a value outside of the ranges before.
+        patch: Name of the patch that joined the run, whose genes are new; '' if ranges were widened.
     """
 
     proposed: int
@@ -63,6 +65,7 @@ class Widening:
     genes: Mapping[str, Gene]
     reason: str
     submitted: bool = False
+    patch: str = ""
 
 
 # Settings of a session on which the planned final comparison depends.
@@ -87,6 +90,9 @@ class Run:
         # Present genes by name.
         self.genes = manifest.genes()
         self.widened: list[Widening] = []
+        # Patches in the order of their names; those that joined later are in `added_patches` too.
+        self.patches = [] if manifest.patched is msgspec.UNSET else list(manifest.patched.patches)
+        self.added_patches: list[PatchRecord] = []
         self.journal = journal
         self.candidates: list[Candidate] = []
         self.outcomes: dict[int, Outcome] = {}
@@ -156,10 +162,18 @@ class Run:
         return self.seconds + max(0.0, time.monotonic() - self._began - self._spent)
 
     @classmethod
-    def create(cls, store: Path, name: str, manifest: Manifest, session: SessionSettings) -> Run:
+    def create(
+        cls,
+        store: Path,
+        name: str,
+        manifest: Manifest,
+        session: SessionSettings,
+        write_files: Callable[[Path], None] = lambda folder: None,
+    ) -> Run:
         """Create a run, locked for writing, with its folder, first session and manifest.
 
-        The manifest is written last, so the folder becomes a run only when it is complete.
+        The manifest is written last, so the folder becomes a run only when it is complete. `write_files` writes more
+        files into the folder before, given its path.
 
         Raises:
             UsageError: The name is taken or not valid.
@@ -181,6 +195,7 @@ class Run:
             journal.clear()
             run = cls(folder, manifest, journal, [])
             run.begin(session)
+            write_files(folder)
             write_manifest(folder, manifest)
             safe_files.sync_folder(store)
         except BaseException as error:
@@ -254,6 +269,18 @@ class Run:
             reason: Reason in words; '' if the user widens them before a session.
         """
         self._write(events.Widened.of(genes, _now(), reason), sync=True)
+
+    def add_patch(self, patch: PatchRecord, genes: Mapping[str, Gene], source: str, file: str) -> None:
+        """Record a patch that joins the run, durably; its text is in the run's folder already.
+
+        Args:
+            patch: The patch.
+            genes: Its genes by name.
+            source: Who proposed it.
+            file: Name of its file in the inbox.
+        """
+        event = events.PatchAdded(patch=patch, genes=events.ranges_of(genes), source=source, file=file, time=_now())
+        self._write(event, sync=True)
 
     def record_candidate(self, candidate: Candidate, submission: events.Submitted | None = None) -> Candidate:
         """Write a new candidate and return it as read from the journal.
@@ -354,7 +381,9 @@ class Run:
         if isinstance(event, events.Proposed):
             if isinstance(event.submission, events.Submitted):
                 self._apply_submission(event.candidate.id, event.submission)
-            self._apply_proposed(event.candidate.candidate())
+            candidate = event.candidate.candidate()
+            code = self.code_of(candidate.genome)
+            self._apply_proposed(candidate if code is None else replace(candidate, code=code))
             self.proposed_at[event.candidate.id] = event.time
         elif isinstance(event, events.Recorded):
             self._apply_recorded(event.id, event.outcome.outcome())
@@ -380,6 +409,8 @@ class Run:
             self.baseline = None
         elif isinstance(event, events.Widened):
             self._apply_widened(event.genes, event.reason)
+        elif isinstance(event, events.PatchAdded):
+            self._apply_patch(event)
         elif isinstance(event, events.ComparisonPlanned):
             ids = [*event.finalists, *([] if event.default is None else [event.default])]
             if len({id for id in ids if id in self.outcomes and self.trial(id).rankable}) != len(ids):
@@ -408,6 +439,42 @@ class Run:
         self.__dict__.pop("widest_genes", None)  # follows from the ranges
         genomes = [*self.manifest.warm_start, *(candidate.genome for candidate in self.candidates)]
         self._early = set(map(genome_key, genomes))
+
+    def _apply_patch(self, event: events.PatchAdded) -> None:
+        patch, genes = event.patch, {name: gene.gene() for name, gene in event.genes.items()}
+        if self.manifest.patched is msgspec.UNSET or len(self.widened) >= WIDENINGS:
+            raise ValueError(f"patch {one_line(patch.name)} joins a run without patches, or the {WIDENINGS + 1}th time")
+        if patch.name in self.patch_hashes or genes.keys() & self.genes.keys() or event.file in self.submitted_files:
+            raise ValueError(f"patch {one_line(patch.name)} or its genes are in the run already")
+        if genes.get(patch.gene) != Choice((False, True), default=False):
+            raise ValueError(f"patch {one_line(patch.name)} is not off by default")
+        self.genes = {**self.genes, **genes}
+        resolve_conditions(self.genes, {})
+        reason = f"patch {patch.name} joined, {SUBMITTED}{event.source}"
+        widening = Widening(len(self.candidates), len(self.reported), genes, self.genes, reason, patch=patch.name)
+        self.widened.append(widening)
+        self.patches = sorted([*self.patches, patch], key=lambda record: record.name)
+        self.added_patches.append(patch)
+        self.submitted_files.add(event.file)
+        defaults: Genome = {name: gene.middle() for name, gene in genes.items()}
+        self.candidates = [with_genes(candidate, defaults) for candidate in self.candidates]
+        self._trials.clear()
+        self.planned = None
+        for name in ("widest_genes", "patch_hashes"):
+            self.__dict__.pop(name, None)
+        self._early |= {genome_key(candidate.genome) for candidate in self.candidates}
+
+    @cached_property
+    def patch_hashes(self) -> dict[str, str]:
+        """SHA-256 of the text of each patch by name, in the order in which they are applied."""
+        return {patch.name: patch.hash for patch in self.patches}
+
+    def code_of(self, genome: Mapping[str, Any]) -> TrialCode | None:
+        """Return project and patches of a trial with a genome; None in a run without patches."""
+        if self.manifest.patched is msgspec.UNSET:
+            return None
+        on = tuple((patch.name, patch.hash) for patch in self.patches if genome.get(patch.gene) is True)
+        return TrialCode(self.manifest.patched.project, on)
 
     def genes_when_proposed(self, id: int) -> dict[str, Gene]:
         """Return the genes at the time when a candidate was proposed."""

@@ -64,6 +64,18 @@ if TYPE_CHECKING:
     metavar="N|STEP/N",
     help="For a command: number of lines with the objective (20), or a metric and its end (step/2000); for --prune.",
 )
+@click.option(
+    "--judge",
+    metavar="COMMAND",
+    help="For a command: another one that measures the objective, 'python judge.py {folder}', after each training.",
+)
+@click.option(
+    "--patches", metavar="FOLDER", help="For a command: patches of its project (*.patch), each an on/off gene."
+)
+@click.option(
+    "--protect", metavar="PATHS", help="With --patches: files and folders that no trial may change: 'judge.py data/'."
+)
+@click.option("--allow-patches", is_flag=True, help="For a command: run patches that agents propose during the run.")
 @click.option("--shell", is_flag=True, help="For a command: run it with /bin/sh; values are quoted.")
 @click.option("--population", type=click.IntRange(min=2), help="Trials in a generation.  [default: 12]")
 @click.option(
@@ -98,6 +110,10 @@ def command(
     metrics: tuple[str, ...],
     progress: str | None,
     shell: bool,
+    judge: str | None,
+    patches: str | None,
+    protect: str | None,
+    allow_patches: bool,
     warm_start: tuple[str, ...],
     name: str | None,
     store: str,
@@ -109,12 +125,15 @@ def command(
 
     EVALUATOR is language_model by default, a small GPT.
     """
+    import shlex
     import time
+    from dataclasses import replace
 
     began = time.monotonic()
 
     from evo_tune.cli.flags import RUN_DEFAULTS, read_genomes
     from evo_tune.cli.session import print_plan, run_search
+    from evo_tune.loop.code import patched_code
     from evo_tune.loop.plan import Request, plan_run
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments
@@ -125,10 +144,16 @@ def command(
     from evo_tune.store.manifest import MANIFEST
     from evo_tune.store.run_folders import new_run_folder
 
+    patch_flags: dict[str, Any] = {
+        "patches": patches,
+        "protect": shlex.split(protect or ""),
+        "allow_patches": allow_patches,
+    }
     request_flags = ("population", "objectives", "subject_to", "fill_defaults", "learn_from")
     request_values = {name: flags.pop(name) for name in request_flags}
     settings = {**RUN_DEFAULTS, **{name: value for name, value in flags.items() if value is not None}}
     command_options = {"metric": "\n".join(metrics), "progress": progress, "shell": "true" if shell else ""}
+    command_options["judge"] = judge
     command_options = {name: text for name, text in command_options.items() if text}
     if command_options and not is_command(evaluator):
         raise OptionError(
@@ -170,12 +195,17 @@ def command(
         new_run_folder(Path(store), name)
     if dry_run:
         # Not `named_evaluator`, which would note that the file is trusted: nothing is written here.
+        code = patched_code(evaluator, **patch_flags, store=Path(store), genes=read_genes)
         plugin = find_evaluator(evaluator, read_genes, evaluator_options)
+        if code is not None:
+            plugin = find_evaluator(evaluator, {**read_genes, **code.patches.genes}, evaluator_options, code.patches)
+            request = replace(request, code=code)
         run_settings, session = parse_settings(settings)
         plan = plan_run(plugin, request, run_settings, session, Path(store), forecast=True)
         print_plan(plan, session, output)
         return 0
-    search = Search(evaluator, store=store, name=name, **vars(request), **settings)
+    request_arguments = {key: value for key, value in vars(request).items() if key != "code"}
+    search = Search(evaluator, store=store, name=name, **request_arguments, **patch_flags, **settings)
     return run_search(search, output, began)
 
 

@@ -15,8 +15,11 @@ from typing import TypeAlias
 from evo_tune.errors import PluginError
 from evo_tune.text import one_line
 
-# Lines of files by path, with their line ends; None for a file that does not exist.
-Files: TypeAlias = Mapping[str, tuple[str, ...] | None]
+# Lines of a file, with their line ends; None if it does not exist.
+Lines: TypeAlias = tuple[str, ...] | None
+
+# Lines of files by path.
+Files: TypeAlias = Mapping[str, Lines]
 
 RANGES = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@")
 
@@ -100,7 +103,7 @@ def parse_diff(name: str, text: str) -> tuple[FileChange, ...]:
             match = re.fullmatch(r"diff --git a/(.+) b/\1", line)
             if match is None:
                 raise refuse("expected the same file twice, as git diff --no-renames writes it")
-            changes.append(FileChange(_checked_path(match[1], refuse)))
+            changes.append(FileChange(checked_path(match[1], refuse)))
             in_header = True
         elif thing is not None and in_header:
             raise refuse(f"{thing}: expected changes of text files only")
@@ -113,7 +116,7 @@ def parse_diff(name: str, text: str) -> tuple[FileChange, ...]:
             change.mode = int(mode[2][-3:], 8) if mode[1].startswith("new") else change.mode
         elif line.startswith("--- ") and number + 1 < len(lines) and lines[number + 1].startswith("+++ "):
             old, new = (lines[number + offset][4:].partition("\t")[0].rstrip("\r") for offset in (0, 1))
-            path = _checked_path(re.sub(r"^[^/]*/", "", old if new == "/dev/null" else new, count=1), refuse)
+            path = checked_path(re.sub(r"^[^/]*/", "", old if new == "/dev/null" else new, count=1), refuse)
             if not in_header:
                 changes.append(FileChange(path))
             change = changes[-1]
@@ -134,7 +137,7 @@ def parse_diff(name: str, text: str) -> tuple[FileChange, ...]:
     return tuple(changes)
 
 
-def _checked_path(path: str, refuse: Callable[[str], PluginError]) -> str:
+def checked_path(path: str, refuse: Callable[[str], PluginError]) -> str:
     """Return the path of a file below the project's folder.
 
     Raises:
@@ -178,21 +181,21 @@ def _read_hunk(lines: Sequence[str], start: int, refuse: Callable[[str], PluginE
     return Hunk(start + 1, int(match[1]), int(match[3]), tuple(before), tuple(after), last != " "), index
 
 
-def apply_changes(changes: Sequence[FileChange], files: Files, name: str) -> dict[str, tuple[str, ...] | None]:
+def apply_changes(changes: Sequence[FileChange], read: Callable[[str], Lines], name: str) -> Files:
     """Return the files that a patch changes, as they are after it.
 
     Args:
         changes: Changes of the patch.
-        files: Files before it.
+        read: Function that returns the lines of a file before the patch, given its path.
         name: Name of the patch, for messages.
 
     Raises:
         DoesNotApply: A hunk matches nowhere, or a file is there that should not be, or the other way round.
     """
-    changed: dict[str, tuple[str, ...] | None] = {}
+    changed: dict[str, Lines] = {}
     for change in changes:
         path = change.path
-        lines = changed[path] if path in changed else files.get(path)
+        lines = changed[path] if path in changed else read(path)
         if (lines is not None) == change.creates:
             state = "is there already" if change.creates else "is not a file of the project that can be changed"
             raise DoesNotApply(f"patch {name}: {path} {state}")

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from evo_tune.errors import RunError, tells_of_memory
@@ -55,7 +56,13 @@ class Ended(RunError):
         self.status = status
 
 
-def run_script(words: Sequence[str], environment: Mapping[str, str], shell: bool, take: Callable[[str], None]) -> None:
+def run_script(
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    shell: bool,
+    take: Callable[[str], None],
+    working_folder: Path | None = None,
+) -> None:
     """Run a script, and pass on its output.
 
     Args:
@@ -63,6 +70,7 @@ def run_script(words: Sequence[str], environment: Mapping[str, str], shell: bool
         environment: The whole environment.
         shell: Whether /bin/sh runs the text.
         take: Function called with every line of output; any error that it raises ends the script.
+        working_folder: Working directory of the script; None: that of this process.
 
     Raises:
         Ended: The script cannot be started, or its exit code is not 0.
@@ -74,6 +82,7 @@ def run_script(words: Sequence[str], environment: Mapping[str, str], shell: bool
             words[0] if shell else list(words),
             shell=shell,
             env={**environment, MARK: mark},
+            cwd=working_folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

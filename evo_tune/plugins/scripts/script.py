@@ -18,6 +18,7 @@ import shlex
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from evo_tune.errors import OptionError
@@ -79,8 +80,10 @@ class Script:
         self.patterns = parse_patterns([metrics] if isinstance(metrics, str) else metrics)
         self.curve_position = parse_progress(progress)
 
-    def run(self, genome: Genome, context: Context) -> dict[str, float]:
+    def run(self, genome: Genome, context: Context, working_folder: Path | None = None) -> dict[str, float]:
         """Run the program once, and return the last value of every metric that it printed.
+
+        It runs in `working_folder`, by default in the working directory of this process.
 
         It receives seed, device, threads, budget and resume in EVO_TUNE_SEED and so on. It sees its own GPU only
         (CUDA_VISIBLE_DEVICES), and the trial's number of threads (OMP_NUM_THREADS …).
@@ -103,7 +106,8 @@ class Script:
         if "folder" in self.command.names:
             values["folder"] = os.path.abspath(context.folder)  # reading context.folder makes it
         reader = OutputReader(self.patterns, self.curve_position, context)
-        run_script(self.command.fill({**values, **genome}), environment, self.command.shell, reader.read_line)
+        words, shell = self.command.fill({**values, **genome}), self.command.shell
+        run_script(words, environment, shell, reader.read_line, working_folder)
         missing = [objective.metric for objective in context.objectives if objective.metric not in reader.metrics]
         if missing and missing != ["seconds"]:  # seconds are measured, not printed
             raise Ended(reader.missing_metric_text(missing[0]))

@@ -62,7 +62,7 @@ def test_two_patches_apply_where_git_applies_them(tmp_path: Path) -> None:
         files: dict[str, tuple[str, ...] | None] = {"f": tuple(base)}
         try:
             for text in texts:
-                files.update(apply_changes(parse_diff("p", text), files, "p"))
+                files.update(apply_changes(parse_diff("p", text), files.get, "p"))
         except DoesNotApply:
             assert not by_git, texts
         else:
@@ -76,17 +76,17 @@ def test_files_are_made_and_removed() -> None:
     new = "diff --git a/n b/n\nnew file mode 100755\n--- /dev/null\n+++ b/n\n@@ -0,0 +1 @@\n+x\n"
     (change,) = parse_diff("p", new)
     assert (change.path, change.mode, change.creates) == ("n", 0o755, True)
-    assert apply_changes([change], {}, "p") == {"n": ("x\n",)}
+    assert apply_changes([change], {}.get, "p") == {"n": ("x\n",)}
     with pytest.raises(DoesNotApply, match="is there already"):
-        apply_changes([change], {"n": ("x\n",)}, "p")
+        apply_changes([change], {"n": ("x\n",)}.get, "p")
     old = "diff --git a/n b/n\ndeleted file mode 100644\n--- a/n\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n"
-    assert apply_changes(parse_diff("p", old), {"n": ("x\n",)}, "p") == {"n": None}
+    assert apply_changes(parse_diff("p", old), {"n": ("x\n",)}.get, "p") == {"n": None}
 
 
 def test_a_patch_that_applies_nowhere_names_its_hunk() -> None:
     changes = parse_diff("p", diff("train.py", "@@ -2,2 +2,3 @@\n b\n+x\n c\n"))
     with pytest.raises(DoesNotApply, match=r"patch p: the hunk at line 4 does not apply to train\.py:2, near 'b'"):
-        apply_changes(changes, {"train.py": ("a\n", "z\n", "c\n")}, "p")
+        apply_changes(changes, {"train.py": ("a\n", "z\n", "c\n")}.get, "p")
 
 
 @pytest.mark.parametrize(
