@@ -18,7 +18,7 @@ import click
 
 from evo_tune import __version__
 from evo_tune.cli import commands, shared
-from evo_tune.cli.help import COLOR, Context
+from evo_tune.cli.help import COLOR, COMMANDS, Context
 from evo_tune.errors import ClusterLost, EvoTuneError
 
 __all__ = ["main"]
@@ -46,6 +46,18 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(command_names(), key=lambda name: (command_module(name).command.order, name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {title: [] for title in COMMANDS.values()}
+        names = self.list_commands(ctx)
+        width = formatter.width - 6 - max(map(len, names))
+        for name in names:
+            command = command_module(name).command
+            title = COMMANDS[max(order for order in COMMANDS if order <= command.order)]
+            groups[title].append((name, command.get_short_help_str(width)))
+        for title, rows in groups.items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{max(map(len, names))}}", text) for name, text in rows])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in command_names():

@@ -20,12 +20,60 @@ class WatchedRun(Struct, forbid_unknown_fields=True, kw_only=True):
     """The address of a page that follows a run; it is served until Ctrl-C.
 
     Args:
-        run: Name of the run.
+        run: Name of the run; of the latest one, if the page has all runs.
         address: Address of the page on this machine; it contains a token.
     """
 
     run: str
     address: str
+
+
+class RunFolder(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A run that was renamed or unpacked.
+
+    Args:
+        run: Name of the run.
+        folder: Its folder.
+    """
+
+    run: str
+    folder: str
+
+
+class DeletedRuns(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Runs that were deleted.
+
+    Args:
+        runs: Names of the runs.
+    """
+
+    runs: list[str]
+
+
+class PackedRun(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A run that was written as one file.
+
+    Args:
+        run: Name of the run.
+        file: The file.
+        bytes: Its size. Unit: bytes.
+    """
+
+    run: str
+    file: str
+    bytes: int
+
+
+class RunNote(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The note on a run.
+
+    Args:
+        run: Name of the run.
+        note: The note; '' if there is none.
+    """
+
+    run: str
+    note: str
 
 
 class ConvertedRun(Struct, forbid_unknown_fields=True, kw_only=True):

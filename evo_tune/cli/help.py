@@ -25,6 +25,9 @@ FLAGS: Mapping[str, str] = {
         format help""",
 }
 
+# Titles of the groups of commands, by the lowest `order` of a command in them.
+COMMANDS: Mapping[int, str] = {0: "Search", 30: "Runs", 80: "Evaluators and strategies", 112: "Models", 140: "Setup"}
+
 # Most flags of a command without groups.
 FEW = 9
 

@@ -63,6 +63,7 @@ from evo_tune.trust.decide import (
     is_remembered,
     paths_outside_folder,
     reason_for_distrust,
+    recognize_moved_run,
     remember_file,
     remember_run,
     run_hashes,
@@ -377,7 +378,7 @@ def load_run_evaluator(
     """Load the evaluator of a saved run, if it may be executed and the run's options followed; see `load_code`."""
     manifest, hashes = run.manifest, _hashes(run)
     consent = user = Consent(trust, ask, accept_changes)
-    if reason_for_distrust(run.folder, hashes):
+    if reason_for_distrust(run.folder, hashes) and not recognize_moved_run(run.folder, hashes):
         consent = allow_run(run.folder, hashes, _actions_to_allow(run, moved_to is not None), user)
     reference = manifest.evaluator
     if reference.startswith(f"{FUNCTION}:") and (moved_to is None or isinstance(moved_to, str)):

@@ -21,7 +21,9 @@ from evo_tune.report.predictions import GeneEffect, Prediction, gene_effects, op
 from evo_tune.report.recommendation import AgainstBaseline, FreshValues, comparison_objective, fresh_values
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import MoreTrials, predict_next_generation, present_ranges
+from evo_tune.store.heartbeat import last_beat
 from evo_tune.store.inbox import waiting_files
+from evo_tune.store.note import read_note
 from evo_tune.store.run import Run
 
 
@@ -173,6 +175,8 @@ class ListedRun(Struct, forbid_unknown_fields=True, kw_only=True):
         seconds: Time spent in all sessions. Unit: s.
         ended: Reason why its last session ended; null if it is running or was killed.
         created: Time at which the run began, in ISO 8601.
+        state: running, ended or interrupted.
+        note: The note that its user wrote.
     """
 
     run: str
@@ -186,6 +190,8 @@ class ListedRun(Struct, forbid_unknown_fields=True, kw_only=True):
     seconds: float
     ended: str | None
     created: str
+    state: str
+    note: str
 
 
 class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -326,6 +332,7 @@ def run_row(run: Run) -> ListedRun:
     if result.fresh_best is not None and result.fresh_best.values:
         test_metric = f", {result.reported_metric}" if result.on_test_set else ""
         best, seeds = result.fresh_best.mean, f"{len(result.fresh_best.values)} fresh seeds{test_metric}"
+    beat = None if run.ended is not None else last_beat(run.folder)
     return ListedRun(
         run=run.name,
         evaluator=run.manifest.evaluator,
@@ -338,6 +345,8 @@ def run_row(run: Run) -> ListedRun:
         seconds=round(run.seconds, 3),
         ended=run.ended,
         created=run.manifest.created,
+        state="ended" if run.ended is not None else "running" if beat is not None and beat.alive else "interrupted",
+        note=read_note(run.folder),
     )
 
 

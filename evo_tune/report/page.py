@@ -28,6 +28,7 @@ from evo_tune.report import charts, summary
 from evo_tune.report.charts import SERIES, CaptionedFigure, Part, Spec, as_json, as_plotly, history
 from evo_tune.report.run_data import RunData
 from evo_tune.store.journal import write_atomically
+from evo_tune.store.note import read_note
 from evo_tune.store.run import Run
 from evo_tune.store.run_folders import DEFAULT_STORE, REPORT, find_run
 from evo_tune.text import escape_unprintable, show_genome, show_seconds, show_value, with_plural
@@ -272,6 +273,7 @@ def run_facts(data: RunData) -> dict[str, str]:
         "begun": manifest.created[:16].replace("T", " "),
         "ended": run.ended or "not yet",
         "took": show_seconds(run.seconds),
+        "note": read_note(run.folder),
     }
     return {name: value for name, value in facts.items() if value}
 

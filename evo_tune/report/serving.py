@@ -1,4 +1,4 @@
-"""`evo-tune watch`: a report that follows its run, served read-only to this machine.
+"""`evo-tune watch`: a report that follows its run, or a page of all runs, served read-only to this machine.
 
 The address holds a token: without it, or under another host name, the server answers nothing. It reads the run's
 folder when a page asks, so the run never waits and may belong to another process or machine.
@@ -6,6 +6,7 @@ folder when a page asks, so the run never waits and may belong to another proces
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import secrets
@@ -17,17 +18,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from markupsafe import Markup
+from msgspec import structs
 
 from evo_tune.errors import EvoTuneError, UsageError, require_extra
 from evo_tune.report import charts
 from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, as_json, next_steps
 from evo_tune.report.charts.curves import HOVER, curve_metric, curves
-from evo_tune.report.page import Library, page, plotly_script, policy, run_facts, script_data, section_html
+from evo_tune.report.data import ListedRun, run_row
+from evo_tune.report.page import (
+    Library,
+    asset,
+    page,
+    plotly_script,
+    policy,
+    run_facts,
+    script_data,
+    section_html,
+    templates,
+)
 from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
 from evo_tune.report.summary import genome_count, results_in_words
 from evo_tune.store.heartbeat import Beat, Curve, last_beat, running_curves
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
+from evo_tune.store.run_folders import list_runs
 from evo_tune.text import show_seconds, show_value
 
 if TYPE_CHECKING:
@@ -234,12 +249,53 @@ class LiveReport:
         }
 
 
-def application(report: LiveReport, token: str) -> Starlette:
+class LiveStore:
+    """The saved runs of a store as a page with a link to the page of each.
+
+    Args:
+        store: Folder of the saved runs.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self.store = store
+        self._lock = threading.Lock()
+        self._rows: dict[Path, tuple[int, ListedRun]] = {}  # with the size of the journal that was read
+        self._report: LiveReport | None = None  # of the run that was looked at last
+
+    def page(self) -> str:
+        """Return the page of all runs, the latest first; it asks for itself again every few seconds."""
+        with self._lock:
+            rows = list(filter(None, map(self._row, list_runs(self.store))))
+        rows.sort(key=lambda row: row.created, reverse=True)
+        content = {"store": str(self.store), "rows": [structs.asdict(row) for row in rows]}
+        style = Markup(asset("page.css"))
+        return templates().get_template("runs.html").render(content, style=style, policy=Markup(policy([])))
+
+    def _row(self, folder: Path) -> ListedRun | None:
+        """Return a run as a row, read again only if it may have changed; None if it cannot be read."""
+        with contextlib.suppress(OSError, EvoTuneError):
+            size = (folder / JOURNAL).lstat().st_size
+            if folder not in self._rows or self._rows[folder][0] != size or self._rows[folder][1].state == "running":
+                self._rows[folder] = size, run_row(Run.open(folder))
+            return self._rows[folder][1]
+        return None
+
+    def report(self, name: str) -> LiveReport | None:
+        """Return the report of a run; None if there is no such run, or it cannot be read."""
+        with self._lock, contextlib.suppress(EvoTuneError):
+            if self._report is None or self._report.folder.name != name:
+                folders = [folder for folder in list_runs(self.store) if folder.name == name]
+                self._report = LiveReport(folders[0]) if folders else None
+            return self._report
+        return None
+
+
+def application(source: LiveReport | LiveStore, token: str) -> Starlette:
     """Return the server's application.
 
     Args:
-        report: The run's report.
-        token: First part of every path.
+        source: The report of a run, or all runs of a store.
+        token: First part of every path; the second names the run of a store.
 
     Raises:
         UsageError: The extra `web` is not installed.
@@ -263,7 +319,13 @@ def application(report: LiveReport, token: str) -> Starlette:
     def answer(request: Request) -> Response:
         if not secrets.compare_digest(str(request.path_params["token"]).encode(), token.encode()):
             return Response(status_code=404)
-        match request.path_params["file"]:
+        name, slash, file = request.path_params["file"].rpartition("/")
+        if isinstance(source, LiveStore) and not name and not file:
+            return HTMLResponse(source.page(), headers=headers)
+        report = source.report(name) if isinstance(source, LiveStore) else None if slash else source
+        if report is None:
+            return Response(status_code=404)
+        match file:
             case "":
                 return HTMLResponse(report.page(), headers=headers)
             case "changes":
@@ -278,20 +340,19 @@ def application(report: LiveReport, token: str) -> Starlette:
     return Starlette(routes=routes, middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS)])
 
 
-def serve(folder: Path, port: int, tell: Callable[[str], object]) -> None:
-    """Serve a run's page on this machine until Ctrl-C.
+def serve(source: LiveReport | LiveStore, port: int, tell: Callable[[str], object]) -> None:
+    """Serve the page of a run, or those of all runs of a store, on this machine until Ctrl-C.
 
     Args:
-        folder: The run's folder.
+        source: The report of a run, or all runs of a store.
         port: Port; 0 chooses a free one.
         tell: Called with the address.
 
     Raises:
-        StoreError: There is no such run, or it is damaged.
         UsageError: The port is taken, or the extra `web` is not installed.
     """
     token = secrets.token_urlsafe(24)
-    app = application(LiveReport(folder), token)
+    app = application(source, token)
     with require_extra("evo-tune watch", "web"):
         import uvicorn
     try:

@@ -146,6 +146,38 @@ def missing_journal_message(folder: Path) -> str:
     return f"{folder / JOURNAL} is missing or empty, and the run had begun: restore it from a copy"
 
 
+def rename_run(folder: Path, name: str) -> Path:
+    """Rename a run in its store, and return its new folder.
+
+    Raises:
+        UsageError: The name is taken or not valid.
+        StoreError: Another process writes the run, or the disk refuses.
+    """
+    target = new_run_folder(folder.parent, name)
+    with contextlib.closing(open_locked_journal(folder)):
+        try:
+            remove_unfinished_creation(target)
+            os.rename(folder, target)
+        except OSError as error:
+            raise StoreError(f"cannot rename {folder} to {target}: {error.strerror}") from None
+    return target
+
+
+def delete_run(folder: Path) -> None:
+    """Delete a run with all its files.
+
+    Raises:
+        StoreError: Another process writes the run, or the disk refuses.
+    """
+    hidden = f".{folder.name}.{uuid.uuid4().hex}.part"  # a deletion that is interrupted leaves no half of a run
+    with contextlib.closing(open_locked_journal(folder)):
+        try:
+            os.rename(folder, folder.parent / hidden)
+            safe_files.remove(folder.parent, hidden)
+        except OSError as error:
+            raise StoreError(f"cannot delete {folder}: {error.strerror}") from None
+
+
 # Maximum depth of folders that are copied: less than `safe_files.remove` removes, so that a copy can be removed again.
 DEEPEST_COPY = safe_files.DEEPEST - 10
 

@@ -227,6 +227,26 @@ def reason_for_distrust(folder: Path, hashes: Hashes) -> str:
     return f"was begun by you here and has changed since ({changed})" if changed else ""
 
 
+def recognize_moved_run(folder: Path, hashes: Hashes) -> bool:
+    """Return whether the user began this run in another folder; if so, what they gave it there counts here too.
+
+    Files of code inside its folder are remembered with the hashes that they had there.
+
+    Args:
+        folder: Folder of the run.
+        hashes: See `reason_for_distrust`; one of them differs between any two runs.
+    """
+    memory, new_folder = _read_memory(), _real(folder)
+    for old_folder, entry in reversed(memory["runs"].items()):
+        if hashes.items() <= entry.items():
+            _remember("runs", str(new_folder), entry)
+            for path, hash in memory["files"].items():
+                if os.path.dirname(path) == old_folder:
+                    _remember("files", str(new_folder / os.path.basename(path)), hash)
+            return True
+    return False
+
+
 def run_hashes(folder: Path) -> dict[str, str]:
     """Return the hashes that are remembered of the run in a folder, by name."""
     return _read_memory()["runs"].get(str(_real(folder)), {})

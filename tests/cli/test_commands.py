@@ -35,7 +35,7 @@ def test_help_is_light() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    listed = [line.split()[0] for line in done.stdout.partition("Commands:\n")[2].splitlines()]
+    listed = re.findall(r"^  ([a-z]+)  ", done.stdout.partition("\nSearch:\n")[2], re.MULTILINE)
     assert sorted(listed) == sorted(command_names())
     assert listed[:2] == ["run", "resume"], "the help begins with what one types first"
 

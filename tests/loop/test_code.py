@@ -266,19 +266,25 @@ def test_values_that_the_user_adds_to_a_gene_are_their_own(begin: Callable[..., 
     Search.resume("mine", store=tmp_path / "store").close()
 
 
-def test_a_folder_that_is_copied_over_a_run_of_ones_own_is_asked_about(
+def test_a_changed_run_that_is_copied_over_a_run_of_ones_own_is_asked_about(
     begin: Callable[..., Search], tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
         begin(name, trials=4, slots=3).close()
     store = tmp_path / "store"
+    shutil.copytree(store / "two", store / "three")  # one's own run in another folder
+    Search.resume("three", store=store).close()
     shutil.rmtree(store / "one")
     shutil.copytree(store / "two", store / "one")
+    manifest = store / "one" / "_run.json"
+    changed = json.loads(manifest.read_text())
+    changed["created"] = "2020-01-01T00:00:00+00:00"
+    manifest.write_text(json.dumps(changed))
     with pytest.raises(UsageError, match=r"run one was begun by you here and has changed since \(_run\.json\)"):
         Search.resume("one", store=store)
-    shutil.copytree(store / "two", store / "three")
+    os.rename(store / "one", store / "four")
     with pytest.warns(UserWarning, match="not given it here"):
-        Search.resume("three", store=store).close()
+        Search.resume("four", store=store).close()
 
 
 def test_a_strangers_run_reads_no_path_outside_of_its_folder_unasked(

@@ -10,9 +10,7 @@ from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
 
-@cli_command(
-    "convert", "evo-tune convert mine --to optuna", "evo-tune convert mine --to tensorboard -o logs", order=125
-)
+@cli_command("convert", "evo-tune convert mine --to optuna", "evo-tune convert mine --to tensorboard -o logs", order=76)
 @shared.run_argument
 @click.option(
     "--to",

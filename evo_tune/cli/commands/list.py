@@ -3,45 +3,83 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import click
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
+from evo_tune.errors import StoreError
 
 if TYPE_CHECKING:
     from evo_tune.report.data import ListedRun
 
+# What `--sort` names: keys of `ListedRun`.
+KEYS = ("created", "run", "evaluator", "strategy", "state", "results", "failed", "best", "seconds")
 
-@cli_command("list", order=30)
+
+@cli_command("list", "evo-tune list --sort best", "evo-tune list --filter tabular --filter '#paper'  # both", order=30)
+@click.option(
+    "--filter", "texts", multiple=True, metavar="TEXT", help="Only runs with TEXT in a column or the note; repeatable."
+)
+@click.option("--sort", type=click.Choice(KEYS), default="created", show_default=True, help="Order, the lowest first.")
 @shared.store_option
 @shared.format_option("table", "json", "csv")
-def command(store: str, output_format: str) -> None:
+def command(texts: tuple[str, ...], sort: str, store: str, output_format: str) -> None:
     """List the saved runs, the latest last."""
     from msgspec import structs
 
-    from evo_tune.errors import StoreError
     from evo_tune.report.data import run_row
     from evo_tune.store.run import Run
     from evo_tune.store.run_folders import list_runs
 
+    if store != shared.STORE and not Path(store).is_dir():
+        raise StoreError(f"--store {store}: there is no such folder; give the folder of saved runs")
     runs: list[ListedRun] = []
     for folder in list_runs(Path(store)):
         try:
             runs.append(run_row(Run.open(folder)))
         except StoreError as error:
             shared.echo(f"Warning: {error}", err=True)
+    runs = [run for run in runs if all(_contains(structs.asdict(run), text) for text in texts)]
+    runs.sort(key=lambda run: (getattr(run, sort) is None, getattr(run, sort), run.created))
     if output_format == "json":
         shared.print_json(runs)
         return
     rows = [structs.asdict(run) for run in runs]
     if output_format == "table":
-        for row in rows:
-            row["ended"] = row["ended"] or "not yet, or killed"
-            row["wall time"] = shared.show_seconds(row.pop("seconds"))
-            row["ended"], row["created"] = row.pop("ended"), row.pop("created")  # the last columns
+        rows = [_table_row(run) for run in runs]
+    matching = " that matches" if texts else ""
     shared.print_rows(
         rows,
         output_format,
-        empty=f"there is no saved run in {store}: start one with `evo-tune run`",
-        spare=("created", "ended", "strategy", "failed", "wall time", "evaluator"),
+        empty=f"there is no saved run{matching} in {store}: start one with `evo-tune run`",
+        spare=("strategy", "wall time", "seeds", "failed", "note"),
     )
+
+
+def _contains(row: dict[str, Any], text: str) -> bool:
+    return any(text.casefold() in str(value).casefold() for value in row.values())
+
+
+def _table_row(run: ListedRun) -> dict[str, Any]:
+    """Return the columns of a table: the first ones fit a narrow terminal."""
+    best = "" if run.best is None else f"{run.objective} {shared.show_value(run.best)}"
+    return {
+        "run": run.run,
+        "began": run.created[:16].replace("T", " "),
+        "evaluator": _shorten(run.evaluator.removeprefix("bundled:").removeprefix("command:"), 24),
+        "state": run.state,
+        "trials": run.results,
+        "best": best,
+        "seeds": run.seeds or "",
+        "failed": run.failed,
+        "wall time": shared.show_seconds(run.seconds),
+        "strategy": run.strategy,
+        "note": _shorten(run.note, 40),
+    }
+
+
+def _shorten(text: str, width: int) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else f"{line[: width - 1]}…"

@@ -1,4 +1,4 @@
-"""`evo-tune watch`: serve the report of a run as a page that follows it."""
+"""`evo-tune watch`: serve the report of a run as a page that follows it, or a page of all runs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from evo_tune.cli.help import cli_command
 @shared.store_option
 @shared.format_option("table", "json")
 def command(run: str | None, port: int, store: str, output_format: str) -> None:
-    """Serve the report of RUN as a page that follows the run.
+    """Serve a page that follows RUN, or a page of all runs.
 
-    RUN is the latest one by default. It may run in another process, or on another machine with a shared folder. `watch`
-    locks nothing, writes nothing, and does not slow the run. Only this machine can open the page, and its address
-    contains a token. Ctrl-C ends it.
+    Without RUN, the page has a link to each run of the store.
+    RUN may be in progress in another process, or on another machine with a shared folder. `watch` locks nothing, writes
+    nothing, and does not slow the run. Only this machine can open the page, and its address contains a token. Ctrl-C
+    ends it.
     """
     from evo_tune.cli.formats import WatchedRun
-    from evo_tune.report.serving import serve
+    from evo_tune.report.serving import LiveReport, LiveStore, serve
     from evo_tune.store.run_folders import find_run
 
     folder = find_run(Path(store), run)
@@ -32,4 +33,4 @@ def command(run: str | None, port: int, store: str, output_format: str) -> None:
         watched = WatchedRun(run=folder.name, address=address)
         shared.print_json_or_text(output_format, watched, f"open {address}   (Ctrl-C ends it)")
 
-    serve(folder, port, show)
+    serve(LiveStore(Path(store)) if run is None else LiveReport(folder), port, show)

@@ -1,0 +1,149 @@
+"""Runs as single files: a ZIP archive of a run's folder without what its trainings left, to send to somebody else.
+
+An archive may come from a stranger. Its names are taken apart and written without following links, only regular files
+are made, and their number, depth and size are bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from evo_tune.errors import StoreError, UsageError
+from evo_tune.store.manifest import MANIFEST
+from evo_tune.store.run_folders import HEARTBEAT, REPORT, TRIALS, new_run_folder, remove_unfinished_creation
+from evo_tune.text import one_line
+from evo_tune.trust import safe_files
+
+# Most files in an archive, and most folders that are nested.
+MOST_FILES, DEEPEST = 100_000, 8
+
+# Maximum size of all unpacked files: this many bytes, or the size of the archive times this ratio if that is more.
+LARGEST, LARGEST_RATIO = 1 << 26, 100
+
+_PIECE = 1 << 20
+
+
+def pack_run(folder: Path, file: Path) -> int:
+    """Write a run to a ZIP archive, without the folders of its trials (checkpoints, logs) and without its report.
+
+    Args:
+        folder: Folder of the run, which may be in progress: the archive has what is recorded now.
+        file: File to write.
+
+    Returns:
+        Size of the file in bytes.
+
+    Raises:
+        UsageError: The file exists.
+        StoreError: It cannot be written, or the run cannot be read.
+    """
+    if os.path.lexists(file):
+        raise UsageError(f"{file} exists: choose another name with -o")
+    part = file.with_name(f".{file.name}.part")
+    try:
+        with open(part, "xb") as raw, zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive:
+            for names in _names_of_files(folder):
+                with (
+                    safe_files.open_to_read(folder, *names, limit=1 << 40) as source,
+                    archive.open("/".join(names), "w", force_zip64=True) as target,
+                ):
+                    while piece := source.read(_PIECE):
+                        target.write(piece)
+        os.replace(part, file)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise StoreError(f"cannot pack {folder} into {file}: {error.strerror or error}") from None
+    return file.stat().st_size
+
+
+def _names_of_files(folder: Path) -> Iterator[tuple[str, ...]]:
+    """Yield the files of a run that an archive has, each as its folders and its name; links are left out."""
+    folders: list[tuple[str, ...]] = [()]
+    for above in folders:
+        with safe_files.folder(folder, *above) as descriptor:
+            entries = sorted(os.listdir(descriptor))
+            modes = {name: os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mode for name in entries}
+        for name, mode in modes.items():
+            if name.startswith(".") or name.endswith(".part") or name in (TRIALS, HEARTBEAT, REPORT):
+                continue
+            if stat.S_ISDIR(mode) and len(above) < DEEPEST:
+                folders.append((*above, name))
+            elif stat.S_ISREG(mode):
+                yield (*above, name)
+
+
+def unpack_run(file: Path, store: Path, name: str) -> Path:
+    """Unpack the archive of a run, and return the folder of the run.
+
+    Args:
+        file: Archive from `pack_run`.
+        store: Folder of the saved runs.
+        name: Name of the run there.
+
+    Raises:
+        UsageError: The name is taken or not valid.
+        StoreError: The file is no archive of a run, or it cannot be written.
+    """
+    target, part = new_run_folder(store, name), f".{name}.part"
+    store.mkdir(parents=True, exist_ok=True)
+    try:
+        safe_files.remove(store, part)
+        with zipfile.ZipFile(file) as archive:
+            entries = _checked_entries(archive, file.stat().st_size)
+            with safe_files.folder(store, part, make=True) as folder:
+                for entry in entries:
+                    _unpack_entry(archive, entry, folder)
+        remove_unfinished_creation(target)
+        os.replace(store / part, target)  # fails if another process has made this folder meanwhile
+    except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        with contextlib.suppress(OSError):
+            safe_files.remove(store, part)
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else error
+        expected = "expected a file that `evo-tune pack` wrote"
+        raise StoreError(f"cannot unpack {file} to {target}: {one_line(str(cause), 200)}; {expected}") from None
+    return target
+
+
+def _checked_entries(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
+    """Return the entries of an archive.
+
+    Args:
+        archive: The archive.
+        size: Its size in bytes.
+
+    Raises:
+        ValueError: They are no run, or too many or too large.
+    """
+    entries, limit = archive.infolist(), max(LARGEST, LARGEST_RATIO * size)
+    if MANIFEST not in archive.namelist():
+        raise ValueError(f"it has no {MANIFEST}")
+    if len(entries) > MOST_FILES:
+        raise ValueError(f"it has {len(entries)} files, more than {MOST_FILES}")
+    if sum(entry.file_size for entry in entries) > limit:
+        raise ValueError(f"its files have more than {limit} bytes")
+    return entries
+
+
+def _unpack_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: int) -> None:
+    """Write an entry as a new file in an open folder; its size is that which the archive states, or this fails."""
+    *above, name = names = entry.filename.split("/")
+    if len(names) > DEEPEST + 1 or any(part.startswith(".") or not part for part in names) or TRIALS in names:
+        raise ValueError(f"{entry.filename!r} is no file of a run")
+    with safe_files.folder(folder, *above, make=True) as place:
+        descriptor, is_new = safe_files.open_to_write(place, name)
+        with os.fdopen(descriptor, "wb") as target, archive.open(entry) as source:
+            if not is_new:
+                raise ValueError(f"it has {entry.filename!r} twice")
+            left = entry.file_size
+            while piece := source.read(min(_PIECE, left + 1)):
+                left -= len(piece)
+                if left < 0:
+                    raise ValueError(f"{entry.filename!r} is larger than the archive states")
+                target.write(piece)

@@ -1,0 +1,175 @@
+"""Commands about many runs: list, note, rename, delete, pack and unpack."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Typed
+from tests.extras import need
+
+
+@pytest.fixture
+def three(typed: Typed) -> list[str]:
+    """Names of three runs, in the order in which they began."""
+    names = ["wide", "narrow", "best"]
+    for name, bias in zip(names, (2, 1, 0), strict=True):
+        words = ["--trials", "3", "--name", name, "-o", f"bias={bias}", "--final-seeds", "0", "--quiet"]
+        assert typed("run", "quick.py", *words).code == 0
+    return names
+
+
+def listed(typed: Typed, *words: str) -> list[str]:
+    return [row["run"] for row in json.loads(typed("list", "--format", "json", *words).out)]
+
+
+def test_runs_are_listed_in_the_order_in_which_they_began(typed: Typed, three: list[str]) -> None:
+    assert listed(typed) == three
+    os.utime("populations/wide/_journal.jsonl")  # the last write does not count
+    assert listed(typed) == three
+    assert listed(typed, "--sort", "best") == ["best", "narrow", "wide"]
+    assert listed(typed, "--sort", "run") == ["best", "narrow", "wide"]
+
+
+def test_a_filter_looks_at_columns_and_notes(typed: Typed, three: list[str]) -> None:
+    assert typed("note", "narrow", "old data #Paper").code == 0
+    assert listed(typed, "--filter", "#paper") == ["narrow"]
+    assert listed(typed, "--filter", "#paper", "--filter", "WIDE") == []
+    assert listed(typed, "--filter", "ended") == three
+    assert "no saved run that matches" in typed("list", "--filter", "no such text").out
+    assert typed("note", "narrow").out.strip() == "old data #Paper"
+    assert typed("note", "narrow", "").out.strip() == "narrow has no note"
+    assert listed(typed, "--filter", "#paper") == []
+
+
+def test_a_note_is_in_the_report_and_obeyed_by_nothing(typed: Typed, three: list[str]) -> None:
+    assert typed("note", "wide", "\x1b[31m<b>red</b>").code == 0
+    assert "\x1b[31m" not in typed("note", "wide").out
+    assert "\x1b[31m" not in typed("list").out
+    assert typed("report", "wide", "-o", "page.html").code == 0
+    page = Path("page.html").read_text()
+    assert "<b>red" not in page
+    assert "&lt;b&gt;red" in page
+
+
+@pytest.mark.parametrize("text", ["x" * 20_000, "\udcff"])
+def test_a_note_that_is_too_long_or_no_text_is_refused(typed: Typed, small_run: str, text: str) -> None:
+    result = typed("note", small_run, text)
+    assert result.code == 2
+    assert "expected UTF-8 text of at most" in result.err
+
+
+def test_a_store_that_is_missing_is_an_error(typed: Typed) -> None:
+    result = typed("list", "--store", "nowhere")
+    assert result.code == 1
+    assert "there is no such folder" in result.err
+    assert typed("list").code == 0  # nothing was run here yet
+
+
+def test_a_renamed_run_is_still_the_users(typed: Typed, small_run: str) -> None:
+    assert typed("rename", small_run, "other").code == 0
+    assert not Path("populations", small_run).exists()
+    assert typed("resume", "other", "--trials", "12", "--quiet").code == 0
+
+
+@pytest.mark.parametrize("name", ["../out", "a b", ".hidden", "x.parquet"])
+def test_wrong_names_change_nothing(typed: Typed, small_run: str, name: str) -> None:
+    assert "a run cannot be named" in typed("rename", small_run, name).err
+    assert listed(typed) == [small_run]
+
+
+def test_a_taken_name_is_refused(typed: Typed, three: list[str]) -> None:
+    assert "exists: choose another name" in typed("rename", "wide", "narrow").err
+    assert listed(typed) == three
+
+
+def test_a_moved_run_is_still_the_users_and_a_changed_one_is_not(typed: Typed, folder: Path) -> None:
+    (folder / "script.py").write_text("import sys\nprint('loss:', float(sys.argv[1]))\n")
+    words = ["--gene", "x=float(0,1)", "--objective", "loss:min", "--name", "mine", "--final-seeds", "0", "--quiet"]
+    assert typed("run", f"{sys.executable} script.py {{x}}", *words, "--trials", "2").code == 0
+    Path("elsewhere").mkdir()
+    os.rename("populations/mine", "elsewhere/moved")
+    assert typed("resume", "moved", "--store", "elsewhere", "--trials", "4", "--quiet").code == 0
+    manifest = Path("elsewhere/moved/_run.json")
+    changed = json.loads(manifest.read_text())
+    changed["options"]["shell"] = True
+    manifest.write_text(json.dumps(changed))
+    os.rename("elsewhere/moved", "elsewhere/again")
+    result = typed("resume", "again", "--store", "elsewhere", "--trials", "6", "--quiet")
+    assert result.code == 2
+    assert "was not begun by you here" in result.err
+
+
+def test_only_what_is_confirmed_is_deleted(typed: Typed, three: list[str]) -> None:
+    assert "give --yes" in typed("delete", "wide").err
+    assert "there is no run 'lost'" in typed("delete", "narrow", "lost", "--yes").err
+    assert listed(typed) == three
+    assert typed("delete", "wide", "best", "--yes").code == 0
+    assert listed(typed) == ["narrow"]
+    assert os.listdir("populations") == ["narrow"] or sorted(os.listdir("populations"))[-1] == "narrow"
+
+
+def test_a_run_in_progress_is_neither_deleted_nor_renamed(typed: Typed, folder: Path) -> None:
+    words = [sys.executable, "-m", "evo_tune", "run", "quick.py", "--name", "going", "--trials", "99", "-o", "sleep=1"]
+    with subprocess.Popen([*words, "--quiet"], cwd=folder) as process:
+        while not (folder / "populations/going/_run.json").exists():
+            time.sleep(0.05)
+        for command in (["delete", "going", "--yes"], ["rename", "going", "gone"]):
+            result = typed(*command)
+            assert result.code == 1
+            assert "is in use by another process" in result.err
+        assert typed("note", "going", "looks good").code == 0
+        assert typed("pack", "going").code == 0
+        while json.loads(typed("list", "--format", "json").out)[0]["state"] != "running":  # after its first heartbeat
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+    assert typed("unpack", "going.zip", "--as", "copy").code == 0
+
+
+def test_a_packed_run_is_looked_at_by_every_command(typed: Typed, small_run: str) -> None:
+    before = json.loads(typed("show", small_run, "--format", "json").out)
+    assert typed("pack", small_run, "-o", "one.zip").code == 0
+    assert typed("rename", small_run, "kept").code == 0
+    assert typed("unpack", "one.zip").code == 0
+    after = json.loads(typed("show", "one", "--format", "json").out)
+    assert {**after, "run": small_run} == before
+    assert typed("verify", "one").code == 0
+    assert typed("report", "one").code == 0
+    assert "exists: choose another name with -o" in typed("pack", "one", "-o", "one.zip").err
+    assert "expected a file that `evo-tune pack` wrote" in typed("unpack", "quick.py").err
+
+
+def test_watch_without_a_run_serves_all_runs(typed: Typed, three: list[str], folder: Path) -> None:
+    need("web")
+    with subprocess.Popen(
+        [sys.executable, "-m", "evo_tune", "watch"], stdout=subprocess.PIPE, text=True, cwd=folder
+    ) as process:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[1]
+
+        def read(path: str) -> str:
+            with urllib.request.urlopen(address + path, timeout=20) as answer:
+                return str(answer.read().decode())
+
+        page = read("")
+        positions = [page.index(f'<a href="{name}/">') for name in reversed(three)]
+        assert positions == sorted(positions), "the latest first"
+        for name in three:
+            assert f"<h1>{name}</h1>" in read(f"{name}/")
+            assert "version" in json.loads(read(f"{name}/changes?since="))
+        assert typed("note", "wide", "now with a note").code == 0
+        os.utime("populations/wide/_journal.jsonl")
+        for path in ("lost/", "../wide/", "wide/x", "x/wide/", "%2e%2e/"):
+            with pytest.raises(urllib.error.HTTPError):
+                read(path)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) in (0, 130)
