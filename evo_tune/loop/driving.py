@@ -108,6 +108,8 @@ class Drivers:
         self._over = False
         # Whether the time for these jobs is over.
         self._time_is_over = False
+        # Whether any slot has asked for a job.
+        self._has_asked = False
         # Number of trainings that were ended because their time was over.
         self.interrupted = 0
         # Devices that were already reported as set aside.
@@ -134,7 +136,7 @@ class Drivers:
         """
         self._at_work = {slot.name: slot for slot in self.slots if slot.device not in self.health.aside}
         self._put_back_jobs.clear()
-        self._over = self._time_is_over = False
+        self._over = self._time_is_over = self._has_asked = False
         drivers = Parallel(n_jobs=len(self.slots), backend="threading", batch_size=1)
         tasks = [delayed(self._drive_slot)(slot, fetch, take, default) for slot in self.slots]
         thread = threading.Thread(target=drivers, args=(tasks,), daemon=True)
@@ -211,7 +213,12 @@ class Drivers:
                 continue
             with self._changed:
                 # A slot without a machine does not ask: its candidate would be proposed before known results are used.
-                fetched = self._fetch(slot, fetch) if ready else None
+                # But one asks at the start, so that a complete run ends without a machine; its job waits for another.
+                fetched = self._fetch(slot, fetch) if ready or not self._has_asked else None
+                self._has_asked = True
+                if isinstance(fetched, Job) and not ready:
+                    self._put_back_jobs.append(fetched)
+                    fetched = None
                 if isinstance(fetched, Job):
                     self._busy_slots.add(slot.name)
                     self.working[slot.name] = Working(fetched.description, time.monotonic())

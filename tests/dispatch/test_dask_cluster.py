@@ -239,3 +239,28 @@ def test_an_address_whose_scheduler_is_silent_is_an_error(task_of, monkeypatch):
     monkeypatch.setattr(module, "ANSWER_SECONDS", 0.0)
     with nodes({}) as address, pytest.raises(OptionError, match="the Dask scheduler there gives no answer within 0 s"):
         open_slots(task_of("return {'loss': 0.5}"), Plan((CPU,), 1), cluster=Cluster("dask", address))
+
+
+@pytest.mark.parametrize("final_seeds", [0, 2])
+def test_a_complete_run_ends_without_a_worker_and_a_longer_one_waits(quick, tmp_path, final_seeds):
+    """SLURM starts the job of a run again, although no worker may come for hours."""
+    store: dict[str, Any] = {"store": tmp_path / "store"}
+    Search(str(quick), name="run", trials=3, slots=1, final_seeds=final_seeds, **store).run()
+    with nodes() as address:
+        where: dict[str, Any] = {"backend": "dask", "address": address, "slots": 2, "trust": True}
+        began = time.monotonic()
+        again = Search.resume("run", **store, **where).run()
+        assert time.monotonic() - began < 20.0
+        assert again.finished == "the limit of 3 trials is reached"
+        assert len(again.trials) == 3
+        longer = Search.resume("run", trials=5, **store, **where)
+
+        def stop_after_a_while(search: Search) -> None:
+            if time.monotonic() - began > 5.0:
+                search.kill()
+
+        began = time.monotonic()
+        longer.run(stop_after_a_while)
+        assert time.monotonic() - began > 5.0
+        assert len(longer.saved.outcomes) == 3
+        assert len(longer.saved.candidates) == 4, "one candidate waits for a worker, and a resume trains it"
