@@ -28,8 +28,7 @@ from evo_tune.loop.external import ExternalTrial, gene_name, make_external_strat
 
 with require_extra("evo_tune.integrations.optuna", "optuna"):
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-    from optuna.samplers import BaseSampler, RandomSampler
-    from optuna.samplers._base import _process_constraints_after_trial
+    from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler
     from optuna.study import Study, StudyDirection
     from optuna.trial import FrozenTrial, TrialState
 
@@ -63,7 +62,7 @@ class StrategySampler(BaseSampler):
         priors: Value that is believed to be good and its spread, by parameter; see docs/strategies.md.
         seed: Seed (int ≥ 0). The same study and seed give the same proposals. By default a random one.
         constraints_func: Function that takes a completed trial and returns how much it exceeds each constraint, as for
-            Optuna's samplers.
+            Optuna's samplers. Optuna 5 warns, as its own samplers do: call `trial.set_constraint` in the objective.
 
     Raises:
         UsageError: The strategy is unknown or decides on budgets itself, or an argument is wrong. Later, in a study:
@@ -84,7 +83,8 @@ class StrategySampler(BaseSampler):
         self._strategy = make_external_strategy(strategy, options)
         self._priors = dict(priors or {})
         self._seed = secrets.randbits(31) if seed is None else seed
-        self._constraints_func = constraints_func
+        # Saves the constraints of a trial as Optuna's samplers do; only they have a public way to it.
+        self._constraint_saver = constraints_func and NSGAIISampler(constraints_func=constraints_func)
         # Trials converted last, by number, with the study, the space and the distributions that they are for.
         self._converted: tuple[tuple[str, SearchSpace, dict[str, BaseDistribution]], dict[int, ExternalTrial]] | None
         self._converted = None
@@ -107,8 +107,8 @@ class StrategySampler(BaseSampler):
             for _ in range(ATTEMPTS):
                 params = self._propose(study, trial, search_space)
                 proposed = {name: search_space[name].to_internal_repr(value) for name, value in params.items()}
-                others = [other for other in self._trials(study, trial) if _origin(other)[2] == proposed]
-                if all(other.state == TrialState.RUNNING and other.number > trial.number for other in others):
+                copies = [copy for copy in self._trials(study, trial) if _origin(copy)[2] == proposed]
+                if all(copy.state == TrialState.RUNNING and copy.number > trial.number for copy in copies):
                     break  # else another process has proposed the same at the same moment
         return params
 
@@ -131,6 +131,7 @@ class StrategySampler(BaseSampler):
             "parents": list(proposal.parents),
             "params": {name: distributions[name].to_internal_repr(value) for name, value in params.items()},
         }
+        # Optuna has no public way for a sampler to save data with a trial; its own samplers use this one as well.
         study._storage.set_trial_system_attr(trial._trial_id, ATTRIBUTE, origin)
         return params
 
@@ -150,8 +151,8 @@ class StrategySampler(BaseSampler):
         return random.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        if self._constraints_func is not None:
-            _process_constraints_after_trial(self._constraints_func, study, trial, state)
+        if self._constraint_saver is not None:
+            self._constraint_saver.after_trial(study, trial, state, values)
 
     def _check_objectives(self, study: Study) -> None:
         if len(study.directions) > 1 and not self._strategy.several_objectives:
@@ -162,10 +163,9 @@ class StrategySampler(BaseSampler):
     def _trials(self, study: Study, trial: FrozenTrial) -> list[FrozenTrial]:
         """Return the other trials of a study that have parameters or a proposal, by number."""
         trials = study.get_trials(deepcopy=False, states=tuple(STATUSES))
-        others = [other for other in trials if other.number != trial.number]
+        with_proposal = [stored for stored in trials if stored.params or ATTRIBUTE in stored.system_attrs]
         return sorted(
-            (other for other in others if other.params or ATTRIBUTE in other.system_attrs),
-            key=lambda other: other.number,
+            (stored for stored in with_proposal if stored.number != trial.number), key=lambda stored: stored.number
         )
 
     def _space(self, distributions: Mapping[str, BaseDistribution], trials: Sequence[FrozenTrial]) -> SearchSpace:
@@ -291,20 +291,20 @@ def _conditions(
     numbers = {name: {trial.number for trial in finished if name in trial.params} for name in genes}
     branching = [name for name, gene in genes.items() if not isinstance(gene, Float) and gene.size <= MAX_BRANCHES]
 
-    def values(name: str, of: set[int]) -> set[Value]:
-        params = (trial.params[name] for trial in finished if trial.number in of)
+    def values(name: str, trial_numbers: set[int]) -> set[Value]:
+        params = (trial.params[name] for trial in finished if trial.number in trial_numbers)
         return {_to_value(distributions[name], genes[name], distributions[name].to_internal_repr(p)) for p in params}
 
     conditions: dict[str, dict[str, list[Value]]] = {}
     for name in (name for name in genes if len(numbers[name]) < len(finished)):
-        wider = [other for other in branching if numbers[other] > numbers[name]]
-        for other in sorted(wider, key=lambda other: len(numbers[other])):  # the innermost condition first
-            unmet = values(other, numbers[other] - numbers[name])
-            if not unmet & values(other, numbers[name]):
-                gene = genes[other]
+        wider = [parent for parent in branching if numbers[parent] > numbers[name]]
+        for parent in sorted(wider, key=lambda parent: len(numbers[parent])):  # the innermost condition first
+            unmet = values(parent, numbers[parent] - numbers[name])
+            if not unmet & values(parent, numbers[name]):
+                gene = genes[parent]
                 cells = int(gene.size)
                 every = dict.fromkeys(gene.decode((cell + 0.5) / cells) for cell in range(cells))
-                conditions[name] = {gene_name(other): [value for value in every if value not in unmet]}
+                conditions[name] = {gene_name(parent): [value for value in every if value not in unmet]}
                 break
     return conditions
 

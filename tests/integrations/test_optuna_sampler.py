@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,7 +229,12 @@ def test_constraints_of_a_function_keep_the_search_inside() -> None:
         trial.set_user_attr("excess", 0.5 - x)
         return x + y
 
-    free, bound = study_of(), study_of(constraints_func=lambda trial: (trial.user_attrs["excess"],))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        bound = study_of(constraints_func=lambda trial: (trial.user_attrs["excess"],))
+    # Optuna 5 tells the users of its own samplers the same.
+    assert [warning.category for warning in caught] == [FutureWarning] * hasattr(Trial, "set_constraint")
+    free = study_of()
     for study in (free, bound):
         study.optimize(trained, n_trials=25)
     assert np.mean([trial["x"] >= 0.5 for trial in params(bound)[10:]]) > 0.6
