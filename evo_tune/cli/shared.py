@@ -214,12 +214,12 @@ def output_flags(command: Callable[..., int]) -> Callable[..., int]:
 # Runs, and what a user types
 
 
-def open_run(name: str | None, store: str) -> Run:
-    """Return a saved run: that with a name or a path, or the latest one of the store."""
+def open_run(name: str | None, store: str, remedy: str = "") -> Run:
+    """Return a saved run: that with a name or a path, or the latest one of the store. See `find_run`."""
     from evo_tune.store.run import Run
     from evo_tune.store.run_folders import find_run
 
-    return Run.open(find_run(Path(store), name))
+    return Run.open(find_run(Path(store), name, remedy))
 
 
 def require_best_trial(run: Run) -> Trial:

@@ -31,6 +31,7 @@ from evo_tune.genome.values import (
     to_plain,
     too_large_message,
 )
+from evo_tune.text import one_line
 
 # Condition of a gene: names of other genes, each with its values for which the gene is active.
 When: TypeAlias = tuple[tuple[str, tuple[Value, ...]], ...]
@@ -253,7 +254,7 @@ class Float(Gene):
 
     def check(self, value: object) -> float:
         if not is_number(value) or not self.low <= value <= self.high:  # type: ignore[operator]
-            raise SpaceError(f"{value!r} is not allowed: expected a number from {self.low:g} to {self.high:g}")
+            raise SpaceError(f"{one_line(repr(value), 80)} is not allowed: expected a number from {self.low:g} to {self.high:g}")
         return self._round(float(value))  # type: ignore[arg-type]
 
     def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
@@ -336,7 +337,7 @@ class Int(Gene):
             if self.low <= number <= self.high and (number - self.low) % self.step == 0:
                 return int(number)
         steps = f" in steps of {self.step}" if self.step != 1 else ""
-        raise SpaceError(f"{value!r} is not allowed: expected a whole number from {self.low} to {self.high}{steps}")
+        raise SpaceError(f"{one_line(repr(value), 80)} is not allowed: expected a whole number from {self.low} to {self.high}{steps}")
 
     def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
         if not self.log:
@@ -399,7 +400,7 @@ class Choice(Gene):
             if is_number(mine) and is_number(value) and mine == value:
                 return index
         allowed = ", ".join(str(mine) for mine in self.values)
-        raise SpaceError(f"{value!r} is not allowed: expected one of {allowed}")
+        raise SpaceError(f"{one_line(repr(value), 80)} is not allowed: expected one of {allowed}")
 
     def check(self, value: object) -> Value:
         return self.values[self._index(value)]

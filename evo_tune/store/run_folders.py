@@ -48,8 +48,13 @@ def list_runs(store: Path) -> list[Path]:
     return sorted(folders, key=lambda folder: (last_write(folder), folder.name))
 
 
-def find_run(store: Path, name: str | None) -> Path:
+def find_run(store: Path, name: str | None, remedy: str = "") -> Path:
     """Return the folder of a run by name or path; the latest one if no name is given.
+
+    Args:
+        store: Folder of the runs.
+        name: Name or path of the run.
+        remedy: What to do if there is no run of this name, for the error.
 
     Raises:
         StoreError: There is no such run.
@@ -64,7 +69,7 @@ def find_run(store: Path, name: str | None) -> Path:
             if os.path.lexists(folder / MANIFEST):
                 return folder
     names = ", ".join(folder.name for folder in runs) or "none"
-    raise StoreError(f"there is no run {name!r} in {store}: it holds {names}")
+    raise StoreError(f"there is no run {name!r} in {store}: it holds {names}" + (remedy and f"; {remedy}"))
 
 
 def run_reference(folder: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from evo_tune.loop.search import Search
 from evo_tune.store.inbox import INBOX
 from evo_tune.store.run import Run
 from tests.cli.conftest import Typed
@@ -63,6 +64,51 @@ def test_wrong_input_is_one_line_and_writes_nothing(
     assert error in done.err
     assert len(done.err.splitlines()) == 1
     assert inbox(folder, small_run) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("huge.json", b" " * (1 << 25), "huge.json"),
+        ("long.json", b'[{"x": "' + b"a" * 100_000 + b'"}]', "gene x: 'aaa"),
+        ("deep.json", b"[" * 100_000, "deep.json: "),
+        ("types.json", b'[{"x": [1]}]', "gene x: [1] is not allowed"),
+        ("types.json", b'[{"x": null}, 3]', "row 2: 3 is no genome"),
+        ("name.json", b'[{"\\u001b[31mx": 1}]', "unknown gene \\x1b[31mx"),
+        ("name.csv", b"\x1b[31mx\n1\n", "unknown gene \\x1b[31mx"),
+        ("bytes.csv", b"x\n\xff\n", "bytes.csv"),
+        ("many.csv", b"x\n" + b"".join(b"%d\n" % number for number in range(2, 10_003)), "would have more than 10000"),
+    ],
+    ids=["huge", "long-value", "deep", "wrong-type", "wrong-row", "control-json", "control-csv", "no-utf8", "many"],
+)
+def test_a_strangers_file_is_one_line_and_writes_nothing(
+    folder: Path, small_run: str, typed: Typed, name: str, content: bytes, error: str
+) -> None:
+    (folder / name).write_bytes(content)
+    done = typed("propose", small_run, "x=0.25", name)
+    assert done.code == 2
+    assert error in done.err
+    assert len(done.err.splitlines()) == 1
+    assert done.err.rstrip("\n").isprintable()
+    assert len(done.err) < 500
+    assert inbox(folder, small_run) == []
+
+
+def test_before_the_run_exists_the_error_names_the_command_that_begins_it(folder: Path, typed: Typed) -> None:
+    done = typed("propose", "mine", "x=0.25")
+    begins = "`evo-tune run … --name mine` begins it, and its --warm-start trains the genomes of a file first"
+    assert (done.code, done.err) == (1, f"Error: there is no run 'mine' in populations: it holds none; {begins}\n")
+    assert not (folder / "populations").exists()
+
+
+def test_before_the_first_trial_it_waits_for_the_default(folder: Path, typed: Typed) -> None:
+    Search("quick.py", name="early", trials=3).close()
+    done = typed("propose", "early", "x=0.25")
+    assert done.out.splitlines()[-1] == "1 waiting: `evo-tune resume early` trains them, within its limits"
+    assert typed("resume", "early", "--quiet", "--final-seeds", "0").code == 0
+    operators = [candidate.operator for candidate in Run.open(folder / "populations" / "early").candidates]
+    assert operators[:2] == ["default", "proposed by person"]
+    assert len(operators) == 3
 
 
 def test_a_read_only_folder_is_one_line(folder: Path, small_run: str, typed: Typed) -> None:

@@ -36,7 +36,8 @@ def command(run: str, genomes: tuple[str, ...], source: str, store: str, output_
     from evo_tune.store.inbox import submit, waiting_files
     from evo_tune.store.run_folders import run_reference
 
-    saved = shared.open_run(run, store)
+    remedy = f"`evo-tune run … --name {run}` begins it, and its --warm-start trains the genomes of a file first"
+    saved = shared.open_run(run, store, remedy)
     submitted = []
     for text in genomes:
         rows = read_genome_file("genomes", Path(text))
