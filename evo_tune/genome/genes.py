@@ -254,7 +254,9 @@ class Float(Gene):
 
     def check(self, value: object) -> float:
         if not is_number(value) or not self.low <= value <= self.high:  # type: ignore[operator]
-            raise SpaceError(f"{one_line(repr(value), 80)} is not allowed: expected a number from {self.low:g} to {self.high:g}")
+            raise SpaceError(
+                f"{one_line(repr(value), 80)} is not allowed: expected a number from {self.low:g} to {self.high:g}"
+            )
         return self._round(float(value))  # type: ignore[arg-type]
 
     def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
@@ -337,7 +339,9 @@ class Int(Gene):
             if self.low <= number <= self.high and (number - self.low) % self.step == 0:
                 return int(number)
         steps = f" in steps of {self.step}" if self.step != 1 else ""
-        raise SpaceError(f"{one_line(repr(value), 80)} is not allowed: expected a whole number from {self.low} to {self.high}{steps}")
+        raise SpaceError(
+            f"{one_line(repr(value), 80)} is not allowed: expected a whole number from {self.low} to {self.high}{steps}"
+        )
 
     def mutate(self, u: float, rng: np.random.Generator, scale: float) -> float:
         if not self.log:

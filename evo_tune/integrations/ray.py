@@ -56,6 +56,11 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
     # Whether it was suggested; else the user gave it with its result.
     suggested: bool = True
 
+    @property
+    def awaits_result(self) -> bool:
+        """Whether a result may come: `Tuner.restore` with `resume_errored` or `restart_errored` repeats failed ones."""
+        return self.status in (None, "failed")
+
 
 class _State(msgspec.Struct, forbid_unknown_fields=True):
     """What a searcher saves."""
@@ -161,12 +166,12 @@ class StrategySearcher(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         record, (metrics, _) = self._record(trial_id), self._objectives()
         value = _number(result.get(metrics[0]))
-        if record is not None and record.status is None and value is not None:
+        if record is not None and record.awaits_result and value is not None:
             record.curve[int(result.get(TRAINING_ITERATION, 0))] = value
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         record, (metrics, _) = self._record(trial_id), self._objectives()
-        if record is None or record.status is not None:
+        if record is None or not record.awaits_result:
             return
         results = result or {}
         values = [value for metric in metrics if (value := _number(results.get(metric))) is not None]

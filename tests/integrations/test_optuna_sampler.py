@@ -232,8 +232,10 @@ def test_constraints_of_a_function_keep_the_search_inside() -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         bound = study_of(constraints_func=lambda trial: (trial.user_attrs["excess"],))
-    # Optuna 5 tells the users of its own samplers the same.
-    assert [warning.category for warning in caught] == [FutureWarning] * hasattr(Trial, "set_constraint")
+    # Optuna tells the users of its own samplers the same.
+    is_deprecated = hasattr(Trial, "set_constraint")
+    expected = FutureWarning if is_deprecated else optuna.exceptions.ExperimentalWarning
+    assert [warning.category for warning in caught] == [expected]
     free = study_of()
     for study in (free, bound):
         study.optimize(trained, n_trials=25)

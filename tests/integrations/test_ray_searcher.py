@@ -256,3 +256,57 @@ def test_a_tuner_with_asha_and_its_restored_continuation(tmp_path: Path, capsys:
     restored.restore_from_dir(str(tmp_path / "evo-tune"))
     assert [record.status for record in restored._state.records] == ["ok"] * 6
     assert "best" in capsys.readouterr().out
+
+
+def train_until_it_breaks(config: dict[str, Any]) -> None:
+    """Report the loss; the third training fails as long as there is the file 'broken'."""
+    from ray import tune
+
+    folder = Path(config["folder"])
+    (folder / tune.get_context().get_trial_id()).touch()
+    if len(list(folder.iterdir())) == 4 and (folder / "broken").exists():
+        raise RuntimeError("broken")
+    tune.report({"loss": loss(config)})
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)  # each trial starts a process
+@pytest.mark.xdist_group("ray")
+def test_a_restored_tuner_proposes_what_an_undisturbed_one_proposes(tmp_path: Path) -> None:
+    from ray import tune
+
+    from tests.dispatch.slot_helpers import start_ray
+
+    start_ray()
+
+    def tuner(name: str) -> Any:
+        (tmp_path / name).mkdir()
+        return tune.Tuner(
+            train_until_it_breaks,
+            param_space={**SPACE, "folder": str(tmp_path / name)},
+            tune_config=tune.TuneConfig(
+                metric="loss", mode="min", num_samples=5, search_alg=searcher(None), max_concurrent_trials=1
+            ),
+            run_config=tune.RunConfig(
+                name=name,
+                storage_path=str(tmp_path / "ray"),
+                verbose=0,
+                failure_config=tune.FailureConfig(fail_fast=True),
+            ),
+        )
+
+    undisturbed, disturbed = tuner("undisturbed"), tuner("disturbed")
+    (tmp_path / "disturbed" / "broken").touch()
+    wanted = undisturbed.fit()
+    first = disturbed.fit()
+    assert len(first.errors) == 1
+    assert len(first) < 5
+    (tmp_path / "disturbed" / "broken").unlink()
+    restored = tune.Tuner.restore(str(tmp_path / "ray" / "disturbed"), train_until_it_breaks, restart_errored=True)
+    results = restored.fit()
+    assert not results.errors
+    values = [[{**result.config, "folder": ""} for result in grid] for grid in (wanted, results)]
+    assert values[0] == values[1]
+    state = searcher(None)
+    state.restore_from_dir(str(tmp_path / "ray" / "disturbed"))
+    assert [record.status for record in state._state.records] == ["ok"] * 5
