@@ -21,6 +21,7 @@ from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.optim.losses import CrossEntropy, Loss, QuantileLoss, SquaredError
 from evo_tune.training.recipe.classifying import ClassifierTask, RegressionTask, SampleTask, check_single_pass
+from evo_tune.training.recipe.data.bands import conformal_offsets
 from evo_tune.training.recipe.data.forecasts import ForecastScores, ForecastWindows, unscale_outputs
 from evo_tune.training.recipe.forecasting import ForecastTask
 from evo_tune.training.session import train_and_export
@@ -323,7 +324,18 @@ class ForecastTraining(SampleTraining):
         return QuantileLoss(levels) if levels else SquaredError()
 
     def evaluate(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> ForecastScores:
-        levels, about = self.plan.options.quantiles, samples[1].numpy()
-        outputs = model_outputs(trainer.model if model is None else model, samples, **trainer.evaluation).double()
-        forecast = unscale_outputs(outputs.numpy(), about[:, 0], about[:, 1], len(levels))
-        return ForecastScores.of(forecast, about[:, 2:], about[:, 1], levels)
+        forecast, truth, scales = self._forecast(trainer, samples, trainer.model if model is None else model)
+        return ForecastScores.of(forecast, truth, scales, self.plan.options.quantiles)
+
+    def finish(self, model: nn.Module, trainer: Trainer) -> None:
+        """Calibrate the bands of a model on the test part, after it was scored there."""
+        levels = self.plan.options.quantiles
+        if levels:
+            model.offsets = conformal_offsets(*self._forecast(trainer, self.examples.test, model), levels)  # type: ignore
+
+    def _forecast(self, trainer: Trainer, samples: MicroBatch, model: nn.Module) -> tuple[Any, Any, Any]:
+        """Return forecasts, true values and scales of windows, in the units of the series."""
+        about = samples[1].numpy()
+        outputs = model_outputs(model, samples, **trainer.evaluation).double().numpy()
+        levels = len(self.plan.options.quantiles)
+        return unscale_outputs(outputs, about[:, 0], about[:, 1], levels), about[:, 2:], about[:, 1]

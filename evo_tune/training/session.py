@@ -234,6 +234,7 @@ def train_and_export(
     for into, (model, model_metrics) in models.items():
         if tokenizer is not None:
             model.tokenizer = tokenizer
+        training_run.task.finish(model, training_run.trainer)
         precision = training_run.trainer.recipe.precision.name
         model.save(into, **training_notes(plan, run, precision, model_metrics, **further_notes))
     return metrics

@@ -156,6 +156,10 @@ class Task(ABC):
 
     # Overridden by some tasks.
 
+    def finish(self, model: nn.Module, trainer: Trainer) -> None:
+        """Add to a trained model what an exported one needs besides its weights, measured by a trainer's settings."""
+        del model, trainer
+
     # Units of the option micro_batch in one sample.
     tokens_per_sample: int = 1
 

@@ -82,6 +82,8 @@ def test_an_exported_model_forecasts_what_was_judged(
     options = bound(evaluator, data=shops, key="shop", target="sold", horizon=20, epochs=1.0, loss=loss)
     metrics = options.export(options.space.default(), Context(seed=1, folder=tmp_path / "t"), tmp_path / "model")
     model, frame = load_model(tmp_path / "model"), pd.read_csv(shops, parse_dates=["day"]).sort_values("day")
+    offsets, model.reader.network.offsets = model.reader.network.offsets, []  # the test part calibrates the bands
+    assert bool(offsets) == (loss == "quantile")
     days = pd.date_range("2023-01-01", periods=400)
     forecasts, truth, scales = [], [], []
     for name in ("big", "small"):

@@ -34,6 +34,7 @@ class Forecaster(Encoder):
         seed: Seed of the initial weights.
         series: Layout of series in a table; required by `read`.
         scales: Centre and scale of each series of the training data, by name (see `SplitSeries`).
+        offsets: What calibrates the quantiles (see `conformal_offsets`); empty: they are as the model gives them.
     """
 
     config_class = PatchConfig
@@ -46,6 +47,7 @@ class Forecaster(Encoder):
         *,
         series: SeriesFormat | None = None,
         scales: Mapping[str, tuple[float, float]] | None = None,
+        offsets: Sequence[Sequence[float]] = (),
     ) -> None:
         super().__init__(config, seed)
         self.series = series
@@ -53,6 +55,10 @@ class Forecaster(Encoder):
         for name, (centre, scale) in self.scales.items():
             if not (np.isfinite(centre) and 0.0 < scale < np.inf):
                 raise RecipeError("scales", {name: (centre, scale)}, "finite numbers, the scale above 0")
+        self.offsets = [[float(number) for number in row] for row in offsets]
+        shape = (len(config.levels), config.horizon)
+        if self.offsets and (np.shape(self.offsets) != shape or not np.isfinite(self.offsets).all()):
+            raise RecipeError("offsets", np.shape(self.offsets), f"finite numbers in lists of shape {shape}")
 
     def build(self, config: PatchConfig) -> None:
         """Build the embeddings of patches and positions."""
@@ -120,9 +126,10 @@ class Forecaster(Encoder):
 
     def to_json(self) -> dict[str, Any]:
         series = None if self.series is None else asdict(self.series)
-        return {"model": self.config.to_json(), "series": series, "scales": self.scales}
+        return {"model": self.config.to_json(), "series": series, "scales": self.scales, "offsets": self.offsets}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Forecaster:
         series = msgspec.convert(data["series"], SeriesFormat | None)
-        return cls(PatchConfig.from_json(data["model"]), series=series, scales=data["scales"])
+        config = PatchConfig.from_json(data["model"])
+        return cls(config, series=series, scales=data["scales"], offsets=data.get("offsets", ()))

@@ -16,6 +16,7 @@ from evo_tune.training.prediction.about import TrainingFacts
 from evo_tune.training.prediction.model import PASS, Part, Reader, SampleModel
 from evo_tune.training.prediction.readers import join_names
 from evo_tune.training.recipe import ForecastScores, Series
+from evo_tune.training.recipe.data.bands import move_bands
 from evo_tune.training.recipe.data.forecasts import unscale_outputs
 from evo_tune.training.recipe.data.tables import read_file
 
@@ -99,7 +100,8 @@ class ForecastModel(SampleModel[Past]):
         inputs, centres, scales = network.prepare(series)
         with self.computing() as how:
             outputs = model_outputs(network, (inputs, inputs), batch=PASS, **how).double().numpy()
-        return unscale_outputs(outputs, centres, scales, len(network.config.levels))
+        levels = network.config.levels
+        return move_bands(unscale_outputs(outputs, centres, scales, len(levels)), network.offsets, scales, levels)
 
     def evaluate(self, data: Any, truth: Sequence[Any] | None = None) -> dict[str, float]:
         """Forecast the last horizon of each series from the values before it, and return the scores.
