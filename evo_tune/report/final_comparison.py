@@ -12,6 +12,11 @@ DeMets 1987, close to O'Brien & Fleming: little is spent early, when few seeds s
 by itself, as if the looks were independent, so the sum holds for any spread between seeds and any correlation. A look
 may also end the comparison as hopeless, which cannot raise the error.
 
+A run with patches asks a third question: *Which patches of the chosen genome are real?* Once the second is decided, the
+genome is trained without each of its patches, on the same seeds, at the same looks. The p-values of a look are
+corrected for the number of patches (Holm) and share its part of a second error `ALPHA`: a group sequential Holm
+procedure (Ye, Li, Liu & Yao 2013). Only patches that are neither decided nor hopeless get the seeds of a further look.
+
 These are pure functions of the results so far. A comparison that was killed therefore continues exactly, and the order
 of the results changes neither the work nor the verdict.
 """
@@ -20,11 +25,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Literal, TypeAlias
 
-from evo_tune.report.inference import paired_difference
+from evo_tune.report.inference import HARMFUL, NOT_SHOWN, REAL, Difference, differences_to_one, holm, paired_difference
 
 # Highest probability of 'beats' for a finalist that is no better than the default.
 ALPHA = 0.05
@@ -58,15 +63,36 @@ class FreshTraining:
         id: Id of the trial whose genome is trained.
         purpose: 'choose' among the finalists, or 'report'; the two share no seed.
         seed_number: Number of the seed, from 1; the same for every genome.
+        without: Gene of the patch that is off in the training, against the genome; '' for none.
     """
 
     id: int
     purpose: Purpose
     seed_number: int
+    without: str = ""
 
 
 # Loss of each finished training; None for a failure.
 Results: TypeAlias = Mapping[FreshTraining, float | None]
+
+
+@dataclass(frozen=True)
+class PatchEffect:
+    """The effect of a patch in the chosen genome: by how much the loss rises without it.
+
+    Args:
+        gene: Gene that switches the patch on.
+        pairs: Number of seeds on which both genomes succeeded.
+        gain: Mean loss without the patch minus that with it; NaN without pairs.
+        error: Standard error of the gain; NaN for fewer than two pairs.
+        verdict: 'real', 'harmful' or 'not shown'; '' while it is open.
+    """
+
+    gene: str
+    pairs: int = 0
+    gain: float = math.nan
+    error: float = math.nan
+    verdict: str = ""
 
 
 @dataclass(frozen=True)
@@ -81,6 +107,7 @@ class ComparisonState:
         gain: Mean loss of the default minus that of the chosen finalist, over the pairs; NaN without any.
         error: Standard error of the gain; NaN for fewer than two pairs.
         beats: Whether the chosen finalist beats the default; None while that is open, or if they cannot be compared.
+        effects: Effect of each patch of the chosen finalist, in a run with patches.
     """
 
     next_trainings: tuple[FreshTraining, ...] = ()
@@ -90,6 +117,7 @@ class ComparisonState:
     gain: float = math.nan
     error: float = math.nan
     beats: bool | None = None
+    effects: tuple[PatchEffect, ...] = ()
 
     @property
     def over(self) -> bool:
@@ -109,6 +137,7 @@ class FinalComparison:
             empty for `default_look_seeds(seeds)`. They may depend on the clock, but on no loss, so `ALPHA` still bounds
             the error.
         is_fine_grained: Whether the metric takes so many values that equal losses mean equal models, not rounding.
+        patches: Genes of the patches that are on in each finalist, by its id; empty in a run without patches.
     """
 
     finalists: tuple[int, ...]
@@ -116,6 +145,7 @@ class FinalComparison:
     seeds: int
     planned_look_seeds: tuple[int, ...] = ()
     is_fine_grained: bool = False
+    patches: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def look_seeds(self) -> tuple[int, ...]:
@@ -147,7 +177,8 @@ class FinalComparison:
             return ComparisonState()
         chosen, missing = self.choose(results)
         if chosen is not None:
-            return self._compare(chosen, results)
+            state = self._compare(chosen, results)
+            return self._judge_patches(chosen, state, results) if state.over else state
         # The default is needed whichever finalist is chosen, so it need not wait; it ends even if all finalists fail.
         return ComparisonState((*missing, *self.missing_report_trainings(self.look_seeds[0], [self.default], results)))
 
@@ -195,8 +226,7 @@ class FinalComparison:
                 return replace(state, next_trainings=missing, chosen=chosen, beats=None)
             if self.default is None:
                 return ComparisonState((), chosen, seeds)
-            share_of_max_seeds = seeds / self.look_seeds[-1]
-            alpha_of_look = ALPHA * share_of_max_seeds**SPENDING_POWER - alpha_spent
+            share_of_max_seeds, alpha_of_look = self._share_and_alpha(seeds, alpha_spent)
             alpha_spent += alpha_of_look
             losses = list(zip(*(_losses(id, "report", seeds, results) for id in (chosen, self.default)), strict=True))
             pairs = [
@@ -218,6 +248,63 @@ class FinalComparison:
                 break
         return state
 
+    def _share_and_alpha(self, seeds: int, alpha_spent: float) -> tuple[float, float]:
+        """Return the share of the most seeds that a look has, and the part of `ALPHA` that it may spend."""
+        share_of_max_seeds = seeds / self.look_seeds[-1]
+        return share_of_max_seeds, ALPHA * share_of_max_seeds**SPENDING_POWER - alpha_spent
+
+    def _judge_patches(self, chosen: int, state: ComparisonState, results: Results) -> ComparisonState:
+        """Return the state with the effect of each patch, look by look until all are decided."""
+        effects = {gene: PatchEffect(gene) for gene in self.patches.get(chosen, ())}
+        alpha_spent = 0.0
+        for seeds in self.look_seeds:
+            open_genes = [gene for gene, effect in effects.items() if not effect.verdict]
+            if not open_genes:
+                break
+            missing = [
+                training
+                for number in range(1, seeds + 1)
+                for gene in ("", *open_genes)
+                if (training := FreshTraining(chosen, "report", number, gene)) not in results
+            ]
+            if missing:
+                return replace(state, next_trainings=tuple(missing), effects=tuple(effects.values()))
+            share_of_max_seeds, alpha_of_look = self._share_and_alpha(seeds, alpha_spent)
+            alpha_spent += alpha_of_look
+            with_all = _losses(chosen, "report", seeds, results)
+            without = {gene: _losses(chosen, "report", seeds, results, gene) for gene in open_genes}
+            differences = self._patch_differences(with_all, without)
+            for gene, difference in differences.items():
+                pairs = sum(None not in pair for pair in zip(with_all, without[gene], strict=True))
+                effects[gene] = PatchEffect(gene, pairs, difference.gain, difference.error)
+            # Those shown at an earlier look count as certain, those given up then as not tested.
+            p_values = [
+                differences[gene].p_value if gene in differences else math.nan if effect.verdict == NOT_SHOWN else 0.0
+                for gene, effect in effects.items()
+            ]
+            for effect, p in zip(list(effects.values()), holm(p_values), strict=True):
+                if effect.gene in differences:
+                    is_hopeless = (
+                        effect.gain == 0.0
+                        or not abs(effect.gain) >= MIN_PROMISING_GAIN * share_of_max_seeds * effect.error
+                    )
+                    verdict = NOT_SHOWN if is_hopeless or share_of_max_seeds == 1.0 else ""
+                    verdict = (REAL if effect.gain > 0.0 else HARMFUL) if p <= alpha_of_look else verdict
+                    effects[effect.gene] = replace(effect, verdict=verdict)
+        return replace(state, effects=tuple(effects.values()))
+
+    def _patch_differences(
+        self, losses: Sequence[float | None], without: Mapping[str, Sequence[float | None]]
+    ) -> dict[str, Difference]:
+        """Return the gain of a genome by each of its patches; one that fails without a patch has its own error."""
+        complete = {gene: row for gene, row in without.items() if None not in (*losses, *row)}
+        rows = [[loss or 0.0 for loss in row] for row in (losses, *complete.values())]
+        differences = dict(zip(complete, differences_to_one(rows[0], rows[1:], self.is_fine_grained), strict=True))
+        for gene in without.keys() - complete.keys():
+            pairs = [(a, b) for a, b in zip(losses, without[gene], strict=True) if a is not None and b is not None]
+            differences[gene] = paired_difference(pairs, self.is_fine_grained)
+        return {gene: differences[gene] for gene in without}
+
 
 def default_look_seeds(seeds: int) -> list[int]:
     """Return the numbers of reporting seeds at each look: thirds of the maximum, and at least 2."""
@@ -225,6 +312,6 @@ def default_look_seeds(seeds: int) -> list[int]:
     return sorted({max(MIN_REPORT_SEEDS, seed_count) for seed_count in seed_counts})
 
 
-def _losses(id: int, purpose: Purpose, seeds: int, results: Results) -> list[float | None]:
-    losses = (results[FreshTraining(id, purpose, number)] for number in range(1, seeds + 1))
+def _losses(id: int, purpose: Purpose, seeds: int, results: Results, without: str = "") -> list[float | None]:
+    losses = (results[FreshTraining(id, purpose, number, without)] for number in range(1, seeds + 1))
     return [loss if loss is not None and abs(loss) < FAILURE_LOSS else None for loss in losses]

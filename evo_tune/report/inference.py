@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from statistics import fmean, variance
+from dataclasses import dataclass, replace
+from statistics import fmean, median, variance
+
+import numpy as np
 
 from evo_tune.genome.values import common_step
+
+# Verdicts about a difference.
+REAL, HARMFUL, NOT_SHOWN = "real", "harmful", "not shown"
 
 # Relative difference that counts as rounding: some thousand times that of one operation.
 ROUNDING = 1e-12
@@ -21,6 +26,9 @@ ROUNDED_VARIANCE = 1 / 12
 
 # Probability with which as many seeds as `seeds_needed` says show a gain of the size that was measured.
 POWER = 0.8
+
+# Spread of a gain, in usual ones, up to which its noise counts as that of the others.
+MAX_SPREAD = 10.0
 
 # Most seeds that are worth a prediction.
 MAX_SEEDS = 10_000
@@ -110,6 +118,36 @@ def paired_difference(pairs: Sequence[tuple[float, float]], is_fine_grained: boo
     rounding_error = math.sqrt(2 * ROUNDED_VARIANCE) * step / math.sqrt(count)
     gain, error = (0.0 if abs(value) <= tolerance else value for value in (gain, error))
     return Difference(gain, error, count - 1, rounding_error)
+
+
+def differences_to_one(
+    losses: Sequence[float], variants: Sequence[Sequence[float]], is_fine_grained: bool = False
+) -> list[Difference]:
+    """Return the gain of one genome over each of several variants of it, all with the same seeds.
+
+    Their noise is about the same, so it is estimated from all of them at once, as in Dunnett's (1955) comparison with a
+    control: the residuals of a two-way layout, genomes by seeds. This finds effects with fewer seeds. A variant whose
+    gain scatters more than `MAX_SPREAD` times as much as usual has its own error. With one variant, it is
+    `paired_difference`.
+
+    Args:
+        losses: Losses of the genome, for each seed.
+        variants: Losses of each variant, for each seed.
+        is_fine_grained: See `paired_difference`.
+    """
+    differences = [paired_difference(list(zip(losses, row, strict=True)), is_fine_grained) for row in variants]
+    if len(losses) < 2 or not variants:
+        return differences
+    usual = median(difference.error for difference in differences)
+    is_usual = [difference.error <= MAX_SPREAD * usual for difference in differences]
+    table = np.array([losses, *(row for row, usual in zip(variants, is_usual, strict=True) if usual)])
+    residuals = table - table.mean(axis=0) - table.mean(axis=1, keepdims=True) + table.mean()
+    freedom = (len(table) - 1) * (len(losses) - 1)
+    error = math.sqrt(2.0 * float((residuals**2).sum()) / freedom / len(losses))
+    return [
+        replace(difference, error=error, freedom=freedom) if usual else difference
+        for difference, usual in zip(differences, is_usual, strict=True)
+    ]
 
 
 def unpaired_difference(losses: Sequence[float], reference_losses: Sequence[float]) -> Difference:

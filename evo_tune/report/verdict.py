@@ -17,12 +17,19 @@ from msgspec import Struct
 
 from evo_tune.errors import UsageError
 from evo_tune.genome.trial import Objective
-from evo_tune.report.inference import Difference, gain_of_choice, holm, paired_difference, unpaired_difference
+from evo_tune.report.inference import (
+    HARMFUL,
+    NOT_SHOWN,
+    REAL,
+    Difference,
+    gain_of_choice,
+    holm,
+    paired_difference,
+    unpaired_difference,
+)
 
 # Probability of any false verdict 'real' or 'harmful'.
 LEVEL = 0.05
-
-REAL, HARMFUL, NOT_SHOWN = "real", "harmful", "not shown"
 
 # Losses of a variant by its seeds; None for a failed training.
 Losses: TypeAlias = Mapping[str, float | None]

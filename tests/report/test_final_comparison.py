@@ -216,3 +216,95 @@ def test_smaller_comparisons_have_fewer_seeds_and_then_fewer_finalists() -> None
     looks_of = [(4, 8, 12), (4, 8), (4,), (3,), (2,)]
     assert found == [(count, looks) for count in (3, 2, 1) for looks in looks_of]
     assert FinalComparison((), 0, 6).largest_first_alternatives() == []
+
+
+# Leave one patch out.
+
+GENES = ("rope", "norm", "muon", "idle")
+GAINS = {"": 0.0, "rope": 0.3, "norm": 0.2, "muon": -0.3, "idle": 0.0}
+
+
+def patched(seeds: int) -> FinalComparison:
+    return FinalComparison((1, 2), 0, seeds, is_fine_grained=True, patches={1: GENES, 2: ()})
+
+
+def patch_draw(luck: int, noise: float) -> Draw:
+    """Return losses in which trial 1 is best, with what each of its patches gains."""
+
+    def draw(one: FreshTraining) -> Loss:
+        rng = random.Random(f"{luck} {one}")
+        return (1.0, 0.0, 0.5)[one.id] + GAINS[one.without] + one.seed_number / 7 + rng.gauss(0.0, noise)
+
+    return draw
+
+
+def play_patches(comparison: FinalComparison, draw: Draw) -> tuple[dict[FreshTraining, Loss], ComparisonState]:
+    results: dict[FreshTraining, Loss] = {}
+    while wanted := (state := comparison.state(results)).next_trainings:
+        assert not set(wanted) & results.keys()
+        results |= {one: draw(one) for one in wanted}
+    return results, state
+
+
+def test_each_patch_is_judged_by_leaving_it_out() -> None:
+    results, state = play_patches(patched(3), patch_draw(0, 0.02))
+    assert (state.chosen, state.beats) == (1, True)
+    assert {effect.gene: effect.verdict for effect in state.effects} == {
+        "rope": "real",
+        "norm": "real",
+        "muon": "harmful",
+        "idle": "not shown",
+    }
+    assert state.effects[0].gain == pytest.approx(0.3, abs=0.05)
+    assert state.over
+    assert all(one.purpose == "report" and one.id == 1 for one in results if one.without)
+
+
+def test_only_open_patches_get_more_seeds() -> None:
+    results, state = play_patches(patched(3), patch_draw(3, 0.05))
+    seeds = {gene: sum(one.without == gene for one in results) for gene in GENES}
+    assert min(seeds.values()) < max(seeds.values())
+    assert max(seeds.values()) <= patched(3).look_seeds[-1]
+    assert all(effect.pairs == seeds[effect.gene] for effect in state.effects)
+
+
+def test_a_run_without_patches_trains_what_it_did() -> None:
+    plain = FinalComparison((1, 2), 0, 3, is_fine_grained=True)
+    none_on = FinalComparison((1, 2), 0, 3, is_fine_grained=True, patches={1: (), 2: GENES})
+    draw = patch_draw(1, 0.1)
+    assert play_patches(plain, draw) == play_patches(none_on, draw)
+    assert play_patches(plain, draw)[1].effects == ()
+
+
+def test_the_order_of_results_changes_no_verdict_about_patches() -> None:
+    for luck in range(20):
+        comparison, draw = patched(1 + luck % 4), patch_draw(luck, 0.2)
+        results, state = play_patches(comparison, draw)
+        shuffled = list(results.items())
+        random.Random(luck).shuffle(shuffled)
+        half = dict(shuffled[: len(shuffled) // 2])  # killed
+        while wanted := comparison.state(half).next_trainings:
+            half[wanted[-1]] = results[wanted[-1]]
+        assert half.keys() == results.keys()
+        assert comparison.state(half) == state
+
+
+def test_patches_without_effect_are_rarely_shown() -> None:
+    wrong, tries = 0, 400
+    for luck in range(tries):
+        rng = random.Random(luck)
+        comparison = FinalComparison((1,), 0, 2, is_fine_grained=True, patches={1: tuple("abcdefgh")})
+        state = play_patches(comparison, lambda one, rng=rng: rng.gauss(-one.id, 0.1))[1]  # type: ignore[misc]
+        wrong += any(effect.verdict != "not shown" for effect in state.effects)
+    assert 0 < wrong / tries <= ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / tries)
+
+
+def test_a_genome_that_fails_without_a_patch_hides_no_other_patch() -> None:
+    def draw(one: FreshTraining) -> Loss:
+        return None if one.without == "norm" else patch_draw(0, 0.02)(one)
+
+    state = play_patches(patched(3), draw)[1]
+    verdicts = {effect.gene: (effect.verdict, effect.pairs > 0) for effect in state.effects}
+    assert verdicts["norm"] == ("not shown", False)
+    assert verdicts["rope"] == ("real", True)
+    assert math.isnan(state.effects[1].gain)

@@ -13,6 +13,7 @@ from scipy import stats
 
 from evo_tune.report.inference import (
     MAX_SEEDS,
+    differences_to_one,
     gain_of_choice,
     holm,
     paired_difference,
@@ -56,6 +57,37 @@ def test_differences_are_scipys(seeds: int) -> None:
         low, high = result.confidence_interval(0.95)
         assert difference.gain - difference.half_width(0.05) == pytest.approx(low, rel=1e-3)
         assert difference.gain + difference.half_width(0.05) == pytest.approx(high, rel=1e-3)
+
+
+def test_one_variant_is_a_paired_test() -> None:
+    rng = np.random.default_rng(5)
+    losses, variant = list(rng.normal(size=6)), list(rng.normal(size=6))
+    alone = differences_to_one(losses, [variant], True)[0]
+    paired = paired_difference(list(zip(losses, variant, strict=True)), True)
+    assert (alone.gain, alone.freedom) == (paired.gain, paired.freedom)
+    assert alone.error == pytest.approx(paired.error)
+    assert differences_to_one([1.0], [[2.0]])[0].freedom == 0
+    assert differences_to_one([1.0, 2.0], []) == []
+
+
+def test_variants_share_their_noise_but_not_with_an_outlier() -> None:
+    rng = np.random.default_rng(6)
+    table = rng.normal(0.0, 0.1, (9, 3)) + rng.normal(0.0, 2.0, 3)  # each seed moves all losses
+    differences = differences_to_one(list(table[0]), [list(row) for row in table[1:]], True)
+    assert {difference.freedom for difference in differences} == {16}
+    assert differences[0].error == pytest.approx(0.1 * math.sqrt(2 / 3), rel=0.5)
+    table[4] = [50.0, 90.0, -70.0]
+    differences = differences_to_one(list(table[0]), [list(row) for row in table[1:]], True)
+    assert [difference.freedom for difference in differences] == [14, 14, 14, 2, 14, 14, 14, 14]
+    assert differences[0].error < 0.2
+
+
+def test_pooled_errors_keep_their_level() -> None:
+    rng, wrong = np.random.default_rng(7), 0
+    for _ in range(1500):
+        table = rng.normal(size=(7, 2))
+        wrong += sum(d.p_value <= 0.05 for d in differences_to_one(list(table[0]), [list(r) for r in table[1:]], True))
+    assert wrong / 9000 == pytest.approx(0.05, abs=0.012)
 
 
 def test_a_step_of_the_metric_adds_to_the_error() -> None:
