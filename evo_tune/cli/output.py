@@ -578,7 +578,8 @@ class EventStream:
         self._comparison_time = comparison_time
         for trial in read_comparison(run):
             key = trial.id, trial.candidate.seed
-            if key in self._compared:
+            is_without_patch = bool(run.patches) and trial.key != run.trial(trial.id).key
+            if key in self._compared or is_without_patch:
                 continue
             self._compared.add(key)
             values = {name: getattr(trial.outcome, name) for name in ("status", "metrics", "seconds", "error")}

@@ -19,7 +19,7 @@ from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import NO_MORE_JOBS, Job, JobOrEnd
 from evo_tune.loop.generations import remove_checkpoint
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining
-from evo_tune.report.recommendation import comparison_results, current_comparison, fresh_seed
+from evo_tune.report.recommendation import comparison_results, current_comparison, fresh_seed, genome_without
 from evo_tune.store.events import journal_round_trip
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison, write_comparison
@@ -37,13 +37,19 @@ def comparison_jobs(run: Run, comparison: FinalComparison) -> dict[FreshTraining
         seed = fresh_seed(run.manifest.settings.seed, training.seed_number, training.purpose)
         uses_test_set = training.purpose == "report"
         candidate = replace(run.candidates[training.id], seed=seed, resumes=None, stop_if=(), test=uses_test_set)
-        jobs[training] = Job(candidate, f"final comparison, trial {training.id}", _folder_name(training))
+        title = f"final comparison, trial {training.id}"
+        if training.without:
+            genome = genome_without(run, training.id, training.without)
+            candidate = replace(candidate, genome=genome, code=run.code_of(genome))
+            title += f" without {training.without}"
+        jobs[training] = Job(candidate, title, _folder_name(training))
     return jobs
 
 
 def _folder_name(training: FreshTraining) -> str:
     """Return the name of the folder of a training."""
-    return f"comparison-{training.id:06d}-{training.purpose}-{training.seed_number}"
+    without = f"-without-{training.without}" if training.without else ""
+    return f"comparison-{training.id:06d}-{training.purpose}-{training.seed_number}{without}"
 
 
 def record_result(run: Run, candidate: Candidate, outcome: Outcome) -> None:

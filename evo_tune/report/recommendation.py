@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -24,7 +24,7 @@ from evo_tune.genome.kernel import category_counts, encode_features
 from evo_tune.genome.seeds import is_fine, predict_losses
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective, Trial
-from evo_tune.genome.values import genome_key, is_same
+from evo_tune.genome.values import Genome, genome_key, is_same
 from evo_tune.report.final_comparison import ComparisonState, FinalComparison, FreshTraining, Purpose
 from evo_tune.report.inference import ROUNDING, student_tail
 from evo_tune.store.run import Run
@@ -161,12 +161,28 @@ def current_comparison(run: Run) -> FinalComparison:
     """Return the final comparison of a run: the one that was planned to fit into its hours, else the one asked for."""
     plan = run.planned
     if plan is None:
-        return comparison_as_requested(run)
+        requested = comparison_as_requested(run)
+        return replace(requested, patches={id: patches_on(run, id) for id in requested.finalists})
     seeds = next((session.final_seeds for session in reversed(run.sessions) if session.final_seeds), 0)
     ranked_ids = {trial.id for trial in run.ranked()}  # a stranger's journal may name a genome by another trial
     finalists = tuple(id for id in plan.finalists if id in ranked_ids)
     default = plan.default if plan.default in ranked_ids else None
     return FinalComparison(finalists, default, seeds if plan.looks else 0, plan.looks, _is_fine_grained(run))
+
+
+def patches_on(run: Run, id: int) -> tuple[str, ...]:
+    """Return the genes of the patches that are on in a trial, in the order in which they are applied."""
+    return tuple(patch.gene for patch in run.patches if run.candidates[id].genome.get(patch.gene) is True)
+
+
+def genome_without(run: Run, id: int, gene: str) -> Genome:
+    """Return the genome of a trial without the patch of a gene, and without the patches that require it."""
+    off = {patch.name for patch in run.patches if patch.gene == gene}
+    for patch in run.patches:  # one requires only earlier ones
+        off |= {patch.name} if off & {*patch.requires} else set()
+    space = SearchSpace(None, None, **run.genes)
+    values: Genome = {patch.gene: False for patch in run.patches if patch.name in off}
+    return space.snap(space.encode({**run.candidates[id].genome, **values}))
 
 
 def comparison_as_requested(run: Run) -> FinalComparison:
@@ -199,17 +215,25 @@ def comparison_results(run: Run, comparison: FinalComparison) -> dict[FreshTrain
     losses: dict[FreshTraining, float | None] = {}
     if not finished:
         return losses
+    ids = (*comparison.finalists, *(() if comparison.default is None else (comparison.default,)))
+    # Identity of each genome, and of it without each of its patches.
+    keys = {
+        id: {"": genome_key(run.candidates[id].genome)}
+        | {gene: genome_key(genome_without(run, id, gene)) for gene in comparison.patches.get(id, ())}
+        for id in ids
+    }
     objectives: dict[Purpose, Objective] = {"choose": run.objectives[0], "report": comparison_objective(run)}
     for purpose, most in comparison.max_seeds.items():
         for number in range(1, most + 1):
             seed = fresh_seed(run.manifest.settings.seed, number, purpose)
-            for id in (*comparison.finalists, *(() if comparison.default is None else (comparison.default,))):
-                trial = finished.get((genome_key(run.candidates[id].genome), seed))
-                if trial is not None:
-                    metrics, objective = trial.outcome.metrics, objectives[purpose]
-                    has_value = trial.losses and objective.metric in metrics
-                    loss = objective.loss(metrics) if has_value else math.nan
-                    losses[FreshTraining(id, purpose, number)] = loss if math.isfinite(loss) else None
+            for id in keys:
+                for gene, key in keys[id].items() if purpose == "report" else (("", keys[id][""]),):
+                    trial = finished.get((key, seed))
+                    if trial is not None:
+                        metrics, objective = trial.outcome.metrics, objectives[purpose]
+                        has_value = trial.losses and objective.metric in metrics
+                        loss = objective.loss(metrics) if has_value else math.nan
+                        losses[FreshTraining(id, purpose, number, gene)] = loss if math.isfinite(loss) else None
     return losses
 
 

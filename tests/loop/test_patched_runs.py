@@ -18,8 +18,12 @@ from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
 from evo_tune.plugins.patches import CODE_FOLDER, parse_patch, read_patches
 from evo_tune.plugins.patches.project import write_copy
+from evo_tune.report.charts import patches
+from evo_tune.report.recommendation import comparison_result, genome_without, patches_on
+from evo_tune.report.run_data import RunData
 from evo_tune.store.inbox import submit_patch
 from evo_tune.store.run import Run
+from evo_tune.store.table import read_comparison, write_comparison
 from tests.conftest import cut_copy, drive, rows
 
 pytestmark = pytest.mark.usefixtures("here", "fast_disk")
@@ -410,3 +414,70 @@ def test_a_command_without_patches_writes_what_it_wrote_before(project: Path, be
     assert "patched" not in (run.folder / "_run.json").read_text()
     assert not (run.folder / CODE_FOLDER).exists()
     assert all(candidate.code is None for candidate in run.candidates)
+
+
+def warm_run(project: Path, **given: Any) -> Search:
+    """Return a run whose best genome has the patches `gain` and `scale`, with a final comparison."""
+    best = {"lr": 0.5, "gain": True, "size": 0.25, "scale": True, "worse": False}
+    return start(project, warm_start=[best], trials=3, final_seeds=2, finalists=1, **given).run()
+
+
+def test_the_final_comparison_leaves_out_each_patch(project: Path) -> None:
+    saved = warm_run(project).saved
+    state = comparison_result(saved).state  # type: ignore[union-attr]
+    assert (state.chosen, state.beats) == (1, True)
+    assert {effect.gene: effect.verdict for effect in state.effects} == {"gain": "real", "scale": "real"}
+    assert [effect.gain for effect in state.effects] == pytest.approx([0.25, 0.5], abs=0.01)
+    without = [trial for trial in read_comparison(saved) if not trial.genome["gain"] and trial.genome["scale"]]
+    assert {trial.genome["size"] for trial in without} == {0.2}  # inactive, so its default
+    assert [trial.outcome.metrics["val_loss"] for trial in without] == pytest.approx([0.5] * len(without), abs=0.01)
+    rows = {row["patch"]: row for row in patches.rows(RunData(saved))}
+    assert rows["gain"]["effect"].startswith("0.25")
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "gain": "real",
+        "scale": "real",
+        "worse": "not in the best",
+    }
+    assert (rows["gain"]["values"], rows["gain"]["trials with"] + rows["gain"]["trials without"]) == ("size=0.25", 3)
+    assert rows["worse"]["effect"] == "-"
+    seeds = [trial.candidate.seed for trial in without]
+    assert seeds == [trial.candidate.seed for trial in read_comparison(saved) if trial.genome["gain"]][-len(seeds) :]
+
+
+def test_the_report_draws_the_pairs_of_patches(project: Path) -> None:
+    run = start(project, strategy="random", trials=14).run().saved
+    figure = patches.draw(RunData(run))
+    assert figure is not None
+    assert figure["layout"]["xaxis"]["ticktext"] == ["gain", "scale", "worse"]
+    gains = figure["data"][0]["z"]
+    assert gains[1][1] > 0.0 > gains[2][2]
+    part = patches.part(RunData(run))
+    assert part is not None
+    assert [row["verdict"] for row in part.rows if row["patch"] == "worse"] == ["not in the best"]
+
+
+def test_a_comparison_of_patches_continues_after_a_kill(project: Path) -> None:
+    saved = warm_run(project).saved
+    results = read_comparison(saved)
+    whole = comparison_result(saved)
+    for count in (3, 5, len(results) - 1):
+        target = project / "populations" / f"cut{count}"
+        shutil.copytree(saved.folder, target)
+        run = Run.open(target)
+        write_comparison(run, results[:count])
+        again = Search.resume(target.name, store=target.parent, trust=True, slots=1).run().saved
+        assert comparison_result(again) == whole
+        assert [trial.outcome.metrics for trial in read_comparison(again)] == [t.outcome.metrics for t in results]
+        assert agrees(again)
+
+
+def test_without_a_patch_those_that_require_it_are_off(project: Path) -> None:
+    text = patch_text("gain = 0.0", "gain = {size=float(0.1,0.3)}", 8, head="# requires: a_first\n")
+    (project / "patches" / "gain.patch").write_text(text)
+    (project / "patches" / "a_first.patch").write_text(patch_text("import os", "import os  # first", 2))
+    best = {"lr": 0.5, "a_first": True, "gain": True, "size": 0.25, "scale": True, "worse": False}
+    saved = start(project, warm_start=[best], trials=2).run().saved
+    assert patches_on(saved, 1) == ("a_first", "gain", "scale")
+    without = genome_without(saved, 1, "a_first")
+    assert (without["a_first"], without["gain"], without["scale"], without["size"]) == (False, False, True, 0.2)
+    assert genome_without(saved, 1, "gain")["a_first"] is True

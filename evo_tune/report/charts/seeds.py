@@ -31,6 +31,8 @@ def by_seed(data: RunData) -> dict[int, dict[int, float | None]]:
         metrics = trial.outcome.metrics if trial.losses else {}
         if metrics and metric != data.metric and metric not in metrics:
             continue
+        if run.patches and trial.key not in ids:  # the best one without a patch (charts/patches.py)
+            continue
         value = metrics.get(metric, math.nan)
         id = ids.get(trial.key, trial.id)
         seeds.setdefault(trial.candidate.seed, {})[id] = value if abs(value) < MAX_ABSOLUTE_LOSS else None

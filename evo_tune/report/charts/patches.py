@@ -1,0 +1,126 @@
+"""The patches of a run: effect, cost and verdict of each, and which ones help or hurt each other."""
+
+from __future__ import annotations
+
+import math
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from evo_tune.genome.trial import Trial
+from evo_tune.genome.values import genome_key
+from evo_tune.report.charts import CaptionedFigure, Part, Spec, axis, escape_label, figure, names_axis
+from evo_tune.report.charts.resources import RESOURCES
+from evo_tune.report.final_comparison import PatchEffect
+from evo_tune.report.patch_model import PatchModel, fit_patch_model
+from evo_tune.report.recommendation import comparison_result, genome_without
+from evo_tune.report.run_data import RunData
+from evo_tune.store.table import read_comparison
+from evo_tune.text import show_value
+
+POSITION = 15
+
+# Resources whose cost is given, beside the seconds.
+MEMORY = ("peak_memory", "gpu_memory")
+
+
+def draw(data: RunData) -> Spec | None:
+    """Return the figure of the pairs; None in a run without patches, or with too few results."""
+    model = fit_patch_model(data)
+    if model is None:
+        return None
+    titles = [escape_label(patch.name, 24) for patch in data.run.patches]
+    largest = float(np.abs(model.gains).max()) or 1.0
+    texts = [[_show_gain(model, row, column) for column in range(len(titles))] for row in range(len(titles))]
+    trace = {
+        "type": "heatmap",
+        "z": model.gains.round(9).tolist(),
+        "text": texts,
+        "hovertemplate": "%{text}<extra></extra>",
+        "colorscale": [[0.0, "#D55E00"], [0.5, "#f7f7f7"], [1.0, "#0072B2"]],
+        "zmin": -largest,
+        "zmax": largest,
+        "xgap": 1,
+        "ygap": 1,
+        "colorbar": {"thickness": 10, "title": {"text": "gain"}},
+    }
+    places = list(range(len(titles)))
+    x_axis = axis("", tickmode="array", tickvals=places, ticktext=titles, tickangle=-40, automargin=True)
+    return figure([trace], x_axis, names_axis(titles, 24), height=140 + 26 * len(titles))
+
+
+def _show_gain(model: PatchModel, row: int, column: int) -> str:
+    names = escape_label(model.genes[row]), escape_label(model.genes[column])
+    label = names[0] if row == column else f"{names[0]} and {names[1]}, beyond both alone"
+    return f"{label}: {model.gains[row, column]:.3g} ± {model.errors[row, column]:.2g}"
+
+
+def rows(data: RunData) -> list[dict[str, Any]]:
+    """Return a row for each patch: its effect in the final comparison, its cost, and its trials."""
+    run, result = data.run, comparison_result(data.run)
+    chosen = None if result is None else result.state.chosen
+    effects = {} if result is None else {effect.gene: effect for effect in result.state.effects}
+    best = data.recommended_trial if chosen is None else run.trial(chosen)
+    by_key: dict[str, list[Trial]] = {}
+    for trial in read_comparison(run):
+        by_key.setdefault(trial.key, []).append(trial)
+    table = []
+    for patch in run.patches:
+        on = [trial for trial in data.trials if trial.genome.get(patch.gene) is True]
+        effect = effects.get(patch.gene, PatchEffect(patch.gene))
+        row: dict[str, Any] = {"patch": patch.title, "effect": _show_effect(effect), "verdict": effect.verdict or "-"}
+        is_in_best = best is not None and best.genome.get(patch.gene) is True
+        if not is_in_best and best is not None:
+            row["verdict"] = "not in the best"
+        costs = dict.fromkeys(("seconds", *MEMORY), math.nan)
+        if best is not None and effect.gene in effects:
+            without = by_key.get(genome_key(genome_without(run, best.id, patch.gene)), [])
+            costs = {name: _cost(name, by_key.get(best.key, []), without) for name in costs}
+        row |= {
+            RESOURCES[name].split(",")[0]: show_value(cost)
+            for name, cost in costs.items()
+            if name == "seconds" or math.isfinite(cost)
+        }
+        own = [name for name, gene in run.genes.items() if patch.gene in dict(gene.when or ())]
+        row["values"] = (
+            " ".join(f"{name}={show_value(best.genome[name])}" for name in own) if is_in_best and best else ""
+        )
+        table.append({**row, "trials with": len(on), "trials without": len(data.trials) - len(on)})
+    names = list(dict.fromkeys(name for row in table for name in row))
+    return [{name: row.get(name, "-") for name in names} for row in table]
+
+
+def _show_effect(effect: PatchEffect) -> str:
+    if not math.isfinite(effect.gain):
+        return "-"
+    return f"{effect.gain:.4g} ± {effect.error:.2g}" if math.isfinite(effect.error) else f"{effect.gain:.4g}"
+
+
+def _cost(name: str, trials: list[Trial], without: list[Trial]) -> float:
+    """Return by how much more of a resource a training takes with a patch than without; NaN if unknown."""
+    amounts: list[list[float]] = []
+    for group in (trials, without):
+        outcomes = [trial.outcome for trial in group if trial.ok]
+        values = [outcome.metrics.get(name, outcome.seconds if name == "seconds" else math.nan) for outcome in outcomes]
+        amounts.append(values)
+    return fmean(amounts[0]) - fmean(amounts[1]) if all(amounts) else math.nan
+
+
+def part(data: RunData) -> Part | None:
+    """Return the part; None in a run without patches."""
+    if not data.run.patches:
+        return None
+    pairs = draw(data)
+    caption = (
+        "Gain by each patch alone (diagonal) and by each pair beyond that, by a linear model of all full trainings."
+    )
+    return Part(
+        "Patches",
+        "Effect: by how much the best genome is worse without the patch, on seeds that it shares, with its standard "
+        "error. real, harmful: shown at an error of .05 over all patches (Holm). Costs are those of one training.",
+        [] if pairs is None else [CaptionedFigure(pairs, caption)],
+        rows=rows(data),
+        rows_title="Verdicts",
+        rows_open=True,
+    )
