@@ -201,6 +201,7 @@ def _summary_lines(
     elif result.default is not None and not result.default.feasible:
         yield f"the default genome does not satisfy {constraints}, so the comparison with it is not fair"
     yield report.verdict(result)
+    yield from report.patch_verdicts(result.comparison)
     if genome_count := report.genomes_of_one_value(run):
         remedy = "check that the training uses the values of the genes"
         yield f"all {genome_count} genomes have the same {result.metric}: {remedy}"

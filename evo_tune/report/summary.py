@@ -530,6 +530,17 @@ def _compare_with_default(result: RunResult) -> str:
     return f"trial {final.chosen}, the best finalist, failed on fresh seeds where the default did not: use the default"
 
 
+def patch_verdicts(state: ComparisonState | None) -> list[str]:
+    """Return a line for each patch of the best genome: its verdict, and its effect in the final comparison."""
+    effects = () if state is None or not state.over else state.effects
+    lines = []
+    for effect in effects:
+        gain = f"{show_decimals(effect.gain)} ± {show_decimals(effect.error)}"
+        measured = f"gain {gain}, paired over {effect.pairs} fresh seeds" if effect.pairs else "it fails without it"
+        lines.append(f"patch {effect.gene}: {effect.verdict} ({measured})")
+    return lines
+
+
 def baseline_verdict(baseline: AgainstBaseline) -> str:
     """Return in one line, without a full stop, whether the best beats the baseline."""
     name, value, best = baseline.name, baseline.value, baseline.best

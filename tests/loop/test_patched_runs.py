@@ -21,6 +21,7 @@ from evo_tune.plugins.patches.project import write_copy
 from evo_tune.report.charts import patches
 from evo_tune.report.recommendation import comparison_result, genome_without, patches_on
 from evo_tune.report.run_data import RunData
+from evo_tune.report.summary import patch_verdicts
 from evo_tune.store.inbox import submit_patch
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison, write_comparison
@@ -431,6 +432,9 @@ def test_the_final_comparison_leaves_out_each_patch(project: Path) -> None:
     without = [trial for trial in read_comparison(saved) if not trial.genome["gain"] and trial.genome["scale"]]
     assert {trial.genome["size"] for trial in without} == {0.2}  # inactive, so its default
     assert [trial.outcome.metrics["val_loss"] for trial in without] == pytest.approx([0.5] * len(without), abs=0.01)
+    line = patch_verdicts(state)[0]
+    assert line.startswith("patch gain: real (gain 0.25")
+    assert line.endswith(f"paired over {state.effects[0].pairs} fresh seeds)")
     rows = {row["patch"]: row for row in patches.rows(RunData(saved))}
     assert rows["gain"]["effect"].startswith("0.25")
     assert {name: row["verdict"] for name, row in rows.items()} == {

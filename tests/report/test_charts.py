@@ -39,11 +39,13 @@ from tests.report.conftest import SAMPLE, Made
 
 
 def test_parts_come_in_the_order_of_what_matters() -> None:
-    order = ["verdict", "next_steps", "history", "lineage", "parallel", "slices", "pairs", "importances"]
+    order = ["verdict", "next_steps", "patches", "history", "lineage", "parallel", "slices", "pairs", "importances"]
     order += ["curves", "front", "resources", "scale", "slots", "seeds", "trials"]
     assert charts.names() == order
     found = charts.parts(RunData(Run.open(SAMPLE)))
-    assert list(found) == [name for name in order if name not in ("front", "scale", "failures")]  # nothing failed
+    assert list(found) == [
+        name for name in order if name not in ("front", "patches", "scale", "failures")
+    ]  # nothing failed
     assert all(part.title and part.explanation.endswith(".") for part in found.values())
 
 
@@ -53,7 +55,8 @@ def test_a_run_that_has_only_begun_says_so_and_nothing_else(made: Made, tmp_path
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in charts.names() if hasattr(charts.chart_of(name), "draw") and name != "scale"]
+    "name",
+    [name for name in charts.names() if hasattr(charts.chart_of(name), "draw") and name not in ("patches", "scale")],
 )
 def test_every_chart_has_figures_of_its_own(name: str, made: Made) -> None:
     material = RunData(made(80, objectives=("loss:min", "params:min")))
