@@ -133,20 +133,36 @@ class Workplace:
         root, run = self._run(folder, run)
         return self._begin(root, run, ["resume", *_flags(trials=trials, hours=hours, slots=slots), "--", run])
 
-    def propose(self, run: str, genomes: list[dict[str, str | int | float | bool]], folder: str = "") -> str:
-        """Propose genomes to a run, which trains them next, and return them with all genes as JSON.
+    def propose(
+        self,
+        run: str,
+        genomes: list[dict[str, str | int | float | bool]] | None = None,
+        folder: str = "",
+        patches: dict[str, str] | None = None,
+    ) -> str:
+        """Propose genomes or patches to a run, which trains them next, and return them as JSON.
 
-        They count for the limits of the run, and are recorded as proposed by 'agent'. `results` predicts their values
-        before. If the run has ended, `resume` trains them.
+        They count for the limits of the run, and are recorded as proposed by 'agent'. `results` predicts values of
+        genomes before, and tells what became of patches. If the run has ended, `resume` trains them.
 
         Args:
             run: Name of the run.
             genomes: Values of genes by name, such as {"lr": 0.003, "depth": 4}; all others have their defaults.
             folder: One of the named folders; by default the first.
+            patches: Unified diffs by name, for a run that the user started with --allow-patches. Each is a gene, and so
+                is a placeholder such as {momentum=log(0.8,0.99)} in it. One that does not apply is an error.
         """
         root, run = self._run(folder, run)
-        texts = [msgspec.json.encode(genome).decode() for genome in genomes]
-        return _command_output(root, ["propose", "--source=agent", "--format=json", "--", run, *texts])
+        texts = [msgspec.json.encode(genome).decode() for genome in genomes or ()]
+        with tempfile.TemporaryDirectory() as drafts:
+            words = []
+            for name, text in (patches or {}).items():
+                if not WORD.fullmatch(name):
+                    raise UsageError(f"patch {one_line(repr(name), 60)}: expected a name of letters, digits, _ and -")
+                path = Path(drafts, f"{name}.patch")
+                path.write_text(text, encoding="utf-8")
+                words.append(f"--patch={path}")
+            return _command_output(root, ["propose", "--source=agent", "--format=json", *words, "--", run, *texts])
 
     def status(self, run: str = "", folder: str = "") -> str:
         """Return the state of a run as JSON: whether it is running, its best trial, its forecast and its slots.

@@ -332,7 +332,7 @@ class ShellScript(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class ProposedGenomes(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Genomes that were submitted to a run.
+    """Genomes and patches that were submitted to a run.
 
     Args:
         run: Name of the run.
@@ -340,6 +340,7 @@ class ProposedGenomes(Struct, forbid_unknown_fields=True, kw_only=True):
         running: Whether the run gave a recent sign of life; if not, a resume trains them.
         waiting: Number of submitted genomes that the run has not taken yet.
         genomes: The genomes with all genes, before the evaluator's repair.
+        patches: Names of the submitted patches; after each, the best genome with it is trained.
     """
 
     run: str
@@ -347,6 +348,7 @@ class ProposedGenomes(Struct, forbid_unknown_fields=True, kw_only=True):
     running: bool
     waiting: int
     genomes: list[Genome]
+    patches: list[str]
 
 
 class AgentTool(Struct, forbid_unknown_fields=True, kw_only=True):

@@ -13,6 +13,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from msgspec import Struct, structs
@@ -25,17 +26,17 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import DEFAULT, STATUSES, SUBMITTED, WARM_START, Candidate, Outcome, Proposal, check_metrics
 from evo_tune.genome.values import is_same
 from evo_tune.genome.widening import WIDENINGS
-from evo_tune.loop.code import hash_of, is_patch_allowed, remember_patch
+from evo_tune.loop.code import hash_of, is_patch_allowed, patch_set_of, remember_patch
 from evo_tune.loop.generations import TrialFiles, strategy_error
 from evo_tune.loop.plan import record_of, versions_of
-from evo_tune.plugins.patches import parse_patch
+from evo_tune.plugins.patches import parse_patch, read_patch_file
 from evo_tune.plugins.patches.combining import PatchSet
 from evo_tune.plugins.patches.project import save_code
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.rules.widening import Widening
 from evo_tune.store.events import PatchSubmission, Submission, Submitted, ranges_of
-from evo_tune.store.inbox import INBOX, PATCH, complete_genome, list_files, read_file, remove_file
+from evo_tune.store.inbox import INBOX, PATCH, complete_genome, list_files, read_file, remove_file, submit_patch
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run, history_of, widen, widen_once
 from evo_tune.store.run import Widening as RecordedWidening
@@ -78,6 +79,32 @@ def propose_submission(submission: Submission, history: RunHistory, run: Run) ->
     if history.seen(genome, budget):
         raise SpaceError("this genome was proposed already")
     return wider, Proposal(genome, SUBMITTED + submission.source, budget=budget)
+
+
+def submit_patch_file(run: Run, path: Path, source: str) -> str:
+    """Submit a patch to a run, which may be in progress, and its best genome with it; return the patch's name.
+
+    Args:
+        run: The run, as it is now.
+        path: File of the patch.
+        source: Who proposes it; the patch of a 'person' is trusted from now on.
+
+    Raises:
+        PluginError: The file is no patch, or the run cannot use it; the message names the hunk that does not apply.
+        UsageError: The run has no patches, or does not allow those of this source.
+        StoreError: The run's folder cannot be written.
+    """
+    patch, patches = read_patch_file(path), patch_set_of(run)
+    if patches is None:
+        raise UsageError(f"run {run.name} has no patches: start one with --patches FOLDER or --allow-patches")
+    patches.add(patch)
+    if source == PERSON:
+        remember_patch(run, patch.hash)
+    elif not is_patch_allowed(run, patch.hash):
+        raise UsageError(f"patch {patch.name} is of {source}: run {run.name} was not started with --allow-patches")
+    best = run.leader.genome if run.leader is not None else {}
+    submit_patch(run, patch.name, patch.text, source, {**best, patch.gene: True})
+    return patch.name
 
 
 def candidate_of(proposal: Proposal, history: RunHistory, run: Run) -> Candidate:
@@ -141,6 +168,9 @@ def _check_proposal(proposal: object, history: RunHistory) -> Proposal:
         raise ValueError(f"proposed resumes={proposal.resumes}, which was never proposed")
     return proposal
 
+
+# Source of what a user proposes on the command line.
+PERSON = "person"
 
 # Most refused submissions that are reported each by a line, at a time.
 MOST_WARNINGS = 5

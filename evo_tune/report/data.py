@@ -23,6 +23,7 @@ from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import MoreTrials, predict_next_generation, present_ranges
 from evo_tune.store.heartbeat import last_beat
 from evo_tune.store.inbox import waiting_files
+from evo_tune.store.manifest import PatchRecord
 from evo_tune.store.note import read_note
 from evo_tune.store.run import Run
 
@@ -194,6 +195,28 @@ class ListedRun(Struct, forbid_unknown_fields=True, kw_only=True):
     note: str
 
 
+class PatchState(Struct, forbid_unknown_fields=True, kw_only=True):
+    """A patch of a run; `effects` has the effect of its gene.
+
+    Args:
+        name: Name of the patch.
+        gene: Gene that switches it on.
+        title: Line for people.
+        trials: Number of results with it.
+        failures: Number of these without a value.
+        error: Error of the last of these; null without one.
+        conflicts: Names of the patches that do not go together with it.
+    """
+
+    name: str
+    gene: str
+    title: str
+    trials: int
+    failures: int
+    error: str | None
+    conflicts: list[str]
+
+
 class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
     """A run with its settings, its results and its best trials.
 
@@ -221,6 +244,7 @@ class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
         questions: What the results leave open, a sentence each.
         waiting: Number of genomes that were proposed from outside and that the run has not taken.
         predictions: Predicted values of the genomes of `--predict`.
+        patches: Patches of the run, in the order in which they are applied.
     """
 
     run: str
@@ -245,6 +269,7 @@ class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
     questions: list[str]
     waiting: int
     predictions: list[Prediction]
+    patches: list[PatchState]
 
 
 def trial_summary(trial: Trial) -> TrialSummary:
@@ -350,13 +375,16 @@ def run_row(run: Run) -> ListedRun:
     )
 
 
-def run_details(run: Run, top: int, genomes: Sequence[Mapping[str, Any]] = ()) -> RunDetails:
+def run_details(
+    run: Run, top: int, genomes: Sequence[Mapping[str, Any]] = (), conflicts: Sequence[tuple[str, str]] = ()
+) -> RunDetails:
     """Return a run with its settings, its results and its best trials.
 
     Args:
         run: The saved run.
         top: Number of best trials.
         genomes: Genomes whose values are predicted.
+        conflicts: Pairs of patches that do not go together, by name.
     """
     data = RunData(run)
     return RunDetails(
@@ -382,6 +410,21 @@ def run_details(run: Run, top: int, genomes: Sequence[Mapping[str, Any]] = ()) -
         questions=list(open_questions(data)),
         waiting=len(waiting_files(run)),
         predictions=predict_genomes(run, genomes),
+        patches=[_patch_state(run, patch, conflicts) for patch in run.patches],
+    )
+
+
+def _patch_state(run: Run, patch: PatchRecord, conflicts: Sequence[tuple[str, str]]) -> PatchState:
+    trials = [trial for trial in run.trials() if trial.genome.get(patch.gene) is True]
+    failed = [trial for trial in trials if not trial.ok]
+    return PatchState(
+        name=patch.name,
+        gene=patch.gene,
+        title=patch.title,
+        trials=len(trials),
+        failures=len(failed),
+        error=failed[-1].outcome.error if failed else None,
+        conflicts=sorted({name for pair in conflicts if patch.name in pair for name in pair} - {patch.name}),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -14,7 +15,7 @@ import pytest
 
 from evo_tune import __version__
 from evo_tune.cli.agents import Workplace, server
-from evo_tune.errors import UsageError
+from evo_tune.errors import EvoTuneError, UsageError
 from evo_tune.store.run import Run
 from tests.cli.conftest import Typed
 from tests.extras import need
@@ -204,3 +205,47 @@ def test_the_extra_and_the_folders_are_named(folder: Path, typed: Typed, monkeyp
     monkeypatch.setitem(sys.modules, "mcp.server", None)
     with pytest.raises(UsageError, match=r"pip install 'evo-tune\[mcp\]'"):
         server(Workplace([str(folder)]))
+
+
+@pytest.mark.slow
+def test_an_agent_proposes_patches_one_of_them_broken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder / "home"))  # a client passes no XDG_STATE_HOME on to the server
+    monkeypatch.delenv("XDG_STATE_HOME")
+    (folder / "train.py").write_text("import sys\n\nloss = float(sys.argv[1])\n# end\nprint('val_loss:', loss)\n")
+    common = ["--gene", "lr=float(0.1,1)", "--objective", "val_loss:min", "--final-seeds", "0", "--slots", "1"]
+
+    def typed(*words: str) -> str:
+        command = [sys.executable, "-m", "evo_tune", *words]
+        return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+    words = ["run", "python train.py {lr}", *common, "--trials", "3", "--quiet"]
+    typed(*words, "--name", "mine", "--allow-patches")
+
+    def patch(line: str, context: str = "loss = float(sys.argv[1])") -> str:
+        hunk = f"@@ -3,3 +3,3 @@\n {context}\n-# end\n+{line}\n print('val_loss:', loss)\n"
+        return f"--- a/train.py\n+++ b/train.py\n{hunk}"
+
+    async def do(client: Any) -> None:
+        good = {"half": patch("loss *= {factor=float(0.4,0.6)}"), "crash": patch("raise ValueError('no')")}
+        proposed = json.loads(await call(client, "propose", run="mine", patches=good))
+        assert (proposed["patches"], proposed["waiting"]) == (["half", "crash"], 4)
+        broken = await client.call_tool("propose", {"run": "mine", "patches": {"broken": patch("x = 1", "lost = 1")}})
+        assert broken.is_error
+        assert "patch broken: the hunk at line 3 does not apply to train.py:3" in broken.content[0].text
+        for name in ("../up", "a/b", "", "-x"):
+            refused = await client.call_tool("propose", {"run": "mine", "patches": {name: patch("x = 1")}})
+            assert refused.is_error
+        await call(client, "resume", run="mine", trials=6)
+        await until(client, "mine", lambda state: ended(state) and state["results"] >= 6)
+        rows = {row["name"]: row for row in json.loads(await call(client, "results", run="mine"))["patches"]}
+        assert rows["half"]["trials"] >= 1
+        assert rows["half"]["conflicts"] == ["crash"]
+        assert (rows["crash"]["failures"], rows["crash"]["error"]) == (1, "ValueError: no (exit code 1)")
+
+    using(folder, do)
+    assert typed("verify", "mine") == "mine: all 6 proposals agree with the recorded ones\n"
+
+
+def test_a_run_that_was_not_started_for_patches_of_agents_takes_none(folder: Path, small_run: str) -> None:
+    with pytest.raises(EvoTuneError, match="has no patches: start one with --patches FOLDER or --allow-patches"):
+        Workplace([str(folder)]).propose(small_run, patches={"x": "--- a/f\n+++ b/f\n@@ -1 +1 @@\n-a\n+b\n"})

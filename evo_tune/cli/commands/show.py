@@ -39,7 +39,10 @@ def command(run: str | None, top: int, predict: tuple[str, ...], store: str, out
     if output_format == "csv":
         shared.print_rows(table_of(saved, saved.trials()).to_pylist(), output_format)
     elif output_format == "json":
-        shared.print_json(run_details(saved, top, genomes))
+        from evo_tune.loop.code import patch_set_of
+
+        patches = patch_set_of(saved)
+        shared.print_json(run_details(saved, top, genomes, () if patches is None else patches.conflicts()))
     else:
         _print_run(saved, top)
         _print_predictions(saved, genomes)
