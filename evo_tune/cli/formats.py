@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from evo_tune.genome.values import Genome, Metrics, Value
 from evo_tune.options.declare import Option
+from evo_tune.report.data import ComparedMeans
 
 
 class WatchedRun(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -165,6 +166,7 @@ class AutoModel(Struct, forbid_unknown_fields=True, kw_only=True):
         why: Why, in words.
         model: Folder of the model.
         verdict: Verdict in lines: the model to use, how much better it is, and on which data this was measured.
+        comparisons: The comparisons of the verdict, as numbers.
     """
 
     run: str
@@ -172,6 +174,7 @@ class AutoModel(Struct, forbid_unknown_fields=True, kw_only=True):
     why: str
     model: str
     verdict: list[str]
+    comparisons: list[ComparedMeans]
 
 
 class Predicted(Struct, forbid_unknown_fields=True, kw_only=True):

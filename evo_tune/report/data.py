@@ -6,6 +6,7 @@ the docstrings: an entry under `Args:` describes a key, and `Unit: s.` at its en
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,34 @@ class Comparison(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults
 
     best: FreshSeeds | None = None
     default: FreshSeeds | None = None
+
+
+class ComparedMeans(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The best trial, or the model trained from it, against something simpler, by one metric.
+
+    Args:
+        subject: best (trial) or model.
+        other: default (genome), or the name of the evaluator's baseline.
+        family: Family of the best trial's model; the evaluator's name without several families.
+        metric: Metric of both means.
+        mean: Mean of the subject over seeds. Unit: the metric's.
+        other_mean: Mean of the other. Unit: the metric's.
+        difference: By how much the subject is better, over the same seeds where both have several. Unit: the metric's.
+        error: Standard error of the difference; null for one seed. Unit: the metric's.
+        seeds: Number of seeds of the subject.
+        better: Whether the subject is clearly better (see `verdict`); null if that is open.
+    """
+
+    subject: str
+    other: str
+    family: str
+    metric: str
+    mean: float
+    other_mean: float
+    difference: float
+    error: float | None
+    seeds: int
+    better: bool | None
 
 
 class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -347,6 +376,48 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         status=status,
         report=None if report is None else str(report),
     )
+
+
+def compared_means(run: Run, model_metrics: Mapping[str, float | None]) -> list[ComparedMeans]:
+    """Return what the verdict on a run compares, as numbers; comparisons that were not made are left out.
+
+    Args:
+        run: The run.
+        model_metrics: Metrics of the model that was trained at the end.
+    """
+    result, goal, rows = summary.run_result(run), comparison_objective(run), []
+    evaluator = Path(run.manifest.evaluator.rpartition(":")[2]).stem
+    family = str(result.best.genome.get("family", evaluator)) if result.best else evaluator
+
+    def compare(subject: str, other: str, metric: str, means: tuple[float, float], *numbers: Any) -> None:
+        difference, error, seeds, better = numbers
+        error = error if error is not None and math.isfinite(error) else None
+        rows.append(
+            ComparedMeans(
+                subject=subject,
+                other=other,
+                family=family,
+                metric=metric,
+                mean=means[0],
+                other_mean=means[1],
+                difference=difference,
+                error=error,
+                seeds=seeds,
+                better=better,
+            )
+        )
+
+    best, default, final, baseline = result.fresh_best, result.fresh_default, result.comparison, result.baseline
+    if best and default and final is not None and final.pairs and result.best.id == final.chosen:  # type: ignore[union-attr]
+        means = best.mean, default.mean
+        compare("best", "default", result.reported_metric, means, final.gain, final.error, final.pairs, final.beats)
+    if baseline is not None and baseline.best is not None and baseline.value is not None:
+        means, seeds = (baseline.best, baseline.value), len(best.values) if best else 1
+        compare("best", baseline.name, baseline.metric, means, baseline.gain, baseline.error, seeds, baseline.beaten)
+    value, other = model_metrics.get(goal.metric), run.baseline[1].metrics.get(goal.metric) if run.baseline else None
+    if value is not None and other is not None:
+        compare("model", run.baseline[0], goal.metric, (value, other), goal.sign * (other - value), None, 1, None)  # type: ignore[index]
+    return rows
 
 
 def run_row(run: Run) -> ListedRun:

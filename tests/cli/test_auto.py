@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 import evo_tune
+from evo_tune.cli.formats import AutoModel
 from evo_tune.cli.session import PlannedRun
 from evo_tune.cli.training import final_training
 from evo_tune.cli.training.auto import recognise_task
 from evo_tune.errors import UsageError
+from evo_tune.report.data import run_summary
 from evo_tune.store.run import Run
 from evo_tune.training.recipe import sizes
 from tests.cli.conftest import Typed
@@ -365,3 +367,25 @@ def test_an_earlier_model_is_continued_or_replaced_on_demand(data: Path, typed: 
     for place in ("model", "table.csv"):
         refused = typed(*AUTO[:-1], "third", "--out", place, "--overwrite")
         assert "is neither an empty folder nor a model: choose another" in refused.err, "nothing else is replaced"
+
+
+def test_the_json_has_each_comparison_of_the_verdict_as_numbers(data: Path, typed: Typed) -> None:
+    done = typed(*AUTO, "--format", "json")
+    printed = msgspec.json.decode(done.out, type=AutoModel)
+    run = Run.open(data / "populations" / "mine")
+    assert run.baseline is not None
+    by_names = {(row.subject, row.other): row for row in printed.comparisons}
+    baseline, metrics = run.baseline[1].metrics, evo_tune.load_model(printed.model).about.metrics
+    model = by_names["model", "gradient boosting"]
+    assert (model.metric, model.mean, model.other_mean) == (
+        "test_loss",
+        metrics["test_loss"],
+        pytest.approx(baseline["test_loss"]),
+    )
+    best = by_names["best", "gradient boosting"]
+    fresh = run_summary(run).final_comparison.best
+    assert fresh is not None, "the final comparison has fresh seeds"
+    assert (best.mean, best.seeds, best.error) == (fresh.mean, len(fresh.values), fresh.error)
+    for row in printed.comparisons:
+        assert row.family == "tabular"
+        assert row.difference == pytest.approx(row.other_mean - row.mean, abs=1e-9), "a loss: smaller is better"

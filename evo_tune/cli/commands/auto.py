@@ -66,11 +66,12 @@ def command(
     from evo_tune.cli.flags import RUN_DEFAULTS
     from evo_tune.cli.formats import AutoModel
     from evo_tune.cli.session import print_plan, run_search
-    from evo_tune.cli.training.auto import check_model_folder, choose_task, copy_model, verdict_lines
+    from evo_tune.cli.training.auto import check_model_folder, choose_task, copy_model, read_metrics, verdict_lines
     from evo_tune.cli.training.final_training import MODEL
     from evo_tune.loop.plan import Request, plan_run
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_evaluator
+    from evo_tune.report.data import compared_means
     from evo_tune.settings import parse_settings
     from evo_tune.store.run_folders import new_run_folder
 
@@ -108,8 +109,17 @@ def command(
             shared.echo(f"a copy of the model is in {model}")
     lines = verdict_lines(search, model or run_model, time.monotonic() - began)
     if output_format == "json":
-        path = str(model or run_model)
-        shared.print_json(AutoModel(run=run_name, evaluator=plugin.name, why=task.why, model=path, verdict=lines))
+        path = model or run_model
+        shared.print_json(
+            AutoModel(
+                run=run_name,
+                evaluator=plugin.name,
+                why=task.why,
+                model=str(path),
+                verdict=lines,
+                comparisons=compared_means(search.saved, read_metrics(path)),
+            )
+        )
         return exit_code
     shared.echo(*lines)
     return exit_code

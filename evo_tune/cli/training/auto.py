@@ -257,6 +257,16 @@ def copy_model(model: Path, target: Path) -> None:
         raise StoreError(f"cannot write {target}: {error.strerror}; the model is in {model}") from None
 
 
+def read_metrics(model: Path) -> dict[str, float | None]:
+    """Return the metrics in the folder of a model; empty if it has none, as those of other evaluators."""
+    from evo_tune.training.prediction.about import TrainingFacts
+
+    with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):
+        config = safe_files.read(model, MODEL_CONFIG, limit=MAX_CONFIG_BYTES)
+        return msgspec.json.decode(config, type=TrainingFacts).metrics
+    return {}
+
+
 def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
     """Return the verdict of a run of `auto`, in lines.
 
@@ -267,7 +277,6 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
     """
     from evo_tune.cli.training.final_training import read_wish
     from evo_tune.report.summary import baseline_verdict, run_result, show_fresh_values, verdict
-    from evo_tune.training.prediction.about import TrainingFacts
 
     run, result, wish, value = search.saved, run_result(search.saved), read_wish(search.saved), ""
     trial = f"trial {result.best.id} of run {run.name}" if result.best else f"the default genome, in run {run.name}"
@@ -277,10 +286,7 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
         value = f", trained for {shared.show_seconds(wish.seconds)}"  # no value of the final comparison is the model's
     test_data = "the test set" if run.manifest.tests and value else "held-out data"
     data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)
-    metrics: dict[str, float | None] = {}
-    with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):  # another evaluator's files have none
-        config = safe_files.read(model, MODEL_CONFIG, limit=MAX_CONFIG_BYTES)
-        metrics = msgspec.json.decode(config, type=TrainingFacts).metrics
+    metrics = read_metrics(model)
     lines = [f"use {_recommend(run, result, metrics, model, longer)}: {trial}{value}"]
     lines.append(verdict(result))
     if result.baseline is not None and not longer:
