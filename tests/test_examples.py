@@ -15,6 +15,7 @@ from evo_tune.genome.trial import check_metrics
 from evo_tune.loop.proposing import verify
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator, load_evaluator
+from evo_tune.plugins.patches.project import prepare_code
 from tests.public import script
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -347,3 +348,21 @@ def test_options_as_a_dataclass_are_checked_and_become_genes(tmp_path: Path) -> 
     assert set(bound.space.optional) == {"degree"}
     with pytest.raises(UsageError, match="-o points=1: expected a whole number, 10 to 100000"):
         evaluator.bind({"points": "1"})
+
+
+def test_the_patches_of_the_example_apply_and_are_those_of_its_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(EXAMPLES / "patches")
+    code = prepare_code(Path("patches"), [], False, Path("populations"), "python train.py --lr {lr}", ["lr"])
+    names = {patch.name for patch in code.patches.patches}
+    assert len(names) >= 16
+    assert (
+        names
+        == set(re.findall(r"`([a-z0-9-]+)`", (DOCS / "patches.md").read_text().split("## What a patch")[0])) & names
+    )
+    assert code.patches.conflicts() == [("relu2", "swish")]
+    for patch in code.patches.patches:
+        lines = code.patches.apply([patch.name])["train.py"]
+        assert lines is not None
+        ast.parse(patch.fill("".join(lines), {name: gene.middle() for name, gene in patch.genes.items()}))
+    together = names - {"swish", "fused-loss"}
+    assert code.patches.apply(together)

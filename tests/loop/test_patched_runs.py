@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from evo_tune.errors import OptionError, PluginError, UsageError
-from evo_tune.genome.trial import Candidate, TrialCode
+from evo_tune.genome.trial import Candidate, Outcome, TrialCode
 from evo_tune.loop.code import load_code, patch_set_of, remember_patch
 from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
@@ -21,7 +21,7 @@ from evo_tune.plugins.patches.project import write_copy
 from evo_tune.report.charts import patches
 from evo_tune.report.recommendation import comparison_result, genome_without, patches_on
 from evo_tune.report.run_data import RunData
-from evo_tune.report.summary import patch_verdicts
+from evo_tune.report.summary import patch_verdicts, unusual_time_lines
 from evo_tune.store.inbox import submit_patch
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison, write_comparison
@@ -399,6 +399,17 @@ def test_a_joined_patch_of_somebody_else_is_asked_about(project: Path) -> None:
         Search.resume("run", store=project / "populations", trials=9)
     Search.resume("run", store=project / "populations", trials=9, trust=True).close()
     Search.resume("run", store=project / "populations", trials=9).close()
+
+
+def test_trials_of_another_time_than_the_default_are_named(project: Path) -> None:
+    search = start(project, warm_start=[{"lr": 0.5, "gain": True, "scale": True}, {"lr": 0.25}], fill_defaults=True)
+    for seconds in (10.0, 25.0, 9.0):
+        candidate = search.ask()
+        assert candidate is not None
+        search.tell(candidate, Outcome("ok", by_table(search, candidate), (), seconds))
+    search.close()
+    text = "1 trial took more than twice or less than half the 10 s of the default: trial 1 25 s (gain, scale)"
+    assert unusual_time_lines(Run.open(search.saved.folder)) == [text]
 
 
 def test_a_copy_of_a_run_continues_with_its_patches(project: Path) -> None:
