@@ -24,6 +24,7 @@ from evo_tune.report.charts.next_steps import range_end_lines
 from evo_tune.report.charts.scale import read_recipe
 from evo_tune.report.data import run_summary
 from evo_tune.settings import SessionSettings
+from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.store.run_folders import run_reference
 from evo_tune.text import with_plural
@@ -45,7 +46,8 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
     old_results = len(run.outcomes)
     if not output.quiet:
         if not run.candidates:  # a resumed run has printed them
-            shared.print_remarks(search.evaluator, search.space.default(), search.space)
+            extra_seeds = _has_extra_seeds(run.manifest, search.session)
+            shared.print_remarks(search.evaluator, search.space.default(), search.space, extra_seeds)
         shared.echo(*search.choices, err=err)
 
     # Two times count towards `--hours` beside that of the search: what this command took before the search's clock
@@ -65,7 +67,7 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
             watch = ignore_after_error(events.print_new)
         forecast = not silent and TIMING in search.evaluator.plugin.supports
         try:
-            search.run(watch, forecast=forecast, planning=planning, after=time_for_model(search))
+            search.run(watch, forecast=forecast, planning=planning, after=time_for_model(search), progress=False)
         finally:
             if events is not None:  # those since the last call
                 watch(search)
@@ -130,6 +132,11 @@ class PlannedRun(Struct, forbid_unknown_fields=True, kw_only=True):
     options: dict[str, Value | None]
     seconds_timed: tuple[float, ...] | None
     forecast: RunForecast | None
+
+
+def _has_extra_seeds(manifest: Manifest, session: SessionSettings) -> bool:
+    """Return whether a genome may be trained with several seeds."""
+    return manifest.settings.most_seeds > 1 or session.final_seeds > 0
 
 
 def print_result(search: Search, output: shared.OutputFlags, report_file: Path | None, exit_code: int) -> None:
@@ -218,6 +225,9 @@ def _summary_lines(
     yield from range_end_lines(run)
     if run.ended is not None and run.ended.startswith(report.DONE_REASON):
         yield f"stopped, since {run.ended}"
+    elif run.ended == report.NOTHING_LEFT:
+        genomes = with_plural(report.genome_count(run), "genome")
+        yield f"stopped after {genomes}, since {run.ended}: a gene with more values gives it more (resume --gene)"
     elif (more_trials := report.predict_next_generation(run)) is not None:
         yield f"more trials: {report.describe_more_trials(more_trials)}"
     if (recipe := read_recipe(run)) is not None:
@@ -233,7 +243,10 @@ def _summary_lines(
         yield f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` still replays its proposals"
     yield f"saved in {run.folder}"
     resume = f"evo-tune resume {name}" + (f" {report.flag_to_continue(run)}" if has_ended else "")
-    yield f"next: evo-tune show {name}   |   {resume}   |   evo-tune best {name} --format json"
+    steps = [f"evo-tune show {name}", resume, f"evo-tune best {name} --format json"]
+    if run.ended == report.NOTHING_LEFT:
+        steps.remove(resume)
+    yield f"next: {'   |   '.join(steps)}"
 
 
 def _failure_lines(run: Run, has_ended: bool, needed: tuple[float, float] | None) -> Iterator[str]:
@@ -275,7 +288,8 @@ def print_plan(plan: RunPlan, session: SessionSettings, output: shared.OutputFla
             )
         )
         return
-    shared.print_remarks(plan.evaluator, plan.space.default(), plan.space)
+    extra_seeds = _has_extra_seeds(plan.manifest, session)
+    shared.print_remarks(plan.evaluator, plan.space.default(), plan.space, extra_seeds)
     shared.echo(f"plan: {plugin.name} on {plan.slots} x {plan.device}; no run is started, and nothing is written")
     shared.echo(*plan.choices)
     if plan.pace is None:

@@ -267,19 +267,24 @@ FEW_STEPS = 10
 DESCRIBED = 9
 
 
-def print_remarks(evaluator: BoundEvaluator, genome: Mapping[str, Any], space: SearchSpace | None = None) -> None:
+def print_remarks(
+    evaluator: BoundEvaluator, genome: Mapping[str, Any], space: SearchSpace | None = None, extra_seeds: bool = True
+) -> None:
     """Print what an evaluator has read, and remarks about its options and trainings of few steps, on standard error.
 
     Args:
         evaluator: Evaluator with its options.
         genome: Genome to train, or the default one of a search.
         space: Space of a search; None for a single training.
+        extra_seeds: Whether a genome may be trained with several seeds.
     """
+    from evo_tune.plugins.command import NO_SEED
+
     name, lines = evaluator.plugin.name, evaluator.describe()
     echo(*(f"{name}: {line}" for line in lines[:DESCRIBED]), err=True)
     if len(lines) > DESCRIBED:
         echo(f"{name}: and {len(lines) - DESCRIBED} more lines: evo-tune describe {name}, with the same -o", err=True)
-    remarks = evaluator.remarks()
+    remarks = [remark for remark in evaluator.remarks() if extra_seeds or remark != NO_SEED]
     genomes = {f"batch={genome.get('batch', '?')}": genome}
     if space is not None and "batch" in space.genes:
         largest = space.snap(space.encode({**genome, "batch": space.genes["batch"].decode(1.0)}))

@@ -47,10 +47,12 @@ from evo_tune.loop.limits import (
     with_default_limit,
 )
 from evo_tune.loop.plan import Request, RunPlan, plan_run
+from evo_tune.loop.progress import progress_line, report_trials, run_in_words
 from evo_tune.loop.proposing import ProposalQueue, as_outcome
 from evo_tune.loop.slots import open_run_slots, time_few_steps
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.recommendation import recommend_trial
+from evo_tune.report.summary import NOTHING_LEFT
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import SessionSettings, parse_settings
 from evo_tune.store.inbox import submit
@@ -301,7 +303,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             if len(run.candidates) == len(run.outcomes):  # no result will come
                 self.finished = self._hours_are_over
         elif candidate is None and not self.history.pending:
-            self.finished = limit or "the strategy has nothing more to propose"
+            self.finished = limit or NOTHING_LEFT
             if not limit:
                 remove_partial_checkpoints(run)
         return candidate
@@ -369,6 +371,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         forecast: bool = False,
         planning: float = 0.0,
         after: Callable[[float], float] = lambda training: 0.0,
+        progress: bool | None = None,
+        callbacks: Sequence[Callable[[Trial], object]] = (),
     ) -> Search:
         """Run trials in slots until a limit is reached.
 
@@ -377,15 +381,39 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
         Args:
             watch: Function that is called about five times a second, for a live table that also shows a Ctrl-C.
-                None: a line on standard error answers the first Ctrl-C.
+                None: a line shows the progress, and another one answers the first Ctrl-C.
             forecast: Whether to time a few steps first, unless the plan of the run did.
             planning: Seconds before the session began that `hours` includes; at least those of the plan.
             after: Returns the seconds of `hours` to leave after the run (see `Deadline`).
+            progress: Whether to show the line of progress; None: in a terminal and in a notebook.
+            callbacks: Functions that are called with each recorded trial, in the thread that called `run`.
 
         Raises:
             StoreError: A result could not be written.
             RunError: The strategy or a driver failed.
         """
+        report_new_trials = report_trials(self.saved, callbacks)
+        with progress_line(progress if watch is None else False) as show_progress:
+
+            def look(search: Search) -> None:
+                (watch or show_progress)(search)
+                report_new_trials()
+
+            try:
+                return self._run(look, has_watch=watch is not None, forecast=forecast, planning=planning, after=after)
+            finally:
+                report_new_trials()
+
+    def _run(
+        self,
+        watch: Callable[[Search], None],
+        *,
+        has_watch: bool,
+        forecast: bool,
+        planning: float,
+        after: Callable[[float], float],
+    ) -> Search:
+        """Run trials; see `run`. `has_watch`: whether the user's own function shows a Ctrl-C."""
         self.session, self._planning = with_default_limit(self.session), max(self._planning, planning)
         run, drivers = self.saved, self.drivers
 
@@ -393,8 +421,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             self.stop()
             print("stopping after the running trials; press Ctrl-C again to stop at once", file=sys.stderr)
 
-        stop, watch = (self.stop, watch) if watch else (stop_and_print, lambda search: None)
-        with handle_interrupts(stop, self.kill):
+        with handle_interrupts(self.stop if has_watch else stop_and_print, self.kill):
             try:
                 self._queue.requeue_unfinished()  # including candidates that were asked for by hand
                 drivers.slots = open_run_slots(run, self.session, self.evaluator, self.space)
@@ -499,6 +526,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def __repr__(self) -> str:
+        return f"<Search {run_in_words(self.saved)}>"
 
 
 def new_name(evaluator: str, store: Path) -> str:

@@ -389,7 +389,10 @@ BELIEF = 24
 # Chance of an improvement below which a run that stops by itself ends.
 DONE_CHANCE = 0.05
 
-# Beginning of the reason for which such a run has ended.
+# Reason for which a run has ended whose strategy has proposed all that it can.
+NOTHING_LEFT = "the strategy has nothing more to propose"
+
+# Beginning of the reason for which a run that stops by itself has ended.
 DONE_REASON = "no further improvement is likely: "
 
 

@@ -79,7 +79,7 @@ def command(
     space = bound.space.including(values)
     genome = space.check(space.parse(values), fill_defaults=True)
     planned = plan(1, devices, 1, threads)
-    shared.print_remarks(bound, genome)
+    shared.print_remarks(bound, genome, extra_seeds=False)
     for number in (
         signal.SIGTERM,
         signal.SIGHUP,
