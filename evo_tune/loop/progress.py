@@ -8,15 +8,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evo_tune.genome.trial import Trial
 from evo_tune.report.summary import results_in_words, run_result
+from evo_tune.store.run import Run
 from evo_tune.text import escape_unprintable, show_seconds, show_value
-
-if TYPE_CHECKING:
-    from evo_tune.loop.search import Search
-    from evo_tune.store.run import Run
 
 # Least time between two updates of the line, in seconds.
 PAUSE = 1.0
@@ -32,8 +29,8 @@ def run_in_words(run: Run) -> str:
 
 
 @contextlib.contextmanager
-def progress_line(progress: bool | None) -> Iterator[Callable[[Search], None]]:
-    """Yield a function that shows the progress of a search as one line on standard error, or below a notebook's cell.
+def progress_line(progress: bool | None) -> Iterator[Callable[[Run], None]]:
+    """Yield a function that shows the progress of a run as one line on standard error, or below a notebook's cell.
 
     Args:
         progress: Whether to show it; None: in a terminal and in a notebook.
@@ -42,30 +39,25 @@ def progress_line(progress: bool | None) -> Iterator[Callable[[Search], None]]:
     if show is None and (progress or (progress is None and sys.stderr.isatty())):
         show = _rewrite_line
     if show is None:
-        yield lambda search: None
+        yield lambda run: None
         return
-    next_update = 0.0
+    next_update, shown_run = 0.0, None
 
-    def update(search: Search) -> None:
-        nonlocal next_update
+    def update(run: Run) -> None:
+        nonlocal next_update, shown_run
+        shown_run = run
         if time.monotonic() >= next_update:
             next_update = time.monotonic() + PAUSE
-            show(f"{run_in_words(search.saved)}, {show_seconds(search.seconds)}")
-
-    shown: list[Search] = []
-
-    def remember(search: Search) -> None:
-        shown[:] = [search]
-        update(search)
+            show(f"{run_in_words(run)}, {show_seconds(run.elapsed)}")
 
     try:
-        yield remember
+        yield update
     finally:
-        next_update = 0.0
-        for search in shown:
-            update(search)
-        if show is _rewrite_line and shown:
-            print(file=sys.stderr)
+        if shown_run is not None:
+            next_update = 0.0
+            update(shown_run)
+            if show is _rewrite_line:
+                print(file=sys.stderr)
 
 
 def _rewrite_line(text: str) -> None:

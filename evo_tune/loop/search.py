@@ -396,7 +396,10 @@ class Search(contextlib.AbstractContextManager["Search"]):
         with progress_line(progress if watch is None else False) as show_progress:
 
             def look(search: Search) -> None:
-                (watch or show_progress)(search)
+                if watch is None:
+                    show_progress(search.saved)
+                else:
+                    watch(search)
                 report_new_trials()
 
             try:
