@@ -17,12 +17,15 @@ epochs=30`).
 The baseline is gradient boosting: scikit-learn's HistGradientBoosting with its defaults, on the same rows. A run trains
 it once and compares the best trial with it; `--no-baseline` leaves it out.
 
-The default genome follows the default of FT-Transformer's paper (Gorishniy et al., arXiv:2106.11959, appendix: 3 blocks
-of width 192 with 8 heads, feed-forward layers of 4/3, dropout 0.1, weight decay 1e-5), smaller and with a larger
-learning rate where the data is small (see `SIZES`). Two things differ from the paper. Feed-forward layers have a GELU
-instead of ReGLU, which was not better (benchmarks/LOG.md); `-o ffn=reglu -g ffn_mult=2` has the paper's. Dropout is
-that of the residual branches; the paper's is inside the feed-forward layers and in attention. How to train is
-`evo_tune.training`'s. The parent process imports this file too, so torch is imported inside functions only.
+`-o families=all` searches over boosted trees and a linear model as well; `family` is then a gene (see
+`evo_tune.training.recipe.families`).
+
+The default genome of the Transformer follows the default of FT-Transformer's paper (Gorishniy et al., arXiv:2106.11959,
+appendix: 3 blocks of width 192 with 8 heads, feed-forward layers of 4/3, dropout 0.1, weight decay 1e-5), smaller and
+with a larger learning rate where the data is small (see `SIZES`). Two things differ from the paper. Feed-forward layers
+have a GELU instead of ReGLU, which was not better (benchmarks/LOG.md); `-o ffn=reglu -g ffn_mult=2` has the paper's.
+Dropout is that of the residual branches; the paper's is inside the feed-forward layers and in attention. How to train
+is `evo_tune.training`'s. The parent process imports this file too, so torch is imported inside functions only.
 """
 
 from __future__ import annotations
@@ -35,12 +38,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
 from evo_tune.training.recipe import (
+    BOOSTING,
+    FAMILY_COSTS,
+    TRANSFORMER,
     UNIT_COSTS,
     ArchitectureOptions,
     ClassifierOptions,
     ClassifierTask,
     EncoderSize,
+    FamilyOptions,
+    FittedConfig,
     FTConfig,
+    LinearConfig,
     QuantileOptions,
     RegressionTask,
     SplitOptions,
@@ -48,27 +57,31 @@ from evo_tune.training.recipe import (
     Table,
     TableOptions,
     TableSource,
+    TreesConfig,
     data_hash,
     describe_table,
     encoder_estimate,
     encoder_step_work,
+    fitted_estimate,
+    full_steps,
     metric_units,
     names_on_test_set,
     read_table,
     redeclare,
     repair_heads,
+    step_work,
 )
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.training import FTTransformer, Ranks, SampleTraining
+    from evo_tune.training import Ranks, SampleTraining
 
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = metric_units("classes", "regression")
 TEST = names_on_test_set("classes", "regression")
 SUPPORTS = ["budget", "curve", "timing"]
-CPU_COSTS = UNIT_COSTS
+CPU_COSTS = UNIT_COSTS | FAMILY_COSTS
 BASELINE = "gradient boosting"
 
 
@@ -93,7 +106,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(TableOptions, SplitOptions, ClassifierOptions, QuantileOptions):
+class Options(FamilyOptions, TableOptions, SplitOptions, ClassifierOptions, QuantileOptions):
     """The table."""
 
     sizes = SIZES
@@ -178,16 +191,18 @@ def search_space(options: Options) -> SearchSpace:
     """
     size = SIZES[options.size]
     of_classes = {} if options.table.regression else {"label_smoothing": Float(0.0, 0.2, default=0.0)}
-    return SearchSpace(
-        lambda genome: repair_heads(genome, size.heads.high),
+    transformer = {
         **size.steps(options.lr_factor),
         **size.shape,
-        ffn_mult=Float(1.0, 4.0, default=1.333333),
-        dropout=Float(0.0, 0.5, default=0.1),
-        weight_decay=Float(1e-6, 0.3, log=True, default=1e-5),
+        "ffn_mult": Float(1.0, 4.0, default=1.333333),
+        "dropout": Float(0.0, 0.5, default=0.1),
+        "weight_decay": Float(1e-6, 0.3, log=True, default=1e-5),
         **of_classes,
-        warmup=Float(0.0, 0.1, default=0.05),
-    ).near_default()
+        "warmup": Float(0.0, 0.1, default=0.05),
+    }
+    has_heads = TRANSFORMER in options.family_names
+    repair = (lambda genome: repair_heads(genome, size.heads.high)) if has_heads else None
+    return SearchSpace(repair, **options.family_genes(transformer)).near_default()
 
 
 SPACE = search_space
@@ -208,18 +223,33 @@ def _config(genome: Mapping[str, Any], options: Options) -> FTConfig:
 
 
 def _workload(genome: Mapping[str, Any], options: Options) -> dict[str, Any]:
-    """Return the model's shape, the number of training samples, and the FLOPs of one."""
+    """Return a Transformer's shape, the number of training samples, and the FLOPs of one."""
     config = _config(genome, options)
     return {"config": config, "rows": len(options.table.training), "flops_per_sample": config.flops_per_sample}
 
 
+def _fitted_config(genome: Mapping[str, Any], options: Options) -> FittedConfig:
+    """Return the shape of a model of another family, before it is fitted."""
+    table = options.table
+    numeric, categories = table.columns.sizes
+    shape: dict[str, Any] = {"outputs": len(table.target.labels) or 1, "numeric": numeric, "categories": categories}
+    if options.family_of(genome) == BOOSTING:
+        return TreesConfig(**shape, rounds=0, levels=genome["tree_depth"])
+    return LinearConfig(**shape, knots=genome["knots"])
+
+
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
-    """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
+    """Return what is known before training: params, steps and gpu_memory; of a Transformer also flops and samples."""
+    if (family := options.family_of(genome)) != TRANSFORMER:
+        return fitted_estimate(family, options, _fitted_config(genome, options), work(genome, options))
     return encoder_estimate(genome, options, **_workload(genome, options))
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
+    if (family := options.family_of(genome)) != TRANSFORMER:
+        rows, held_out = len(options.table.training), len(options.table.held_out)
+        return step_work(family, genome, _fitted_config(genome, options), rows, held_out)
     return encoder_step_work(genome, options, **_workload(genome, options))
 
 
@@ -229,23 +259,28 @@ def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask | RegressionTask:
     """Return a genome as a training."""
 
-    def build(seed: int) -> FTTransformer:
-        from evo_tune.training import FTTransformer
+    def build(seed: int) -> Any:
+        from evo_tune.training import BoostedTrees, FTTransformer, LinearModel
 
-        return FTTransformer(config, seed=seed, labels=labels, columns=table.columns, scale=scale)
+        parts: dict[str, Any] = {"labels": labels, "columns": table.columns, "scale": scale}
+        if family == TRANSFORMER:
+            return FTTransformer(_config(genome, options), seed=seed, **parts)
+        return (BoostedTrees if family == BOOSTING else LinearModel)(_fitted_config(genome, options), **parts)
 
-    table, config = options.table, _config(genome, options)
+    table, family, step = options.table, options.family_of(genome), work(genome, options)
     target, scale = table.target, table.scale if table.regression else None
     labels = target.labels or (target.name,)
+    is_network = family == TRANSFORMER
     shared: dict[str, Any] = {
         "options": options,
         "genome": genome,
         "build": build,
         "inputs": table.inputs,
-        "flops_per_sample": config.flops_per_sample,
+        "flops_per_sample": _config(genome, options).flops_per_sample if is_network else 0.0,
         "reference": SIZES[options.size].batch.values[0],
         "data": fingerprint(options),
-        "work": work(genome, options),
+        "work": step,
+        "fit_steps": None if is_network else full_steps(family, options, step),
     }
     if scale is None:
         return ClassifierTask(**shared, classes=target.values, division=table.division)
@@ -268,9 +303,12 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     Raises:
         Diverged: The training was lost.
     """
-    from evo_tune.training import evaluate_task
+    from evo_tune.training import evaluate_task, fit_task
 
-    return evaluate_task(_task(genome, options), _kind(options), train_rank, context)
+    task = _task(genome, options)
+    if task.fit_steps is not None:
+        return fit_task(task, _kind(options), context)[1]
+    return evaluate_task(task, _kind(options), train_rank, context)
 
 
 def train_rank(
@@ -291,6 +329,9 @@ def export(genome: Mapping[str, Any], context: Context, folder: Path | str, opti
 
     One process trains, whatever ranks says. Returns what `evaluate` returns.
     """
-    from evo_tune.training import export_encoder
+    from evo_tune.training import export_encoder, export_fitted
 
-    return export_encoder(_task(genome, options), context, folder, _kind(options))
+    task = _task(genome, options)
+    if task.fit_steps is not None:
+        return export_fitted(task, _kind(options), context, folder)
+    return export_encoder(task, context, folder, _kind(options))

@@ -24,6 +24,7 @@ from evo_tune.training.evaluation import (
     score_classifier,
 )
 from evo_tune.training.extension import extend_context, extend_trainer, grow
+from evo_tune.training.fitting import export_fitted, fit_task
 from evo_tune.training.hardware.device import IGNORE, keep_freed_memory, reproducible, seed_for
 from evo_tune.training.hardware.distributed import Ranks, RanksDiffer, launch, process_group
 from evo_tune.training.hardware.memory import calibrate_memory, device_memory, fit_device, measure_peak_memory
@@ -33,6 +34,8 @@ from evo_tune.training.models.dropout import Dropout, DropPath
 from evo_tune.training.models.encoder import Encoder, FTTransformer, TextClassifier, ViT
 from evo_tune.training.models.forecaster import Forecaster
 from evo_tune.training.models.gpt import GPT
+from evo_tune.training.models.linear import LinearModel
+from evo_tune.training.models.trees import BoostedTrees
 from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
 from evo_tune.training.optim.losses import CrossEntropy, Loss, QuantileLoss, SquaredError
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon, decay_groups

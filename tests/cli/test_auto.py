@@ -389,3 +389,25 @@ def test_the_json_has_each_comparison_of_the_verdict_as_numbers(data: Path, type
     for row in printed.comparisons:
         assert row.family == "tabular"
         assert row.difference == pytest.approx(row.other_mean - row.mean, abs=1e-9), "a loss: smaller is better"
+
+
+def test_a_table_is_searched_over_all_families_unless_the_user_names_some(data: Path, typed: Typed) -> None:
+    words = (
+        "auto",
+        "table.csv",
+        "--target",
+        "kind",
+        "-o",
+        "epochs=1",
+        "--trials",
+        "2",
+        "--dry-run",
+        "--format",
+        "json",
+    )
+    for flags, families in (((), "all"), (("--families", "boosting"), "boosting")):
+        planned = msgspec.json.decode(typed(*words, *flags).out, type=PlannedRun)
+        assert planned.options["families"] == families
+    refused = typed("auto", "named.csv", "--evaluator", "forecasting", "--families", "linear")
+    assert refused.code == 2
+    assert "--families linear: forecasting has models of one family: leave it out" in refused.err

@@ -146,6 +146,7 @@ EFFECTS: dict[str, Effect] = {
     "categorical": Effect("b"),
     "ignore": Effect("a"),
     "split_by": Effect("b"),
+    "families": Effect("boosting"),
     "time": Effect("step", given={"target": "y1"}),
     "key": Effect("shop", given={"target": "y1"}),
     "horizon": Effect(2),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--out", metavar="MODEL", help="Folder of the model.  [default: _model in the run's folder]")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier model in the folder of --out.")
 @click.option("--evaluator", metavar="NAME", help="Evaluator to use instead of the recognised one.")
+@click.option("--families", metavar="LIST", help="Families of models, with commas between them.  [default: all]")
 @shared.evaluator_options_option
 @click.option("--seed", type=shared.NOT_NEGATIVE, default=0, show_default=True, help="Seed of the run.")
 @click.option("--slots", type=shared.COUNT, help="Trainings at the same time.")
@@ -47,6 +48,7 @@ def command(
     out: str | None,
     overwrite: bool,
     evaluator: str | None,
+    families: str | None,
     options: tuple[str, ...],
     name: str | None,
     store: str,
@@ -61,6 +63,7 @@ def command(
     in two steps, with more flags.
     """
     import time
+    from dataclasses import replace
 
     began = time.monotonic()
     from evo_tune.cli.flags import RUN_DEFAULTS
@@ -82,6 +85,11 @@ def command(
     plugin = find_evaluator(task.evaluator, {}, task.options)
     if not hasattr(plugin.module, "export"):
         raise UsageError(f"--evaluator {plugin.name}: it has no export(genome, context, folder): use `evo-tune run`")
+    if "families" in plugin.options:
+        asked = {} if families is None else {"families": families}
+        task = replace(task, options={"families": "all", **task.options, **asked})
+    elif families is not None:
+        raise UsageError(f"--families {families}: {plugin.name} has models of one family: leave it out")
     shared.echo(f"{data} is taken for {plugin.name}: {task.why}{alternative}", err=True)
     hours = 1.0 if hours is None and trials is None else hours
     flags = {"trials": trials, "hours": hours, **setting_flags}

@@ -138,8 +138,9 @@ def read_model(
     try:
         weights = load(read_verified(folder, config, WEIGHTS))
         count = sum(tensor.numel() for tensor in weights.values())
-        if not 0 < config["model"]["depth"] <= len(weights):
-            raise ValueError(f"{len(weights)} tensors are too few for {config['model']['depth']} blocks")
+        depth = config["model"].get("depth", 1)  # a linear model has none
+        if not 0 < depth <= len(weights):
+            raise ValueError(f"{len(weights)} tensors are too few for {depth} blocks")
         shape = shape_of(config["model"])
         if shape.parameters > count or shape.tables > LARGEST_TABLES:
             raise ValueError(f"{count} weights, where {CONFIG} has a model of {shape.parameters}")

@@ -98,9 +98,12 @@ def write_card(folder: Path, origin: Origin, metrics: Mapping[str, float], genom
 
 def task_of(config: Mapping[str, Any]) -> str:
     """Return the task of a model, as Hugging Face names it; '' if it is none of evo-tune's kinds."""
+    of_table = "tabular-regression" if config.get("scale") else "tabular-classification"  # of the target
     task_by_class = {
+        "BoostedTrees": of_table,
         "Forecaster": "time-series-forecasting",
-        "FTTransformer": "tabular-regression" if config.get("scale") else "tabular-classification",  # of the target
+        "FTTransformer": of_table,
+        "LinearModel": of_table,
         "TextClassifier": "text-classification",
         "ViT": "image-classification",
     }

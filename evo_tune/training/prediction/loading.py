@@ -16,7 +16,10 @@ from evo_tune.errors import UsageError
 from evo_tune.text import one_line
 from evo_tune.training import GPT, Forecaster, FTTransformer, TextClassifier, ViT, load_adapter, load_pretrained
 from evo_tune.training.models.encoder import Encoder
+from evo_tune.training.models.fitted import FittedModel
+from evo_tune.training.models.linear import LinearModel
 from evo_tune.training.models.model_files import CONFIG, read_json
+from evo_tune.training.models.trees import BoostedTrees
 from evo_tune.training.prediction.about import TrainingFacts, read_training_facts
 from evo_tune.training.prediction.language import ForeignTokens, LanguageModel, OwnTokens
 from evo_tune.training.prediction.model import ClassifierModel, Model, Reader, RegressionModel
@@ -30,10 +33,12 @@ from evo_tune.training.tuning.weights import ADAPTER
 MOST_FILES = 1000
 
 
-# Networks of samples by the name in config.json, each with the function that makes its reader.
-ENCODERS: dict[str, tuple[type[Encoder], Callable[[Any, TrainingFacts], Reader]]] = {
+# Models of samples by the name in config.json, each with the function that makes its reader.
+SAMPLE_MODELS: dict[str, tuple[type[Encoder] | type[FittedModel], Callable[[Any, TrainingFacts], Reader]]] = {
+    "BoostedTrees": (BoostedTrees, lambda network, about: Tables(about, network.columns)),
     "Forecaster": (Forecaster, lambda network, about: Past(about, network)),
     "FTTransformer": (FTTransformer, lambda network, about: Tables(about, network.columns)),
+    "LinearModel": (LinearModel, lambda network, about: Tables(about, network.columns)),
     "TextClassifier": (TextClassifier, lambda network, about: Texts(about, network.config)),
     "ViT": (ViT, lambda network, about: Pictures(about, network.config, network.labels)),
 }
@@ -72,8 +77,8 @@ def load_model(
         raise UsageError(f"base={str(base)!r}: {place} is no adapter, so it has its own weights: leave it out")
     config = read_json(place, CONFIG)
     kind = str(config.get("class", ""))
-    if kind in ENCODERS:
-        loader, reader_of = ENCODERS[kind]
+    if kind in SAMPLE_MODELS:
+        loader, reader_of = SAMPLE_MODELS[kind]
         network, about = loader.load(place, device), read_training_facts(place, config)
         reader = reader_of(network, about)
         if isinstance(reader, Past):
@@ -84,7 +89,7 @@ def load_model(
         return _language(place, place, config, FINE_TUNING_FILE in names, settings)
     raise UsageError(
         f"MODEL {place}: its {CONFIG} names the class {one_line(kind, 40)!r}: expected one of "
-        f"{', '.join([*ENCODERS, 'GPT'])}, in a folder that `evo-tune export` wrote"
+        f"{', '.join([*SAMPLE_MODELS, 'GPT'])}, in a folder that `evo-tune export` wrote"
     )
 
 

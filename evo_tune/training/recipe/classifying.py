@@ -224,6 +224,8 @@ class SampleTask:
         augment: Augmentation of a step's inputs; None: none.
         loss: Function that returns the loss; None: squared error for numbers, cross-entropy for classes.
         work: Work of a step, for a budget in time (see `encoder_work`); None: no such budget.
+        fit_steps: Steps of a full training of a model that is fitted (see `training.fitting`); None: it is trained by
+            gradient steps.
     """
 
     options: SampleOptions
@@ -237,6 +239,7 @@ class SampleTask:
     augment: Augmentation | None = None
     loss: Callable[[], Any] | None = None
     work: Mapping[str, float] | None = None
+    fit_steps: int | None = None
 
     @property
     def targets(self) -> NDArray[Any]:

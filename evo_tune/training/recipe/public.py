@@ -65,6 +65,18 @@ from evo_tune.training.recipe.data.texts import (
     split_text,
 )
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer, tokenizer_for
+from evo_tune.training.recipe.families import (
+    BOOSTING,
+    FAMILY_COSTS,
+    TRANSFORMER,
+    FamilyOptions,
+    FittedConfig,
+    LinearConfig,
+    TreesConfig,
+    fitted_estimate,
+    full_steps,
+    step_work,
+)
 from evo_tune.training.recipe.forecasting import PATCH_LENGTHS, ForecastOptions, ForecastTask
 from evo_tune.training.recipe.hardware.computing import (
     UNIT_COSTS,

@@ -151,9 +151,16 @@ LANGUAGE = {"size": "2x64x64x512", "evaluations": 2, "tokens": 3072}
 
 TABLE = {**SHORT, "categorical": "code"}
 
+# One evaluation: the best step is the last one, whatever the validation rows are.
+BOOSTED, LINEAR = ({**TABLE, "evaluations": 1, "families": family} for family in ("boosting", "linear"))
+
 CASES = {
     "classes": Case("tabular", table, table_rows, {**TABLE, "target": "kind", "ignore": "price"}),
     "numbers": Case("tabular", table, table_rows, {**TABLE, "target": "price"}),
+    "boosted classes": Case("tabular", table, table_rows, {**BOOSTED, "target": "kind", "ignore": "price"}),
+    "boosted numbers": Case("tabular", table, table_rows, {**BOOSTED, "target": "price"}),
+    "linear classes": Case("tabular", table, table_rows, {**LINEAR, "target": "kind", "ignore": "price"}),
+    "linear numbers": Case("tabular", table, table_rows, {**LINEAR, "target": "price"}),
     "texts": Case("text_classification", texts, text_rows, SHORT),
     "arrays": Case("image_classification", arrays, array_rows, SHORT),
     "photos": Case("image_classification", photos, photo_rows, {**SHORT, "image_size": 8}),

@@ -66,6 +66,10 @@ def change_prose(bound: BoundEvaluator, data: Path) -> None:
 CHANGES: dict[str, Callable[[BoundEvaluator, Path], None]] = {
     "classes": change_table,
     "numbers": change_table,
+    "boosted classes": change_table,
+    "boosted numbers": change_table,
+    "linear classes": change_table,
+    "linear numbers": change_table,
     "texts": change_texts,
     "arrays": change_arrays,
     "photos": change_photos,

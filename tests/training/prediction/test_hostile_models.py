@@ -108,6 +108,17 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a number beyond all": ("prose", lambda at: edit(at, width=10**400), "."),
     "a long context": ("prose", lambda at: edit(at, context=10**11, position="rope"), "where config.json has a model"),
     "many quantiles": ("numbers", lambda at: edit(at, quantiles=10**12), "where config.json has a model of"),
+    "trees beyond the file": ("boosted classes", lambda at: edit(at, rounds=10**5), "where config.json has a model of"),
+    "endless trees": ("boosted classes", lambda at: edit(at, levels=10**9), "levels"),
+    "a split by no column": (
+        "boosted numbers",
+        lambda at: retyped(at, lambda tensor: tensor + 99),
+        "among the 5 columns",
+    ),
+    "trees without columns": ("boosted numbers", lambda at: edit(at, columns=None), "."),
+    "trees of text": ("boosted numbers", lambda at: edit(at, levels="deep"), "whole number"),
+    "many knots": ("linear numbers", lambda at: edit(at, knots=10**4), "where config.json has a model of"),
+    "categories of text": ("linear classes", lambda at: edit(at, categories="many"), "categories"),
     "another shape": ("classes", lambda at: edit(at, depth=1), "."),
     "fewer columns": (
         "classes",

@@ -1,0 +1,140 @@
+"""Train a model that is fitted in steps, such as boosted trees, and judge it as all models are judged.
+
+Data, split, losses and scores are those of the task, so its results can be compared with a network's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from evo_tune.plugins.context import Context
+from evo_tune.training.evaluation import Errors, Scores
+from evo_tune.training.hardware.device import MicroBatch, reproducible, seed_for
+from evo_tune.training.models.fitted import FitRows, FittedModel, Floats
+from evo_tune.training.recipe.classifying import SampleTask
+from evo_tune.training.recipe.metrics import METRICS
+from evo_tune.training.samples import ClassifierTraining, SampleTraining
+from evo_tune.training.session import training_notes
+
+
+def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context) -> tuple[FittedModel, dict[str, float]]:
+    """Fit a model to the training rows up to the run's budget, and judge it on the validation rows.
+
+    The model is the one of the step with the smallest validation loss. With `patience`, the fit ends after so many
+    evaluations without an improvement.
+
+    Args:
+        plan: The evaluator's description of the training, with `fit_steps`.
+        kind: Class of the task.
+        run: Device, seed, budget and folders; receives the learning curve.
+
+    Returns:
+        The model on the CPU, and the rows of `METRICS` that it has.
+    """
+    began = time.perf_counter()
+    with reproducible(run.threads):
+        task, model = kind(plan, run), plan.build(seed_for(run.seed, "weights"))
+        training = task.examples.training
+        if isinstance(task, ClassifierTraining):
+            task.classes = model.config.outputs
+        targets = task.training_targets(training[1])
+        steps = plan.fit_steps or 1
+        rows = FitRows(
+            training[0].numpy(),
+            (targets[:, 0].double() if targets.ndim > 1 else targets).numpy(),
+            _row_weights(task, targets),
+            task.examples.held_out[0].numpy(),
+        )
+        last = max(1, round(steps * run.budget))
+        outputs = model.fit(rows, plan.genome, last, seed_for(run.seed, "weights"))
+        if run.timing:
+            return model, _time_steps(outputs, steps, run.timing, began)
+        last = _keep_best(model, outputs, task, steps, last)
+        metrics = {"steps": float(last), "epochs": float(last), "samples": float(last * len(rows.inputs))}
+        metrics |= {"params": float(model.config.parameters)}
+        metrics |= {"train_loss": judge(task, model, task.examples.training_sample).loss}
+        scores = {name: judge(task, model, getattr(task.examples, name)) for name in ("held_out", "test")}
+        for row in METRICS:
+            if row.test and row.read is not None and task.group in row.groups:
+                metrics[row.name] = float(row.read(SimpleNamespace(scores=scores["held_out"])) or 0.0)
+                if run.test:
+                    metrics[row.test_name] = float(row.read(SimpleNamespace(scores=scores["test"])) or 0.0)
+        return model, metrics
+
+
+def export_fitted(plan: SampleTask, kind: type[SampleTraining], run: Context, folder: Path | str) -> dict[str, float]:
+    """Fit a model, write it to a folder, and return its metrics.
+
+    Args:
+        plan: See `fit_task`.
+        kind: Class of the task.
+        run: Device, seed, budget and folders.
+        folder: Folder to write; created if missing.
+    """
+    model, metrics = fit_task(plan, kind, run)
+    rows = {name: len(part) for name, part in zip(("training", "held_out", "test"), plan.parts, strict=True)}
+    notes = training_notes(plan, run, "fp32", metrics, rows=rows)
+    model.save(folder, **{**notes, "evaluated": {**notes["evaluated"], "device": "cpu"}})
+    return metrics
+
+
+def judge(task: SampleTraining, model: FittedModel, samples: MicroBatch) -> Scores | Errors:
+    """Return the scores or the errors of a model on samples of a task."""
+    on_cpu: Any = SimpleNamespace(evaluation={})  # in place of a trainer, which a fit has not
+    return cast(Scores | Errors, task.evaluate(on_cpu, samples, model))
+
+
+def _row_weights(task: SampleTraining, targets: torch.Tensor) -> Floats:
+    """Return the weight of each training row; their mean is 1."""
+    if isinstance(task, ClassifierTraining) and (weights := task.plan.class_weights(task.classes or 1)):
+        return np.array([weights[label] for label in targets.tolist()], np.float64)
+    return np.ones(len(targets))
+
+
+def _keep_best(model: FittedModel, outputs: Iterator[Any], task: SampleTraining, steps: int, last: int) -> int:
+    """Fit, report the learning curve, and leave the model of the best evaluation. Return the number of steps.
+
+    Args:
+        model: The model.
+        outputs: Outputs of the validation rows after each step.
+        task: Task with the validation rows, the options, and the run's context.
+        steps: Number of steps of the full training.
+        last: The last step of this one.
+    """
+    options: Any = task.plan.options
+    aims = task.training_targets(task.examples.held_out[1])
+    marks = {-(-steps * point // options.evaluations) for point in range(1, options.evaluations + 1)} | {last}
+    best, state, waited, step = np.inf, model.state(), 0, 0
+    for step, values in enumerate(outputs, 1):
+        if step not in marks:
+            continue
+        predicted = torch.from_numpy(np.ascontiguousarray(values))
+        loss = F.cross_entropy(predicted, aims) if aims.ndim == 1 else F.mse_loss(predicted, aims.double())
+        waited += 1
+        if float(loss) < best:
+            best, state, waited = float(loss), model.state(), 0
+        task.run.report(step / steps, val_loss=float(loss))
+        if options.patience is not None and waited >= options.patience:
+            break
+    model.finish(state if best < np.inf else model.state())
+    return step
+
+
+def _time_steps(outputs: Iterator[Any], steps: int, count: int, began: float) -> dict[str, float]:
+    """Return the predicted seconds of a full fit, from a few of its steps; see `forecast.timing`."""
+    next(outputs)  # with the preparation of the rows
+    times = [time.perf_counter()]
+    built = times[0] - began
+    for _, _ in zip(range(count), outputs, strict=False):
+        times.append(time.perf_counter())
+    step = float(median(np.diff(times))) if len(times) > 1 else built
+    return {"seconds": built + steps * step, "judging": built, "step": step, "checkpoint": 0.0, "kept": 0.0}

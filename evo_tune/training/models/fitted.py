@@ -1,0 +1,147 @@
+"""Base class of models of tables that are no networks: they learn from all training rows at once, in numpy.
+
+Such a model has the interface of an encoder: it is a module whose buffers are what it has learned, with `save` and
+`load`. So exported folders, predictions and scores are those of all models.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from evo_tune.errors import RecipeError
+from evo_tune.training.models.model_files import read_model, write_model
+from evo_tune.training.recipe.data.tables import Columns
+from evo_tune.training.recipe.families import FittedConfig
+
+M = TypeVar("M", bound="FittedModel")
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FitRows:
+    """Rows to fit a model to.
+
+    Args:
+        inputs: (n, columns), training rows as `Columns.encode` gives them.
+        targets: (n,), class numbers (int64), or standardised real numbers (float64).
+        weights: (n,), weight of each row; their mean is 1.
+        held_out: (m, columns), rows whose outputs are wanted after each step.
+    """
+
+    inputs: NDArray[np.float32]
+    targets: NDArray[Any]
+    weights: Floats
+    held_out: NDArray[np.float32]
+
+
+class FittedModel(nn.Module):
+    """A model of tables that is fitted in steps.
+
+    Args:
+        config: Shape of the model.
+        labels: Names of the outputs: of the classes in order, or of the predicted number.
+        columns: Names of the columns and their known categories.
+        scale: Mean and standard deviation of the predicted number, whose standardised value is the output; None: the
+            outputs are logits of classes.
+
+    Raises:
+        RecipeError: The labels or the columns do not fit the shape.
+    """
+
+    config_class: ClassVar[type[FittedConfig]]
+    # First place of each categorical column in tables of all categories.
+    first: Tensor
+
+    def __init__(
+        self, config: Any, *, labels: Sequence[str], columns: Columns, scale: Sequence[float] | None = None
+    ) -> None:
+        super().__init__()
+        if len(labels) != config.outputs:
+            raise RecipeError("labels", len(labels), f"as many as there are outputs, {config.outputs}")
+        if columns.sizes != (config.numeric, config.categories):
+            raise RecipeError("columns", columns.sizes, f"those of the shape, {(config.numeric, config.categories)}")
+        self.config, self.labels, self.columns = config, [str(label) for label in labels], columns
+        self.scale = scale if scale is None else (float(scale[0]), float(scale[1]))
+        starts = np.cumsum([0, *(number + 1 for number in config.categories)])[:-1]
+        self.register_buffer("first", torch.from_numpy(starts.astype(np.int64)), persistent=False)
+        self.build(config)
+        add_hook: Any = self.register_load_state_dict_post_hook  # untyped
+        add_hook(lambda module, _: module.check())
+
+    @abstractmethod
+    def build(self, config: Any) -> None:
+        """Make the buffers."""
+
+    @abstractmethod
+    def fit(self, rows: FitRows, genome: Mapping[str, Any], steps: int, seed: int) -> Iterator[Floats]:
+        """Learn from rows, and yield the outputs of the held-out rows after each step, (m, outputs).
+
+        Args:
+            rows: Rows to learn from.
+            genome: Gene values.
+            steps: Number of steps; fewer if the fit has converged.
+            seed: Seed of everything random.
+        """
+
+    @abstractmethod
+    def state(self) -> Any:
+        """Return the present state of a fit, for `finish`."""
+
+    @abstractmethod
+    def finish(self, state: Any) -> None:
+        """Set the buffers to a state of the fit."""
+
+    def check(self) -> None:
+        """Check the content of the buffers.
+
+        Raises:
+            ValueError: A number in them is out of its range.
+        """
+
+    def places(self, rows: Tensor) -> Tensor:
+        """Return the place of each category in tables of all categories, (batch, categorical columns)."""
+        return rows[:, self.config.numeric :].long() + self.first
+
+    def outputs(self, scores: Tensor) -> Tensor:
+        """Return outputs, (batch, outputs), of scores; with two classes the score is the logit of the second."""
+        return torch.cat((torch.zeros_like(scores), scores), 1) if self.config.outputs == 2 else scores
+
+    def save(self, folder: Path | str, **notes: Any) -> None:
+        """Write model.safetensors and config.json for `load`; the files cannot run code.
+
+        Args:
+            folder: Folder to write; created if missing.
+            notes: Plain data to add to config.json.
+        """
+        about = {"model": asdict(self.config), "labels": self.labels, "columns": asdict(self.columns)}
+        write_model(folder, self, {**about, "scale": self.scale, **notes})
+
+    @classmethod
+    def load(cls: type[M], folder: Path | str, device: torch.device | str = "cpu") -> M:
+        """Read a model that `save` wrote, in eval mode.
+
+        Raises:
+            RecipeError: The folder has no such model.
+        """
+
+        def shape_of(data: dict[str, Any]) -> FittedConfig:
+            return cls.config_class(**data)
+
+        def build(config: dict[str, Any]) -> M:
+            columns = msgspec.convert(config["columns"], Columns)
+            scale = msgspec.convert(config["scale"], tuple[float, float] | None)
+            labels = msgspec.convert(config["labels"], list[str])
+            return cls(shape_of(config["model"]), labels=labels, columns=columns, scale=scale)
+
+        return read_model(folder, shape_of, build).to(device).eval()

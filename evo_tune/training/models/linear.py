@@ -1,0 +1,113 @@
+"""A linear model of tables: a generalised additive model (Hastie & Tibshirani 1986) of piecewise linear effects.
+
+The effect of a number is a line that may bend at some quantiles of the training rows; that of a category is a number.
+The fit minimises the mean loss and l2 / 2 times the sum of the squared weights, by L-BFGS with a line search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evo_tune.training.models.fitted import FitRows, FittedModel, Floats
+from evo_tune.training.recipe.families import LBFGS_ITERATIONS, LinearConfig
+
+# Largest standardised number: a row far outside of the training rows would dominate all terms.
+MOST_DEVIATIONS = 10.0
+
+
+class LinearModel(FittedModel):
+    """A linear model; see `FittedModel` for the arguments."""
+
+    config_class = LinearConfig
+    config: LinearConfig
+    mean: Tensor
+    deviation: Tensor
+    knots: Tensor
+    weight: Tensor
+    effects: Tensor
+    bias: Tensor
+
+    def build(self, config: LinearConfig) -> None:
+        self.register_buffer("mean", torch.zeros(config.numeric))
+        self.register_buffer("deviation", torch.ones(config.numeric))
+        self.register_buffer("knots", torch.zeros(config.numeric, config.knots))
+        self.register_buffer("weight", torch.zeros(config.scores, config.numeric * config.terms))
+        # Effect of each category of all columns.
+        self.register_buffer("effects", torch.zeros(config.positions, config.scores))
+        self.register_buffer("bias", torch.zeros(config.scores))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return outputs, (batch, outputs), of rows as `Columns.encode` gives them, (batch, columns)."""
+        return self.outputs(self._scores(self._terms(rows), self.places(rows)))
+
+    def _scores(self, terms: Tensor, places: Tensor) -> Tensor:
+        effects = self.effects[places].sum(1) if places.shape[1] else 0.0
+        return terms @ self.weight.T + effects + self.bias
+
+    def _terms(self, rows: Tensor) -> Tensor:
+        """Return the terms of the numbers, (batch, numeric · terms)."""
+        numbers = rows[:, : self.config.numeric].float()
+        missing = numbers.isnan()
+        x = ((numbers - self.mean) / self.deviation).clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS)
+        x = torch.where(missing, 0.0, x)[..., None]
+        return torch.cat((x, missing[..., None].float(), torch.relu(x - self.knots)), 2).flatten(1)
+
+    def fit(self, rows: FitRows, genome: Mapping[str, Any], steps: int, seed: int) -> Iterator[Floats]:
+        inputs, held_out = torch.from_numpy(rows.inputs), torch.from_numpy(rows.held_out)
+        self._standardise(rows.inputs[:, : self.config.numeric])
+        terms, places, weights = self._terms(inputs), self.places(inputs), torch.from_numpy(rows.weights).float()
+        targets = torch.from_numpy(rows.targets)
+        parameters = [self.weight, self.effects, self.bias]
+        for parameter in parameters:
+            parameter.requires_grad_()
+        optimizer = torch.optim.LBFGS(parameters, max_iter=LBFGS_ITERATIONS, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            outputs = self.outputs(self._scores(terms, places))
+            if targets.is_floating_point():
+                losses = (outputs[:, 0] - targets.float()) ** 2 / 2
+            else:
+                losses = F.cross_entropy(outputs, targets, reduction="none")
+            penalty = sum((parameter**2).sum() for parameter in (self.weight, self.effects))
+            total: Tensor = (weights * losses).mean() + genome["l2"] / 2 * penalty
+            total.backward()  # type: ignore[no-untyped-call]
+            return total.detach()
+
+        step: Any = optimizer.step  # untyped
+        previous = np.inf
+        try:
+            for _ in range(steps):
+                value = float(step(loss))
+                with torch.no_grad():
+                    yield self.forward(held_out).double().numpy()
+                if not value < previous:
+                    return
+                previous = value
+        finally:
+            for parameter in parameters:
+                parameter.requires_grad_(False)
+
+    def state(self) -> list[Tensor]:
+        return [parameter.detach().clone() for parameter in (self.weight, self.effects, self.bias)]
+
+    def finish(self, state: list[Tensor]) -> None:
+        for buffer, tensor in zip((self.weight, self.effects, self.bias), state, strict=True):
+            buffer.detach().copy_(tensor)
+
+    def _standardise(self, numbers: NDArray[np.float32]) -> None:
+        """Set mean, deviation and knots by the training rows, (n, numeric); missing numbers do not count."""
+        for column, values in enumerate(numbers.T.astype(np.float64)):
+            present = values[~np.isnan(values)]
+            if len(present):
+                mean, deviation = present.mean(), present.std() or 1.0
+                self.mean[column], self.deviation[column] = mean, deviation
+                shares = np.arange(1, self.config.knots + 1) / (self.config.knots + 1)
+                self.knots[column] = torch.from_numpy((np.quantile(present, shares) - mean) / deviation)

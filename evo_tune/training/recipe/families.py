@@ -1,0 +1,238 @@
+"""Families of models that compete with the Transformer in one search: their genes, the work of a step, and their sizes.
+
+A family is a gene. The genes of a family are active only in its genomes. A run with one family has no gene `family`.
+This module knows no data: it gets the numbers of rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from evo_tune.errors import OptionError
+from evo_tune.genome.genes import Choice, Float, Gene, Int
+from evo_tune.options.declare import Options, check_integer, option
+from evo_tune.training.recipe.hardware.computing import TimeBudget
+
+TRANSFORMER, BOOSTING, LINEAR = "transformer", "boosting", "linear"
+
+# Value of the option that stands for every family of an evaluator.
+ALL = "all"
+
+# Steps of a full training without a budget in time, and most steps with one. A step of boosting adds a tree for each
+# output; a step of the linear model is `LBFGS_ITERATIONS`.
+STEPS = {BOOSTING: 300, LINEAR: 20}
+MOST_STEPS = {BOOSTING: 3000, LINEAR: 50}
+LBFGS_ITERATIONS = 10
+
+# Seconds of a unit of each kind of work on one core of a CPU (see `step_work`).
+FAMILY_COSTS = {"levels": 1e-4, "histograms": 5e-9, "splits": 2e-8, "moves": 2e-8, "iterations": 1e-3, "terms": 4e-9}
+
+# Deepest tree of an exported model, and most trees.
+DEEPEST, MOST_TREES = 12, 10**6
+
+
+@dataclass(frozen=True, kw_only=True)
+class FamilyOptions(Options):
+    """Families of models."""
+
+    # Families of the evaluator; the first one is that of the default genome if there are several.
+    every_family: ClassVar[tuple[str, ...]] = (BOOSTING, LINEAR, TRANSFORMER)
+
+    families: str = option(
+        TRANSFORMER, gene=None, help="Families of models to search: transformer, boosting, linear, or all; with commas"
+    )
+
+    def check(self) -> None:
+        """Require families that the evaluator has.
+
+        Raises:
+            OptionError: One is unknown.
+        """
+        names = self.families.split(",")
+        if names != [ALL] and (not set(names) <= set(self.every_family) or len(set(names)) < len(names)):
+            expected = f"{', '.join(self.every_family)} with commas between them, or {ALL}"
+            raise OptionError(f"-o families={self.families}: expected {expected}")
+
+    @property
+    def family_names(self) -> tuple[str, ...]:
+        """Families to search, in the order of `every_family`."""
+        names = self.families.split(",")
+        return tuple(name for name in self.every_family if name in names or names == [ALL])
+
+    def family_of(self, genome: Mapping[str, Any]) -> str:
+        """Return the family of a genome."""
+        return str(genome.get("family", self.family_names[0]))
+
+    def family_genes(self, transformer: Mapping[str, Gene]) -> dict[str, Gene]:
+        """Return the genes of the families to search, under the condition of their family if there are several.
+
+        Args:
+            transformer: Genes of the Transformer.
+        """
+        genes = {TRANSFORMER: transformer, **GENES}
+        if len(names := self.family_names) == 1:
+            return dict(genes[names[0]])
+        conditional = {
+            name: replace(gene, when={"family": family})  # type: ignore[type-var]
+            for family in names
+            for name, gene in genes[family].items()
+        }
+        return {"family": Choice(names, default=names[0]), **conditional}
+
+
+GENES: dict[str, dict[str, Gene]] = {
+    BOOSTING: {
+        "shrinkage": Float(0.01, 0.3, log=True, default=0.1),
+        "tree_depth": Int(2, 8, default=5),
+        "leaf_rows": Int(1, 100, log=True, default=20),
+        "leaf_l2": Float(0.01, 100.0, log=True, default=1.0),
+        "row_share": Float(0.4, 1.0, default=0.8),
+        "column_share": Float(0.2, 1.0, default=0.8),
+        "bins": Choice((32, 64, 128, 255), ordered=True, default=64),
+    },
+    LINEAR: {
+        "l2": Float(1e-6, 1.0, log=True, default=1e-3),
+        "knots": Choice((0, 2, 4, 8, 16), ordered=True, default=4),
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedConfig:
+    """Shape of a model of a table that is no network.
+
+    Args:
+        outputs: Number of classes, or 1 for a real number.
+        numeric: Number of numeric columns.
+        categories: Number of categories of each categorical column.
+
+    Raises:
+        RecipeError: A field is no integer, or out of its range.
+    """
+
+    outputs: int
+    numeric: int
+    categories: tuple[int, ...] = ()
+    tables: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "categories", tuple(self.categories))  # JSON has lists only
+        check_integer("outputs", self.outputs, 1)
+        check_integer("numeric", self.numeric, 0)
+        for number in self.categories:
+            check_integer("categories", number, 0)
+
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+        return self.numeric + len(self.categories)
+
+    @property
+    def positions(self) -> int:
+        """Number of categories of all columns, with one more per column for missing ones."""
+        return sum(self.categories) + len(self.categories)
+
+    @property
+    def scores(self) -> int:
+        """Number of sums that a model computes: with two classes one, their log-odds."""
+        return 1 if self.outputs == 2 else self.outputs
+
+    @property
+    def parameters(self) -> int:
+        """Number of values in the model's file."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreesConfig(FittedConfig):
+    """Shape of boosted trees.
+
+    Args:
+        rounds: Number of trees of each score.
+        levels: Splits from the root of a tree to a leaf; every tree has 2^levels leaves.
+    """
+
+    rounds: int
+    levels: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("rounds", self.rounds, 0, MOST_TREES)
+        check_integer("levels", self.levels, 1, DEEPEST)
+
+    @property
+    def parameters(self) -> int:
+        splits: int = 2**self.levels - 1
+        return self.scores * (1 + self.rounds * (3 * splits + 1)) + self.positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearConfig(FittedConfig):
+    """Shape of a linear model.
+
+    Args:
+        knots: Number of knots of each numeric column: its effect is a line that may bend there; 0: a line.
+    """
+
+    knots: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("knots", self.knots, 0, 10**4)
+
+    @property
+    def terms(self) -> int:
+        """Number of terms of a numeric column: its value, whether it is missing, and a bend at each knot."""
+        return self.knots + 2
+
+    @property
+    def parameters(self) -> int:
+        weights = self.scores * (1 + self.numeric * self.terms + self.positions)
+        return weights + self.numeric * (self.knots + 2)
+
+
+def step_work(family: str, genome: Mapping[str, Any], config: FittedConfig, rows: int, judged: int) -> dict[str, float]:
+    """Return the work of a step: of boosting a tree for each score, of the linear model some L-BFGS iterations.
+
+    Args:
+        family: 'boosting' or 'linear'.
+        genome: Gene values.
+        config: Shape of the model.
+        rows: Number of training rows.
+        judged: Number of validation rows.
+    """
+    if family == LINEAR:
+        terms = config.numeric * (genome["knots"] + 2) + len(config.categories)
+        return {"iterations": 1.0, "terms": float(LBFGS_ITERATIONS * terms * config.scores * rows)}
+    depth: int = genome["tree_depth"]
+    columns = max(1.0, genome["column_share"] * config.columns)
+    return {
+        "levels": float(config.scores * (depth + 1)),
+        # At each level below the root, only the rows of the smaller child of each node are counted.
+        "histograms": config.scores * rows * genome["row_share"] * columns * (1 + depth) / 2,
+        "splits": config.scores * columns * genome["bins"] * 2.0**depth,
+        "moves": float(config.scores * (rows + judged) * depth),
+    }
+
+
+def full_steps(family: str, options: TimeBudget, work: Mapping[str, float]) -> int:
+    """Return the steps of a full training: those that fit into a budget in time, or else the family's own number.
+
+    Raises:
+        OptionError: The budget is in time, and the cost of a step was not measured.
+    """
+    if options.seconds is None:
+        return STEPS[family]
+    return max(1, min(MOST_STEPS[family], round(options.steps_in_time(work))))
+
+
+def fitted_estimate(
+    family: str, options: TimeBudget, config: FittedConfig, work: Mapping[str, float]
+) -> dict[str, float]:
+    """Return the figures known before training: params, steps, gpu_memory, and seconds if the cost was measured."""
+    steps = full_steps(family, options, work)
+    shape = replace(config, rounds=steps) if isinstance(config, TreesConfig) else config
+    figures = {"params": float(shape.parameters), "gpu_memory": 0.0, "steps": float(steps)}
+    return {**figures, **options.seconds_estimate(work, steps)}

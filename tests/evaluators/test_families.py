@@ -1,0 +1,142 @@
+"""Families of models for a table: one search, conditional genes, equal metrics and budgets in time, and export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evo_tune import Context, load_model
+from evo_tune.errors import OptionError
+from evo_tune.plugins.evaluator import BoundEvaluator
+from evo_tune.plugins.find import find_evaluator
+
+FAMILIES = ("boosting", "linear", "transformer")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {"a": rng.normal(size=400), "b": rng.normal(size=400), "town": rng.choice(["x", "y", "z"], 400)}
+    )
+    frame["kind"] = np.where(frame.a * frame.b + (frame.town == "x") > 0, "yes", "no")
+    frame["price"] = frame.a**2 + frame.b + rng.normal(size=400) / 10
+    path = tmp_path_factory.mktemp("families") / "table.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def bind(data: Path, families: str, **options: Any) -> BoundEvaluator:
+    options = {"data": str(data), "target": "kind", "ignore": "price", "families": families, **options}
+    return find_evaluator("bundled:tabular").bind(options)
+
+
+def test_without_the_option_the_space_is_that_of_the_transformer(data: Path) -> None:
+    alone = find_evaluator("bundled:tabular").bind({"data": str(data), "target": "kind"})
+    assert alone.options["families"] == "transformer"
+    assert "family" not in alone.space.genes
+    assert list(alone.space.genes)[:3] == ["lr", "batch", "depth"]
+
+
+def test_a_familys_genes_are_active_in_its_genomes_only(data: Path) -> None:
+    space = bind(data, "all").space
+    assert space.genes["family"].values == FAMILIES  # type: ignore[union-attr]
+    boosted = space.check({"family": "boosting", "lr": 0.02, "shrinkage": 0.05}, fill_defaults=True)
+    assert boosted["shrinkage"] == 0.05
+    assert boosted["lr"] == space.default()["lr"]
+    assert space.check({"family": "transformer", "lr": 0.02}, fill_defaults=True)["lr"] == 0.02
+    assert set(bind(data, "boosting").space.genes) & {"family", "lr", "l2"} == set()
+    assert set(bind(data, "linear,boosting").space.genes) & {"family", "lr", "l2"} == {"family", "l2"}
+
+
+@pytest.mark.parametrize("wrong", ["forest", "", "boosting,boosting", "all,linear", "boosting, linear"])
+def test_an_unknown_family_is_named(wrong: str, data: Path) -> None:
+    with pytest.raises(OptionError, match="expected boosting, linear, transformer with commas"):
+        bind(data, wrong)
+
+
+@pytest.mark.parametrize("target", ["kind", "price"])
+def test_families_report_the_same_metrics_and_export_a_model_with_the_same_scores(
+    target: str, data: Path, tmp_path: Path
+) -> None:
+    options = {"target": target, "ignore": "", "epochs": 2.0}
+    names = {}
+    for family in FAMILIES:
+        bound = bind(data, "all", **options)
+        genome = bound.space.check({"family": family}, fill_defaults=True)
+        context = Context(seed=3, folder=tmp_path / f"{family}-trial", test=True)
+        metrics = bound.evaluate(genome, context)
+        assert context.curve[0][1]["val_loss"] > 0.0
+        names[family] = {name for name in metrics if name in {**bound.plugin.tests, **_swap(bound.plugin.tests)}}
+        if family != "transformer":
+            assert metrics["steps"] <= bound.estimate(genome)["steps"]
+            exported = bound.export(genome, Context(seed=3, folder=tmp_path / "again"), tmp_path / family)
+            assert exported["test_loss"] == metrics["test_loss"]
+            rows = pd.read_csv(data).iloc[bound.values.table.test]
+            assert load_model(tmp_path / family).evaluate(rows)["loss"] == pytest.approx(metrics["test_loss"])
+            notes = json.loads((tmp_path / family / "config.json").read_text())
+            assert notes["metrics"]["test_loss"] == metrics["test_loss"]
+    assert names["boosting"] == names["linear"] == names["transformer"]
+    assert len(names["linear"]) >= 8
+
+
+def _swap(names: dict[str, str]) -> dict[str, str]:
+    return {test: name for name, test in names.items()}
+
+
+def test_boosting_learns_what_a_linear_model_cannot(data: Path, tmp_path: Path) -> None:
+    losses = {
+        family: (bound := bind(data, family)).evaluate(bound.space.default(), Context(seed=0, folder=tmp_path))[
+            "val_loss"
+        ]
+        for family in ("boosting", "linear")
+    }
+    assert losses["boosting"] < 0.4 < 0.5 < losses["linear"]
+
+
+@pytest.mark.parametrize("family", ["boosting", "linear"])
+def test_a_budget_in_time_becomes_steps(family: str, data: Path, tmp_path: Path) -> None:
+    bound = bind(data, family)
+    genome = bound.space.default()
+    timing = bound.evaluate(genome, Context(seed=0, folder=tmp_path, timing=3))
+    assert 0.0 < timing["step"] < timing["seconds"]
+    work = bound.work(genome)
+    assert set(work) <= set(bound.plugin.cpu_costs)
+    cost = json.dumps({"each": {name: 0.05 / len(work) / amount for name, amount in work.items()}})
+    timed = bound.with_options(cost=cost, seconds=0.5)
+    assert timed.estimate(genome) | {"params": 0} == {"params": 0, "gpu_memory": 0, "steps": 10, "seconds": 0.5}
+    metrics = timed.with_options(patience=None).evaluate(genome, Context(seed=0, folder=tmp_path))
+    assert 1 <= metrics["steps"] <= 10
+
+
+def test_a_share_of_the_budget_is_the_beginning_of_the_same_training(data: Path, tmp_path: Path) -> None:
+    bound = bind(data, "boosting", patience=None, evaluations=10)
+    contexts = [Context(seed=0, folder=tmp_path, budget=budget) for budget in (0.5, 1.0)]
+    for context in contexts:
+        bound.evaluate(bound.space.default(), context)
+    assert contexts[0].curve == contexts[1].curve[:5]
+
+
+def test_patience_ends_a_fit_and_the_best_step_is_kept(data: Path, tmp_path: Path) -> None:
+    bound = bind(data, "boosting", patience=2, evaluations=50)
+    genome = bound.space.check({"shrinkage": 0.3, "leaf_rows": 1}, fill_defaults=True)
+    context = Context(seed=0, folder=tmp_path)
+    metrics = bound.evaluate(genome, context)
+    losses = [point["val_loss"] for _, point in context.curve]
+    assert metrics["steps"] < 300
+    assert metrics["val_loss"] == pytest.approx(min(losses), rel=1e-5)
+    assert np.argmin(losses) == len(losses) - 3
+
+
+def test_balanced_class_weights_change_a_fit(data: Path, tmp_path: Path) -> None:
+    for family in ("boosting", "linear"):
+        losses = []
+        for weights in ("none", "balanced"):
+            bound = bind(data, family, class_weights=weights)
+            losses.append(bound.evaluate(bound.space.default(), Context(seed=0, folder=tmp_path))["val_loss"])
+        assert losses[0] != losses[1]
