@@ -92,6 +92,8 @@ class Pace:
 def genomes_to_time(space: SearchSpace, random: int = RANDOM, corners: bool = True) -> list[Genome]:
     """Return the genomes to time: the default, two corners of the space, its middle, and a few random ones.
 
+    The default genomes of all families come before these.
+
     Args:
         space: The search space.
         random: Number of random genomes.
@@ -101,6 +103,7 @@ def genomes_to_time(space: SearchSpace, random: int = RANDOM, corners: bool = Tr
     fixed = (1.0, 0.0, 0.5) if corners else (0.5,)
     points = [np.full(count, unit) for unit in fixed] + [rng.random(count) for _ in range(random)]
     genomes = [space.default(), *(space.snap(point) for point in points)]
+    genomes[1 + len(fixed) : 1 + len(fixed)] = space.family_defaults()
     return list({genome_key(genome): genome for genome in genomes}.values())
 
 

@@ -30,6 +30,9 @@ from evo_tune.text import is_encodable
 # Share of the uniform distribution in a prior.
 UNSURE = 0.05
 
+# Name of the gene that says which kind of model a genome is.
+FAMILY = "family"
+
 # Standard deviation of the prior around an expert's default, in unit coordinates.
 NEAR = 0.2
 
@@ -224,6 +227,15 @@ class SearchSpace:
     def default(self) -> Genome:
         """Return the repaired genome of all genes' defaults."""
         return self._repair_genome({name: gene.middle() for name, gene in self.genes.items()})
+
+    def family_defaults(self) -> list[Genome]:
+        """Return the default genome of each family of models: of each value of a gene called `family`, if there is one.
+
+        A search tries all of them first, since results of one family say nothing of another.
+        """
+        gene = self.genes.get(FAMILY)
+        values = gene.values if isinstance(gene, Choice) else ()
+        return [self.check({FAMILY: value}, fill_defaults=True) for value in values]
 
     def check(self, genome: Mapping[str, object], fill_defaults: bool = False) -> Genome:
         """Check a user's genome; return it with the genes' own types, repaired.

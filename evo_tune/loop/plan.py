@@ -430,8 +430,8 @@ def _parse_constraints(
 
 
 def _check_warm_start(space: SearchSpace, genomes: Iterable[Mapping[str, Any]], fill_defaults: bool) -> list[Genome]:
-    """Return the genomes checked, without the default and without duplicates."""
-    checked: dict[str, Genome] = {}
+    """Return the defaults of all families and the genomes, checked, without the default and without duplicates."""
+    checked: dict[str, Genome] = {genome_key(genome): genome for genome in space.family_defaults()}
     if not isinstance(genomes, Iterable):
         raise SpaceError(f"warm_start {genomes!r}: expected a list of genomes")
     for number, genome in enumerate(genomes, 1):

@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import geometric_mean
 from typing import Any
 
 import msgspec
@@ -90,7 +91,8 @@ class Cost(msgspec.Struct, frozen=True, rename={"unit_costs": "each"}):
         each kind takes an equal share of the time, which says little.
 
         Args:
-            points: At least one. Work that none of them contains costs nothing.
+            points: At least one. Work that none of them contains has the cost of `cpu_costs` times the same speed;
+                without an entry there it costs nothing.
             device: Name of the device on which they were timed.
             cpu_costs: Usual seconds of a unit of each kind of work on a core of a CPU. Only their ratios are used.
         """
@@ -107,7 +109,10 @@ class Cost(msgspec.Struct, frozen=True, rename={"unit_costs": "each"}):
             for name, is_usual, costs in zip(names, has_usual_cost, equal, strict=True)
         ]
         costs = fit_costs(work, seconds, np.array(usual), np.where(has_usual_cost, KNOWN, UNKNOWN))
-        cost = cls({name: float(f"{is_usual:.6g}") for name, is_usual in zip(names, costs, strict=True)}, judging=1.0)
+        fitted = dict(zip(names, costs.tolist(), strict=True))
+        ratios = [fitted[name] / cpu_costs[name] for name in names if name in cpu_costs]
+        untimed = {name: cost * geometric_mean(ratios) for name, cost in cpu_costs.items() if ratios and on_cpu}
+        cost = cls({name: float(f"{cost:.6g}") for name, cost in {**untimed, **fitted}.items()}, judging=1.0)
         overhead = np.array([[1.0, cost.overhead(point.work)] for point in points])
         judging = np.array([point.judging for point in points])
         start, factor = fit_costs(overhead, judging, np.array(OVERHEAD), np.array([UNKNOWN, KNOWN]))

@@ -12,8 +12,12 @@ import pytest
 
 from evo_tune import Context, load_model
 from evo_tune.errors import OptionError
+from evo_tune.forecast.timing import genomes_to_time
+from evo_tune.loop.plan import Request, plan_run
+from evo_tune.plugins.cost import Cost, TimedGenome
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
+from evo_tune.settings import parse_settings
 
 FAMILIES = ("boosting", "linear", "transformer")
 
@@ -140,3 +144,24 @@ def test_balanced_class_weights_change_a_fit(data: Path, tmp_path: Path) -> None
             bound = bind(data, family, class_weights=weights)
             losses.append(bound.evaluate(bound.space.default(), Context(seed=0, folder=tmp_path))["val_loss"])
         assert losses[0] != losses[1]
+
+
+def test_a_run_trains_the_default_genome_of_each_family_first(data: Path, tmp_path: Path) -> None:
+    bound = bind(data, "all")
+    plan = plan_run(
+        bound.plugin, Request(options=bound.options | {"epochs": 1.0}), *parse_settings({"trials": 5}), tmp_path
+    )
+    assert [genome["family"] for genome in plan.manifest.warm_start] == ["linear", "transformer"]
+    assert {genome["family"] for genome in genomes_to_time(bound.space, 0)[:7]} == set(FAMILIES)
+    alone = bind(data, "boosting")
+    assert alone.space.family_defaults() == []
+
+
+def test_untimed_work_of_a_family_has_a_cost(data: Path) -> None:
+    bound = bind(data, "all")
+    genome = bound.space.default()
+    timed = TimedGenome(bound.work(genome), 0.01, 0.1)
+    cost = Cost.fit([timed], "cpu", bound.plugin.cpu_costs)
+    for family in FAMILIES:
+        other = bound.space.check({"family": family}, fill_defaults=True)
+        assert bound.with_options(cost=cost.text(), seconds=1.0).estimate(other)["steps"] >= 1
