@@ -324,9 +324,8 @@ def _external_trial(
         if name in distributions
     }
     proposal = Proposal(space.check(genome, fill_defaults=True), operator, parents)
-    curve = {step: value for step, value in trial.intermediate_values.items() if math.isfinite(value)}
     values = trial.values if trial.state == TrialState.COMPLETE else ()
-    return ExternalTrial(trial.number, proposal, STATUSES[trial.state], values, _excesses(trial), curve)
+    return ExternalTrial(trial.number, proposal, STATUSES[trial.state], values, _excesses(trial))
 
 
 def _origin(trial: FrozenTrial) -> tuple[str, tuple[int, ...], dict[str, float]]:

@@ -3,7 +3,7 @@
     config = tune.TuneConfig(metric="loss", mode="min", num_samples=40, search_alg=StrategySearcher(seed=1))
     tune.Tuner(trainable, param_space={"lr": tune.loguniform(1e-5, 1e-1)}, tune_config=config).fit()
 
-A trial that a scheduler stops counts with the value that it had reached. Importing this module imports Ray Tune.
+A trial that a scheduler stops is worse than every complete one. Importing this module imports Ray Tune.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
     parents: list[int]
     status: Status | None = None
     values: list[float] = []
-    curve: dict[int, float] = {}
+    # Step of its last result (int ≥ 0); None before.
+    last_step: int | None = None
     # Whether a scheduler or a stopping rule ended it; else its function returned.
     stopped: bool = False
     # Whether it was suggested; else the user gave it with its result.
@@ -58,7 +59,7 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
 
     @property
     def awaits_result(self) -> bool:
-        """Whether a result may come: `Tuner.restore` with `resume_errored` or `restart_errored` repeats failed ones."""
+        """Whether a result may come: `Tuner.restore` with `resume_errored` repeats failed trials."""
         return self.status in (None, "failed")
 
 
@@ -167,7 +168,7 @@ class StrategySearcher(Searcher):
         record, (metrics, _) = self._record(trial_id), self._objectives()
         value = _number(result.get(metrics[0]))
         if record is not None and record.awaits_result and value is not None:
-            record.curve[int(result.get(TRAINING_ITERATION, 0))] = value
+            record.last_step = int(result.get(TRAINING_ITERATION, 0))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         record, (metrics, _) = self._record(trial_id), self._objectives()
@@ -176,7 +177,7 @@ class StrategySearcher(Searcher):
         results = result or {}
         values = [value for metric in metrics if (value := _number(results.get(metric))) is not None]
         # Ray repeats the last result of a function that returned, and reports one that stops a trial only here.
-        record.stopped = results.get(TRAINING_ITERATION) not in record.curve
+        record.stopped = results.get(TRAINING_ITERATION) != record.last_step
         self.on_trial_result(trial_id, results)
         if error:
             record.status = "failed"
@@ -202,7 +203,7 @@ class StrategySearcher(Searcher):
             _collect_values(self._config, "", parameters, genome)
         number = len(self._state.records)
         record = _Record(f"evaluated {number}", space.check(genome, fill_defaults=True), WARM_START, [])
-        record.suggested, record.curve = False, dict(enumerate(intermediate_values or []))
+        record.suggested, record.last_step = False, len(intermediate_values) - 1 if intermediate_values else None
         record.status = "failed" if error else "pruned" if pruned else "ok"
         record.values = [float(value)] if record.status == "ok" else []
         self._state.records.append(record)
@@ -232,7 +233,9 @@ class StrategySearcher(Searcher):
 
     def _known_space(self) -> SearchSpace:
         if self._space is None:
-            raise UsageError("StrategySearcher has no space: give param_space to the Tuner, or space to the searcher")
+            raise UsageError(
+                "StrategySearcher has no space: give param_space to Tuner or Tuner.restore, or space to the searcher"
+            )
         return self._space
 
     def _objectives(self) -> tuple[list[str], list[str]]:
@@ -249,12 +252,13 @@ class StrategySearcher(Searcher):
 
 def _external_trials(records: Sequence[_Record]) -> list[ExternalTrial]:
     """Return the trials; one that was stopped before the last step of any other trial is a partial training."""
-    last_step = max((step for record in records for step in record.curve), default=0)
+    steps = [record.last_step for record in records if record.last_step is not None]
     trials = []
     for number, record in enumerate(records):
         proposal = Proposal(record.genome, record.operator, tuple(record.parents))
-        is_partial = record.stopped and record.status == "ok" and max(record.curve, default=last_step) < last_step
-        trial = ExternalTrial(number, proposal, record.status, record.values, {}, record.curve)
+        is_partial = record.stopped and record.last_step is not None and record.last_step < max(steps)
+        is_partial = is_partial and record.status == "ok"
+        trial = ExternalTrial(number, proposal, record.status, record.values)
         trials.append(replace(trial, status="pruned", values=()) if is_partial else trial)
     return trials
 

@@ -26,7 +26,7 @@ from tests.strategies.simulate import Simulation
 extras.need("optuna")
 
 import optuna  # noqa: E402
-from optuna.distributions import FloatDistribution, IntDistribution  # noqa: E402
+from optuna.distributions import IntDistribution  # noqa: E402
 from optuna.samplers import BaseSampler  # noqa: E402
 from optuna.testing.pytest_samplers import (  # noqa: E402
     BasicSamplerTestCase,
@@ -274,31 +274,18 @@ def test_several_objectives_have_their_directions(strategy: str) -> None:
     assert np.median([trial["y"] for trial in params(study)[40:]]) < 0.15
 
 
-def test_pruned_trials_count_with_what_they_had_reached() -> None:
+def test_pruned_trials_are_worse_than_complete_ones() -> None:
     def stopped(trial: Trial) -> float:
         x = trial.suggest_float("x", 0.0, 1.0)
         trial.suggest_float("y", 0.0, 1.0)
-        trial.report(abs(x - 0.9), step=0)
-        raise optuna.TrialPruned
+        trial.report(0.0, step=0)
+        if x < 0.6:
+            raise optuna.TrialPruned
+        return 1.0
 
     study = study_of("ga")
-    study.optimize(stopped, n_trials=30)
-    assert {trial.state for trial in study.trials} == {TrialState.PRUNED}
-    assert np.median([abs(trial["x"] - 0.9) for trial in params(study)[15:]]) < 0.1
-
-
-def test_trials_that_went_further_are_better_than_those_stopped_before() -> None:
-    study, spread = study_of("ga"), {"x": FloatDistribution(0.0, 1.0)}
-    for x in np.linspace(0.0, 1.0, 11):  # those of high x go on, although their values are higher later
-        values = {0: 1.0 - x, **({5: 3.0 - x} if x > 0.5 else {})}
-        study.add_trial(
-            optuna.create_trial(
-                state=TrialState.PRUNED, params={"x": x}, distributions=spread, intermediate_values=values
-            )
-        )
-    study.add_trial(optuna.create_trial(value=9.0, params={"x": 0.9}, distributions=spread))
-    proposed = [study.ask(spread).params["x"] for _ in range(12)]
-    assert np.median(proposed) > 0.6
+    study.optimize(stopped, n_trials=40)
+    assert np.mean([trial["x"] >= 0.6 for trial in params(study)[20:]]) > 0.7
 
 
 def test_a_strategy_sees_how_each_trial_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,7 +307,6 @@ def test_a_strategy_sees_how_each_trial_ended(monkeypatch: pytest.MonkeyPatch) -
     assert directions == ["max"]
     assert [trial.status for trial in trials] == ["ok", "pruned", "failed", None]
     assert [list(trial.values) for trial in trials] == [[1.0], [], [], []]
-    assert [dict(trial.curve) for trial in trials] == [{3: 0.5}] * 3 + [{}]
 
 
 def test_running_trials_are_pending() -> None:
