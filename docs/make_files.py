@@ -37,6 +37,8 @@ TITLES = {
     events.Range: "Gene",
     events.Submitted: "Submission",
     manifest.Learned: "Earlier run",
+    manifest.PatchedProject: "Patched",
+    manifest.PatchRecord: "Patch",
 }
 """Titles of the tables of types that are part of others."""
 
@@ -119,9 +121,10 @@ def columns_block() -> list[str]:
 
 
 def manifest_block() -> list[str]:
-    """Return the table of the manifest, and of the earlier runs in it."""
+    """Return the table of the manifest, and of the objects in it."""
     lines = ((f"`{name}`", *rest) for name, *rest in described(manifest.Manifest))
-    return [*rows("key, type", lines), *part(manifest.Learned, 3)]
+    kinds = (manifest.Learned, manifest.PatchedProject, manifest.PatchRecord)
+    return [*rows("key, type", lines), *(line for kind in kinds for line in part(kind, 3))]
 
 
 def journal_block() -> list[str]:
