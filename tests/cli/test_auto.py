@@ -383,11 +383,13 @@ def test_the_json_has_each_comparison_of_the_verdict_as_numbers(data: Path, type
         pytest.approx(baseline["test_loss"]),
     )
     best = by_names["best", "gradient boosting"]
-    fresh = run_summary(run).final_comparison.best
+    summary = run_summary(run)
+    assert summary.best is not None
+    fresh = summary.final_comparison.best
     assert fresh is not None, "the final comparison has fresh seeds"
     assert (best.mean, best.seeds, best.error) == (fresh.mean, len(fresh.values), fresh.error)
     for row in printed.comparisons:
-        assert row.family == "tabular"
+        assert row.family == summary.best.genome.get("family", "tabular")
         assert row.difference == pytest.approx(row.other_mean - row.mean, abs=1e-9), "a loss: smaller is better"
 
 
@@ -411,3 +413,25 @@ def test_a_table_is_searched_over_all_families_unless_the_user_names_some(data: 
     refused = typed("auto", "named.csv", "--evaluator", "forecasting", "--families", "linear")
     assert refused.code == 2
     assert "--families linear: forecasting has models of one family: leave it out" in refused.err
+
+
+def test_a_split_by_time_or_by_group_is_proposed_where_columns_suggest_it(data: Path, typed: Typed) -> None:
+    words = ("--target", "kind", "-o", "epochs=1", "--trials", "1", "--slots", "1", "--dry-run")
+    by_time = typed("auto", "born.csv", *words)
+    assert "'day' has dates: if later rows are to be predicted, give -o split_by=day" in by_time.err, by_time
+    assert "split_by" not in typed("auto", "born.csv", *words, "-o", "split_by=day").err
+    people = "".join(f"{n % 9},{n * n % 11},{'ab'[n % 2]}\n" for n in range(80))
+    (data / "people.csv").write_text("patient_id,size,kind\n" + people)
+    by_group = typed("auto", "people.csv", *words).err
+    assert (
+        "'patient_id' has 9 values in 80 rows: if new ones are to be predicted, give -o split_by=patient_id" in by_group
+    )
+    assert "split_by" not in typed("auto", "table.csv", *words).err
+
+
+def test_the_verdict_names_columns_that_know_the_target(data: Path, typed: Typed) -> None:
+    rows = "".join(f"{n * n % 11},{'ab'[n * n % 5 > 1]},{'yn'[n * n % 5 > 1]}\n" for n in range(300))
+    (data / "told.csv").write_text("size,kind,copy\n" + rows)
+    done = typed("auto", "told.csv", *AUTO[2:])
+    assert "\nWarning: the target can be read off 'copy' alone: if it is not known beforehand, " in done.out, done
+    assert "tabular: Warning: the target can be read off 'copy' alone" in done.err

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import math
+import re
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ import msgspec
 from evo_tune.cli import shared
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.text import one_line
+from evo_tune.training.recipe.data.telling import TELLING
 from evo_tune.training.recipe.data.texts import encoding_warnings
 from evo_tune.trust import safe_files
 
@@ -38,6 +40,9 @@ PACKED = {".gz", ".bz2", ".xz"}
 
 # Names of columns that are taken for the target if exactly one of them is there.
 TARGETS = ("target", "label", "class", "y")
+
+# Names of columns whose equal values are often rows of one person, place or thing.
+GROUP_NAME = re.compile(r"(^|[_ .-])(id|key|group|user|patient|subject|customer|person|household)$", re.IGNORECASE)
 
 # Mean characters of a column of texts from which it is a text to read, and no category.
 LONG_TEXT = 30
@@ -59,12 +64,14 @@ class DataTask:
         options: Its options.
         why: Why, in words.
         otherwise: Flags of the command that would say otherwise.
+        split: Proposal of another split of the rows, in words; '' for none.
     """
 
     evaluator: str
     options: dict[str, str] = field(default_factory=dict)
     why: str = ""
     otherwise: str = ""
+    split: str = ""
 
 
 def recognise_task(data: str, target: str | None) -> DataTask:
@@ -138,7 +145,24 @@ def _table_task(path: Path, data: str, target: str | None, lines: bool) -> DataT
         raise UsageError(f"DATA {data} has no column of texts: expected one beside {target}; write a table as CSV")
     why = f"it is a table, and {one_line(target, 60)!r} its target"
     otherwise = f"--evaluator text_classification -o text={texts[0]} -o label={target}" if texts else ""
-    return DataTask("bundled:tabular", {"data": data, "target": target}, why, otherwise)
+    return DataTask("bundled:tabular", {"data": data, "target": target}, why, otherwise, _propose_split(frame, target))
+
+
+def _propose_split(frame: pd.DataFrame, target: str) -> str:
+    """Return in words the split by time or by group that the columns of a table suggest; '' for none."""
+    from evo_tune.training.recipe.data.kinds import classify_column
+
+    for name in frame.columns:
+        if name == target or frame[name].isna().any():
+            continue
+        shown, flag = repr(one_line(name, 60)), f"-o split_by={shlex.quote(name)}"
+        if classify_column(frame[name], as_category=False).kind == "date":
+            return f"rows are drawn for each part; {shown} has dates: if later rows are to be predicted, give {flag}"
+        values = frame[name].nunique()
+        if GROUP_NAME.search(name) and 5 <= values <= len(frame) / 2:
+            new = f"{shown} has {values} values in {len(frame)} rows: if new ones are to be predicted, give {flag}"
+            return f"rows are drawn for each part; {new}"
+    return ""
 
 
 def _ask_target(data: str, names: list[str]) -> str:
@@ -301,6 +325,7 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
         ]
         brackets = "" if all(baseline.get(name) is None for name in names) else f", in brackets {baseline_name}"
         lines.append(f"the model on the test set{brackets}: {', '.join(values)}")
+    lines += [line for line in search.evaluator.describe() if line.startswith(TELLING)]
     return [*lines, f"measured on {test_data} of {data}; all took {shared.show_seconds(seconds)}"]
 
 

@@ -16,6 +16,7 @@ from evo_tune.errors import OptionError, RecipeError, require_extra
 from evo_tune.training.recipe.data.kinds import DATE_PARTS, Column, classify_column, date_numbers, describe_columns
 from evo_tune.training.recipe.data.reading import read_csv, read_parquet
 from evo_tune.training.recipe.data.splitting import Division
+from evo_tune.training.recipe.data.telling import SingleColumns, telling_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -231,6 +232,16 @@ class Table:
         return not self.target.labels
 
     @property
+    def telling_columns(self) -> list[str]:
+        """Names of the columns that alone predict the target of the validation part almost perfectly."""
+        names = [*self.columns.numeric, *self.columns.categorical]
+        first_category = self.inputs.shape[1] - len(self.columns.categorical)
+        places = [*range(len(self.columns.numeric)), *range(first_category, self.inputs.shape[1])]
+        classes, values = len(self.target.labels), self.target.values
+        single = SingleColumns(self.inputs[:, places], values, classes, self.training, self.held_out)
+        return [names[place] for place in single.telling()]
+
+    @property
     def scale(self) -> tuple[float, float]:
         """Mean and standard deviation of the training rows' real target; a deviation of 0 counts as 1."""
         values = self.target.values[self.training]
@@ -297,7 +308,7 @@ def describe_table(table: Table) -> list[str]:
         lines.append(f"its range: {values.min():.6g} to {values.max():.6g}, mean {values.mean():.6g}")
     else:
         lines.append(describe_classes(target.labels, target.values))
-    return lines + describe_columns(table.kinds, rows + table.dropped)
+    return lines + telling_lines(table.telling_columns) + describe_columns(table.kinds, rows + table.dropped)
 
 
 def describe_classes(labels: Sequence[str], classes: NDArray[Any]) -> str:
