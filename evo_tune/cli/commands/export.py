@@ -6,12 +6,17 @@ import contextlib
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from evo_tune.genome.trial import Candidate
+    from evo_tune.store.run import Run
 
 
 @cli_command(
@@ -54,6 +59,8 @@ def command(
 ) -> None:
     """Train the best genome of RUN once more and save the model.
 
+    Of a run with patches, DIR gets the project instead: the patches of the genome applied and their values set.
+
     DIR gets the weights, a config, and a README.md, the model card; it must be new or empty. `evo-tune predict DIR`
     uses the model. Options and seed are those of the trial unless you give others. Without changes, on the same device
     and with the same number of threads, the model has the metrics of the trial.
@@ -72,7 +79,7 @@ def command(
         raise UsageError(f"expected RUN and DIR, the folder to write: evo-tune export {run or 'RUN'} DIR")
     target, saved = Path(folder), shared.open_run(run, store)
     plugin = load_run_evaluator(saved, evaluator, trust, shared.ask_function())
-    if not hasattr(plugin.module, "export"):
+    if not hasattr(plugin.module, "export") and not saved.patches:
         raise PluginError(
             f"evaluator {plugin.name} has no export(genome, context, folder); `evo-tune best` prints the genome"
         )
@@ -81,6 +88,9 @@ def command(
     candidate = shared.require_best_trial(saved).candidate if trial is None else saved.candidates[trial]
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"DIR {target}: exists and is not an empty folder; choose another")
+    if saved.patches:
+        _export_project(saved, candidate, target, output_format)
+        return
     bound = plugin.bind({**saved.manifest.options, **split_assignments(options, "-o")}).for_run(rungs=False)
     budget = {name: value for name, value in (("tokens", tokens), ("seconds", seconds)) if value is not None}
     for name in budget:  # only one of the three may be set
@@ -110,3 +120,26 @@ def command(
     )
     wrote, usage = f"wrote {target}: {', '.join(files) or 'nothing'}", f"how to use it: {target / 'README.md'}"
     shared.print_json_or_text(output_format, model, *shared.metric_lines(metrics), wrote, usage)
+
+
+def _export_project(saved: Run, candidate: Candidate, target: Path, output_format: str) -> None:
+    """Write the project of a trial with its patches, and print what was written."""
+    from evo_tune.cli.formats import ExportedModel
+    from evo_tune.loop.project_export import README, export_project
+
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make {target}: {error.strerror}; choose another DIR") from None
+    export_project(saved, candidate, target)
+    outcome = saved.outcomes.get(candidate.id)
+    exported = ExportedModel(
+        run=saved.name,
+        trial=candidate.id,
+        genome=candidate.genome,
+        folder=str(target),
+        files=sorted(path.name for path in target.iterdir()),
+        metrics={} if outcome is None else outcome.metrics,
+    )
+    lines = f"wrote {target}: the project of trial {candidate.id}", f"verdict and command: {target / README}"
+    shared.print_json_or_text(output_format, exported, *lines)

@@ -11,7 +11,6 @@ import numpy as np
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import genome_key
 from evo_tune.report.charts import CaptionedFigure, Part, Spec, axis, escape_label, figure, names_axis
-from evo_tune.report.charts.resources import RESOURCES
 from evo_tune.report.final_comparison import PatchEffect
 from evo_tune.report.patch_model import PatchModel, fit_patch_model
 from evo_tune.report.recommendation import comparison_result, genome_without
@@ -21,7 +20,7 @@ from evo_tune.text import show_value
 
 POSITION = 15
 
-# Resources whose cost is given, beside the seconds.
+# Metrics whose cost is given, beside the seconds, in bytes.
 MEMORY = ("peak_memory", "gpu_memory")
 
 
@@ -78,7 +77,7 @@ def rows(data: RunData) -> list[dict[str, Any]]:
             without = by_key.get(genome_key(genome_without(run, best.id, patch.gene)), [])
             costs = {name: _cost(name, by_key.get(best.key, []), without) for name in costs}
         row |= {
-            RESOURCES[name].split(",")[0]: show_value(cost)
+            f"more {name.replace('_', ' ')}": show_value(cost)
             for name, cost in costs.items()
             if name == "seconds" or math.isfinite(cost)
         }
