@@ -20,13 +20,13 @@ from evo_tune.cli.session import PlannedRun
 from evo_tune.cli.training.devices import Devices
 from evo_tune.genome.values import Genome, Value
 from evo_tune.loop.proposing import Verification
-from evo_tune.report.data import ListedRun, Recommendation, RunDetails, RunSummary
+from evo_tune.report.data import AutoModel, ListedRun, Recommendation, RunDetails, RunSummary
 from evo_tune.report.verdict import Verdict
 from evo_tune.training.scale.recipe import ScaledRecipe
 
 # The type that each command prints with `--format json`.
 OUTPUT_TYPES: dict[str, Any] = {
-    "auto": formats.AutoModel,
+    "auto": AutoModel,
     "run": RunSummary,
     "run --dry-run": PlannedRun,
     "auto --dry-run": PlannedRun,

@@ -335,7 +335,7 @@ def test_generated_parts_are_all_there_and_their_links_lead_to_a_title() -> None
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_link_leads_to_a_file(page: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
-        assert link.startswith("https://arxiv.org/") or (page.parent / link).exists(), link
+        assert link.startswith(("https://arxiv.org/", "https://github.com/")) or (page.parent / link).exists(), link
 
 
 def test_options_as_a_dataclass_are_checked_and_become_genes(tmp_path: Path) -> None:

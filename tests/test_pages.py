@@ -49,7 +49,7 @@ def understood(words: list[str]) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_line_is_understood(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("run.toml", "target.toml"):  # which a reader has, or a command of the page writes
+    for name in ("run.toml", "target.toml", "results.csv"):  # which a reader has, or a command of the page writes
         (tmp_path / name).write_text("trials = 2\n")
     monkeypatch.chdir(tmp_path)
     for words in command_lines(page):

@@ -14,7 +14,6 @@ from msgspec import Struct
 
 from evo_tune.genome.values import Genome, Metrics, Value
 from evo_tune.options.declare import Option
-from evo_tune.report.data import ComparedMeans
 
 
 class WatchedRun(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -155,26 +154,6 @@ class ExportedModel(Struct, forbid_unknown_fields=True, kw_only=True):
     folder: str
     files: list[str]
     metrics: Mapping[str, Any]
-
-
-class AutoModel(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The model at the end of `auto`.
-
-    Args:
-        run: Name of the run.
-        evaluator: Evaluator that the data was taken for.
-        why: Why, in words.
-        model: Folder of the model.
-        verdict: Verdict in lines: the model to use, how much better it is, and on which data this was measured.
-        comparisons: The comparisons of the verdict, as numbers.
-    """
-
-    run: str
-    evaluator: str
-    why: str
-    model: str
-    verdict: list[str]
-    comparisons: list[ComparedMeans]
 
 
 class Predicted(Struct, forbid_unknown_fields=True, kw_only=True):

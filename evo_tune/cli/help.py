@@ -14,14 +14,14 @@ import click
 
 # Titles of the groups and names of their flags, both in the order of the help; all others are in 'Other flags'.
 FLAGS: Mapping[str, str] = {
-    "Training": """trial from gene option ladder for-scale evaluator metric progress shell width depth batch
+    "Training": """trial from gene option ladder for-scale evaluator metric progress shell judge width depth batch
         base prompt length temperature top-k""",
-    "Search": """target strategy strategy-option accept-changes trust population fidelity prune widen seed order lag
-        warm-start learn-from fill-defaults""",
+    "Search": """target families patches protect allow-patches strategy strategy-option accept-changes trust
+        population fidelity prune widen seed order lag warm-start learn-from fill-defaults""",
     "Limits": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run give-up-after",
     "Devices": "slots device devices per-device threads backend address scheduler-file max-slots memory speed",
     "Evaluation": "objective subject-to seeds-per-trial seeds final-seeds finalists baseline with probe",
-    "Output": """out name as store folder config emit output keep track no-report price-per-hour quiet
+    "Output": """out overwrite name as store folder config emit output keep track no-report price-per-hour quiet
         format help""",
 }
 

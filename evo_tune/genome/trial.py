@@ -141,9 +141,8 @@ class Objective:
         """
         metric, _, direction = text.rpartition(":")
         if not metric or direction not in ("min", "max"):
-            written = f"{metric or text}:min or {metric or text}:max"
-            expected = written if written.isprintable() and len(text) < 60 else "METRIC:min or METRIC:max"
-            raise SpaceError(f"objective {text!r} says no direction: expected {expected}")
+            example = f", such as {text}:min" if text.isidentifier() else ""
+            raise SpaceError(f"objective {text!r} is not understood: expected METRIC:min or METRIC:max{example}")
         return Minimize(metric) if direction == "min" else Maximize(metric)
 
 

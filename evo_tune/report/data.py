@@ -190,6 +190,26 @@ class RunSummary(Struct, forbid_unknown_fields=True, kw_only=True):
     report: str | None
 
 
+class AutoModel(Struct, forbid_unknown_fields=True, kw_only=True):
+    """The model at the end of `auto`.
+
+    Args:
+        run: Name of the run.
+        evaluator: Evaluator that the data was taken for.
+        why: Why, in words.
+        model: Folder of the model.
+        verdict: Verdict in lines: the model to use, how much better it is, and on which data this was measured.
+        comparisons: The comparisons of the verdict, as numbers.
+    """
+
+    run: str
+    evaluator: str
+    why: str
+    model: str
+    verdict: list[str]
+    comparisons: list[ComparedMeans]
+
+
 class ListedRun(Struct, forbid_unknown_fields=True, kw_only=True):
     """A saved run, as one row of `list`.
 

@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 
 import evo_tune
-from evo_tune.cli.formats import AutoModel
 from evo_tune.cli.session import PlannedRun
 from evo_tune.cli.training import final_training
 from evo_tune.cli.training.auto import recognise_task
 from evo_tune.errors import UsageError
-from evo_tune.report.data import run_summary
+from evo_tune.report.data import AutoModel, run_summary
 from evo_tune.store.run import Run
 from evo_tune.training.recipe import sizes
 from tests.cli.conftest import Typed
@@ -356,7 +355,7 @@ def test_an_earlier_model_is_continued_or_replaced_on_demand(data: Path, typed: 
     again = typed(*words)
     assert (again.code, weights(data / "model")) == (0, first), again
     assert "model: trial" in again.out
-    other = [*AUTO[:-1], "other", "--out", "model", "--seed", "1"]
+    other = [*AUTO[:-1], "other", "--out", "model", "--families", "transformer"]
     refused = typed(*other)
     assert refused.code == 2
     assert "--out model has a model already: choose another folder, or replace it by --overwrite" in refused.err

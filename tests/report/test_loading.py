@@ -61,6 +61,7 @@ def test_every_chart_is_a_figure_of_the_library(loaded: Results) -> None:
     found = {name: getattr(loaded.plot, name)() for name in names}
     assert found.pop("front") is None  # one objective
     assert found.pop("scale") is None  # no larger model
+    assert found.pop("patches") is None  # none
     assert all(isinstance(figure, go.Figure) for figure in found.values())
     assert loaded.plot.history.__doc__ is not None
     assert loaded.plot.history(by="time").layout.xaxis.title.text.endswith(" of work")

@@ -157,8 +157,8 @@ def test_an_outcome_is_settled_by_one_trip_through_the_journal(outcome: Outcome)
         assert settled.metrics[name] == value or (math.isnan(settled.metrics[name]) and not math.isfinite(value))
 
 
-LEFT_OUT = ("test", "timing", "baseline")
-"""Of a candidate: no trial has them."""
+LEFT_OUT = ("test", "timing", "baseline", "code")
+"""Of a candidate: no trial has the first three, and the last follows from the genome."""
 
 
 def test_the_schema_has_the_fields_of_what_it_stands_for() -> None:

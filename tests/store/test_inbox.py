@@ -221,7 +221,7 @@ def test_ten_thousand_files_take_no_more_than_a_few_lines(begin: Begin, fast_dis
     put(search, b'{"source": "person", "genome": {"x": 0.25}}', NAME.format(10_000))
     with pytest.warns(UserWarning, match="refused") as warned:
         candidate = search.ask()
-    assert [str(one.message) for one in warned][-1] == "9995 more proposed genomes are refused"
+    assert [str(one.message) for one in warned][-1] == "9995 more proposals are refused"
     assert len(warned) == 6
     assert candidate is not None
     assert candidate.operator == "proposed by person"

@@ -67,14 +67,13 @@ def command(
 
     began = time.monotonic()
     from evo_tune.cli.flags import RUN_DEFAULTS
-    from evo_tune.cli.formats import AutoModel
     from evo_tune.cli.session import print_plan, run_search
     from evo_tune.cli.training.auto import check_model_folder, choose_task, copy_model, read_metrics, verdict_lines
     from evo_tune.cli.training.final_training import MODEL
     from evo_tune.loop.plan import Request, plan_run
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_evaluator
-    from evo_tune.report.data import compared_means
+    from evo_tune.report.data import AutoModel, compared_means
     from evo_tune.settings import parse_settings
     from evo_tune.store.run_folders import new_run_folder
 
