@@ -49,11 +49,12 @@ def understood(words: list[str]) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_line_is_understood(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("run.toml", "target.toml", "results.csv"):  # which a reader has, or a command of the page writes
+    for name in ("run.toml", "target.toml"):  # which a reader has, or a command of the page writes
         (tmp_path / name).write_text("trials = 2\n")
-    (tmp_path / "2026-04-22_MuddFormer").mkdir()  # a public collection of logs
     monkeypatch.chdir(tmp_path)
     for words in command_lines(page):
+        if words[0] == "verdict":  # results of the reader's own, or a public collection
+            Path(words[1]).touch()
         try:
             understood(words)
         except Exception as error:
