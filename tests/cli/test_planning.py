@@ -221,11 +221,12 @@ def test_without_options_and_limits_the_search_takes_three_minutes_on_any_machin
 
 
 @pytest.mark.slow
-def test_hours_choose_the_time_of_a_training(priced: Evaluator) -> None:
+def test_hours_choose_the_time_of_a_training(priced: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
     found = plan(priced, hours=0.1)
     room = (360 - found.seconds) * 2
     assert found.manifest.options["seconds"] == pytest.approx(room / TRAININGS, rel=0.05)
     assert "--hours" in "".join(found.choices)
+    monkeypatch.setattr("evo_tune.loop.plan.PLANNING_SHARE", math.inf)  # hours so short would end the timing
     least = plan(priced, hours=1e-4).manifest.options["seconds"]
     assert least == pytest.approx(3.1 / 8, rel=0.1), "no shorter than an eighth of the evaluator's own"
     enough = plan(priced, {"short": "true"}, hours=0.1)
