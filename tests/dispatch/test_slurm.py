@@ -1,6 +1,7 @@
 """A run whose slots are a job array of SLURM, by the scripts of docs/clusters.md, disturbed in every way.
 
-It needs a running SLURM on which this user may submit jobs, with six cores (four workers, and two of the run), and is skipped elsewhere.
+It needs a running SLURM on which this user may submit jobs, with six cores: four workers, and two for the run. It is
+skipped elsewhere.
 """
 
 from __future__ import annotations
