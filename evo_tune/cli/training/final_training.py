@@ -418,13 +418,13 @@ def _choose_wish(search: Search, best: Candidate, elapsed: Callable[[], float], 
     if not can_be_longer or seconds_left() <= trial_seconds:
         # A trial may have ended long ago, when the machine was faster; without one, less time may be left.
         shorter = hours and trial_seconds and search.best is None and seconds_left() < trial_seconds
-        seconds = round(max(seconds_left(), SHORTEST * trial_seconds), 1) if shorter else None
+        seconds = max(0.1, round(max(seconds_left(), SHORTEST * trial_seconds), 1)) if shorter else None
         return Wish(seconds=seconds, threads=_final_pace(search, best, Wish()).threads)
     wish = Wish(seconds=seconds_left())
     pace = _final_pace(search, best, wish)
     if pace.seconds > 0.0:  # at the speed of the trials, and of all threads
         wish.seconds = max(trial_seconds, seconds_left() * seconds_left() / pace.seconds)
-    wish.seconds, wish.threads = round(wish.seconds or trial_seconds, 1), pace.threads
+    wish.seconds, wish.threads = max(0.1, round(wish.seconds or trial_seconds, 1)), pace.threads
     wish, explanation = _choose_size(search, best, wish)
     shared.echo(explanation, err=err)
     return wish
