@@ -242,6 +242,15 @@ def test_a_wrong_request_is_refused_before_anything_is_written(
     assert not (project / "populations").exists()
 
 
+@pytest.mark.timeout(60)
+def test_links_in_a_circle_below_a_protected_folder_end_the_walk(project: Path) -> None:
+    for name in ("a", "b", "c"):
+        (project / "data" / name).symlink_to(".")
+    with pytest.raises(PluginError, match=r"--protect data/?: expected a folder of at most \d+ files and folders"):
+        start(project, protect=["data/"])
+    assert not (project / "populations").exists()
+
+
 # Patches that join.
 
 

@@ -242,10 +242,14 @@ def _protected_hashes(root: Path, protect: Iterable[str]) -> dict[str, str]:
     """
     hashes: dict[str, str] = {}
     for name in protect:
-        walk = os.walk(root / name, followlinks=True)
-        files = [Path(folder, file) for folder, _, names in walk for file in names if "__pycache__" not in folder]
-        if len(files) > MOST_LOOKS:
-            raise PluginError(f"--protect {one_line(name, 80)}: expected a folder of at most {MOST_LOOKS} files")
+        files: list[Path] = []
+        looks = 0  # folders count too: links in a circle have no end
+        for folder, _, names in os.walk(root / name, followlinks=True):
+            looks += 1 + len(names)
+            if looks > MOST_LOOKS:
+                text = f"--protect {one_line(name, 80)}: expected a folder of at most {MOST_LOOKS} files and folders"
+                raise PluginError(text)
+            files += [Path(folder, file) for file in names if "__pycache__" not in folder]
         for file in files or [root / name]:
             with contextlib.suppress(OSError):  # it is gone, or a folder
                 status = file.stat()
