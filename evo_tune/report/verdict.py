@@ -2,7 +2,7 @@
 
 It needs no run, only losses. Each variant is compared with the baseline by a two-sided t test, seed by seed where they
 share seeds, and the p-values are corrected for the number of variants (Holm). Two statements about the best one are
-corrected for having chosen it: its gain moves towards the mean of all (James & Stein), and its interval is so wide that
+corrected for having chosen it. Its gain moves towards the mean of all (James & Stein). Its interval is so wide that
 those of all variants are right at once (Bonferroni; Andrews, Kitagawa & McCloskey 2024 call it projection).
 """
 

@@ -1,7 +1,7 @@
 """Gradient boosting of decision trees on histograms.
 
 Each step adds a tree for each score. A tree minimises the second-order expansion of the loss (Chen & Guestrin, XGBoost,
-KDD 2016, equations 6 and 7): a leaf with gradients of sum G and second derivatives of sum H has the value −G / (H + λ).
+KDD 2016, equations 6 and 7). A leaf with gradients of sum G and second derivatives of sum H has the value −G / (H + λ).
 Numbers are divided into bins by their quantiles, and splits are between bins (Ke et al., LightGBM, NIPS 2017). Trees
 grow level by level to one depth, so a tree is three arrays without pointers, which a stranger's file cannot make
 circular. A missing number is below all others. The categories of a column are ordered once, by the mean gradient of
