@@ -36,7 +36,7 @@ def test_a_table_is_read_and_its_columns_are_noticed(folder: Path, typed: Typed)
     assert (result.code, result.err) == (0, "")
     assert "val_loss (lower is better), gain over the baseline base: mean 1.0167 of 3" in result.out
     assert "real" in result.out
-    assert "corrected for 1 comparisons (Holm)" in result.out
+    assert "corrected for 1 comparison (Holm)" in result.out
 
 
 def test_json_lines_say_the_same(folder: Path, typed: Typed) -> None:

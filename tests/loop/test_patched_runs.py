@@ -413,12 +413,13 @@ def test_a_joined_patch_of_somebody_else_is_asked_about(project: Path) -> None:
 
 def test_trials_of_another_time_than_the_default_are_named(project: Path) -> None:
     search = start(project, warm_start=[{"lr": 0.5, "gain": True, "scale": True}, {"lr": 0.25}], fill_defaults=True)
-    for seconds in (10.0, 25.0, 9.0):
+    for seconds in (10.0, 25.0, 4.0):
         candidate = search.ask()
         assert candidate is not None
         search.tell(candidate, Outcome("ok", by_table(search, candidate), (), seconds))
     search.close()
-    text = "1 trial took more than twice or less than half the 10 s of the default: trial 1 25 s (gain, scale)"
+    text = "2 trials took more than twice or less than half the 10 s of the default: trial 1 25 s (gain, scale); "
+    text += "trial 2 4 s (no patch)"
     assert unusual_time_lines(Run.open(search.saved.folder)) == [text]
 
 

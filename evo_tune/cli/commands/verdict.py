@@ -65,8 +65,10 @@ def _title(verdict: Verdict) -> str:
 
 def _conclusion(verdict: Verdict) -> list[str]:
     """Return what the table means, in lines."""
-    count = len(verdict.variants)
-    lines = [f"p is corrected for {count} comparisons (Holm). real: better than the baseline, harmful: worse, at .05."]
+    from evo_tune.text import with_plural
+
+    count = with_plural(len(verdict.variants), "comparison")
+    lines = [f"p is corrected for {count} (Holm). real: better than the baseline, harmful: worse, at .05."]
     if verdict.best_low is not None:
         gain, low, high = map(shared.show_value, (verdict.best_gain, verdict.best_low, verdict.best_high))
         lines.append(f"Best mean: {verdict.best}. Corrected for the choice, its gain is {gain} ({low} to {high}).")
