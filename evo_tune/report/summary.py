@@ -344,7 +344,8 @@ def unusual_time_lines(run: Run) -> list[str]:
     if not default or not run.patches:
         return []
     slow_or_fast = [
-        f"trial {trial.id} {trial.outcome.seconds:.3g} s ({', '.join(dict(trial.candidate.code.patches)) or 'no patch'})"
+        f"trial {trial.id} {trial.outcome.seconds:.3g} s "
+        f"({', '.join(dict(trial.candidate.code.patches)) or 'no patch'})"
         for trial in run.trials()
         if trial.ok and trial.candidate.whole and trial.candidate.code is not None
         if not 1 / UNUSUAL_TIME <= trial.outcome.seconds / default <= UNUSUAL_TIME
