@@ -47,6 +47,7 @@ def pack_run(folder: Path, file: Path) -> int:
         raise UsageError(f"{file} exists: choose another name with -o")
     part = file.with_name(f".{file.name}.part")
     try:
+        part.unlink(missing_ok=True)  # of a command that was killed
         with open(part, "xb") as raw, zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive:
             for names in _names_of_files(folder):
                 with (

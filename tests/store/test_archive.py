@@ -26,6 +26,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def test_the_run_survives(tmp_path: Path) -> None:
     file = tmp_path / "sample.zip"
+    (tmp_path / ".sample.zip.part").write_text("left by a command that was killed")
     size = pack_run(SAMPLE, file)
     assert size == file.stat().st_size
     folder = unpack_run(file, tmp_path / "store", "theirs")
