@@ -55,7 +55,8 @@ def widening_limits(gene: Gene) -> Range | None:
         return None
     low, high = ends
     if low > 0 and (isinstance(gene, Choice) or getattr(gene, "log", False)):
-        usual = _short(max(low / FARTHEST, 1 / LARGEST)), _short(min(high * FARTHEST, LARGEST))
+        lowest, highest = max(low / FARTHEST, 1 / LARGEST), min(high * FARTHEST, LARGEST)
+        usual = min(low, _short(lowest)), max(high, _short(highest))  # a choice may have values beyond
     else:
         room = high - low
         usual = (max(low - room, low / FARTHEST) if low >= 0 else low - room), high + room

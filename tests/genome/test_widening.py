@@ -73,6 +73,7 @@ def test_a_step_follows_the_scale_and_stops_at_natural_ends(gene: Gene, end: End
         (Float(1.0, 3.0), (0.1, 5.0)),
         (Int(1, 4), (0.1, 7)),
         (Choice((64, 128), ordered=True), (6.4, 1280)),
+        (Choice((1e-305, 0.5), ordered=True), (1e-305, 5)),
         (Choice((64, 128), ordered=True, widest=(64, 128)), (64, 128)),
         (Choice((64, 128)), None),
         (Choice((64,), ordered=True), None),
