@@ -270,6 +270,14 @@ def test_a_function_of_a_notebook_travels_with_what_it_uses(cell: Cell, here: Pa
     assert not (here / "pwned").exists()
 
 
+@pytest.mark.slow
+def test_a_moved_run_of_a_function_of_a_notebook_needs_no_trust_flag(cell: Cell, here: Path) -> None:
+    """Its code lies in the folder of the run, which has another path now."""
+    Search(cell(NOTEBOOK).train, space=SPACE, name="one", **LIMITS).close()
+    (here / "populations" / "one").rename(here / "populations" / "other")
+    assert len(Search.resume("other", trials=4).run().trials) == 4
+
+
 def test_a_module_that_came_back_beside_a_function_of_a_notebook_is_not_imported(
     cell: Cell, here: Path, monkeypatch: Any
 ) -> None:
