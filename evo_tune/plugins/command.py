@@ -28,7 +28,8 @@ from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.patches.combining import PatchSet
 from evo_tune.plugins.patches.running import run_trial
-from evo_tune.plugins.scripts.script import CommandTemplate, Script, parse_patterns, parse_progress
+from evo_tune.plugins.scripts.metrics_file import writer_remarks
+from evo_tune.plugins.scripts.script import CommandTemplate, Script
 from evo_tune.text import one_line
 
 # Origin of such an evaluator, and prefix of its reference.
@@ -83,20 +84,29 @@ def command_evaluator(
         raise PluginError(f"the command has {len(text)} characters: expected at most {LONGEST}; put it into a script")
 
     def evaluate(
-        genome: Genome, context: Context, *, metric: str = "", progress: str = "", shell: bool = False, judge: str = ""
+        genome: Genome,
+        context: Context,
+        *,
+        metric: str = "",
+        progress: str = "",
+        shell: bool = False,
+        judge: str = "",
+        metrics_file: str = "",
     ) -> dict[str, float]:
-        script = Script(text, metric.splitlines(), progress, shell)
+        script = Script(text, metric.splitlines(), progress, shell, metrics_file)
         return run_trial(script, Script(judge, metric.splitlines()) if judge else None, genome, context)
 
     values = bind_options(options or {}, options_of(evaluate), "a command", "-o")
-    words = CommandTemplate(text, values["shell"])
+    script = Script(text, values["metric"].splitlines(), values["progress"], values["shell"], values["metrics_file"])
+    words = script.command
     if not words.genes and genes is not None and patches is None:
         raise PluginError(
             f"the command {one_line(text, 100)!r} has no placeholder: expected one for each gene, such as --lr {{lr}}"
         )
     if values["judge"]:
+        if values["metrics_file"]:
+            raise OptionError("--judge measures the objective, and --metrics-file reads it: give one of the two")
         _check_judge(values["judge"], words.genes)
-    place, patterns = parse_progress(values["progress"]), parse_patterns(values["metric"].splitlines())
     space: dict[str, Gene] = {}
     if genes is not None:
         of_patches = {} if patches is None else patches.genes
@@ -107,10 +117,21 @@ def command_evaluator(
                 f"--gene {name}: expected its values, such as --gene '{name}=log(1e-4,1e-2)' or {name}=2|4"
             )
         _check_program(words)
+    try:
+        parts = shlex.split(text)
+    except ValueError:  # text of a shell
+        parts = text.split()
+    # The name is that of the first file with a suffix, or else of the program.
+    names = [Path(part).name for part in parts]
+    name = (
+        Path(next((name for name in names if re.fullmatch(r"[\w.-]+\.[A-Za-z]{1,3}", name)), names[0])).stem or COMMAND
+    )
+    # The files of a project with patches are copied into the run, so later changes do not matter.
+    code = () if patches is not None else tuple(_code_files([*parts, *shlex.split(values["judge"])]))
     module = ModuleType(COMMAND)
     module.__doc__ = one_line(text)
     supports = ["budget"] if "budget" in words.names else []
-    supports += ["curve"] if place is not None and not values["judge"] else []
+    supports += ["curve"] if script.curve_position is not None and not values["judge"] else []
     unsupported = {
         "budget": "the command has no {budget}: put it where the length of a training belongs, such as "
         "--steps {budget*2000} where a full one has 2000",
@@ -120,23 +141,17 @@ def command_evaluator(
     vars(module).update(
         SPACE=SearchSpace(None if patches is None else patches.repair, None, **space) if space else _no_space,
         OBJECTIVES=[],
-        METRICS=dict.fromkeys(patterns, ""),
+        METRICS=dict.fromkeys(script.patterns, ""),
         SUPPORTS=supports,
         UNSUPPORTED=unsupported,
         SEEDED="seed" in words.names,
         evaluate=evaluate,
-        remarks=lambda **_: [*([] if "seed" in words.names else [NO_SEED]), *(patches.remarks() if patches else ())],
+        remarks=lambda **_: [
+            *([] if "seed" in words.names else [NO_SEED]),
+            *(patches.remarks() if patches else ()),
+            *([] if values["metrics_file"] or values["metric"] else writer_remarks(code)),
+        ],
     )
-    try:
-        parts = shlex.split(text)
-    except ValueError:  # text of a shell
-        parts = text.split()
-    # The name is that of the first file with a suffix, or else of the program.
-    names = [Path(part).name for part in parts]
-    script = next((name for name in names if re.fullmatch(r"[\w.-]+\.[A-Za-z]{1,3}", name)), names[0])
-    name = Path(script).stem or COMMAND
-    # The files of a project with patches are copied into the run, so later changes do not matter.
-    code = () if patches is not None else tuple(_code_files([*parts, *shlex.split(values["judge"])]))
     return Evaluator(module, name, f"{COMMAND}:{text}", Path(__file__), COMMAND, code, patches)
 
 

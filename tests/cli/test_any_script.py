@@ -320,7 +320,8 @@ def test_the_command_is_data_in_the_manifest(typed: Typed, folder: Path) -> None
     assert typed("run", COMMAND, *GENES, *BRIEF, "--trials", "1", "--name", "one", "--shell").code == 0
     manifest = read_manifest(folder / "populations" / "one")
     assert manifest.evaluator == f"command:{COMMAND}"
-    assert manifest.options == {"metric": "", "progress": "", "shell": True, "judge": ""}
+    off = dict.fromkeys(("metric", "progress", "judge", "metrics_file"), "")
+    assert manifest.options == {**off, "shell": True}
 
 
 DOCS = Path(__file__).parents[2] / "docs" / "scripts.md"
@@ -335,10 +336,16 @@ def test_what_the_page_says_works(typed: Typed, folder: Path, monkeypatch: pytes
     (folder / "train.py").write_text("print('val_loss', 2.0)\nprint('{\"val_loss\": 1.5}')\n")
     command = re.findall(r"^```sh\n(evo-tune .+)$", DOCS.read_text(), re.M)
     blocks = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), re.M | re.S)
-    assert (len(command), len(blocks)) == (2, 2)
+    assert (len(command), len(blocks)) == (3, 2)
     assert typed(*shlex.split(command[0])[1:-1], "1", *BRIEF).code == 0
+    (folder / "train.py").write_text(
+        "import sys\nopen(sys.argv[-1] + '/metrics.jsonl', 'w').write('{\"val_loss\": ' + sys.argv[2] + '}')\n"
+    )
+    done = typed(*shlex.split(command[1])[1:], *BRIEF, "--trials", "2", "--name", "file")
+    assert done.code == 0, done
+    assert all(trial.outcome.metrics == {"val_loss": trial.genome["lr"]} for trial in load("populations/file").trials)
     (folder / "train.py").write_text("LR = 0.1\nDATA = 'x'\nprint('{\"val_loss\": %f}' % LR)\n")
-    done = typed(*shlex.split(command[1])[1:], *BRIEF, "--trials", "2", "--name", "constants")
+    done = typed(*shlex.split(command[2])[1:], *BRIEF, "--trials", "2", "--name", "constants")
     assert done.code == 0, done
     trials = load("populations/constants").trials
     assert all(trial.outcome.metrics["val_loss"] == pytest.approx(trial.genome["LR"], abs=1e-6) for trial in trials)
@@ -348,3 +355,32 @@ def test_what_the_page_says_works(typed: Typed, folder: Path, monkeypatch: pytes
     search = runpy.run_path("block0.py")["search"]
     with search:
         assert search.ask().genome == {"lr": pytest.approx(1e-3), "depth": 4}
+
+
+WRITES = """
+import os, signal, sys
+if not os.path.exists("attempted"):
+    open(sys.argv[1] + "/metrics.json", "w").write('{"val_loss": 0.5}')
+    open("attempted", "w").close()
+    os.kill(os.getppid(), signal.SIGKILL)  # the worker
+"""
+
+
+def test_a_retry_does_not_count_the_metrics_file_of_the_killed_attempt(typed: Typed, folder: Path) -> None:
+    (folder / "write.py").write_text(WRITES)
+    flags = ("--gene", "lr=float(0,1)", "--objective", "val_loss:min", "--metrics-file", "{folder}/metrics.json")
+    command = f"{sys.executable} write.py {{folder}} {{lr}}"
+    typed("run", command, *flags, "--trials", "1", "--retries", "1", "--slots", "1", "--name", "one", *BRIEF)
+    assert (folder / "attempted").exists()
+    trial = load(folder / "populations" / "one").trials[0]
+    assert (trial.outcome.status, trial.outcome.metrics) == ("failed", {})
+    assert "there is no {folder}/metrics.json" in trial.outcome.error
+
+
+def test_a_metrics_file_is_for_a_command_and_in_the_folder_of_its_trial(typed: Typed) -> None:
+    refused = typed("run", "language_model", "--metrics-file", "{folder}/m.json")
+    assert refused.code == 2
+    assert "--metrics-file is for a command" in refused.err
+    refused = typed("run", COMMAND, *GENES, "--metrics-file", "m.json")
+    assert refused.code == 2
+    assert "expected a path in the trial's own folder, such as '{folder}/metrics.json'" in refused.err

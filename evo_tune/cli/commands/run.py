@@ -60,6 +60,11 @@ if TYPE_CHECKING:
     help="For a command: pattern of a metric in its output, 'val_loss=val loss'.  [default: JSON, or by name]",
 )
 @click.option(
+    "--metrics-file",
+    metavar="PATH",
+    help="For a command: file in which it writes metrics, '{folder}/metrics.json'; '{folder}' for TensorBoard, W&B.",
+)
+@click.option(
     "--progress",
     metavar="N|STEP/N",
     help="For a command: number of lines with the objective (20), or a metric and its end (step/2000); for --prune.",
@@ -108,6 +113,7 @@ def command(
     ladder: str | None,
     genes: tuple[str, ...],
     metrics: tuple[str, ...],
+    metrics_file: str | None,
     progress: str | None,
     shell: bool,
     judge: str | None,
@@ -153,12 +159,12 @@ def command(
     request_values = {name: flags.pop(name) for name in request_flags}
     settings = {**RUN_DEFAULTS, **{name: value for name, value in flags.items() if value is not None}}
     command_options = {"metric": "\n".join(metrics), "progress": progress, "shell": "true" if shell else ""}
-    command_options["judge"] = judge
+    command_options |= {"judge": judge, "metrics_file": metrics_file}
     command_options = {name: text for name, text in command_options.items() if text}
     if command_options and not is_command(evaluator):
+        flag = next(iter(command_options)).replace("_", "-")
         raise OptionError(
-            f"--{next(iter(command_options))} is for a command such as 'python train.py --lr {{lr}}', and {evaluator} "
-            "is none: leave it out"
+            f"--{flag} is for a command such as 'python train.py --lr {{lr}}', and {evaluator} is none: leave it out"
         )
     evaluator_options: dict[str, Any] = {**split_assignments(options, "-o"), **command_options}
     strategy_options = split_assignments(strategy_option, "-s")

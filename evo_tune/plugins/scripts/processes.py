@@ -62,6 +62,7 @@ def run_script(
     shell: bool,
     take: Callable[[str], None],
     working_folder: Path | None = None,
+    look: Callable[[], None] = lambda: None,
 ) -> None:
     """Run a script, and pass on its output.
 
@@ -71,6 +72,7 @@ def run_script(
         shell: Whether /bin/sh runs the text.
         take: Function called with every line of output; any error that it raises ends the script.
         working_folder: Working directory of the script; None: that of this process.
+        look: Function called again and again while the script runs; any error that it raises ends the script.
 
     Raises:
         Ended: The script cannot be started, or its exit code is not 0.
@@ -93,7 +95,7 @@ def run_script(
         raise Ended(f"cannot start {program!r}: {reason}; check the command") from None
     with script:
         try:
-            for name, line in _lines(script):
+            for name, line in _lines(script, look):
                 print(line, file=sys.stdout if name == "out" else sys.stderr)
                 if line.strip():
                     tails[name].append(line)
@@ -122,8 +124,8 @@ def _failure(code: int, tails: Mapping[str, Sequence[str]]) -> Ended:
     return Ended(f"the script was killed by signal {-code}; its last line: {reason}", "crashed")
 
 
-def _lines(script: subprocess.Popen[bytes]) -> Iterator[tuple[str, str]]:
-    """Yield (stream, line) as they come, until the script has ended and its output is read.
+def _lines(script: subprocess.Popen[bytes], look: Callable[[], None]) -> Iterator[tuple[str, str]]:
+    """Yield (stream, line) as they come, until the script has ended and its output is read; call `look` meanwhile.
 
     Carriage returns end lines too, because progress bars use them. Pipes that another process keeps open are ignored.
     """
@@ -135,6 +137,7 @@ def _lines(script: subprocess.Popen[bytes]) -> Iterator[tuple[str, str]]:
         ready.register(script.stderr, selectors.EVENT_READ, "err")
         while ready.get_map():
             events = ready.select(TICK)
+            look()
             if not events and script.poll() is not None:
                 break
             for key, _ in events:

@@ -25,6 +25,7 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.values import Genome
 from evo_tune.options.binding import did_you_mean
 from evo_tune.plugins.context import THREAD_VARIABLES, Context
+from evo_tune.plugins.scripts.metrics_file import MetricsFile, other_files_hint, parse_keys, parse_metrics_file
 from evo_tune.plugins.scripts.processes import TAIL_LINES, Ended, run_script
 from evo_tune.text import one_line
 
@@ -68,17 +69,29 @@ class Script:
             text with the objective's name and a number, 'val loss: 2.1' for val_loss.
         progress: Place of a point on the learning curve: '20', 'step/2000', 'fraction' (see `parse_progress`).
         shell: Whether /bin/sh runs the command, with quoted values.
+        metrics_file: File of metrics in the trial's folder, '{folder}/metrics.json', which is read instead of the
+            output: JSON, JSON lines, CSV, or a folder with files of TensorBoard or W&B. `metrics` are then NAME=KEY.
 
     Raises:
         OptionError: An argument is not understood.
     """
 
     def __init__(
-        self, command: str | Sequence[str], metrics: Sequence[str] = (), progress: str = "", shell: bool = False
+        self,
+        command: str | Sequence[str],
+        metrics: Sequence[str] = (),
+        progress: str = "",
+        shell: bool = False,
+        metrics_file: str = "",
     ) -> None:
         self.command = CommandTemplate(command if isinstance(command, str) else shlex.join(command), shell)
-        self.patterns = parse_patterns([metrics] if isinstance(metrics, str) else metrics)
+        metrics = [metrics] if isinstance(metrics, str) else metrics
+        self.metrics_file = metrics_file
+        self.keys = parse_keys(metrics) if metrics_file else {}
+        self.patterns = {} if metrics_file else parse_patterns(metrics)
         self.curve_position = parse_progress(progress)
+        if metrics_file:
+            parse_metrics_file(metrics_file)
 
     def run(self, genome: Genome, context: Context, working_folder: Path | None = None) -> dict[str, float]:
         """Run the program once, and return the last value of every metric that it printed.
@@ -103,14 +116,24 @@ class Script:
         threads = dict.fromkeys(THREAD_VARIABLES, str(context.threads))
         # Unbuffered output: points of the curve must arrive in time to stop the program.
         environment = {**os.environ, **trial_variables, **threads, "PYTHONUNBUFFERED": "1"}
-        if "folder" in self.command.names:
+        if "folder" in self.command.names or self.metrics_file:
             values["folder"] = os.path.abspath(context.folder)  # reading context.folder makes it
         reader = OutputReader(self.patterns, self.curve_position, context)
         words, shell = self.command.fill({**values, **genome}), self.command.shell
-        run_script(words, environment, shell, reader.read_line, working_folder)
-        missing = [objective.metric for objective in context.objectives if objective.metric not in reader.metrics]
+        names = [objective.metric for objective in context.objectives]
+        file = None
+        if self.metrics_file:
+            progress_names = set() if self.curve_position is None else self.curve_position.names
+            file = MetricsFile(self.metrics_file, context.folder, self.keys, names, progress_names, reader.take)
+            run_script(words, environment, shell, lambda line: None, working_folder, file.read_if_due)
+            file.read_all()
+        else:
+            run_script(words, environment, shell, reader.read_line, working_folder)
+        missing = [name for name in names if name not in reader.metrics]
         if missing and missing != ["seconds"]:  # seconds are measured, not printed
-            raise Ended(reader.missing_metric_text(missing[0]))
+            hint = other_files_hint(context.folder) if file is None and context.attempted else ""
+            text = (file or reader).missing_metric_text(missing[0])
+            raise Ended(f"{text}; {hint}" if hint else text)
         reader.report_waiting_points()
         for line in reader.how_metrics_were_read():
             print(line)  # into the log of the trial
@@ -254,6 +277,11 @@ class CurvePosition:
     metric: str
     total: float | str
 
+    @property
+    def names(self) -> set[str]:
+        """Names of the metrics that it needs."""
+        return {name for name in (self.metric, self.total) if isinstance(name, str) and name}
+
 
 def parse_progress(text: str) -> CurvePosition | None:
     """Parse '20' (points of a full training), 'step/2000', 'step/max_steps', 'fraction' (a metric, the share), or ''.
@@ -319,8 +347,15 @@ class OutputReader:
         if line.strip():
             self.last_lines.append(line)
         values = find_by_patterns(line, self._patterns) if self._patterns else self._find_by_names(line)
-        if not values:
-            return
+        if values:
+            self.take(values)
+
+    def take(self, values: Mapping[str, float]) -> None:
+        """Take the metrics of a line, or of a row of a metrics file.
+
+        Raises:
+            Pruned: The learning curve passed a bound.
+        """
         new = [name for name in values if name not in self.metrics][: max(0, MOST_METRICS - len(self.metrics))]
         values = {name: value for name, value in values.items() if name in self.metrics or name in new}
         self.metrics |= values
@@ -379,8 +414,8 @@ class OutputReader:
             self._metrics_from_json |= values.keys() & self._objective_names
             return values
         objectives = self._objective_names - self._metrics_from_json - {"seconds"}  # those are measured
-        progress = () if self._curve_position is None else (self._curve_position.metric, self._curve_position.total)
-        for name in objectives | {name for name in progress if isinstance(name, str) and name}:
+        progress = set() if self._curve_position is None else self._curve_position.names
+        for name in objectives | progress:
             matches = find_by_name(line, name)
             are_unambiguous = [name not in objectives or self._register_line_kind(name, match) for match in matches]
             if are_unambiguous and all(are_unambiguous):

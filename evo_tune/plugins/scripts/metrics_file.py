@@ -1,0 +1,348 @@
+"""`MetricsFile`: the file into which a script writes its metrics, read again and again while the script runs.
+
+The file is in the trial's folder, so that no two trials share it. A folder in its place stands for all of TensorBoard's
+and W&B's files below it. Whatever is there may be of any kind and change at any time: links are not followed, and only
+regular files are opened, so that nothing waits for a FIFO.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shlex
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, TypeAlias
+
+from evo_tune.errors import OptionError
+from evo_tune.plugins.scripts.processes import Ended
+from evo_tune.plugins.scripts.records import (
+    Row,
+    tensorboard_records,
+    tensorboard_rows,
+    text_rows,
+    wandb_records,
+    wandb_rows,
+)
+from evo_tune.text import one_line
+from evo_tune.trust import safe_files
+
+# Maximum bytes of a text file, which is read as a whole each time, and of a file of records.
+LARGEST_TEXT, LARGEST_RECORDS = 1 << 25, 1 << 40
+
+# Maximum number of files and folders that are looked at, of folders inside each other, and of records in a file.
+MOST_ENTRIES, DEEPEST, MOST_RECORDS = 2000, 8, 1_000_000
+
+# Seconds between two readings: at least PAUSE, and PATIENCE times the duration of the last one.
+PAUSE, PATIENCE = 0.2, 20.0
+
+TEXT_SUFFIXES = (".json", ".jsonl", ".csv")
+
+# Most names of metrics that an error lists, and that are remembered.
+MOST_NAMES, MOST_KEYS = 5, 1000
+
+# Maximum bytes of a script that are searched for what it writes.
+LARGEST_SOURCE = 1 << 20
+
+# Calls of a script that write metrics, the files that they write, and the flag that reads these.
+WRITERS = {
+    re.compile(r"\b(?:SummaryWriter|TensorBoardLogger|TensorBoard)\s*\("): (
+        "TensorBoard's event files",
+        "below {folder}, --metrics-file '{folder}' reads them",
+    ),
+    re.compile(r"\bwandb\.init\s*\(|\bWandbLogger\s*\("): (
+        "W&B's files",
+        "if the command begins with env WANDB_MODE=offline WANDB_DIR={folder}, --metrics-file '{folder}' reads them",
+    ),
+    re.compile(r"\bCSVLogger\s*\("): ("a CSV file", "in {folder}, --metrics-file '{folder}/NAME.csv' reads it"),
+}
+
+
+def parse_metrics_file(text: str) -> tuple[str, ...]:
+    """Return the names of folders and file below the trial's folder in '{folder}/logs/metrics.json'; () for '{folder}'.
+
+    Raises:
+        OptionError: The path is another one.
+    """
+    names = PurePosixPath(text.strip()).parts
+    if not names or names[0] != "{folder}" or ".." in names or "\0" in text:
+        raise OptionError(
+            f"--metrics-file {one_line(text, 100)}: expected a path in the trial's own folder, such as "
+            "'{folder}/metrics.json', and {folder} in the command where the script is told where to write"
+        )
+    return names[1:]
+
+
+def parse_keys(texts: Iterable[str]) -> dict[str, str]:
+    """Return the key in the metrics file of each metric, from NAME=KEY or NAME.
+
+    Raises:
+        OptionError: A name is missing, or given twice.
+    """
+    keys: dict[str, str] = {}
+    for text in texts:
+        name, equals, key = (part.strip() for part in text.partition("="))
+        if not name or (equals and not key) or name in keys:
+            raise OptionError(
+                f"--metric {one_line(text, 100)}: expected NAME=KEY such as 'val_loss=loss/val', each name once"
+            )
+        keys[name] = key or name
+    return keys
+
+
+def writer_remarks(sources: Iterable[Path]) -> Iterator[str]:
+    """Yield a line for each kind of metrics file that scripts seem to write, with the flag that reads it.
+
+    Args:
+        sources: Files of a command.
+    """
+    for path in sources:
+        with contextlib.suppress(OSError):
+            data = safe_files.read(path.parent, path.name, limit=LARGEST_SOURCE) if path.suffix == ".py" else b""
+            for pattern, (product, hint) in WRITERS.items():
+                if pattern.search(data.decode("utf-8", "replace")):
+                    yield f"{path.name} seems to write {product}: {hint}"
+
+
+# Inode, size and time of the last change of a file, in ns.
+_Stamp: TypeAlias = tuple[int, int, int]
+
+
+@dataclass
+class _FileState:
+    """What was read of a file.
+
+    Args:
+        stamp: Its stamp at the last reading.
+        offset: Bytes of complete records that were read.
+        records: Number of these records.
+        rows: Hashes of the rows that were read of a text file.
+        problem: Why it could not be read at the last time; '' if it could.
+    """
+
+    stamp: _Stamp = (0, 0, 0)
+    offset: int = 0
+    records: int = 0
+    rows: list[int] = field(default_factory=list)
+    problem: str = ""
+
+
+class MetricsFile:
+    """Reader of the file, or of the files, into which a script writes its metrics.
+
+    Args:
+        text: The path, as `--metrics-file` takes it.
+        folder: The trial's folder.
+        keys: Keys in the file of metrics that have another name there (see `parse_keys`).
+        objectives: Names of the objectives. Case does not count, and '_', '-', '/', '.' and blanks are equal.
+        progress_names: Names of the metrics that tell the progress.
+        take: Function called with each new row.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        folder: Path,
+        keys: Mapping[str, str],
+        objectives: Iterable[str],
+        progress_names: Iterable[str],
+        take: Callable[[Row], None],
+    ) -> None:
+        self._shown, self._names, self._folder, self._take = text, parse_metrics_file(text), folder, take
+        self._progress_names = {*progress_names}
+        self._wanted_keys = {name: keys.get(name, name) for name in [*keys, *objectives, *self._progress_names]}
+        self._states: dict[tuple[str, ...], _FileState] = {}
+        # Words of each key that was read, and the folder of the file in which each metric was read.
+        self._words_by_key: dict[str, list[str]] = {}
+        self._origins: dict[str, str] = {}
+        self._next_reading = 0.0
+        # Files of an earlier attempt, which count once they have changed.
+        self._old_stamps = {names: self._stamp(names) for names in self._files()}
+
+    def read_if_due(self) -> None:
+        """Read what is new, unless the last reading was a moment ago.
+
+        Raises:
+            Ended: A metric is in several files.
+            Pruned: The learning curve passed a bound.
+        """
+        began = time.monotonic()
+        if began >= self._next_reading:
+            self._read(is_complete=False)
+            ended = time.monotonic()
+            self._next_reading = ended + max(PAUSE, PATIENCE * (ended - began))
+
+    def read_all(self) -> None:
+        """Read the rest, after the script has ended.
+
+        Raises:
+            Ended: A file cannot be read, or a metric is in several files.
+            Pruned: The learning curve passed a bound.
+        """
+        self._read(is_complete=True)
+        for names, state in self._states.items():
+            if state.problem:
+                raise Ended(f"{_path_text(names)}: {one_line(state.problem, 200)}")
+
+    def missing_metric_text(self, name: str) -> str:
+        """Return why a metric has no value, and what to do."""
+        if not self._states:
+            hint = other_files_hint(self._folder) or "tell it to write there, or give its path"
+            return f"there is no {self._shown}: {hint}"
+        words = {*_words(name)}
+        keys = sorted(self._words_by_key, key=lambda key: -len(words & {*self._words_by_key[key]}))[:MOST_NAMES]
+        if not keys:
+            return f"{self._shown} has no numbers: expected JSON, JSON lines, or CSV with a header"
+        shown, flag = ", ".join(repr(one_line(key, 60)) for key in keys), f"{name}={one_line(keys[0], 60)}"
+        hint = f"{shown}: add --metric {shlex.quote(flag)} if that is it"
+        return f"{self._shown} has no {self._wanted_keys[name]}, but {hint}"
+
+    def _read(self, is_complete: bool) -> None:
+        for names in self._files():
+            stamp = self._stamp(names)
+            if stamp is None or self._old_stamps.get(names) == stamp:
+                continue
+            state = self._states.setdefault(names, _FileState())
+            if stamp == state.stamp and not is_complete:
+                continue
+            if stamp[0] != state.stamp[0] or stamp[1] < state.offset:  # another file of that name
+                state.offset = state.records = 0
+            state.stamp, state.problem = stamp, ""
+            kind = RECORDS.get(_kind(names[-1]))
+            limit = LARGEST_TEXT if kind is None else LARGEST_RECORDS
+            try:
+                with safe_files.open_to_read(self._folder, *names, limit=limit) as file:
+                    rows = _new_text_rows(file, state, is_complete) if kind is None else kind.new_rows(file, state)
+                    for row in rows:
+                        self._take(self._with_wanted_names(row, "/".join(names[len(self._names) : -1])))
+            except (OSError, ValueError) as error:
+                state.problem = str(getattr(error, "strerror", None) or error)
+
+    def _with_wanted_names(self, row: Row, origin: str) -> Row:
+        """Return a row in which each wanted metric has its name.
+
+        Args:
+            row: Numbers by key.
+            origin: Folder of the file, from the one that was named. 'validation/loss' is also the key 'loss' there.
+        """
+        for key in row.keys() - self._words_by_key.keys() if len(self._words_by_key) < MOST_KEYS else ():
+            self._words_by_key[key] = _words(key)
+        named: Row = {}
+        other_keys = row.keys() - self._wanted_keys.keys()
+        for name, wanted in self._wanted_keys.items():
+            words = _words(wanted)
+            keys = [wanted] if wanted in row else [key for key in row if self._words_by_key.get(key) == words]
+            if keys and name not in self._progress_names:
+                other = self._origins.setdefault(name, origin)
+                if other != origin:
+                    places, flag = (
+                        f"{other or '.'} and {origin or '.'}",
+                        shlex.quote(f"{name}={origin or '.'}/{keys[0]}"),
+                    )
+                    raise Ended(f"{keys[0]} is in the files of {places}: add --metric {flag} to choose one")
+            elif not keys and origin:
+                keys = [key for key in row if _words(f"{origin}/{key}") == words]
+            if keys:
+                named[name] = row[keys[0]]
+                other_keys -= {keys[0]}
+        return named | {key: row[key] for key in row if key in other_keys}
+
+    def _files(self) -> list[tuple[str, ...]]:
+        """Return the names of the file, or those of all files of records in the folder."""
+        files = [names for names in _list_files(self._folder, self._names) if _kind(names[-1])]
+        return files or ([self._names] if self._names else [])
+
+    def _stamp(self, names: tuple[str, ...]) -> _Stamp | None:
+        """Return what changes with a file's content; None if there is none."""
+        with contextlib.suppress(OSError), safe_files.folder(self._folder, *names[:-1]) as descriptor:
+            status = os.stat(names[-1], dir_fd=descriptor, follow_symlinks=False)
+            return status.st_ino, status.st_size, status.st_mtime_ns
+        return None
+
+
+def other_files_hint(folder: Path) -> str:
+    """Return which files in a trial's folder may have metrics, and the flag that reads them; '' if there are none."""
+    files = [names for names in _list_files(folder, ()) if _kind(names[-1]) or names[-1].endswith(TEXT_SUFFIXES)]
+    if not files:
+        return ""
+    # A folder stands for all files of records in it.
+    names = files[0][:-1] if _kind(files[0][-1]) else files[0]
+    shown = ", ".join(map(_path_text, files[:MOST_NAMES]))
+    return (
+        f"the script wrote {shown}, so add --metrics-file {shlex.quote(_path_text(names))} to read metrics from there"
+    )
+
+
+def _list_files(root: Path, names: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Return the regular files in a folder inside a root, and below; none if it is no folder, or behind a link."""
+    files, waiting, count = [], [names], 0
+    while waiting:
+        place = waiting.pop()
+        with (
+            contextlib.suppress(OSError),
+            safe_files.folder(root, *place) as descriptor,
+            os.scandir(descriptor) as entries,
+        ):
+            for entry in islice(entries, MOST_ENTRIES - count):
+                count += 1
+                if entry.is_file(follow_symlinks=False):
+                    files.append((*place, entry.name))
+                elif entry.is_dir(follow_symlinks=False) and len(place) < DEEPEST:
+                    waiting.append((*place, entry.name))
+    return sorted(files)
+
+
+def _new_text_rows(file: BinaryIO, state: _FileState, is_complete: bool) -> Iterator[Row]:
+    """Yield the rows of a text file from the first one that was not there at the last reading."""
+    text, is_new = file.read(LARGEST_TEXT).decode("utf-8-sig", "replace"), False
+    for number, row in enumerate(text_rows(text, is_complete)):
+        row_hash = hash(repr(row))
+        is_new = is_new or number >= len(state.rows) or state.rows[number] != row_hash
+        if is_new:
+            del state.rows[number:]
+            state.rows.append(row_hash)
+            yield row
+
+
+@dataclass(frozen=True)
+class _RecordFormat:
+    """A format of files with records.
+
+    Args:
+        records: Yields the records of a file from an offset on, with the offset behind each.
+        rows: Yields the rows of a record.
+    """
+
+    records: Callable[[BinaryIO, int], Iterator[tuple[bytes, int]]]
+    rows: Callable[[bytes], Iterator[Row]]
+
+    def new_rows(self, file: BinaryIO, state: _FileState) -> Iterator[Row]:
+        """Yield the rows of the records that are complete by now."""
+        for record, offset in self.records(file, state.offset):
+            state.offset, state.records = offset, state.records + 1
+            if state.records > MOST_RECORDS:
+                raise ValueError(f"it has more than {MOST_RECORDS} records")
+            yield from self.rows(record)
+
+
+RECORDS = {
+    "tensorboard": _RecordFormat(tensorboard_records, tensorboard_rows),
+    "wandb": _RecordFormat(wandb_records, wandb_rows),
+}
+
+
+def _kind(name: str) -> str:
+    """Return the kind of a file of records, by its name; '' for text."""
+    return "tensorboard" if "tfevents" in name else "wandb" if name.endswith(".wandb") else ""
+
+
+def _path_text(names: tuple[str, ...]) -> str:
+    return one_line("/".join(("{folder}", *names)), 100)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())

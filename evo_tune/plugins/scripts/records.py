@@ -1,0 +1,290 @@
+"""Rows of numbers in the metrics files of other programs: JSON, JSON lines, CSV, and files of TensorBoard and W&B.
+
+A row is a dict of names to numbers. Files may be unfinished, damaged or hostile, so nothing here trusts a length, a
+depth or a name, and nothing opens a file.
+
+TensorBoard: TFRecord frames (tensorflow.org, "TFRecords Format Details") with `Event` messages. W&B: frames of
+LevelDB's log (its doc/log_format.md) with `Record` messages. Both are protobuf's wire format, of which a few fields are
+read, so neither package is needed.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO, TypeAlias
+
+Row: TypeAlias = dict[str, float]
+
+# Largest record that is read in bytes, as others hold images; and maximum nesting depth of JSON objects.
+LARGEST_RECORD, DEEPEST = 1 << 18, 5
+
+# Bytes of a block in W&B's file, and of the head of each frame; the kinds of frames that begin and end a record.
+BLOCK, HEAD = 1 << 15, 7
+FULL, FIRST, LAST = 1, 2, 4
+
+
+def text_rows(text: str, is_complete: bool) -> Iterator[Row]:
+    """Yield the rows of JSON, JSON lines, or CSV with a header.
+
+    Args:
+        text: The file's content so far.
+        is_complete: Whether the program has ended; otherwise, the last line may be unfinished and is left out.
+
+    Raises:
+        ValueError: The text is JSON with an error. Lines of JSON lines or CSV that have one are left out.
+    """
+    if not text.lstrip().startswith(("{", "[")):
+        yield from _csv_rows(_lines(text, is_complete))
+        return
+    try:
+        yield from _json_rows(_parse(text))
+    except json.JSONDecodeError as error:
+        lines = [] if text.lstrip().startswith("[") else _lines(text, is_complete)
+        rows = [row for line in lines for row in _line_rows(line)]
+        if not rows and (is_complete or len(lines) > 1):
+            raise ValueError(f"it is no JSON: {error}") from None
+        yield from rows
+
+
+def _lines(text: str, is_complete: bool) -> list[str]:
+    lines = text.replace("\r\n", "\n").split("\n")
+    return lines if is_complete else lines[:-1]
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text, parse_int=float)  # a huge number becomes infinite
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _line_rows(line: str) -> list[Row]:
+    try:
+        return list(_json_rows(_parse(line)))
+    except ValueError:
+        return []
+
+
+def _json_rows(value: Any) -> Iterator[Row]:
+    """Yield the rows of a value: objects in a list, columns ({"loss": [2, 1]}), and an object's own numbers."""
+    for item in value if isinstance(value, list) else [value]:
+        if not isinstance(item, dict):
+            continue
+        columns: dict[str, list[float]] = {}
+        for name, inner in item.items():
+            if isinstance(inner, list) and inner and all(type(number) is float for number in inner):
+                columns[name] = inner
+            elif isinstance(inner, list):
+                yield from (row for entry in inner if isinstance(entry, dict) and (row := dict(_numbers(entry))))
+        for index in range(max(map(len, columns.values()), default=0)):
+            yield {name: column[index] for name, column in columns.items() if index < len(column)}
+        if row := dict(_numbers(item)):
+            yield row
+
+
+def _numbers(item: Mapping[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, float]]:
+    """Yield the numbers of an object, those of inner objects as OUTER.INNER."""
+    for name, value in item.items():
+        if type(value) is float:
+            yield f"{prefix}{name}", value
+        elif isinstance(value, dict) and depth < DEEPEST:
+            yield from _numbers(value, f"{prefix}{name}.", depth + 1)
+
+
+def _csv_rows(lines: list[str]) -> Iterator[Row]:
+    """Yield the rows of CSV, without lines of another length than the header: their cells may belong elsewhere."""
+    lines = [line for line in lines if line.strip() and "\0" not in line]
+    if not lines:
+        return
+    delimiter = max(",\t;", key=lines[0].count)
+    try:
+        header, *rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+    except csv.Error as error:  # a cell of more than 128 KiB
+        raise ValueError(f"it is no CSV: {error}") from None
+    names = [name.strip().lstrip("# ") for name in header]
+    for cells in rows:
+        if len(cells) == len(names) and (row := dict(_cells(names, cells))):
+            yield row
+
+
+def _cells(names: list[str], cells: list[str]) -> Iterator[tuple[str, float]]:
+    for name, cell in zip(names, cells, strict=True):
+        try:
+            yield name, float(cell)
+        except ValueError:  # text, or an empty cell
+            continue
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Files of records
+
+
+def tensorboard_records(file: BinaryIO, offset: int) -> Iterator[tuple[bytes, int]]:
+    """Yield the complete records of an event file from an offset on, each with the offset behind it.
+
+    Raises:
+        ValueError: There is no record at the offset.
+    """
+    size = os.fstat(file.fileno()).st_size
+    while True:
+        file.seek(offset)
+        head = file.read(12)
+        if len(head) < 12:
+            return
+        length, checksum = struct.unpack("<QI", head)
+        if checksum != _masked_crc32c(head[:8]):
+            raise ValueError(f"byte {offset} is no record of TensorBoard")
+        end = offset + 12 + length + 4
+        if end > size:
+            return
+        yield (file.read(length) if length <= LARGEST_RECORD else b""), end
+        offset = end
+
+
+def _masked_crc32c(data: bytes) -> int:
+    """Return the checksum of TFRecords: CRC-32C (polynomial 0x82F63B78), rotated by 15 bits, plus a constant."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 * (crc & 1))
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def wandb_records(file: BinaryIO, offset: int) -> Iterator[tuple[bytes, int]]:
+    """Yield the complete records of a W&B file from an offset on, each with the offset behind it.
+
+    Raises:
+        ValueError: It is no file of W&B, or there is no record at the offset.
+    """
+    if offset == 0:
+        file.seek(0)
+        head = file.read(HEAD)
+        if len(head) == HEAD and head[:4] != b":W&B":
+            raise ValueError("it is no file of W&B")
+        offset = HEAD
+    parts: list[bytes] = []
+    while True:
+        if BLOCK - offset % BLOCK < HEAD:  # too short for a head: zeros
+            offset += BLOCK - offset % BLOCK
+        file.seek(offset)
+        head = file.read(HEAD)
+        if len(head) < HEAD:
+            return
+        checksum, length, kind = struct.unpack("<IHB", head)
+        data = file.read(length)
+        if len(data) < length:
+            return
+        if zlib.crc32(data, zlib.crc32(head[6:])) != checksum:
+            raise ValueError(f"byte {offset} is no record of W&B")
+        offset += HEAD + length
+        if kind in (FULL, FIRST):
+            parts = []
+        if sum(map(len, parts)) <= LARGEST_RECORD:
+            parts.append(data)
+        if kind in (FULL, LAST):
+            yield b"".join(parts), offset
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
+    """Yield number and value of each field of a protobuf message; the value is an int or bytes.
+
+    It ends at the first byte that does not fit.
+    """
+    position = 0
+
+    def varint() -> int:
+        nonlocal position
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = message[position]
+            position += 1
+            value |= (byte & 127) << shift
+            if byte < 128:
+                break
+        return value
+
+    try:
+        while position < len(message):
+            number, kind = divmod(varint(), 8)
+            value: int | bytes
+            if kind == 0:
+                value = varint()
+            else:
+                length = {1: 8, 2: -1, 5: 4}[kind]
+                length = varint() if length < 0 else length
+                value = message[position : position + length]
+                position += length
+                if position > len(message):
+                    return
+            yield number, value
+    except (IndexError, KeyError):
+        return
+
+
+def tensorboard_rows(record: bytes) -> Iterator[Row]:
+    """Yield the scalars of an `Event` with its step: {'step': 10, 'val/loss': 1.7}."""
+    step, scalars = 0.0, {}
+    for number, value in _fields(record):
+        if number == 2 and isinstance(value, int):
+            step = float(value)
+        for _, summary in _fields(value) if number == 5 and isinstance(value, bytes) else ():
+            tag, scalar = "", None
+            for part, content in _fields(summary) if isinstance(summary, bytes) else ():
+                if part == 1 and isinstance(content, bytes):
+                    tag = content.decode("utf-8", "replace")
+                elif part == 2 and isinstance(content, bytes) and len(content) == 4:
+                    (scalar,) = struct.unpack("<f", content)
+                elif part == 8 and isinstance(content, bytes):
+                    scalar = _tensor_scalar(content)
+            if tag and scalar is not None:
+                scalars[tag] = float(scalar)
+    if scalars:
+        yield {"step": step, **scalars}
+
+
+def _tensor_scalar(tensor: bytes) -> float | None:
+    """Return the only number of a `TensorProto` of floats (type 1) or doubles (2); None for other tensors."""
+    fields = dict(_fields(tensor))
+    code, size, repeated = ("<d", 8, 6) if fields.get(1) == 2 else ("<f", 4, 5)
+    data = fields.get(4) or fields.get(repeated)
+    if fields.get(1) not in (1, 2) or not isinstance(data, bytes) or len(data) != size:
+        return None
+    return float(struct.unpack(code, data)[0])
+
+
+def wandb_rows(record: bytes) -> Iterator[Row]:
+    """Yield the numbers of a `Record` of the history, {'_step': 10, 'val/loss': 1.7}; none for other records."""
+    for number, history in _fields(record):
+        row: Row = {}
+        for part, item in _fields(history) if number == 2 and isinstance(history, bytes) else ():
+            if part != 1 or not isinstance(item, bytes):
+                continue
+            names: list[str] = []
+            value: Any = None
+            for field, content in _fields(item):
+                if field in (1, 2) and isinstance(content, bytes):
+                    names.append(content.decode("utf-8", "replace"))
+                elif field == 16 and isinstance(content, bytes):
+                    value = _json_number(content)
+            if value is not None:
+                row[".".join(names)] = value
+        if row:
+            yield row
+
+
+def _json_number(data: bytes) -> float | None:
+    try:
+        value = json.loads(data, parse_int=float)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, str):  # W&B writes numbers that are not finite as text
+        value = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}.get(value)
+    return value if type(value) is float else None
