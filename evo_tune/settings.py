@@ -48,7 +48,9 @@ class _Training(Options):
         help="Rungs, as shares of a full training, such as 1/9,1/3,1; the best are promoted; auto: if rungs pay.",
     )
     prune: bool = option(False, help="Stop a training whose learning curve is hopeless.")
-    widen: bool = option(True, help="Widen the range of a gene automatically if the best trials are at its end.")
+    widen: bool = option(
+        True, help="Widen ranges of bundled evaluators, and those with `widest`, at whose end the best trials are."
+    )
     for_scale: str = option(
         "",
         unit="DEPTHxWIDTH",

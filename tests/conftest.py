@@ -37,7 +37,7 @@ import time
 
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace
 
-SPACE = SearchSpace(x=Float(-1.0, 1.0), n=Int(1, 64, log=True), kind=Choice(("a", 2, True)))
+SPACE = SearchSpace(x=Float(-1.0, 1.0, widest=(None, None)), n=Int(1, 64, log=True), kind=Choice(("a", 2, True)))
 OBJECTIVES = [Minimize("loss")]
 METRICS = {"loss": "nats", "cost": "s"}
 

@@ -41,8 +41,9 @@ def limits_for(
     """Return the lowest and highest value to which a run may widen each gene by itself, by name.
 
     A limit is that of the gene (`genome.widening.widening_limits`), or the last step before it that the evaluator
-    accepts. Genes that keep their range are left out. With several objectives, or a strategy that needs fixed
-    ranges, all are.
+    accepts. Genes that keep their range are left out: those with neither a `widest` nor a bundled evaluator's own
+    range, because a range that a user states may be the valid one. With several objectives, or a strategy that needs
+    fixed ranges, all are.
 
     Args:
         evaluator: Evaluator of the run.
@@ -52,7 +53,9 @@ def limits_for(
     """
     if len(objectives) > 1 or not strategy.widens:
         return {}
-    wide = {name: _widest_accepted(evaluator, space, name) for name in space.genes}
+    bundled = {**evaluator.space.genes, **evaluator.space.optional} if evaluator.plugin.origin == "bundled" else {}
+    names = [name for name, gene in space.genes.items() if gene.widest is not None or gene == bundled.get(name)]
+    wide = {name: _widest_accepted(evaluator, space, name) for name in names}
     wide = {name: gene for name, gene in wide.items() if gene != space.genes[name]}
     whole = space.with_genes(wide)
     try:
@@ -168,8 +171,6 @@ def genes_with_defaults(
             raise SpaceError(f"gene {name!r}: {gene!r} is not a Gene; expected Float, Int or Choice")
         with space_error_prefix(f"--gene {name}"):
             user_gene = _with_option_type(gene_options[name], gene) if own is None else _with_types_of(own, gene)
-        if own is not None and user_gene.widest is None:
-            user_gene = with_limits(user_gene, own.widest)
         if gene.default is None:
             default = option_values.get(name) if own is None else own.middle()
             with contextlib.suppress(SpaceError):

@@ -24,7 +24,7 @@ import time
 
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace
 
-SPACE = SearchSpace(x=Float(-1, 1), depth=Int(1, 8), kind=Choice(["a", "b"]))
+SPACE = SearchSpace(x=Float(-1, 1, widest=(None, None)), depth=Int(1, 8), kind=Choice(["a", "b"]))
 OBJECTIVES = [Minimize("loss")]
 METRICS = {"loss": "", "cost": "s"}
 

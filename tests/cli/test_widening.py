@@ -16,7 +16,7 @@ from tests.journals import write_events
 STEEP = '''"""Falls with x and n, far beyond their ranges."""
 from evo_tune import Float, Int, Minimize, SearchSpace
 
-SPACE = SearchSpace(x=Float(1e-3, 1e-2, log=True), n=Int(1, 4))
+SPACE = SearchSpace(x=Float(1e-3, 1e-2, log=True, widest=(None, None)), n=Int(1, 4))
 OBJECTIVES = [Minimize("loss")]
 
 

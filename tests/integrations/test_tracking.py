@@ -143,7 +143,7 @@ def test_a_choice_that_the_run_widens_stays_one_distribution(begin: Begin, resum
     """Optuna cannot continue a study in which the choices of a categorical parameter change."""
     (tmp_path / "wide.py").write_text(
         "from evo_tune import Choice, Float, Minimize, SearchSpace\n"
-        "SPACE = SearchSpace(batch=Choice((8, 16, 32, 64), ordered=True), x=Float(0, 1))\n"
+        "SPACE = SearchSpace(batch=Choice((8, 16, 32, 64), ordered=True, widest=(None, None)), x=Float(0, 1))\n"
         "OBJECTIVES = [Minimize('loss')]\n"
         "def evaluate(genome, context):\n    return {'loss': -genome['batch'] + genome['x']}\n"
     )

@@ -15,11 +15,13 @@ from evo_tune.cli import cli
 from evo_tune.errors import EvoTuneError, SpaceError, StoreError
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.notation import parse_gene
-from evo_tune.genome.trial import EXTRA_SEED, PROMOTION, Candidate, Outcome
+from evo_tune.genome.trial import EXTRA_SEED, PROMOTION, Candidate, Minimize, Outcome
 from evo_tune.genome.values import genome_key
 from evo_tune.loop.code import load_code
+from evo_tune.loop.genes import limits_for
 from evo_tune.loop.proposing import Disagreement, verify
 from evo_tune.loop.search import Search
+from evo_tune.plugins.find import find_evaluator, make_strategy
 from evo_tune.report.charts.next_steps import range_end_lines
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import WIDENINGS, Run
@@ -285,3 +287,13 @@ def test_what_is_advised_where_the_best_lie_at_an_end_can_be_typed(wide: Begin) 
     again = Run.open(run.folder)
     assert again.genes["width"].high > 128
     assert any(one.genome["width"] > 128 for one in again.candidates)
+
+
+def test_a_run_widens_ranges_of_bundled_evaluators_but_not_those_that_a_user_states() -> None:
+    evaluator = find_evaluator("bundled:language_model").bind({})
+    own = limits_for(evaluator, evaluator.space, make_strategy("saea", {}), [Minimize("val_loss")])
+    lr = evaluator.space.genes["lr"]
+    space = evaluator.space.with_genes({"lr": Float(lr.decode(0.1), lr.decode(0.9), log=True)})
+    stated = limits_for(evaluator, space, make_strategy("saea", {}), [Minimize("val_loss")])
+    assert {"lr", "dropout"} <= own.keys()
+    assert own.keys() - stated.keys() == {"lr"}

@@ -36,8 +36,10 @@ import time
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace
 
 SPACE = SearchSpace(
-    lr=Float(1e-4, 1e-2, log=True), width=Int(16, 64, step=16), batch=Choice((16, 32, 64), ordered=True),
-    x=Float(-1.0, 1.0), kind=Choice(("a", "b")), fixed=Choice((8, 16, 32), ordered=True, widest=(8, 32)),
+    lr=Float(1e-4, 1e-2, log=True, widest=(None, None)), width=Int(16, 64, step=16, widest=(None, None)),
+    batch=Choice((16, 32, 64), ordered=True, widest=(None, None)), x=Float(-1.0, 1.0, widest=(None, None)),
+    kind=Choice(("a", "b")), fixed=Choice((8, 16, 32), ordered=True, widest=(8, 32)),
+    stated=Choice((1, 2, 4), ordered=True),
 )
 OBJECTIVES = [Minimize("loss")]
 METRICS = {"loss": "nats", "width": ""}
@@ -118,7 +120,7 @@ def test_limits_come_from_genes_and_evaluator_and_are_saved(outside: Begin) -> N
         genes={"fixed": Choice((8, 16), ordered=True), "lr": Float(1e-4, 1e-3, log=True, widest=(None, 2e-3))}
     )
     assert typed.saved.manifest.limits["lr"] == (1e-5, 2e-3)
-    assert typed.saved.manifest.limits["fixed"] == (8, 32), "the evaluator's limits apply to the user's range too"
+    assert "fixed" not in typed.saved.manifest.limits, "the user states the range"
 
 
 def test_a_limit_in_hours_predicts_the_duration_of_a_genome_in_a_widened_range(outside: Begin) -> None:

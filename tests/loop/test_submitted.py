@@ -226,6 +226,6 @@ def test_verify_tells_a_genome_or_a_range_that_was_not_submitted(begin: Begin) -
     folder = search.saved.folder
     assert [row.id for row in tampered(Run.open(folder), other_value)] == [1]
     range_row, row = tampered(Run.open(folder), other_range)
-    assert range_row.recorded == "x=float(-1.0,2.0) @ 0.0: proposed by python"
+    assert range_row.recorded == "x=float(-1.0,2.0) @ 0.0 widest ..: proposed by python"
     assert range_row.replayed is None
     assert row.id == 1
