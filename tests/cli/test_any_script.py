@@ -362,15 +362,15 @@ import os, signal, sys
 if not os.path.exists("attempted"):
     open(sys.argv[1] + "/metrics.json", "w").write('{"val_loss": 0.5}')
     open("attempted", "w").close()
-    os.kill(os.getppid(), signal.SIGKILL)  # the worker
+    os.kill(os.getppid(), signal.SIGKILL)  # the worker of a process of its own
 """
 
 
-def test_a_retry_does_not_count_the_metrics_file_of_the_killed_attempt(typed: Typed, folder: Path) -> None:
+def test_a_retry_does_not_count_the_metrics_file_of_the_killed_attempt(process: Typed, folder: Path) -> None:
     (folder / "write.py").write_text(WRITES)
     flags = ("--gene", "lr=float(0,1)", "--objective", "val_loss:min", "--metrics-file", "{folder}/metrics.json")
     command = f"{sys.executable} write.py {{folder}} {{lr}}"
-    typed("run", command, *flags, "--trials", "1", "--retries", "1", "--slots", "1", "--name", "one", *BRIEF)
+    process("run", command, *flags, "--trials", "1", "--retries", "1", "--slots", "1", "--name", "one", *BRIEF)
     assert (folder / "attempted").exists()
     trial = load(folder / "populations" / "one").trials[0]
     assert (trial.outcome.status, trial.outcome.metrics) == ("failed", {})
