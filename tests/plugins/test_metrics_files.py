@@ -473,7 +473,7 @@ def test_what_is_printed_does_not_count_beside_a_file(tmp_path: Path) -> None:
 def test_a_script_that_prints_nothing_is_told_of_its_files(tmp_path: Path) -> None:
     code = "import sys; open(sys.argv[1] + '/m.csv', 'w').write('val_loss')"
     script = Script(shlex.join([sys.executable, "-c", code, "{folder}"]))
-    with pytest.raises(Ended, match=r"the script wrote \{folder\}/m.csv, so add --metrics-file '\{folder\}/m.csv'"):
+    with pytest.raises(Ended, match=r"the script wrote \{folder\}/m.csv: add --metrics-file '\{folder\}/m.csv'"):
         script.run({}, Context(folder=tmp_path / "trial", objectives=[Minimize("val_loss")]))
     (tmp_path / "trial" / "m.csv").unlink()
     (tmp_path / "trial" / "a").mkdir()

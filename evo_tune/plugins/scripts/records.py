@@ -10,6 +10,7 @@ read, so neither package is needed.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
@@ -17,6 +18,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from typing import Any, BinaryIO, TypeAlias
 
 Row: TypeAlias = dict[str, float]
@@ -45,11 +47,14 @@ def text_rows(text: str, is_complete: bool) -> Iterator[Row]:
     try:
         yield from _json_rows(_parse(text))
     except json.JSONDecodeError as error:
-        lines = [] if text.lstrip().startswith("[") else _lines(text, is_complete)
-        rows = [row for line in lines for row in _line_rows(line)]
-        if not rows and (is_complete or len(lines) > 1):
+        has_rows = False
+        for line in _lines(text, is_complete) if text.lstrip().startswith("{") else ():
+            with contextlib.suppress(ValueError):
+                for row in _json_rows(_parse(line)):
+                    has_rows = True
+                    yield row
+        if is_complete and not has_rows:
             raise ValueError(f"it is no JSON: {error}") from None
-        yield from rows
 
 
 def _lines(text: str, is_complete: bool) -> list[str]:
@@ -62,13 +67,6 @@ def _parse(text: str) -> Any:
         return json.loads(text, parse_int=float)  # a huge number becomes infinite
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-
-
-def _line_rows(line: str) -> list[Row]:
-    try:
-        return list(_json_rows(_parse(line)))
-    except ValueError:
-        return []
 
 
 def _json_rows(value: Any) -> Iterator[Row]:
@@ -109,16 +107,12 @@ def _csv_rows(lines: list[str]) -> Iterator[Row]:
         raise ValueError(f"it is no CSV: {error}") from None
     names = [name.strip().lstrip("# ") for name in header]
     for cells in rows:
-        if len(cells) == len(names) and (row := dict(_cells(names, cells))):
+        row: Row = {}
+        for name, cell in zip(names, cells, strict=True) if len(cells) == len(names) else ():
+            with contextlib.suppress(ValueError):  # text, or an empty cell
+                row[name] = float(cell)
+        if row:
             yield row
-
-
-def _cells(names: list[str], cells: list[str]) -> Iterator[tuple[str, float]]:
-    for name, cell in zip(names, cells, strict=True):
-        try:
-            yield name, float(cell)
-        except ValueError:  # text, or an empty cell
-            continue
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -198,93 +192,67 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
 
     It ends at the first byte that does not fit.
     """
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = 0
-        for shift in range(0, 70, 7):
-            byte = message[position]
-            position += 1
-            value |= (byte & 127) << shift
-            if byte < 128:
-                break
-        return value
-
-    try:
-        while position < len(message):
-            number, kind = divmod(varint(), 8)
-            value: int | bytes
+    data = BytesIO(message)
+    with contextlib.suppress(IndexError, KeyError):
+        while data.tell() < len(message):
+            number, kind = divmod(_varint(data), 8)
             if kind == 0:
-                value = varint()
-            else:
-                length = {1: 8, 2: -1, 5: 4}[kind]
-                length = varint() if length < 0 else length
-                value = message[position : position + length]
-                position += length
-                if position > len(message):
-                    return
-            yield number, value
-    except (IndexError, KeyError):
-        return
+                yield number, _varint(data)
+                continue
+            length = _varint(data) if kind == 2 else {1: 8, 5: 4}[kind]
+            content = data.read(length) if length <= len(message) else b""
+            if len(content) < length:
+                return
+            yield number, content
+
+
+def _varint(data: BytesIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data.read(1)[0]
+        value |= (byte & 127) << shift
+        if byte < 128:
+            break
+    return value
+
+
+def _contents(message: bytes, *numbers: int) -> list[bytes]:
+    """Return the contents of fields of a message that are texts, inner messages or floats."""
+    return [value for number, value in _fields(message) if number in numbers and isinstance(value, bytes)]
 
 
 def tensorboard_rows(record: bytes) -> Iterator[Row]:
     """Yield the scalars of an `Event` with its step: {'step': 10, 'val/loss': 1.7}."""
-    step, scalars = 0.0, {}
-    for number, value in _fields(record):
-        if number == 2 and isinstance(value, int):
-            step = float(value)
-        for _, summary in _fields(value) if number == 5 and isinstance(value, bytes) else ():
-            tag, scalar = "", None
-            for part, content in _fields(summary) if isinstance(summary, bytes) else ():
-                if part == 1 and isinstance(content, bytes):
-                    tag = content.decode("utf-8", "replace")
-                elif part == 2 and isinstance(content, bytes) and len(content) == 4:
-                    (scalar,) = struct.unpack("<f", content)
-                elif part == 8 and isinstance(content, bytes):
-                    scalar = _tensor_scalar(content)
-            if tag and scalar is not None:
-                scalars[tag] = float(scalar)
+    scalars: Row = {}
+    for value in (value for summary in _contents(record, 5) for value in _contents(summary, 1)):
+        numbers = _contents(value, 2)
+        for tensor in _contents(value, 8):  # a float or a double, by its type
+            numbers += _contents(tensor, 4, 5, 6) if dict(_fields(tensor)).get(1) in (1, 2) else []
+        if numbers and len(numbers[0]) in (4, 8):
+            (number,) = struct.unpack("<f" if len(numbers[0]) == 4 else "<d", numbers[0])
+            scalars[_text(_contents(value, 1))] = number
     if scalars:
-        yield {"step": step, **scalars}
-
-
-def _tensor_scalar(tensor: bytes) -> float | None:
-    """Return the only number of a `TensorProto` of floats (type 1) or doubles (2); None for other tensors."""
-    fields = dict(_fields(tensor))
-    code, size, repeated = ("<d", 8, 6) if fields.get(1) == 2 else ("<f", 4, 5)
-    data = fields.get(4) or fields.get(repeated)
-    if fields.get(1) not in (1, 2) or not isinstance(data, bytes) or len(data) != size:
-        return None
-    return float(struct.unpack(code, data)[0])
+        steps = [float(value) for number, value in _fields(record) if number == 2 and isinstance(value, int)]
+        yield {"step": steps[-1] if steps else 0.0, **scalars}
 
 
 def wandb_rows(record: bytes) -> Iterator[Row]:
     """Yield the numbers of a `Record` of the history, {'_step': 10, 'val/loss': 1.7}; none for other records."""
-    for number, history in _fields(record):
+    for history in _contents(record, 2):
         row: Row = {}
-        for part, item in _fields(history) if number == 2 and isinstance(history, bytes) else ():
-            if part != 1 or not isinstance(item, bytes):
-                continue
-            names: list[str] = []
-            value: Any = None
-            for field, content in _fields(item):
-                if field in (1, 2) and isinstance(content, bytes):
-                    names.append(content.decode("utf-8", "replace"))
-                elif field == 16 and isinstance(content, bytes):
-                    value = _json_number(content)
-            if value is not None:
-                row[".".join(names)] = value
+        for item in _contents(history, 1):
+            for data in _contents(item, 16):
+                with contextlib.suppress(ValueError, RecursionError):
+                    value = json.loads(data, parse_int=float)
+                    value = NOT_FINITE.get(value) if isinstance(value, str) else value
+                    row |= {_text(_contents(item, 1, 2)): value} if type(value) is float else {}
         if row:
             yield row
 
 
-def _json_number(data: bytes) -> float | None:
-    try:
-        value = json.loads(data, parse_int=float)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(value, str):  # W&B writes numbers that are not finite as text
-        value = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}.get(value)
-    return value if type(value) is float else None
+# Numbers that W&B writes as text.
+NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+def _text(parts: list[bytes]) -> str:
+    return b".".join(parts).decode("utf-8", "replace")
