@@ -28,6 +28,7 @@ EXTRAS = {
     "tensorboard": ("tensorboard",),
     "wandb": ("wandb",),
     "web": ("starlette", "uvicorn"),
+    "yaml": ("yaml",),
 }
 """Extras of pyproject.toml and the modules that each of them installs."""
 

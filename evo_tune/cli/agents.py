@@ -101,7 +101,7 @@ class Workplace:
         """
         root, option_texts = self._root(folder), {name: option_text(value) for name, value in (options or {}).items()}
         for option in option_texts:  # a plain name, and none that is a command or hands one to a shell
-            if not re.fullmatch(r"[A-Za-z]\w*", option) or option.lower() in ("shell", "judge"):
+            if not re.fullmatch(r"[A-Za-z]\w*", option) or option.lower() in ("shell", "judge", "template"):
                 shown = one_line(repr(option), 60)
                 raise UsageError(f"option {shown} cannot be given here: expected the name of an option")
         _check_evaluator(root, evaluator)

@@ -418,6 +418,8 @@ def _actions_to_allow(run: Run, named: bool) -> dict[str, Any]:
     if kind == COMMAND and not named:
         shell = " in a shell" if manifest.options.get("shell") else ""
         judge = f" and the judge {manifest.options['judge']!r}" if manifest.options.get("judge") else ""
+        template = str(manifest.options.get("template") or "").partition("\n")[0]
+        judge += f" with the configuration {template!r} of the run" if template else ""
         patches = f" in a project with {len(run.patches)} patches" if run.patches else ""
         actions[f"executes the command {text!r}{shell}{judge}{patches}"] = None
         if manifest.patched is not msgspec.UNSET:

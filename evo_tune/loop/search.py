@@ -50,6 +50,7 @@ from evo_tune.loop.plan import Request, RunPlan, plan_run
 from evo_tune.loop.progress import progress_line, report_trials, run_in_words
 from evo_tune.loop.proposing import ProposalQueue, as_outcome
 from evo_tune.loop.slots import open_run_slots, time_few_steps
+from evo_tune.plugins.command import is_command, with_template_text
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.recommendation import recommend_trial
 from evo_tune.report.summary import NOTHING_LEFT
@@ -118,6 +119,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
         **settings: Any,
     ) -> None:
         of_run, session = parse_settings(settings)
+        if isinstance(evaluator, str) and is_command(evaluator):
+            options = with_template_text(options or {})
         code = patched_code(evaluator, patches, protect, allow_patches, Path(store), genes or {}, space)
         plugin = load_named_evaluator(evaluator, genes, options, space, None if code is None else code.patches)
         request = Request(

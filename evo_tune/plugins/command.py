@@ -29,7 +29,8 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.patches.combining import PatchSet
 from evo_tune.plugins.patches.running import run_trial
 from evo_tune.plugins.scripts.metrics_file import writer_remarks
-from evo_tune.plugins.scripts.script import CommandTemplate, Script
+from evo_tune.plugins.scripts.script import CommandTemplate, Script, placeholder_value
+from evo_tune.plugins.scripts.template import ConfigTemplate
 from evo_tune.text import one_line
 
 # Origin of such an evaluator, and prefix of its reference.
@@ -92,23 +93,38 @@ def command_evaluator(
         shell: bool = False,
         judge: str = "",
         metrics_file: str = "",
+        template: str = "",
+        set_values: str = "",
     ) -> dict[str, float]:
-        script = Script(text, metric.splitlines(), progress, shell, metrics_file)
+        script = Script(text, metric.splitlines(), progress, shell, metrics_file, template, set_values.splitlines())
         return run_trial(script, Script(judge, metric.splitlines()) if judge else None, genome, context)
 
     values = bind_options(options or {}, options_of(evaluate), "a command", "-o")
-    script = Script(text, values["metric"].splitlines(), values["progress"], values["shell"], values["metrics_file"])
+    script = Script(
+        text,
+        values["metric"].splitlines(),
+        values["progress"],
+        values["shell"],
+        values["metrics_file"],
+        values["template"],
+        values["set_values"].splitlines(),
+    )
     words = script.command
     if not words.genes and genes is not None and patches is None:
         raise PluginError(
             f"the command {one_line(text, 100)!r} has no placeholder: expected one for each gene, such as --lr {{lr}}"
         )
+    if values["set_values"] and not values["template"]:
+        raise OptionError("--set replaces values of a template: give the configuration file as --template FILE")
     if values["judge"]:
         if values["metrics_file"]:
             raise OptionError("--judge measures the objective, and --metrics-file reads it: give one of the two")
         _check_judge(values["judge"], words.genes)
     space: dict[str, Gene] = {}
     if genes is not None:
+        if script.config is not None:
+            genes = {**script.config.genes, **genes}
+            script.config.fill(lambda inside: placeholder_value(inside, dict.fromkeys(words.names, 1)))
         of_patches = {} if patches is None else patches.genes
         words.check(name for name in genes if name not in of_patches)
         space = {name: gene for name, gene in genes.items() if isinstance(gene, Gene)}
@@ -127,7 +143,9 @@ def command_evaluator(
         Path(next((name for name in names if re.fullmatch(r"[\w.-]+\.[A-Za-z]{1,3}", name)), names[0])).stem or COMMAND
     )
     # The files of a project with patches are copied into the run, so later changes do not matter.
-    code = () if patches is not None else tuple(_code_files([*parts, *shlex.split(values["judge"])]))
+    config_path = [] if script.config is None else [str(script.config.path)]
+    parts += [*shlex.split(values["judge"]), *config_path]
+    code = () if patches is not None else tuple(_code_files(parts))
     module = ModuleType(COMMAND)
     module.__doc__ = one_line(text)
     supports = ["budget"] if "budget" in words.names else []
@@ -153,6 +171,19 @@ def command_evaluator(
         ],
     )
     return Evaluator(module, name, f"{COMMAND}:{text}", Path(__file__), COMMAND, code, patches)
+
+
+def with_template_text(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of a command with the content of the template in place of its path: it belongs to the run.
+
+    Raises:
+        OptionError: The file cannot be read.
+    """
+    template = options.get("template")
+    return {
+        **options,
+        **({"template": ConfigTemplate(template).text} if isinstance(template, str) and template else {}),
+    }
 
 
 def _check_judge(judge: str, genes: Sequence[str]) -> None:
@@ -184,7 +215,7 @@ def command_of(reference: str, candidate: Candidate, options: Mapping[str, Any],
     if kind != COMMAND:
         return ""
     folder = f"trial-{candidate.id}"
-    values = {
+    values: dict[str, Any] = {
         "seed": candidate.seed,
         "device": device,
         "threads": threads,
@@ -192,10 +223,17 @@ def command_of(reference: str, candidate: Candidate, options: Mapping[str, Any],
         "folder": folder,
         "resume": "",
     }
-    shell = options.get("shell") is True
-    words = CommandTemplate(text, shell)
-    put = words.fill({**values, "folder": folder, **candidate.genome})
-    make = f"mkdir -p {folder} && " if "folder" in words.names else ""
+    shell, template, assignments = options.get("shell") is True, options.get("template"), options.get("set_values", "")
+    config = ConfigTemplate(template, assignments.splitlines()) if template else None
+    words = CommandTemplate(text, shell, config)
+    values |= candidate.genome
+    make = f"mkdir -p {folder} && " if "folder" in words.names or config is not None else ""
+    if config is not None:
+        values["config"] = f"{folder}/{config.path.name}"
+        content = config.fill(lambda inside: placeholder_value(inside, values))
+        escaped = content.replace("\\", "\\\\").replace("\n", "\\n")
+        make += f"printf %b {shlex.quote(escaped)} > {shlex.quote(values['config'])} && "
+    put = words.fill(values)
     return make + (put[0] if shell else shlex.join(put))
 
 

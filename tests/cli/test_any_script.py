@@ -320,7 +320,7 @@ def test_the_command_is_data_in_the_manifest(typed: Typed, folder: Path) -> None
     assert typed("run", COMMAND, *GENES, *BRIEF, "--trials", "1", "--name", "one", "--shell").code == 0
     manifest = read_manifest(folder / "populations" / "one")
     assert manifest.evaluator == f"command:{COMMAND}"
-    off = dict.fromkeys(("metric", "progress", "judge", "metrics_file"), "")
+    off = dict.fromkeys(("metric", "progress", "judge", "metrics_file", "template", "set_values"), "")
     assert manifest.options == {**off, "shell": True}
 
 
@@ -336,16 +336,25 @@ def test_what_the_page_says_works(typed: Typed, folder: Path, monkeypatch: pytes
     (folder / "train.py").write_text("print('val_loss', 2.0)\nprint('{\"val_loss\": 1.5}')\n")
     command = re.findall(r"^```sh\n(evo-tune .+)$", DOCS.read_text(), re.M)
     blocks = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(), re.M | re.S)
-    assert (len(command), len(blocks)) == (3, 2)
+    assert (len(command), len(blocks)) == (4, 2)
     assert typed(*shlex.split(command[0])[1:-1], "1", *BRIEF).code == 0
+    (folder / "conf.yaml").write_text("model:\n  depth: 2\n")
+    (folder / "train.py").write_text(
+        "import re, sys; print('val_loss', re.findall('[0-9]+', open(sys.argv[2]).read())[0])"
+    )
+    done = typed(*shlex.split(command[1])[1:], *BRIEF, "--trials", "2", "--name", "config")
+    assert done.code == 0, done
+    assert all(
+        trial.outcome.metrics["val_loss"] == trial.genome["depth"] for trial in load("populations/config").trials
+    )
     (folder / "train.py").write_text(
         "import sys\nopen(sys.argv[-1] + '/metrics.jsonl', 'w').write('{\"val_loss\": ' + sys.argv[2] + '}')\n"
     )
-    done = typed(*shlex.split(command[1])[1:], *BRIEF, "--trials", "2", "--name", "file")
+    done = typed(*shlex.split(command[2])[1:], *BRIEF, "--trials", "2", "--name", "file")
     assert done.code == 0, done
     assert all(trial.outcome.metrics == {"val_loss": trial.genome["lr"]} for trial in load("populations/file").trials)
     (folder / "train.py").write_text("LR = 0.1\nDATA = 'x'\nprint('{\"val_loss\": %f}' % LR)\n")
-    done = typed(*shlex.split(command[2])[1:], *BRIEF, "--trials", "2", "--name", "constants")
+    done = typed(*shlex.split(command[3])[1:], *BRIEF, "--trials", "2", "--name", "constants")
     assert done.code == 0, done
     trials = load("populations/constants").trials
     assert all(trial.outcome.metrics["val_loss"] == pytest.approx(trial.genome["LR"], abs=1e-6) for trial in trials)

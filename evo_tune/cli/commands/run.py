@@ -65,6 +65,18 @@ if TYPE_CHECKING:
     help="For a command: file in which it writes metrics, '{folder}/metrics.json'; '{folder}' for TensorBoard, W&B.",
 )
 @click.option(
+    "--template",
+    metavar="FILE",
+    help="For a command: configuration file with placeholders; each trial's copy is {config}: 'python t.py {config}'.",
+)
+@click.option(
+    "--set",
+    "set_values",
+    multiple=True,
+    metavar="NAME={GENE}",
+    help="With --template: replace a value by its dotted name, 'model.depth={depth}'; repeatable.",
+)
+@click.option(
     "--progress",
     metavar="N|STEP/N",
     help="For a command: number of lines with the objective (20), or a metric and its end (step/2000); for --prune.",
@@ -114,6 +126,8 @@ def command(
     genes: tuple[str, ...],
     metrics: tuple[str, ...],
     metrics_file: str | None,
+    template: str | None,
+    set_values: tuple[str, ...],
     progress: str | None,
     shell: bool,
     judge: str | None,
@@ -144,7 +158,7 @@ def command(
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments
     from evo_tune.options.declare import dataclass_options
-    from evo_tune.plugins.command import is_command
+    from evo_tune.plugins.command import is_command, with_template_text
     from evo_tune.plugins.find import find_evaluator
     from evo_tune.settings import SessionSettings, parse_settings
     from evo_tune.store.manifest import MANIFEST
@@ -159,14 +173,17 @@ def command(
     request_values = {name: flags.pop(name) for name in request_flags}
     settings = {**RUN_DEFAULTS, **{name: value for name, value in flags.items() if value is not None}}
     command_options = {"metric": "\n".join(metrics), "progress": progress, "shell": "true" if shell else ""}
-    command_options |= {"judge": judge, "metrics_file": metrics_file}
+    command_options |= {"judge": judge, "metrics_file": metrics_file, "template": template}
+    command_options |= {"set_values": "\n".join(set_values)}
     command_options = {name: text for name, text in command_options.items() if text}
     if command_options and not is_command(evaluator):
-        flag = next(iter(command_options)).replace("_", "-")
+        flag = next(iter(command_options)).replace("set_values", "set").replace("_", "-")
         raise OptionError(
             f"--{flag} is for a command such as 'python train.py --lr {{lr}}', and {evaluator} is none: leave it out"
         )
     evaluator_options: dict[str, Any] = {**split_assignments(options, "-o"), **command_options}
+    if is_command(evaluator):
+        evaluator_options = with_template_text(evaluator_options)
     strategy_options = split_assignments(strategy_option, "-s")
     read_genes = shared.read_genes(genes)
     if ladder is not None:

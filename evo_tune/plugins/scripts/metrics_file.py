@@ -34,8 +34,8 @@ from evo_tune.trust import safe_files
 # Maximum bytes of a text file, which is read as a whole each time, and of a file of records.
 LARGEST_TEXT, LARGEST_RECORDS = 1 << 25, 1 << 40
 
-# Maximum number of files and folders that are looked at, of folders inside each other, and of records in a file.
-MOST_ENTRIES, DEEPEST, MOST_RECORDS = 2000, 8, 1_000_000
+# Maximum number of files and folders that are looked at, and of folders inside each other.
+MOST_ENTRIES, DEEPEST = 2000, 8
 
 # Seconds between two readings: at least PAUSE, and PATIENCE times the duration of the last one.
 PAUSE, PATIENCE = 0.2, 20.0
@@ -48,17 +48,13 @@ MOST_NAMES, MOST_KEYS = 5, 1000
 # Maximum bytes of a script that are searched for what it writes.
 LARGEST_SOURCE = 1 << 20
 
-# Calls of a script that write metrics, the files that they write, and the flag that reads these.
+# Calls of a script that write metrics, with what they write and the flag that reads it.
 WRITERS = {
-    re.compile(r"\b(?:SummaryWriter|TensorBoardLogger|TensorBoard)\s*\("): (
-        "TensorBoard's event files",
-        "below {folder}, --metrics-file '{folder}' reads them",
-    ),
-    re.compile(r"\bwandb\.init\s*\(|\bWandbLogger\s*\("): (
-        "W&B's files",
-        "if the command begins with env WANDB_MODE=offline WANDB_DIR={folder}, --metrics-file '{folder}' reads them",
-    ),
-    re.compile(r"\bCSVLogger\s*\("): ("a CSV file", "in {folder}, --metrics-file '{folder}/NAME.csv' reads it"),
+    r"\b(SummaryWriter|TensorBoardLogger|TensorBoard)\s*\(": "TensorBoard's event files: below {folder}, "
+    "--metrics-file '{folder}' reads them",
+    r"\b(wandb\.init|WandbLogger)\s*\(": "W&B's files: --metrics-file '{folder}' reads them if the command begins with "
+    "env WANDB_MODE=offline WANDB_DIR={folder}",
+    r"\bCSVLogger\s*\(": "a CSV file: in {folder}, --metrics-file '{folder}/NAME.csv' reads it",
 }
 
 
@@ -103,9 +99,8 @@ def writer_remarks(sources: Iterable[Path]) -> Iterator[str]:
     for path in sources:
         with contextlib.suppress(OSError):
             data = safe_files.read(path.parent, path.name, limit=LARGEST_SOURCE) if path.suffix == ".py" else b""
-            for pattern, (product, hint) in WRITERS.items():
-                if pattern.search(data.decode("utf-8", "replace")):
-                    yield f"{path.name} seems to write {product}: {hint}"
+            text = data.decode("utf-8", "replace")
+            yield from (f"{path.name} seems to write {hint}" for call, hint in WRITERS.items() if re.search(call, text))
 
 
 # Inode, size and time of the last change of a file, in ns.
@@ -119,14 +114,12 @@ class _FileState:
     Args:
         stamp: Its stamp at the last reading.
         offset: Bytes of complete records that were read.
-        records: Number of these records.
         rows: Hashes of the rows that were read of a text file.
         problem: Why it could not be read at the last time; '' if it could.
     """
 
     stamp: _Stamp = (0, 0, 0)
     offset: int = 0
-    records: int = 0
     rows: list[int] = field(default_factory=list)
     problem: str = ""
 
@@ -210,15 +203,15 @@ class MetricsFile:
             if stamp == state.stamp and not is_complete:
                 continue
             if stamp[0] != state.stamp[0] or stamp[1] < state.offset:  # another file of that name
-                state.offset = state.records = 0
+                state.offset = 0
             state.stamp, state.problem = stamp, ""
-            kind = RECORDS.get(_kind(names[-1]))
-            limit = LARGEST_TEXT if kind is None else LARGEST_RECORDS
+            kind, origin = _kind(names[-1]), "/".join(names[len(self._names) : -1])
+            limit = LARGEST_RECORDS if kind else LARGEST_TEXT
             try:
                 with safe_files.open_to_read(self._folder, *names, limit=limit) as file:
-                    rows = _new_text_rows(file, state, is_complete) if kind is None else kind.new_rows(file, state)
+                    rows = _new_record_rows(kind, file, state) if kind else _new_text_rows(file, state, is_complete)
                     for row in rows:
-                        self._take(self._with_wanted_names(row, "/".join(names[len(self._names) : -1])))
+                        self._take(self._with_wanted_names(row, origin))
             except (OSError, ValueError) as error:
                 state.problem = str(getattr(error, "strerror", None) or error)
 
@@ -232,24 +225,18 @@ class MetricsFile:
         for key in row.keys() - self._words_by_key.keys() if len(self._words_by_key) < MOST_KEYS else ():
             self._words_by_key[key] = _words(key)
         named: Row = {}
-        other_keys = row.keys() - self._wanted_keys.keys()
         for name, wanted in self._wanted_keys.items():
             words = _words(wanted)
             keys = [wanted] if wanted in row else [key for key in row if self._words_by_key.get(key) == words]
-            if keys and name not in self._progress_names:
-                other = self._origins.setdefault(name, origin)
-                if other != origin:
-                    places, flag = (
-                        f"{other or '.'} and {origin or '.'}",
-                        shlex.quote(f"{name}={origin or '.'}/{keys[0]}"),
-                    )
-                    raise Ended(f"{keys[0]} is in the files of {places}: add --metric {flag} to choose one")
-            elif not keys and origin:
+            if keys and name not in self._progress_names and self._origins.setdefault(name, origin) != origin:
+                flag = shlex.quote(f"{name}={origin or '.'}/{keys[0]}")
+                places = f"{self._origins[name] or '.'} and {origin or '.'}"
+                raise Ended(f"{keys[0]} is in the files of {places}: add --metric {flag} to choose one")
+            if not keys and origin:
                 keys = [key for key in row if _words(f"{origin}/{key}") == words]
             if keys:
-                named[name] = row[keys[0]]
-                other_keys -= {keys[0]}
-        return named | {key: row[key] for key in row if key in other_keys}
+                named[name] = row.pop(keys[0])
+        return {key: value for key, value in row.items() if key not in self._wanted_keys} | named
 
     def _files(self) -> list[tuple[str, ...]]:
         """Return the names of the file, or those of all files of records in the folder."""
@@ -272,9 +259,7 @@ def other_files_hint(folder: Path) -> str:
     # A folder stands for all files of records in it.
     names = files[0][:-1] if _kind(files[0][-1]) else files[0]
     shown = ", ".join(map(_path_text, files[:MOST_NAMES]))
-    return (
-        f"the script wrote {shown}, so add --metrics-file {shlex.quote(_path_text(names))} to read metrics from there"
-    )
+    return f"the script wrote {shown}: add --metrics-file {shlex.quote(_path_text(names))} to read metrics from there"
 
 
 def _list_files(root: Path, names: tuple[str, ...]) -> list[tuple[str, ...]]:
@@ -308,36 +293,21 @@ def _new_text_rows(file: BinaryIO, state: _FileState, is_complete: bool) -> Iter
             yield row
 
 
-@dataclass(frozen=True)
-class _RecordFormat:
-    """A format of files with records.
-
-    Args:
-        records: Yields the records of a file from an offset on, with the offset behind each.
-        rows: Yields the rows of a record.
-    """
-
-    records: Callable[[BinaryIO, int], Iterator[tuple[bytes, int]]]
-    rows: Callable[[bytes], Iterator[Row]]
-
-    def new_rows(self, file: BinaryIO, state: _FileState) -> Iterator[Row]:
-        """Yield the rows of the records that are complete by now."""
-        for record, offset in self.records(file, state.offset):
-            state.offset, state.records = offset, state.records + 1
-            if state.records > MOST_RECORDS:
-                raise ValueError(f"it has more than {MOST_RECORDS} records")
-            yield from self.rows(record)
+def _new_record_rows(kind: str, file: BinaryIO, state: _FileState) -> Iterator[Row]:
+    """Yield the rows of the records that have become complete since the last reading."""
+    read_records, rows_of = RECORDS[kind]
+    for record, offset in read_records(file, state.offset):
+        state.offset = offset
+        yield from rows_of(record)
 
 
-RECORDS = {
-    "tensorboard": _RecordFormat(tensorboard_records, tensorboard_rows),
-    "wandb": _RecordFormat(wandb_records, wandb_rows),
-}
+# Readers of the files of records and of a record, by a part of a file's name.
+RECORDS = {"tfevents": (tensorboard_records, tensorboard_rows), ".wandb": (wandb_records, wandb_rows)}
 
 
 def _kind(name: str) -> str:
     """Return the kind of a file of records, by its name; '' for text."""
-    return "tensorboard" if "tfevents" in name else "wandb" if name.endswith(".wandb") else ""
+    return next((kind for kind in RECORDS if kind in name), "")
 
 
 def _path_text(names: tuple[str, ...]) -> str:

@@ -27,6 +27,7 @@ from evo_tune.options.binding import did_you_mean
 from evo_tune.plugins.context import THREAD_VARIABLES, Context
 from evo_tune.plugins.scripts.metrics_file import MetricsFile, other_files_hint, parse_keys, parse_metrics_file
 from evo_tune.plugins.scripts.processes import TAIL_LINES, Ended, run_script
+from evo_tune.plugins.scripts.template import ConfigTemplate
 from evo_tune.text import one_line
 
 # Placeholders that are no genes. `resume` is '' if there is nothing to resume from.
@@ -71,6 +72,8 @@ class Script:
         shell: Whether /bin/sh runs the command, with quoted values.
         metrics_file: File of metrics in the trial's folder, '{folder}/metrics.json', which is read instead of the
             output: JSON, JSON lines, CSV, or a folder with files of TensorBoard or W&B. `metrics` are then NAME=KEY.
+        template: File of which each trial gets a copy with its values, {config} (see `ConfigTemplate`).
+        set_values: NAME={GENE} for values of the template that are replaced: 'model.depth={depth}'.
 
     Raises:
         OptionError: An argument is not understood.
@@ -83,8 +86,12 @@ class Script:
         progress: str = "",
         shell: bool = False,
         metrics_file: str = "",
+        template: str = "",
+        set_values: Sequence[str] = (),
     ) -> None:
-        self.command = CommandTemplate(command if isinstance(command, str) else shlex.join(command), shell)
+        self.config = ConfigTemplate(template, set_values) if template else None
+        text = command if isinstance(command, str) else shlex.join(command)
+        self.command = CommandTemplate(text, shell, self.config)
         metrics = [metrics] if isinstance(metrics, str) else metrics
         self.metrics_file = metrics_file
         self.keys = parse_keys(metrics) if metrics_file else {}
@@ -116,9 +123,12 @@ class Script:
         threads = dict.fromkeys(THREAD_VARIABLES, str(context.threads))
         # Unbuffered output: points of the curve must arrive in time to stop the program.
         environment = {**os.environ, **trial_variables, **threads, "PYTHONUNBUFFERED": "1"}
-        if "folder" in self.command.names or self.metrics_file:
+        if "folder" in self.command.names or self.metrics_file or self.config is not None:
             values["folder"] = os.path.abspath(context.folder)  # reading context.folder makes it
         reader = OutputReader(self.patterns, self.curve_position, context)
+        if self.config is not None:
+            values["config"] = os.path.abspath(context.folder / self.config.path.name)
+            self.config.write(context.folder, lambda inside: placeholder_value(inside, {**values, **genome}))
         words, shell = self.command.fill({**values, **genome}), self.command.shell
         names = [objective.metric for objective in context.objectives]
         file = None
@@ -146,14 +156,17 @@ class CommandTemplate:
     Args:
         text: The command.
         shell: Whether it stays one text for a shell, with quoted values.
+        config: Template of the configuration file {config}, whose placeholders count too.
 
     Raises:
-        OptionError: A quotation mark is not closed, or there is no word.
+        OptionError: A quotation mark is not closed, there is no word, or no place for the configuration file.
     """
 
-    def __init__(self, text: str, shell: bool = False) -> None:
+    def __init__(self, text: str, shell: bool = False, config: ConfigTemplate | None = None) -> None:
         self.text = text
         self.shell = shell
+        self.config_names = [] if config is None else config.names
+        self.trial_placeholders = (*TRIAL_PLACEHOLDERS, *([] if config is None else ["config"]))
         shown = repr(one_line(text, 120))
         try:
             words = shlex.split(text)
@@ -166,17 +179,25 @@ class CommandTemplate:
         if not text.strip() or "\0" in text or (not words and not shell):
             raise OptionError(f"the command {shown}: expected a program and its arguments")
         self.words = [text] if shell else words
+        if config is not None and not {"config", "folder"} & {*self._own_names}:
+            raise OptionError(
+                f"the command {shown} has no {{config}}: put it where the script is told its configuration"
+            )
 
     @property
     def names(self) -> list[str]:
-        """Names in placeholders, in order, each once."""
+        """Names in placeholders, in order, each once; those that a configuration file may have are last."""
+        return list(dict.fromkeys([*self._own_names, *self.config_names]))
+
+    @property
+    def _own_names(self) -> list[str]:
         names = (_placeholder_name(match) for word in self.words for match in PLACEHOLDER_OR_BRACE.finditer(word))
         return list(dict.fromkeys(name for name in names if name is not None))
 
     @property
     def genes(self) -> list[str]:
-        """Names that are not in TRIAL_PLACEHOLDERS."""
-        return [name for name in self.names if name not in TRIAL_PLACEHOLDERS]
+        """Names that are not given to each trial."""
+        return [name for name in self.names if name not in self.trial_placeholders]
 
     def check(self, genes: Iterable[str]) -> None:
         """Require a placeholder for each gene, and a gene for each placeholder.
@@ -186,7 +207,7 @@ class CommandTemplate:
         """
         genes = list(genes)
         for name in genes:
-            if name in TRIAL_PLACEHOLDERS:
+            if name in self.trial_placeholders:
                 raise OptionError(f"--gene {name}: {{{name}}} is what each trial is given; expected another name")
             if name not in self.genes:
                 hint = did_you_mean(name, self.genes)
@@ -194,10 +215,10 @@ class CommandTemplate:
                     f"--gene {name}: the command has no {{{name}}}{hint}: put it where the value belongs, such as "
                     f"--{name} {{{name}}}"
                 )
-        for name in self.genes:
-            if name not in genes:
-                hint, shown = did_you_mean(name, [*genes, *TRIAL_PLACEHOLDERS]), one_line(name, 60)
-                placeholders = ", ".join(f"{{{placeholder}}}" for placeholder in TRIAL_PLACEHOLDERS)
+        for name in self._own_names:
+            if name not in genes and name not in self.trial_placeholders:
+                hint, shown = did_you_mean(name, [*genes, *self.trial_placeholders]), one_line(name, 60)
+                placeholders = ", ".join(f"{{{placeholder}}}" for placeholder in self.trial_placeholders)
                 raise OptionError(
                     f"{{{shown}}} in the command is no gene{hint}: give it as --gene '{shown}=…', use one of "
                     f"{placeholders}, or write {{{{ and }}}} for the braces themselves"
@@ -213,28 +234,43 @@ class CommandTemplate:
         """
 
         def text_of(match: re.Match[str]) -> str:
-            name = _placeholder_name(match)
-            if name is None:
+            if match[1] is None:
                 return match[0][0]  # one brace of a doubled one
-            if name not in values:
+            value = placeholder_value(match[1], values)
+            if value is None:
                 return match[0]
-            value, placeholder = values[name], match[1]
-            if steps := BUDGET_STEPS.fullmatch(placeholder.strip()):
-                return str(max(1, math.ceil(value * int(steps[1]) - 1e-9)))
-            if "?" in placeholder:
-                yes, _, no = placeholder.partition("?")[2].partition(":")
-                return yes if value else no  # the user's own text, so it is not quoted
-            return shlex.quote(str(value)) if self.shell else str(value)
+            is_quoted = self.shell and "?" not in match[1]  # that is the user's own text
+            return shlex.quote(str(value)) if is_quoted else str(value)
 
         texts = [(word, PLACEHOLDER_OR_BRACE.sub(text_of, word)) for word in self.words]
         return [text for word, text in texts if text or not PLACEHOLDER_OR_BRACE.search(word)]
 
 
+def placeholder_value(inside: str, values: Mapping[str, Any]) -> Any:
+    """Return the value of a placeholder; None if there is no value of its name.
+
+    Args:
+        inside: Text between its braces.
+        values: Values by name.
+    """
+    value = values.get(_name_of(inside))
+    if value is None:
+        return None
+    if steps := BUDGET_STEPS.fullmatch(inside.strip()):
+        return max(1, math.ceil(value * int(steps[1]) - 1e-9))
+    if "?" in inside:
+        yes, _, no = inside.partition("?")[2].partition(":")
+        return yes if value else no
+    return value
+
+
 def _placeholder_name(match: re.Match[str]) -> str | None:
     """Return the name in a placeholder; None for a doubled brace."""
-    if match[1] is None:
-        return None
-    inside = match[1].strip()
+    return None if match[1] is None else _name_of(match[1])
+
+
+def _name_of(inside: str) -> str:
+    inside = inside.strip()
     return "budget" if BUDGET_STEPS.fullmatch(inside) else inside.partition("?")[0].strip()
 
 
