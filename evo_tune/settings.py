@@ -47,7 +47,7 @@ class _Training(Options):
         unit="FRACTIONS",
         help="Rungs, as shares of a full training, such as 1/9,1/3,1; the best are promoted; auto: if rungs pay.",
     )
-    prune: bool = option(False, help="Stop a training whose learning curve is hopeless.")
+    prune: bool = option(False, help="Stop a training whose learning curve is hopeless; begins after 5 full trainings.")
     widen: bool = option(
         True, help="Widen ranges of bundled evaluators, and those with `widest`, at whose end the best trials are."
     )
@@ -108,6 +108,10 @@ class _Processor(Options):
     """Devices."""
 
     threads: int | None = option(None, bounds="[1, 1000000]", help="CPU threads of one training; by default 1 on CPUs.")
+
+
+# Minimum number of fully trained genomes with a learning curve before any curve is pruned.
+MIN_CURVES = 5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,6 +63,7 @@ class RunStatus(Struct, forbid_unknown_fields=True, kw_only=True):
         results: Number of trials with a result.
         failed: Number of results that failed.
         pruned: Number of trainings that were stopped early.
+        saved_by_pruning: Cost that they did not spend. Unit: full trainings.
         best: Best trial so far.
         waiting: Number of genomes that were proposed from outside (`evo-tune propose`) and that the run has not taken.
         seconds_since_last_event: Time since the last write to the journal. Unit: s.
@@ -77,6 +78,7 @@ class RunStatus(Struct, forbid_unknown_fields=True, kw_only=True):
     results: int
     failed: int
     pruned: int
+    saved_by_pruning: float
     best: TrialSummary | None
     waiting: int
     seconds_since_last_event: float

@@ -239,6 +239,7 @@ def _summary_lines(
     pruned = f", {result.pruned} pruned" if result.pruned else ""
     seconds = shared.show_seconds(run.seconds)
     yield f"{with_plural(result.results, 'evaluation')}, {result.failures} of them failed{pruned}, in {seconds}"
+    yield from filter(None, [report.pruning_line(run)])
     if reasons := report.caveats(run):
         yield f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` still replays its proposals"
     yield f"saved in {run.folder}"

@@ -19,7 +19,7 @@ from evo_tune.genome.values import importance
 from evo_tune.report import recommendation
 from evo_tune.report.final_comparison import ComparisonState
 from evo_tune.report.recommendation import AgainstBaseline, FreshValues
-from evo_tune.settings import SessionSettings
+from evo_tune.settings import MIN_CURVES, SessionSettings
 from evo_tune.store.run import Run, Widening
 from evo_tune.store.table import read_comparison
 from evo_tune.text import escape_unprintable, one_line, show_decimals, show_value, with_plural
@@ -286,6 +286,31 @@ def candidate_costs(run: Run) -> dict[int, float]:
                 cost = outcome.curve[-1][0] - run.candidates[id].budget + shares[id]
             costs[id] = min(max(cost, MIN_COST), shares[id])
     return costs
+
+
+def saved_by_pruning(run: Run) -> float:
+    """Return the cost that pruned trainings did not spend, in full trainings."""
+    costs = candidate_costs(run)
+    pruned = [run.candidates[id] for id, outcome in run.outcomes.items() if outcome.status == "pruned"]
+    return sum(training_share(run, candidate) - costs[candidate.id] for candidate in pruned)
+
+
+def pruning_line(run: Run) -> str:
+    """Return when pruning began and what it saved, or what it waits for; '' without pruning."""
+    if not run.manifest.settings.prune:
+        return ""
+    bounded = next((candidate for candidate in run.candidates if candidate.stop_if), None)
+    reported = run.reported if bounded is None else run.reported[: run.reported_before_counts[bounded.id]]
+    full = [id for id in reported if run.candidates[id].budget == 1 and run.outcomes[id].status == "ok"]
+    if bounded is None:
+        curves = sum(bool(run.outcomes[id].curve) for id in full)
+        return f"pruning has not begun: it needs {MIN_CURVES} full trainings with a learning curve, and has {curves}"
+    count, saved = status_counts(run).get("pruned", 0), saved_by_pruning(run)
+    begin = f"pruning began with trial {bounded.id}, after {with_plural(len(full), 'full training')}"
+    if not count:
+        return f"{begin}; no training was pruned yet"
+    share = saved / (saved + total_cost(run))
+    return f"{begin}; {count} pruned, which saved {saved:.1f} full trainings ({share:.0%} of the cost without pruning)"
 
 
 def training_share(run: Run, candidate: Candidate | Proposal) -> float:

@@ -18,7 +18,7 @@ from evo_tune.genome.history import GrowingArray
 from evo_tune.genome.trial import DECAYED
 from evo_tune.genome.values import rank_correlation
 from evo_tune.genome.view import GenomeTrials
-from evo_tune.settings import parse_rungs
+from evo_tune.settings import MIN_CURVES, parse_rungs
 
 # Prior for the rank correlation of early and full results, before any measurement.
 PRIOR_TRUST = 0.6
@@ -112,9 +112,6 @@ def rungs_that_pay(trainings: float, seconds: float) -> str:
 
 # Fractions of the full training at which a curve may be pruned.
 LOOKS = (0.125, 0.25, 0.5)
-
-# Minimum number of fully trained genomes with a curve before any curve is pruned.
-MIN_CURVES = 5
 
 # Minimum share of the curves that are never pruned (the median rule of Golovin et al., Vizier, KDD 2017).
 MEDIAN = 0.5

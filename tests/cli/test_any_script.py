@@ -31,6 +31,9 @@ for step in range(1, 9):
 
 COMMAND = f"{sys.executable} train.py {{lr}} {{depth}}"
 GENES = ("--gene", "lr=log(1e-4,1e-2)", "--gene", "depth=2|4|8", "--objective", "val_loss:min")
+PRUNED = (
+    r"pruning began with trial \d+, after \d+ full trainings; \d+ pruned, which saved [\d.]+ full trainings \(\d+% of"
+)
 BRIEF = ("--quiet", "--no-report", "--final-seeds", "0")
 
 
@@ -54,7 +57,14 @@ def test_a_run_of_a_script_prunes_fails_resumes_and_verifies(typed: Typed, folde
     }
     assert [place for place, _ in run.trials[0].outcome.curve] == [step / 8 for step in range(1, 9)]
     assert all(len(trial.outcome.curve) < 8 for trial in run.trials if trial.outcome.status == "pruned")
-    assert typed("resume", "one", *BRIEF, "--trials", "16").code == 0
+    for command in ("status", "show"):
+        assert re.search(PRUNED, typed(command, "one").out), command
+    assert json.loads(typed("status", "one", "--format", "json").out)["saved_by_pruning"] > 0.4
+    typed("report", "one", "-o", "report.html")
+    assert "began with trial" in (folder / "report.html").read_text()
+    continued = typed("resume", "one", *BRIEF[1:], "--trials", "16")
+    assert continued.code == 0
+    assert re.search(PRUNED, continued.out)
     assert typed("verify", "one").code == 0
     best = run.best.genome
     assert f"train it: {sys.executable} train.py {best['lr']} {best['depth']}" in typed("best", "one").out

@@ -72,6 +72,7 @@ def test_status_of_a_run_that_is_driven_by_hand(typed: Typed, folder: Path) -> N
         assert "a program drives it (ask and tell)" in told.out
         row = json.loads(typed("status", "hand", "--format", "json").out)
         assert (row["failed"], row["pruned"], row["slots"]) == (1, 1, [])
+        assert "pruning" not in told.out  # the run has no --prune
     finally:
         process.kill()
         process.communicate()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
+from typing import Any
 
+import msgspec
 import pytest
 
 from evo_tune.genome.trial import Candidate, Outcome, Trial
@@ -15,6 +18,7 @@ from evo_tune.report.summary import (
     flag_to_continue,
     full_training_count,
     genome_count,
+    pruning_line,
     verdict,
 )
 from evo_tune.settings import SessionSettings
@@ -44,6 +48,48 @@ def test_the_verdict_tells_the_spread_between_seeds(gain: float, error: float, b
     end = ended(gain, error, beats)
     assert (end.gain, end.beaten) == (gain, beats)
     assert words in verdict(end)
+
+
+BOUND = ((0.5, "val_loss", 2.0),)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "bounded", "line"),
+    [
+        ((), None, "pruning has not begun: it needs 5 full trainings with a learning curve, and has 0"),
+        (
+            ("ok", "failed", "ok"),
+            None,
+            "pruning has not begun: it needs 5 full trainings with a learning curve, and has 2",
+        ),
+        (("ok",) * 6, 6, "pruning began with trial 6, after 6 full trainings; no training was pruned yet"),
+        (
+            (*["ok"] * 5, "pruned", "failed", "pruned"),
+            5,
+            "pruning began with trial 5, after 5 full trainings; 2 pruned, which saved 1.5 full trainings "
+            "(19% of the cost without pruning)",
+        ),
+    ],
+)
+def test_pruning_says_when_it_began_and_what_it_saved(
+    made: Made, statuses: tuple[Any, ...], bounded: int | None, line: str
+) -> None:
+    run = made(12)
+    assert pruning_line(run) == ""
+    settings = replace(run.manifest.settings, prune=True)
+    run.manifest = msgspec.structs.replace(run.manifest, settings=settings)
+    run.candidates = [
+        Candidate(id, 0, id, 0, {"x": id}, "-", stop_if=BOUND if bounded is not None and id >= bounded else ())
+        for id in range(12)
+    ]
+    curve = {"ok": ((0.5, {"val_loss": 1.0}), (1.0, {"val_loss": 1.0})), "pruned": ((0.25, {"val_loss": 9.0}),)}
+    run.outcomes = {
+        id: Outcome(status, curve=curve.get(status, ((1.0, {"val_loss": 1.0}),))) for id, status in enumerate(statuses)
+    }
+    run.recorded = run.reported = list(run.outcomes)
+    run.reported_before_counts = list(range(12))
+    run.candidates = run.candidates[: max(len(statuses), (bounded or 0) + 1)]
+    assert pruning_line(run) == line
 
 
 def test_errors_are_gathered_the_commonest_first(made: Made) -> None:

@@ -73,6 +73,7 @@ def _print_run(run: Run, top: int) -> None:
     )
     if rules := _rules(manifest):
         shared.echo(f"{', '.join(rules)}: the cost of {report.total_cost(run):.1f} full trainings so far")
+    shared.echo(*filter(None, [report.pruning_line(run)]))
     _print_trials(run, top)
     if steps := report.best_so_far(run):
         shared.echo(

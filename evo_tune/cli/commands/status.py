@@ -27,6 +27,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
     from evo_tune.cli.output import RunStatus
     from evo_tune.loop.slots import forecast_session
     from evo_tune.report.data import trial_summary
+    from evo_tune.report.summary import saved_by_pruning
     from evo_tune.store.heartbeat import last_beat
     from evo_tune.store.inbox import waiting_files
 
@@ -44,6 +45,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
         results=len(statuses),
         failed=len(statuses) - statuses.count("pruned") - statuses.count("ok"),
         pruned=statuses.count("pruned"),
+        saved_by_pruning=saved_by_pruning(saved),
         best=None if saved.leader is None else trial_summary(saved.leader),
         waiting=len(waiting_files(saved)),
         seconds_since_last_event=time.time() - saved.last_event,
@@ -65,7 +67,7 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
         age: Seconds since its last sign of life.
     """
     from evo_tune.forecast import forecast_line
-    from evo_tune.report.summary import results_in_words
+    from evo_tune.report.summary import pruning_line, results_in_words
     from evo_tune.text import show_decimals, with_plural
 
     best, metric = run.leader, run.objectives[0].metric
@@ -75,6 +77,7 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
     counts = f"{status.failed} failed" + (f", {status.pruned} pruned" if status.pruned else "")
     last_event = f"last event {shared.show_seconds(status.seconds_since_last_event)} ago"
     shared.echo(f"{status.run}: {status.state}", f"{results_in_words(run)}; {counts}; {value}", last_event)
+    shared.echo(*filter(None, [pruning_line(run)]))
     if status.waiting:
         shared.echo(f"{with_plural(status.waiting, 'proposed genome')} waiting, to be trained next within the limits")
     if not status.running:

@@ -6,7 +6,14 @@ import math
 
 from evo_tune.report.charts import Command, Part
 from evo_tune.report.run_data import RunData
-from evo_tune.report.summary import baseline_verdict, pareto_front, present_ranges, show_fresh_values, verdict
+from evo_tune.report.summary import (
+    baseline_verdict,
+    pareto_front,
+    present_ranges,
+    pruning_line,
+    show_fresh_values,
+    verdict,
+)
 from evo_tune.store.run_folders import run_reference
 from evo_tune.text import show_value, with_plural
 
@@ -80,6 +87,8 @@ def _facts(data: RunData) -> dict[str, str]:
     counts = {"failed": result.failures, "pruned": result.pruned}
     remarks = [f"{count} {name}" for name, count in counts.items() if count]
     facts["evaluations"] = f"{result.results}" + (f" ({', '.join(remarks)})" if remarks else "")
+    if line := pruning_line(run):
+        facts["pruning"] = line.removeprefix("pruning ")
     if run.widened:
         facts["widened ranges"] = ", ".join(f"{name} {text}" for name, text in present_ranges(run).items())
     return facts
