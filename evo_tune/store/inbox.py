@@ -60,17 +60,21 @@ def submit(run: Run, genomes: Sequence[Mapping[str, Any]], source: str) -> list[
         StoreError: The folder cannot be written.
     """
     _check_source(source)
-    if len(genomes) + len(waiting_files(run)) > MOST_WAITING:
+    if len(genomes) + len(waiting := waiting_files(run)) > MOST_WAITING:
         raise UsageError(f"run {run.name} would have more than {MOST_WAITING} waiting genomes: resume it first")
-    space, first_ids = SearchSpace(None, None, **run.genes), dict[str, int]()
-    for candidate in run.candidates:
-        first_ids.setdefault(genome_key(candidate.genome), candidate.id)
+    space = SearchSpace(None, None, **run.genes)
+    owners = {genome_key(candidate.genome): f"trial {candidate.id}" for candidate in reversed(run.candidates)}
+    for file in waiting:
+        with contextlib.suppress(UsageError, SpaceError, OSError):  # the run refuses it
+            if isinstance(submission := read_file(run, file), Submission):
+                owners.setdefault(genome_key(complete_genome(run, space, submission.genome)[1]), "a waiting proposal")
     texts, complete_genomes = [], []
     for number, genome in enumerate(genomes, 1):
         with space_error_prefix(f"genome {number}") if len(genomes) > 1 else contextlib.nullcontext():
             wider, complete = complete_genome(run, space, genome)
-            if (id := first_ids.get(genome_key(complete))) is not None:
-                raise SpaceError(f"trial {id} has this genome already: expected another one")
+            if owner := owners.get(genome_key(complete)):
+                raise SpaceError(f"{owner} has this genome already: expected another one")
+            owners[genome_key(complete)] = f"genome {number}"
         values = {name: {**space.genes, **wider}[name].check(value) for name, value in genome.items()}
         texts.append(msgspec.json.encode(Submission(source=source, genome=values)))
         complete_genomes.append(complete)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,7 +166,9 @@ def test_two_equal_genomes_are_trained_once(begin: Begin) -> None:
     search = begin()
     step(search)
     search.enqueue({"x": 0.25})
-    search.enqueue({"x": 0.25})
+    inbox = search.saved.folder / INBOX
+    (file,) = os.listdir(inbox)
+    shutil.copy(inbox / file, inbox / f"{int(file[:20]) + 1:020d}{file[20:]}")  # another process at the same moment
     assert step(search).operator == "proposed by python"
     with pytest.warns(UserWarning, match=r"a proposed genome is refused: .*: this genome was proposed already"):
         assert "proposed" not in step(search).operator

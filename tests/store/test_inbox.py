@@ -79,6 +79,16 @@ def test_a_genome_that_was_proposed_is_refused_with_its_trial(begin: Begin) -> N
         submit(search.saved, [search.saved.candidates[0].genome], "person")
 
 
+def test_a_genome_that_waits_already_is_refused(begin: Begin) -> None:
+    run = begin().saved
+    submit(run, [{"x": 0.25}], "person")
+    with pytest.raises(SpaceError, match="a waiting proposal has this genome already"):
+        submit(run, [{"x": 0.25}], "agent")
+    with pytest.raises(SpaceError, match="genome 2: genome 1 has this genome already"):
+        submit(run, [{"x": 0.5}, {"x": 0.5}], "person")
+    assert len(waiting_files(run)) == 1
+
+
 @pytest.mark.parametrize("source", ["", "a b", "x" * 41, "\x1b[31m", "a\n"])
 def test_a_source_is_one_short_word(begin: Begin, source: str) -> None:
     with pytest.raises(UsageError, match="expected up to 40 letters, digits") as raised:
