@@ -232,8 +232,10 @@ def parse_genome(text: str, genes: Mapping[str, Gene]) -> dict[str, Any]:
             return dict(genome)
         texts = split_assignments(shlex.split(text), "gene")
     except (ValueError, OptionError) as error:  # a quotation mark without its second one
+        is_word = isinstance(error, OptionError) and "=" not in text
+        cause = "no such file, and no value of a gene" if is_word else one_line(str(error))
         expected = "expected 'NAME=VALUE NAME=VALUE', a JSON object, or a .csv or .json file"
-        raise UsageError(f"genome {shown}: {one_line(str(error))}: {expected}") from None
+        raise UsageError(f"genome {shown}: {cause}: {expected}") from None
     values: dict[str, Any] = {}
     for name, value in texts.items():
         try:

@@ -44,8 +44,12 @@ def test_what_is_proposed_waits_and_a_longer_run_trains_it(folder: Path, small_r
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (("x",), "genome 'x': gene x: expected gene NAME=VALUE: expected 'NAME=VALUE NAME=VALUE', a JSON object, or"),
-        (("ideas.csv",), "genome 'ideas.csv': gene ideas.csv: expected gene NAME=VALUE"),
+        (
+            ("x",),
+            "genome 'x': no such file, and no value of a gene: expected 'NAME=VALUE NAME=VALUE', a JSON",
+        ),
+        (("ideas.csv",), "genome 'ideas.csv': no such file, and no value of a gene: expected"),
+        (("x=1 y",), "genome 'x=1 y': gene y: expected gene NAME=VALUE"),
         (("{",), "genome '{': Expecting property name"),
         (("x='1",), "No closing quotation"),
         (("x=1 x=2",), "gene x is given twice"),
@@ -92,6 +96,18 @@ def test_a_strangers_file_is_one_line_and_writes_nothing(
     assert done.err.rstrip("\n").isprintable()
     assert len(done.err) < 500
     assert inbox(folder, small_run) == []
+
+
+@pytest.mark.parametrize(("name", "content"), [("empty.json", "[]"), ("empty.csv", "x,kind\n")])
+def test_a_file_without_a_genome_is_an_error(
+    folder: Path, small_run: str, typed: Typed, name: str, content: str
+) -> None:
+    (folder / name).write_text(content)
+    done = typed("propose", small_run, name)
+    assert (done.code, done.err) == (
+        2,
+        f"Error: No genome in {name}: expected at least one; see `evo-tune propose --help`\n",
+    )
 
 
 def test_before_the_run_exists_the_error_names_the_command_that_begins_it(folder: Path, typed: Typed) -> None:

@@ -51,6 +51,8 @@ def command(
     for text in genomes:
         rows = read_genome_file("genomes", Path(text))
         submitted += [parse_genome(text, saved.genes)] if rows is None else rows
+    if genomes and not submitted:
+        raise click.UsageError(f"No genome in {', '.join(genomes)}: expected at least one.")
     complete = submit(saved, submitted, source) if submitted else []
     names = [submit_patch_file(saved, Path(path), source) for path in patches]
     beat = None if saved.ended is not None else last_beat(saved.folder)
