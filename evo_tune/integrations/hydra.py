@@ -65,7 +65,9 @@ def run_sweep(sweeper: Any, arguments: Sequence[str]) -> None:
         search = _open_search(sweep, settings)
     except EvoTuneError as error:
         raise CompactHydraException(str(error)) from None
-    log.info(f"run {search.saved.folder}: the same command with hydra.sweeper.name={search.name} continues it")
+    how_to_continue = f"the same command with hydra.sweeper.name={search.name} continues it"
+    count = len(search.saved.outcomes)
+    log.info(f"run {search.saved.folder}, {count} of {settings['n_trials']} trials: {how_to_continue}")
     with search:
         try:
             while batch := _next_batch(search, settings["n_jobs"]):
@@ -75,6 +77,7 @@ def run_sweep(sweeper: Any, arguments: Sequence[str]) -> None:
                 _record_batch(search, batch, returns, time.monotonic() - began, settings["max_failure_rate"])
         except BaseException:  # Ctrl-C, a launcher that fails, too many failed trials: the run is interrupted
             search.stop()
+            log.error(f"interrupted: {how_to_continue}")
             raise
         _write_results(search, Path(sweeper.config.hydra.sweep.dir))
 
@@ -281,8 +284,7 @@ def _record_batch(
         if outcome.status == "ok" and recorded.status != "ok":
             errors.append(RunError(f"trial {candidate.id}: {recorded.error}"))
     if len(errors) > max_failure_rate * len(batch):
-        shares = f"{len(errors)} of {len(batch)} trials failed, with hydra.sweeper.max_failure_rate={max_failure_rate}"
-        log.error(f"{shares}; hydra.sweeper.name={search.name} continues the sweep with the next trial")
+        log.error(f"{len(errors)} of {len(batch)} failed, with hydra.sweeper.max_failure_rate={max_failure_rate}")
         raise errors[0]
 
 
@@ -318,13 +320,15 @@ def _write_results(search: Search, folder: Path) -> None:
         log.warning(f"no trial has a value: `evo-tune show {search.name}` lists the failures")
         return
     if len(metrics) == 1:
-        best = search.best
-        results |= {"trial": best.id, "best_params": dict(best.genome), "best_value": best.outcome.metrics[metrics[0]]}
+        best, value = search.best, search.best.outcome.metrics[metrics[0]]
+        results |= {"trial": best.id, "best_params": dict(best.genome), "best_value": value}
+        summary = f"best {metrics[0]} {value:.6g}, trial {best.id}: {results['best_params']}"
     else:
         results["solutions"] = [
             {"params": dict(trial.genome), "values": [trial.outcome.metrics[metric] for metric in metrics]}
             for trial in pareto_front(search.saved)
         ]
+        summary = f"{len(results['solutions'])} trials that none beats in all of {', '.join(metrics)}"
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(results), folder / "optimization_results.yaml")
-    log.info(f"best: {results.get('best_params', results.get('solutions'))}, in {folder / 'optimization_results.yaml'}")
+    log.info(f"{summary}, in {folder / 'optimization_results.yaml'}")

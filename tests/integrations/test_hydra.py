@@ -211,10 +211,11 @@ def test_the_example_is_an_ordinary_run(tmp_path: Path) -> None:
     limits = ["hydra.sweeper.n_trials=6", "hydra.sweeper.n_jobs=2", "hydra.sweeper.name=mine"]
     (tmp_path / "train.py").write_bytes(EXAMPLE.read_bytes())
     printed = typed(tmp_path, *words(*SPACE, "steps=50", *limits))
-    assert "hydra.sweeper.name=mine continues it" in printed
+    assert "mine, 0 of 6 trials: the same command with hydra.sweeper.name=mine continues it" in printed
     run = Run.open(tmp_path / "populations/mine")
     assert run.candidates[0].genome == {"lr": 0.1, "model.degree": 3}  # the configuration as it is
     best = min(run.trials(), key=lambda trial: trial.outcome.metrics["loss"])
+    assert f"best loss {best.outcome.metrics['loss']:.6g}, trial {best.id}: {{'lr':" in printed
     lines = [f"trial: {best.id}", f"  lr: {best.genome['lr']}", f"best_value: {best.outcome.metrics['loss']}"]
     assert {"name: evo_tune", *lines} <= set(results(tmp_path).splitlines())
     assert {path.name for path in tmp_path.glob("multirun/*/*/[0-9]*")} == set("012345")
@@ -257,7 +258,8 @@ def test_failed_trials_are_values_up_to_the_maximum_rate(tmp_path: Path) -> None
     overrides += ["hydra.sweeper.n_trials=6", "hydra.sweeper.name=mine", "+hydra.sweeper.search.population=3"]
     stopped = typed(tmp_path, *words(*overrides), code=1)
     assert "AssertionError: no sgd" in stopped
-    assert "1 of 1 trials failed, with hydra.sweeper.max_failure_rate=0.0" in stopped
+    assert "1 of 1 failed, with hydra.sweeper.max_failure_rate=0.0" in stopped
+    assert "interrupted: the same command with hydra.sweeper.name=mine continues it" in stopped
     assert Run.open(tmp_path / "populations/mine").ended == "interrupted"
     typed(tmp_path, *words(*overrides, "hydra.sweeper.max_failure_rate=1"))
     run = Run.open(tmp_path / "populations/mine")
