@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import secrets
 import threading
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -170,6 +171,8 @@ class StrategySampler(BaseSampler):
 
     def _space(self, distributions: Mapping[str, BaseDistribution], trials: Sequence[FrozenTrial]) -> SearchSpace:
         """Return the space of some parameters; the defaults are the values of the first trial, if it has them."""
+        if unused := ", ".join(sorted(self._priors.keys() - distributions.keys())):
+            warnings.warn(f"priors: no trial has suggested {unused} so far", stacklevel=2)
         genes: dict[str, Gene] = {}
         for name, distribution in distributions.items():
             gene = _gene(distribution)
@@ -213,6 +216,10 @@ class StrategySampler(BaseSampler):
             try:
                 value, spread = self._priors[name]
                 value = distribution.to_internal_repr(value)
+                if isinstance(distribution, FloatDistribution | IntDistribution):  # it may depend on the trial
+                    is_inside = distribution.low <= value <= distribution.high
+                    if not is_inside:
+                        warnings.warn(f"priors[{name!r}]: {value} is not in {distribution}", stacklevel=2)
                 if isinstance(distribution, FloatDistribution) and distribution.step is not None:
                     spread = spread / distribution.step  # the gene counts steps
             except (TypeError, ValueError):

@@ -138,11 +138,26 @@ def test_a_wrong_argument_is_refused_in_one_line(arguments: Any, error: type[Exc
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("prior", [1e-3, (1e-3,), (7.0, 0.5), ("x", 2.0), (1e-3, "wide"), (1e-3, 0.5)])
+@pytest.mark.parametrize("prior", [1e-3, (1e-3,), ("x", 2.0), (1e-3, "wide"), (1e-3, 0.5)])
 def test_a_wrong_prior_is_refused_with_the_name_of_its_parameter(prior: Any) -> None:
     study = study_of(priors={"lr": prior})
     with pytest.raises(SpaceError, match=r"^priors\['lr'\]: "):
         study.optimize(lambda trial: trial.suggest_float("lr", 1e-5, 1e-1, log=True), n_trials=2)
+
+
+@pytest.mark.parametrize(
+    ("prior", "warning"),
+    [
+        ({"lr": (7.0, 2.0)}, r"priors\['lr'\]: 7.0 is not in FloatDistribution\(.*high=0.1"),
+        ({"lrr": (1e-3, 2.0)}, "priors: no trial has suggested lrr so far"),
+    ],
+)
+def test_a_prior_outside_of_its_range_or_of_no_parameter_is_a_warning(prior: Any, warning: str) -> None:
+    study = study_of(priors=prior)
+    with pytest.warns(UserWarning, match=warning):
+        study.optimize(lambda trial: trial.suggest_float("lr", 1e-5, 1e-1, log=True), n_trials=2)
+    assert len(study.trials) == 2
+    assert study.trials[0].params["lr"] == pytest.approx(0.1 if "lr" in prior else 1e-3)
 
 
 def test_priors_lead_the_first_trials() -> None:
