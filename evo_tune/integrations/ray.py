@@ -54,8 +54,6 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
     last_step: int | None = None
     # Whether a scheduler or a stopping rule ended it; else its function returned.
     stopped: bool = False
-    # Whether it was suggested; else the user gave it with its result.
-    suggested: bool = True
 
     @property
     def awaits_result(self) -> bool:
@@ -137,9 +135,8 @@ class StrategySearcher(Searcher):
             None if the strategy needs results first; `Searcher.FINISHED` if no new configuration is left.
         """
         space, (_, modes), records = self._known_space(), self._objectives(), self._state.records
-        suggested_count = sum(record.suggested for record in records)
-        if suggested_count < max(1, len(self._points)):
-            proposal = self._first_proposal(space, suggested_count)
+        if len(records) < max(1, len(self._points)):
+            proposal = self._first_proposal(space, len(records))
         else:
             trials = _external_trials(records)
             rng = np.random.default_rng([self._state.seed, 0, len(records)])
@@ -187,26 +184,6 @@ class StrategySearcher(Searcher):
             record.status = "diverged"
         else:
             record.status, record.values = "ok", values
-
-    def add_evaluated_point(
-        self,
-        parameters: dict[str, Any],
-        value: float,
-        error: bool = False,
-        pruned: bool = False,
-        intermediate_values: list[float] | None = None,
-    ) -> None:
-        space, genome = self._known_space(), dict[str, Any]()
-        if self._config is None:
-            genome = parameters
-        else:
-            _collect_values(self._config, "", parameters, genome)
-        number = len(self._state.records)
-        record = _Record(f"evaluated {number}", space.check(genome, fill_defaults=True), WARM_START, [])
-        record.suggested, record.last_step = False, len(intermediate_values) - 1 if intermediate_values else None
-        record.status = "failed" if error else "pruned" if pruned else "ok"
-        record.values = [float(value)] if record.status == "ok" else []
-        self._state.records.append(record)
 
     def save(self, checkpoint_path: str) -> None:
         """Write all suggested trials and the seed to a file, as JSON."""
@@ -311,7 +288,7 @@ def _gene(domain: Any) -> Gene:
     sampler, step = _sampler(domain)
     is_log = isinstance(sampler, domains.LogUniform)
     if not isinstance(domain, domains.Float | domains.Integer) or not (is_log or isinstance(sampler, domains.Uniform)):
-        raise SpaceError(f"{domain!r} is no range: expected uniform, loguniform, randint, lograndint or choice")
+        raise SpaceError("no range to search in: expected uniform, loguniform, randint, lograndint or choice")
     low, high = domain.lower, domain.upper
     if step and not is_log:
         return Int(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9))
@@ -348,11 +325,13 @@ def _collect_values(spec: Any, name: str, config: Any, genome: dict[str, Value])
     """Add the genome of a configuration, the inverse of `_resolve`; what the configuration lacks is left out.
 
     Raises:
-        SpaceError: A value is not one of its choice, or no number.
+        SpaceError: A key is unknown, or a value is not one of its choice, or no number.
     """
     if isinstance(spec, Mapping):
-        for key in spec.keys() & config.keys() if isinstance(config, Mapping) else ():
-            _collect_values(spec[key], _part_name(name, key), config[key], genome)
+        for key, part in config.items() if isinstance(config, Mapping) else ():
+            if key not in spec:
+                raise SpaceError(f"{_part_name(name, key)} is unknown: expected {', '.join(map(str, spec))}")
+            _collect_values(spec[key], _part_name(name, key), part, genome)
     elif isinstance(spec, domains.Categorical):
         matching = (index for index, category in enumerate(spec.categories) if _matches(category, config))
         index = next(matching, None)
