@@ -1,4 +1,4 @@
-"""docs/tools.md: the job of the page gives the same result with evo-tune and with Optuna, and the rest is Python."""
+"""docs/tools.md: the job of the page gives the same result with evo-tune and with Optuna."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def test_the_job_is_done_as_the_page_says(tool: str, tmp_path: Path) -> None:
     assert best["lr"] > 0.05
 
 
-def test_all_code_of_the_page_is_python_and_it_has_at_most_900_words_of_text() -> None:
+def test_the_page_is_read_in_two_minutes() -> None:
     blocks = FENCE.findall(text_of("tools.md"))
-    assert [language for language, _ in blocks] == ["python"] * 3 + ["py"] * 3
-    for _, body in blocks:
-        compile(body, "tools.md", "exec")
-    assert len(re.findall(r"\S+", FENCE.sub("", text_of("tools.md")))) <= 900
+    assert [language for language, _ in blocks] == ["python"] * 3
+    assert len(re.findall(r"\w\S*", FENCE.sub("", text_of("tools.md")))) <= 500
