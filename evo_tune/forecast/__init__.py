@@ -19,7 +19,7 @@ from itertools import pairwise
 from statistics import fmean, median, stdev
 from types import MappingProxyType
 
-from msgspec import Struct, structs
+from msgspec import UNSET, Struct, structs
 
 from evo_tune.forecast.timing import Pace
 from evo_tune.genome.trial import Outcome
@@ -177,7 +177,8 @@ def forecast_run(
     # The more genomes the run has trained, the more their own cost counts.
     cost = (cost * manifest.population + finished_cost) / (manifest.population + finished_genomes)
     more_genomes = max_genomes > finished_genomes or has_pending
-    shortest, longest = _remaining_comparison(run, session, training_seconds, slots, more_genomes)
+    patches = _patch_count(manifest, run)
+    shortest, longest = _remaining_comparison(run, session, training_seconds, slots, patches, more_genomes)
     elapsed = 0.0 if run is None else run.elapsed
     remaining_seconds = math.inf if session.hours is None else max(0.0, session.hours * 3600 - elapsed)
     search_seconds = max(0.0, remaining_seconds - (shortest + longest) / 2)
@@ -215,7 +216,7 @@ def forecast_run(
         genomes=genomes,
         full_trainings=trainings,
         seconds_of_each=training_seconds,
-        final_comparison=comparison_trainings(session),
+        final_comparison=comparison_trainings(session, patches),
         slots=slots,
         seconds=Bounds(low=max(0.0, low), expected=max(0.0, expected), high=max(0.0, high)),
         memory_of_each=None if pace is None else pace.memory or pace.worker or None,
@@ -239,7 +240,12 @@ def _outcomes_of_warm_workers(run: Run) -> list[tuple[int, Outcome]]:
 
 
 def _remaining_comparison(
-    run: Run | None, session: SessionSettings, training_seconds: float, slots: int, more_genomes: bool
+    run: Run | None,
+    session: SessionSettings,
+    training_seconds: float,
+    slots: int,
+    patches: int,
+    more_genomes: bool,
 ) -> tuple[float, float]:
     """Return the shortest and the longest time that the final comparison still takes.
 
@@ -248,9 +254,10 @@ def _remaining_comparison(
         session: Number of seeds and finalists.
         training_seconds: Seconds of a full training.
         slots: Number of trainings at once.
+        patches: Number of patches of the run.
         more_genomes: Whether the run proposes or trains more genomes, so that the finalists may change.
     """
-    shortest, longest = comparison_seconds(session, training_seconds, slots)
+    shortest, longest = comparison_seconds(session, training_seconds, slots, patches)
     if run is None:
         return shortest, longest
     finished = reusable = read_comparison(run)
@@ -263,6 +270,13 @@ def _remaining_comparison(
     shortest -= len(finished) * training_seconds / slots
     longest -= len(reusable) * training_seconds / slots
     return max(0.0, shortest), max(0.0, longest)
+
+
+def _patch_count(manifest: Manifest, run: Run | None) -> int:
+    """Return the number of patches of a run, before and after it begins."""
+    if run is not None:
+        return len(run.patches)
+    return 0 if manifest.patched is UNSET else len(manifest.patched.patches)
 
 
 def _start_seconds(run: Run | None, pace: Pace | None) -> float:
@@ -349,29 +363,39 @@ def _disk_bytes(manifest: Manifest, genomes: int, pace: Pace | None, run: Run | 
 # The final comparison
 
 
-def comparison_trainings(session: SessionSettings) -> ComparisonTrainings:
-    """Return the number of trainings of a session's final comparison."""
-    seeds, finalists = session.final_seeds, session.finalists
+def comparison_trainings(session: SessionSettings, patches: int = 0) -> ComparisonTrainings:
+    """Return the number of trainings of a session's final comparison.
+
+    Args:
+        session: Number of seeds and finalists.
+        patches: Number of patches of the run; the best genome has none to all of them.
+    """
+    seeds, finalists = session.final_seeds, 1 if patches else session.finalists
     choosing, looks = 0, default_look_seeds(seeds) if seeds else [0]
     while finalists > 1:
         choosing += math.ceil(seeds / 3) * finalists
         finalists = math.ceil(finalists / 2)
-    return ComparisonTrainings(fewest=choosing + 2 * looks[0], most=choosing + 2 * looks[-1])
+    return ComparisonTrainings(fewest=choosing + 2 * looks[0], most=choosing + (2 + patches) * looks[-1])
 
 
-def comparison_seconds(session: SessionSettings, training_seconds: float, slots: int) -> tuple[float, float]:
+def comparison_seconds(
+    session: SessionSettings, training_seconds: float, slots: int, patches: int = 0
+) -> tuple[float, float]:
     """Return the shortest and the longest time of the final comparison, if all its trainings take equally long.
 
     Args:
         session: Number of seeds and finalists.
         training_seconds: Seconds of a full training.
         slots: Number of trainings at once.
+        patches: Number of patches of the run; the best genome has none to all of them.
     """
     if not session.final_seeds:
         return 0.0, 0.0
-    comparison = FinalComparison(tuple(range(1, session.finalists + 1)), 0, session.final_seeds)
+    finalists = tuple(range(1, 2 if patches else session.finalists + 1))
+    comparison = FinalComparison(finalists, 0, session.final_seeds)
     end_times = comparison_end_times(comparison, lambda id: training_seconds, slots)
-    return end_times[0], end_times[-1]
+    without_patches = math.ceil(patches * comparison.look_seeds[-1] / slots) * training_seconds
+    return end_times[0], end_times[-1] + without_patches
 
 
 def comparison_end_times(
@@ -382,6 +406,8 @@ def comparison_end_times(
     busy: Sequence[float] = (),
 ) -> list[float]:
     """Return the seconds after which a final comparison may end: one value for each look that it still lacks.
+
+    The last value is that of the next look at the patches, if any are to be left out.
 
     It simulates the order of `FinalComparison.state`. While the finalist is chosen, the default's seeds for the first
     look fill slots that would be idle. At each later look all slots wait for the last training.
@@ -420,6 +446,12 @@ def comparison_end_times(
                 start(training, 0.0 if training in fillers else ready_at)
             ready_at = max(free_at)
             end_times.append(ready_at)
+    state, genes = comparison.state(results), comparison.patches.get(chosen, ())
+    has_begun = bool(state.effects)
+    without = comparison.missing_patch_trainings(looks[0], chosen, genes, simulated)
+    if without := state.next_trainings if has_begun else without:
+        ready_at = max(start(training, ready_at) for training in without)
+        end_times.append(ready_at)
     return end_times
 
 

@@ -113,7 +113,8 @@ class Deadline:
     def _is_far(self) -> bool:
         """Return whether so much time is left that nothing needs to be predicted."""
         longest = self.durations.longest
-        return 0.0 < longest * (comparison_trainings(self.session).most + self.slots) < self.remaining
+        trainings = comparison_trainings(self.session, len(self.run.patches)).most
+        return 0.0 < longest * (trainings + self.slots) < self.remaining
 
     def reached_reason(self) -> str:
         """Return in words that the limit is reached; the text is true during and after the final comparison."""
@@ -138,7 +139,7 @@ class Deadline:
         default_seconds = self.durations.predict_seconds(self.space().default())
         if not default_seconds:
             return None
-        compared = comparison_seconds(self.session, default_seconds, self.slots)[1]
+        compared = comparison_seconds(self.session, default_seconds, self.slots, len(self.run.patches))[1]
         comparison = MARGIN * (math.ceil(trainings / self.slots) * default_seconds + compared)
         # The next session starts its workers again, and the time of this one counts.
         total = 2 * self.elapsed() + comparison + self._rest() + CLOSING_SECONDS
@@ -233,8 +234,10 @@ class Deadline:
 
     def record(self, plan: FinalComparison | None) -> None:
         """Record a plan; None for no comparison."""
-        finalists, default, looks = ((), None, ()) if plan is None else (plan.finalists, plan.default, plan.look_seeds)
-        self.run.plan_comparison(finalists, default, looks)
+        if plan is None:
+            self.run.plan_comparison((), None, ())
+        else:
+            self.run.plan_comparison(plan.finalists, plan.default, plan.look_seeds, bool(plan.patches))
 
 
 def own_seconds(run: Run, id: int) -> float:

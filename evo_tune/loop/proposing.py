@@ -61,8 +61,13 @@ def propose(strategy: Strategy, history: RunHistory, run: Run, id: int) -> Propo
     if number <= len(warm):
         follow_up = strategy.next_promotion_or_seed(history) if isinstance(strategy, StrategyWithRules) else None
         return follow_up or Proposal(dict(warm[number - 1]), WARM_START, budget=budget)
+    rng = np.random.default_rng([run.manifest.settings.seed, 0, id])
     try:
-        proposal = strategy.propose(history, np.random.default_rng([run.manifest.settings.seed, 0, id]))
+        if isinstance(strategy, StrategyWithRules):
+            switches = [patch.gene for patch in run.patches if patch.gene in history.space.genes]
+            proposal = strategy.propose(history, rng, switches)
+        else:
+            proposal = strategy.propose(history, rng)
         return None if proposal is None else _check_proposal(proposal, history)
     except Exception as error:
         raise strategy_error(run.manifest.strategy, "propose", error) from error

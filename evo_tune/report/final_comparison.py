@@ -159,13 +159,18 @@ class FinalComparison:
         return {"choose": math.ceil(self.seeds / 3) * halvings, "report": self.look_seeds[-1] if self.seeds else 0}
 
     def largest_first_alternatives(self) -> list[FinalComparison]:
-        """Return the comparison and smaller ones, the largest first: with fewer seeds, then with fewer finalists."""
+        """Return the comparison and smaller ones, the largest first: with fewer seeds, then with fewer finalists.
+
+        Of each, the one that does not leave out patches follows the one that does.
+        """
         comparisons, count = [], len(self.finalists)
         while count and self.seeds:
             plans = [self.look_seeds[:number] for number in range(len(self.look_seeds), 0, -1)]
             while plans[-1][0] > MIN_REPORT_SEEDS:  # one look, with fewer and fewer seeds
                 plans.append((max(MIN_REPORT_SEEDS, plans[-1][0] * 3 // 4),))
-            comparisons += [replace(self, finalists=self.finalists[:count], planned_look_seeds=plan) for plan in plans]
+            for plan in plans:
+                comparison = replace(self, finalists=self.finalists[:count], planned_look_seeds=plan)
+                comparisons += [comparison, replace(comparison, patches={})] if self.patches else [comparison]
             if count == 1:
                 break
             count = math.ceil(count / 2)
@@ -193,6 +198,20 @@ class FinalComparison:
             results: Results so far.
         """
         needed = (FreshTraining(id, "report", number) for number in range(1, seeds + 1) for id in ids if id is not None)
+        return tuple(training for training in needed if training not in results)
+
+    def missing_patch_trainings(
+        self, seeds: int, id: int, genes: Sequence[str], results: Results
+    ) -> tuple[FreshTraining, ...]:
+        """Return the reporting trainings that a genome, with all its patches and without each, lacks at a look.
+
+        Args:
+            seeds: Number of reporting seeds.
+            id: Trial id of the genome.
+            genes: Genes of the patches that are left out, one at a time.
+            results: Results so far.
+        """
+        needed = (FreshTraining(id, "report", number, gene) for number in range(1, seeds + 1) for gene in ("", *genes))
         return tuple(training for training in needed if training not in results)
 
     def choose(self, results: Results) -> tuple[int | None, tuple[FreshTraining, ...]]:
@@ -261,14 +280,8 @@ class FinalComparison:
             open_genes = [gene for gene, effect in effects.items() if not effect.verdict]
             if not open_genes:
                 break
-            missing = [
-                training
-                for number in range(1, seeds + 1)
-                for gene in ("", *open_genes)
-                if (training := FreshTraining(chosen, "report", number, gene)) not in results
-            ]
-            if missing:
-                return replace(state, next_trainings=tuple(missing), effects=tuple(effects.values()))
+            if missing := self.missing_patch_trainings(seeds, chosen, open_genes, results):
+                return replace(state, next_trainings=missing, effects=tuple(effects.values()))
             share_of_max_seeds, alpha_of_look = self._share_and_alpha(seeds, alpha_spent)
             alpha_spent += alpha_of_look
             with_all = _losses(chosen, "report", seeds, results)

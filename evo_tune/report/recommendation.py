@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,6 +23,7 @@ from msgspec import Struct
 from evo_tune.genome.kernel import category_counts, encode_features
 from evo_tune.genome.seeds import is_fine, predict_losses
 from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.switches import SwitchModel, fit_switches
 from evo_tune.genome.trial import Objective, Trial
 from evo_tune.genome.values import Genome, genome_key, is_same
 from evo_tune.report.final_comparison import ComparisonState, FinalComparison, FreshTraining, Purpose
@@ -33,8 +34,17 @@ from evo_tune.store.table import read_comparison
 # Seed streams of the final comparison; trainings of the search use 1 (`genome.trial.trial_seed`), proposals 0.
 STREAMS: Mapping[Purpose, int] = {"report": 2, "choose": 3}
 
+# For each run with patches, its number of results and the id of its simplest trial.
+SIMPLEST: WeakKeyDictionary[Run, tuple[int, int]] = WeakKeyDictionary()
+
 # For each run, its number of results and the predicted losses that follow from them.
 MEMO: WeakKeyDictionary[Run, tuple[int, dict[int, float]]] = WeakKeyDictionary()
+
+# Fewest trainings with a value for a model of patches.
+MIN_TRIALS = 10
+
+# Number of standard deviations by which the simplest trial may be worse than the best (benchmarks/patches.py).
+LEVEL_ERRORS = 1.4
 
 # Ranking.
 
@@ -161,13 +171,13 @@ def current_comparison(run: Run) -> FinalComparison:
     """Return the final comparison of a run: the one that was planned to fit into its hours, else the one asked for."""
     plan = run.planned
     if plan is None:
-        requested = comparison_as_requested(run)
-        return replace(requested, patches={id: patches_on(run, id) for id in requested.finalists})
+        return comparison_as_requested(run)
     seeds = next((session.final_seeds for session in reversed(run.sessions) if session.final_seeds), 0)
     ranked_ids = {trial.id for trial in run.ranked()}  # a stranger's journal may name a genome by another trial
     finalists = tuple(id for id in plan.finalists if id in ranked_ids)
     default = plan.default if plan.default in ranked_ids else None
-    return FinalComparison(finalists, default, seeds if plan.looks else 0, plan.looks, _is_fine_grained(run))
+    patches = {id: patches_on(run, id) for id in finalists} if plan.patches is True else {}
+    return FinalComparison(finalists, default, seeds if plan.looks else 0, plan.looks, _is_fine_grained(run), patches)
 
 
 def patches_on(run: Run, id: int) -> tuple[str, ...]:
@@ -185,19 +195,64 @@ def genome_without(run: Run, id: int, gene: str) -> Genome:
     return space.snap(space.encode({**run.candidates[id].genome, **values}))
 
 
+def fit_patches(run: Run, trials: Sequence[Trial]) -> SwitchModel | None:
+    """Return the model of what a run's patches gain; None in a run without patches, or with too few results.
+
+    Args:
+        run: The run.
+        trials: Its full trainings with a loss.
+    """
+    if not run.patches or len(trials) < MIN_TRIALS:
+        return None
+    losses = np.array([trial.losses[0] for trial in trials if trial.losses])
+    genomes, genes = [trial.genome for trial in trials], [patch.gene for patch in run.patches]
+    return fit_switches(SearchSpace(None, None, **run.genes), genes, genomes, losses)
+
+
+def _simplest_trial(run: Run, ranked_trials: Sequence[Trial]) -> Trial:
+    """Return the trial with the fewest patches among those that may be the best; the first without a model of them.
+
+    Like the one-standard-error rule (Breiman et al. 1984): the predicted loss is at most `LEVEL_ERRORS` standard
+    deviations above that of the best.
+    """
+    count, id = SIMPLEST.get(run, (-1, -1))
+    if count == len(run.outcomes):
+        return next(trial for trial in ranked_trials if trial.id == id)
+    trials = [trial for trial in ranked_trials if trial.feasible == ranked_trials[0].feasible]
+    model = fit_patches(run, trials)
+    simplest = trials[0] if model is None else _simplest_of(model, trials)
+    SIMPLEST[run] = len(run.outcomes), simplest.id
+    return simplest
+
+
+def _simplest_of(model: SwitchModel, trials: Sequence[Trial]) -> Trial:
+    """Return the trial with the fewest patches among those that may be the best by a model that was fitted to them."""
+    losses = model.mean(model.features)
+    best = int(losses.argmin())
+    errors = np.sqrt(model.variance(model.features - model.features[best]))
+    level = [place for place in range(len(trials)) if losses[place] - losses[best] <= LEVEL_ERRORS * errors[place]]
+    on = [sum(trial.genome[name] is True for name in model.switches) for trial in trials]
+    return trials[min(level, key=lambda place: (on[place], losses[place]))]
+
+
 def comparison_as_requested(run: Run) -> FinalComparison:
     """Return the final comparison that the last session with one asked for, however long it takes.
 
-    With several objectives the only finalist is the best on the first one, because the result is the Pareto front.
+    With several objectives the only finalist is the best on the first one, because the result is the Pareto front. In a
+    run with patches it is the simplest of those that may be the best.
     """
     wanting = [session for session in run.sessions if session.final_seeds]
     seeds, best = (wanting[-1].final_seeds, wanting[-1].finalists) if wanting else (0, 1)
     trials = rank_trials(run)
     default = next((trial.id for trial in trials if is_default(trial, run)), None)
     first = trials[: best if len(run.objectives) == 1 else 1]
+    if run.patches and len(run.objectives) == 1:
+        others = [trial for trial in trials if trial.id != default]
+        first = [_simplest_trial(run, others)] if others else []
     leaders = [trial.id for trial in first if trial.feasible == trials[0].feasible]
     finalists = tuple(id for id in leaders if id != default)
-    return FinalComparison(finalists, default, seeds, is_fine_grained=_is_fine_grained(run))
+    patches = {id: on for id in finalists if (on := patches_on(run, id))}
+    return FinalComparison(finalists, default, seeds, is_fine_grained=_is_fine_grained(run), patches=patches)
 
 
 def _is_fine_grained(run: Run) -> bool:

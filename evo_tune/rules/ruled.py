@@ -5,9 +5,10 @@ trained. One proposal takes these steps:
 
 1. `Search.ask` calls `propose` in `loop/proposing.py`, which calls `StrategyWithRules.propose` with the run's history.
 2. A promotion or an extra seed of a known genome comes first, if one is due: `next_promotion_or_seed`.
-3. Else the strategy proposes a new genome. It does not see the run's history, but a `RankedHistory`: each genome
+3. In a run with patches, some new genomes tell which of them pay: `screening`.
+4. Else the strategy proposes a new genome. It does not see the run's history, but a `RankedHistory`: each genome
    trained once and in full, with its rank as its loss. So it need not know rungs, pruning, seeds or constraints.
-4. The genome is trained at the budget of the first rung, unless it is an audit, with bounds that may prune it.
+5. The genome is trained at the budget of the first rung, unless it is an audit, with bounds that may prune it.
 
 Without rules, the strategy sees the run's history, and its proposal stays as it is. Like any strategy,
 `StrategyWithRules` is a pure function of history (law 1), so resume and replay do not need to know it.
@@ -32,6 +33,7 @@ from evo_tune.plugins.strategy import Prospects, Strategy
 from evo_tune.rules.extra_seeds import LeaderRanking, SeedGains
 from evo_tune.rules.fidelity import Curves, audit_numbers, is_audit
 from evo_tune.rules.promotions import Rungs, fit_prospects, next_model_promotion
+from evo_tune.rules.screening import next_screening
 from evo_tune.rules.widening import MIN_TRIALS, Widening, find_widening, leader_count
 from evo_tune.settings import RunSettings
 
@@ -83,12 +85,24 @@ class StrategyWithRules(Strategy):
         """Take the population of the inner strategy. The check of options is skipped, because there are no others."""
         object.__setattr__(self, "population", self.inner.population)
 
-    def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        promotion = self.next_promotion_or_seed(history) if self.has_rules else None
-        return promotion or self.propose_genome(history, rng)
+    def propose(self, history: History, rng: np.random.Generator, switches: Sequence[str] = ()) -> Proposal | None:
+        """Return the next proposal; see `Strategy.propose`.
 
-    def propose_genome(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        """Return the next new genome, even where a promotion or an extra seed is due."""
+        Args:
+            history: History of the run.
+            rng: Source of random numbers.
+            switches: Genes that switch the run's patches on, for the rule of `screening`.
+        """
+        promotion = self.next_promotion_or_seed(history) if self.has_rules else None
+        return promotion or self.propose_genome(history, rng, switches)
+
+    def propose_genome(
+        self, history: History, rng: np.random.Generator, switches: Sequence[str] = ()
+    ) -> Proposal | None:
+        """Return the next new genome, even where a promotion or an extra seed is due; see `propose`."""
+        screened = next_screening(history, switches, self.settings.rungs[0], rng)
+        if screened is not None:
+            return self._as_new(screened, history)
         if not self.has_rules:
             return self.inner.propose(history, rng)
         shown = self._history_for_strategy(history)
@@ -98,8 +112,7 @@ class StrategyWithRules(Strategy):
         if not proposal.fresh or proposal.budget != 1.0 or proposal.stop_if:
             raise ValueError("proposes budgets or extra seeds of its own: declare own_trials = True in its class")
         parents = tuple(shown.ids[parent] for parent in proposal.parents)
-        proposal = replace(proposal, parents=parents, budget=self.settings.rungs[0])
-        return proposal if is_audit(history.fresh_count) else self._with_bounds(proposal, history)
+        return self._as_new(replace(proposal, parents=parents), history)
 
     def survivors(self, history: History) -> Sequence[int]:
         if not self.has_rules:
@@ -166,6 +179,11 @@ class StrategyWithRules(Strategy):
     def _prospects(self, history: History) -> Prospects | None:
         """Return the strategy's model of partial results; None if it has no such model, or none yet."""
         return fit_prospects(history, self.settings.rungs, self.inner) if self._model_decides(history) else None
+
+    def _as_new(self, proposal: Proposal, history: History) -> Proposal:
+        """Return the proposal of a new genome with the budget and the bounds of its first training."""
+        proposal = replace(proposal, budget=self.settings.rungs[0])
+        return proposal if is_audit(history.fresh_count) else self._with_bounds(proposal, history)
 
     def _with_bounds(self, proposal: Proposal, history: History) -> Proposal:
         """Return a proposal with the bounds beyond which its training is pruned."""

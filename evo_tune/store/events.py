@@ -300,11 +300,13 @@ class ComparisonPlanned(_Event, tag="comparison"):
         finalists: Trial ids, the best first; empty if no comparison fits.
         default: Trial id of the default genome; null if it has no value.
         looks: Numbers of reporting seeds at each look, increasing.
+        patches: True if the best genome is trained without each of its patches too; missing if not.
     """
 
     finalists: tuple[Whole, ...]
     default: Whole | None = None
     looks: tuple[Seeds, ...] = ()
+    patches: bool | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         if any(low >= high for low, high in pairwise((0, *self.looks))) or bool(self.finalists) != bool(self.looks):

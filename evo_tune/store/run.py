@@ -310,9 +310,14 @@ class Run:
         now = _now()
         self._write(*(events.Reported(id=id, time=now) for id in ids))
 
-    def plan_comparison(self, finalists: Sequence[int], default: int | None, looks: Sequence[int]) -> None:
+    def plan_comparison(
+        self, finalists: Sequence[int], default: int | None, looks: Sequence[int], patches: bool = False
+    ) -> None:
         """Record the final comparison that fits into the hours, durably; see `ComparisonPlanned`."""
-        event = events.ComparisonPlanned(finalists=tuple(finalists), default=default, looks=tuple(looks), time=_now())
+        leaves_out = True if patches else msgspec.UNSET
+        event = events.ComparisonPlanned(
+            finalists=tuple(finalists), default=default, looks=tuple(looks), patches=leaves_out, time=_now()
+        )
         self._write(event, sync=True)
 
     def record_baseline(self, name: str, outcome: Outcome) -> None:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec import UNSET
 
-from evo_tune.forecast import Bounds, comparison_seconds, comparison_trainings, forecast_line
+from evo_tune.forecast import Bounds, comparison_end_times, comparison_seconds, comparison_trainings, forecast_line
 from evo_tune.forecast.timing import Pace, genomes_to_time, pace_of
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.search import Search
 from evo_tune.loop.slots import forecast_session
-from evo_tune.report.final_comparison import FinalComparison
+from evo_tune.report.final_comparison import FinalComparison, FreshTraining
 from evo_tune.rules.fidelity import mean_genome_cost
 from evo_tune.settings import SessionSettings, parse_settings
 from tests.loop.cases import Begin
@@ -123,7 +124,37 @@ def test_hours_are_never_promised_twice() -> None:
 
 
 def _manifest(**given: Any) -> Any:
-    return type("Manifest", (), {"population": 12, "settings": parse_settings(given)[0]})
+    return type("Manifest", (), {"population": 12, "settings": parse_settings(given)[0], "patched": UNSET})
+
+
+def test_leaving_out_patches_is_counted() -> None:
+    session = SessionSettings(trials=10, final_seeds=3, finalists=1)
+    alone, with_patches = comparison_trainings(session), comparison_trainings(session, 5)
+    assert (with_patches.fewest, with_patches.most) == (alone.fewest, alone.most + 5 * 6)
+    assert comparison_seconds(session, 2.0, 1, 5)[1] == comparison_seconds(session, 2.0, 1)[1] + 2.0 * 5 * 6
+    assert comparison_seconds(session, 2.0, 1, 5)[0] == comparison_seconds(session, 2.0, 1)[0]
+
+
+def test_a_look_at_patches_takes_its_time() -> None:
+    comparison = FinalComparison((1,), 0, 3, patches={1: ("a", "b", "c")})
+    alone = comparison_end_times(replace(comparison, patches={}), lambda id: 2.0, 1)
+    assert comparison_end_times(comparison, lambda id: 2.0, 1) == [
+        *alone,
+        alone[-1] + 2.0 * 3 * comparison.look_seeds[0],
+    ]
+    results = {
+        FreshTraining(id, "report", number): loss
+        for number in range(1, 7)
+        for id, loss in ((1, 1.0 + number / 100), (0, 2.0 + number / 90))
+    }
+    assert comparison_end_times(comparison, lambda id: 2.0, 1, results) == [2.0 * 3 * comparison.look_seeds[0]]
+    results |= {
+        FreshTraining(1, "report", number, gene): 1.0 + gain + number * spread
+        for number in range(1, 3)
+        for gene, gain, spread in (("a", 0.0, 0.01), ("b", 0.4, 0.11), ("c", 0.01, 0.5))
+    }
+    (end,) = comparison_end_times(comparison, lambda id: 2.0, 1, results)
+    assert end == 2.0 * len(comparison.state(results).next_trainings) > 0.0
 
 
 def test_further_seeds_by_worth_are_counted() -> None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from evo_tune.loop.search import Search
 from evo_tune.plugins.patches import CODE_FOLDER, parse_patch, read_patches
 from evo_tune.plugins.patches.project import write_copy
 from evo_tune.report.charts import patches
-from evo_tune.report.recommendation import comparison_result, genome_without, patches_on
+from evo_tune.report.recommendation import comparison_as_requested, comparison_result, genome_without, patches_on
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import patch_verdicts, unusual_time_lines
 from evo_tune.store.inbox import submit_patch
@@ -468,6 +469,30 @@ def test_the_final_comparison_leaves_out_each_patch(project: Path) -> None:
     assert rows["worse"]["effect"] == "-"
     seeds = [trial.candidate.seed for trial in without]
     assert seeds == [trial.candidate.seed for trial in read_comparison(saved) if trial.genome["gain"]][-len(seeds) :]
+
+
+def test_a_longer_run_finds_the_simplest_of_its_best_genomes(project: Path) -> None:
+    """Patch `worse` does nothing in this table, so a part of the trials has it on and the finalist has not."""
+
+    def evaluate(search: Search, candidate: Candidate) -> dict[str, float]:
+        return by_table(search, replace(candidate, genome={**candidate.genome, "worse": False}))
+
+    search = drive(start(project, strategy="random", trials=40), evaluate=evaluate)
+    operators = {trial.candidate.operator for trial in search.saved.trials()}
+    assert {"screening", "simplified"} <= operators
+    assert any(trial.genome["worse"] for trial in search.saved.trials())
+    assert agrees(search.saved)
+    (finalist,) = comparison_as_requested(search.saved).finalists
+    genome = search.saved.candidates[finalist].genome
+    assert (genome["gain"], genome["scale"], genome["worse"]) == (True, True, False)
+
+
+def test_within_hours_patches_are_left_out_if_there_is_time(project: Path) -> None:
+    saved = warm_run(project, hours=1.0).saved
+    assert saved.planned is not None
+    assert saved.planned.patches is True
+    state = comparison_result(Run.open(saved.folder)).state  # type: ignore[union-attr]
+    assert {effect.gene for effect in state.effects} == {"gain", "scale"}
 
 
 def test_the_report_draws_the_pairs_of_patches(project: Path) -> None:

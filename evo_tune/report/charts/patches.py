@@ -12,8 +12,7 @@ from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import genome_key
 from evo_tune.report.charts import CaptionedFigure, Part, Spec, axis, escape_label, figure, names_axis
 from evo_tune.report.final_comparison import PatchEffect
-from evo_tune.report.patch_model import PatchModel, fit_patch_model
-from evo_tune.report.recommendation import comparison_result, genome_without
+from evo_tune.report.recommendation import comparison_result, fit_patches, genome_without
 from evo_tune.report.run_data import RunData
 from evo_tune.store.table import read_comparison
 from evo_tune.text import show_value
@@ -26,16 +25,22 @@ MEMORY = ("peak_memory", "gpu_memory")
 
 def draw(data: RunData) -> Spec | None:
     """Return the figure of the pairs; None in a run without patches, or with too few results."""
-    model = fit_patch_model(data)
+    model = fit_patches(data.run, data.ranked_trials)
     if model is None:
         return None
+    gains, errors = model.pair_gains()
     titles = [escape_label(patch.name, 24) for patch in data.run.patches]
-    largest = float(np.abs(model.gains).max()) or 1.0
-    texts = [[_show_gain(model, row, column) for column in range(len(titles))] for row in range(len(titles))]
+    genes = [escape_label(patch.gene) for patch in data.run.patches]
+    largest, places = float(np.abs(gains).max()) or 1.0, range(len(titles))
+
+    def show_gain(row: int, column: int) -> str:
+        label = genes[row] if row == column else f"{genes[row]} and {genes[column]}, beyond both alone"
+        return f"{label}: {gains[row, column]:.3g} ± {errors[row, column]:.2g}"
+
     trace = {
         "type": "heatmap",
-        "z": model.gains.round(9).tolist(),
-        "text": texts,
+        "z": gains.round(9).tolist(),
+        "text": [[show_gain(row, column) for column in places] for row in places],
         "hovertemplate": "%{text}<extra></extra>",
         "colorscale": [[0.0, "#D55E00"], [0.5, "#f7f7f7"], [1.0, "#0072B2"]],
         "zmin": -largest,
@@ -44,15 +49,8 @@ def draw(data: RunData) -> Spec | None:
         "ygap": 1,
         "colorbar": {"thickness": 10, "title": {"text": "gain"}},
     }
-    places = list(range(len(titles)))
-    x_axis = axis("", tickmode="array", tickvals=places, ticktext=titles, tickangle=-40, automargin=True)
+    x_axis = axis("", tickmode="array", tickvals=list(places), ticktext=titles, tickangle=-40, automargin=True)
     return figure([trace], x_axis, names_axis(titles, 24), height=140 + 26 * len(titles))
-
-
-def _show_gain(model: PatchModel, row: int, column: int) -> str:
-    names = escape_label(model.genes[row]), escape_label(model.genes[column])
-    label = names[0] if row == column else f"{names[0]} and {names[1]}, beyond both alone"
-    return f"{label}: {model.gains[row, column]:.3g} ± {model.errors[row, column]:.2g}"
 
 
 def rows(data: RunData) -> list[dict[str, Any]]:

@@ -1,0 +1,137 @@
+"""The rule for runs with patches: what it proposes, when, and what it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from evo_tune.genome.genes import Choice, Float, Gene
+from evo_tune.genome.history import RunHistory
+from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.trial import DEFAULT, Candidate, Minimize, Outcome, Proposal
+from evo_tune.genome.values import Genome
+from evo_tune.plugins.find import make_strategy
+from evo_tune.rules.ruled import StrategyWithRules
+from evo_tune.rules.screening import FIRST, SCREENING, SIMPLIFIED, next_screening
+from evo_tune.settings import RunSettings
+
+SWITCHES = [f"p{number}" for number in range(6)]
+
+GAINS = np.array([0.1, 0.08, 0.06, 0.0, 0.0, 0.0])
+
+
+def drop_excluded(genome: Genome) -> Genome:
+    """Two switches exclude each other, as patches that do not apply together."""
+    return {**genome, "p5": False} if genome["p4"] else genome
+
+
+def make_space(repair: Callable[[Genome], Genome] | None = None) -> SearchSpace:
+    genes: dict[str, Gene] = {name: Choice((False, True), default=False) for name in SWITCHES}
+    return SearchSpace(repair, None, lr=Float(1e-4, 1e-2, log=True, default=1e-3), **genes)
+
+
+def loss_of(genome: Genome, rng: np.random.Generator) -> float:
+    on = np.array([genome[name] is True for name in SWITCHES], dtype=float)
+    return float(1.0 - GAINS @ on + 0.1 * (np.log10(genome["lr"]) + 3.0) ** 2 + rng.normal(0.0, 0.005))
+
+
+def simulate(
+    count: int, seed: int = 0, settings: RunSettings | None = None, space: SearchSpace | None = None
+) -> tuple[RunHistory, list[Proposal]]:
+    """Return the history and the proposals of a run, one training at a time."""
+    strategy = StrategyWithRules(inner=make_strategy("random", {}), settings=settings or RunSettings())
+    history = RunHistory(space or make_space(), [Minimize("loss")])
+    rng, proposals = np.random.default_rng(seed), []
+    for id in range(count):
+        proposal = strategy.propose(history, np.random.default_rng([seed, id]), SWITCHES) if id else None
+        proposal = proposal or Proposal(history.space.default(), DEFAULT, budget=strategy.settings.rungs[0])
+        proposals.append(proposal)
+        history.add_candidate(Candidate(id, 0, 0, id, **vars(proposal)))
+        loss = loss_of(proposal.genome, rng)
+        history.tell(id, Outcome("ok", {"loss": loss}, curve=((proposal.budget, {"loss": loss}),)))
+    return history, proposals
+
+
+def test_the_strategy_keeps_a_third_of_the_later_genomes() -> None:
+    kinds = [proposal.operator for proposal in simulate(FIRST + 12)[1]]
+    assert not {SCREENING, SIMPLIFIED} & {*kinds[:FIRST]}
+    assert all(kind not in (SCREENING, SIMPLIFIED) for kind in kinds[FIRST::3])
+    assert {SCREENING} <= {*kinds[FIRST + 1 :: 3]} <= {SCREENING, "random"}  # random once all variants were trained
+
+
+def next_after(genomes: list[Genome], losses: np.ndarray) -> Proposal:
+    """Return the proposal of the rule after some trainings."""
+    history = RunHistory(make_space(), [Minimize("loss")])
+    for id, (genome, loss) in enumerate(zip(genomes, losses, strict=True)):
+        history.add_candidate(Candidate(id, 0, 0, id, **vars(Proposal(genome, DEFAULT))))
+        history.tell(id, Outcome("ok", {"loss": float(loss)}))
+    proposal = next_screening(history, SWITCHES, 1.0, np.random.default_rng(0))
+    assert proposal is not None
+    return proposal
+
+
+def test_a_switch_that_is_only_noise_is_dropped() -> None:
+    """All genomes so far have it on."""
+    rng = np.random.default_rng(0)
+    on = np.column_stack([np.ones(FIRST + 2), rng.random((FIRST + 2, 5)) < 0.5])
+    genomes: list[Genome] = [{**dict(zip(SWITCHES, map(bool, row), strict=True)), "lr": 1e-3} for row in on]
+    proposal = next_after(genomes, 1.0 - 0.1 * on[:, 1] + rng.normal(0.0, 0.002, len(on)))
+    assert proposal.operator == SIMPLIFIED
+    assert [proposal.genome[name] for name in SWITCHES] == [False, True, False, False, False, False]
+
+
+def test_a_switch_that_helped_elsewhere_is_added() -> None:
+    """It was on with a bad learning rate only, and is off in all good genomes."""
+    rng = np.random.default_rng(0)
+    on = (rng.random((FIRST + 2, 6)) < 0.5) * [1, 1, 0, 0, 0, 0]
+    rates = np.where(on[:, 0] > 0.0, 1e-4, 1e-3)
+    genomes: list[Genome] = [
+        {**dict(zip(SWITCHES, map(bool, row), strict=True)), "lr": float(rate)}
+        for row, rate in zip(on, rates, strict=True)
+    ]
+    for number in range(6):  # without it, at the same learning rate
+        genomes[number] |= {"p0": False, "lr": 1e-4}
+    losses = [1.0 - 0.3 * genome["p0"] - 0.1 * genome["p1"] + 0.5 * (genome["lr"] < 5e-4) for genome in genomes]
+    proposal = next_after(genomes, np.array(losses) + rng.normal(0.0, 0.002, len(on)))
+    assert proposal.operator == SIMPLIFIED
+    assert proposal.genome == {"p0": True, "p1": True, "p2": False, "p3": False, "p4": False, "p5": False, "lr": 1e-3}
+
+
+def test_no_genome_is_trained_twice_and_all_are_valid() -> None:
+    space = make_space(drop_excluded)
+    history, proposals = simulate(50, space=space)
+    keys = [tuple(proposal.genome.items()) for proposal in proposals]
+    assert len({*keys}) == len(keys)
+    assert all(space.snap(space.encode(proposal.genome)) == proposal.genome for proposal in proposals)
+    assert not any(genome.genome["p4"] and genome.genome["p5"] for genome in history.ranking)
+
+
+def test_it_is_a_function_of_the_history() -> None:
+    history, _ = simulate(FIRST + 2)
+    again = [next_screening(history, SWITCHES, 1.0, np.random.default_rng(7)) for _ in range(2)]
+    assert again[0] is not None
+    assert again[0] == again[1]
+
+
+@pytest.mark.parametrize("case", ["no switches", "two objectives", "failures only", "equal losses"])
+def test_without_switches_or_results_the_strategy_proposes(case: str) -> None:
+    metrics = ["loss", "seconds"] if case == "two objectives" else ["loss"]
+    history = RunHistory(make_space(), [Minimize(metric) for metric in metrics])
+    for id in range(FIRST + 1):
+        genome = history.space.sample(np.random.default_rng(id))
+        history.add_candidate(Candidate(id, 0, 0, id, **vars(Proposal(genome, DEFAULT))))
+        loss = 1.0 if case == "equal losses" else float(id)
+        failed = case == "failures only"
+        history.tell(id, Outcome("failed", {}) if failed else Outcome("ok", {"loss": loss, "seconds": 1.0}))
+    switches: list[str] = [] if case == "no switches" else SWITCHES
+    assert next_screening(history, switches, 1.0, np.random.default_rng(0)) is None
+
+
+def test_new_genomes_begin_at_the_first_rung() -> None:
+    settings = RunSettings(fidelity="0.25,1", prune=True)
+    proposals = simulate(90, settings=settings)[1]
+    screened = [proposal for proposal in proposals if proposal.operator in (SCREENING, SIMPLIFIED)]
+    assert screened
+    assert {proposal.budget for proposal in screened} == {0.25}
