@@ -1,9 +1,9 @@
-"""Which patches of a training are kept: the search with its verdict, hill climbing as agents do it, random subsets.
+"""Which patches of a training are kept: a search with and without its screening, hill climbing, random subsets.
 
 A simulated training has 14 patches that can be on or off: 8 useful ones (.01 to .10), some of which help or hurt each
 other, 4 without effect and 2 harmful ones. Each moves the best learning rate. A training's loss has normal noise. All
-methods have the same number of trainings, those of the verdict included. Hill climbing adds one patch (or changes the
-learning rate) and keeps it if one training is better.
+methods have the same number of trainings. Hill climbing, as agents do it, adds one patch (or changes the learning rate)
+and keeps it if one training is better. The search chooses the trial that its final comparison would train.
 
     python benchmarks/patches.py
     python benchmarks/patches.py --repetitions 40 --seed 1000 --noise .04
@@ -12,7 +12,6 @@ learning rate) and keeps it if one training is better.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,10 @@ import numpy as np
 
 from evo_tune import Choice, Float, Minimize, SearchSpace
 from evo_tune.genome.history import RunHistory
+from evo_tune.genome.switches import fit_switches
 from evo_tune.genome.trial import DEFAULT, Candidate, Outcome, Proposal
 from evo_tune.plugins.find import make_strategy
-from evo_tune.report.final_comparison import FinalComparison, FreshTraining, PatchEffect
+from evo_tune.report.recommendation import simplest_of
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
 
@@ -138,53 +138,23 @@ def hill_climbing(training: Training, trainings: int, seed: int) -> Figures:
     return figures(training, genome, trainings)
 
 
-def search(training: Training, trainings: int, seed: int, strategy: str) -> tuple[list[Genome], list[float]]:
-    """Return the genomes and losses of a search, one training at a time."""
+def search(training: Training, trainings: int, seed: int, strategy: str, screens: bool) -> Figures:
+    """Choose by a search, one training at a time, which may screen the patches from its 21st genome on."""
     rng = np.random.default_rng([seed, 4])
     ruled = StrategyWithRules(inner=make_strategy(strategy, {}), settings=RunSettings())
     history = RunHistory(training.space, [Minimize("loss")])
-    genomes, losses = [], []
+    switches = [f"p{number}" for number in range(COUNT)]
     for id in range(trainings):
         default = Proposal(training.space.default(), DEFAULT)
-        proposal = ruled.propose(history, np.random.default_rng([seed, 0, id])) if id else default
+        proposals = np.random.default_rng([seed, 0, id])
+        proposal = ruled.propose(history, proposals, switches if screens else ()) if id else default
         assert proposal is not None
         history.add_candidate(Candidate(id, id // ruled.population, 0, id, **vars(proposal)))
-        genomes.append(proposal.genome)
-        losses.append(training.train(proposal.genome, rng))
-        history.tell(id, Outcome("ok", {"loss": losses[-1]}))
-    return genomes, losses
-
-
-# Which patches of the chosen genome are kept, by their effects in the final comparison.
-RULES: dict[str, Callable[[PatchEffect], bool]] = {
-    "all patches": lambda effect: True,
-    "not the harmful ones": lambda effect: effect.verdict != "harmful",
-    "gain above its error": lambda effect: effect.gain > effect.error,
-    "only the real ones": lambda effect: effect.verdict == "real",
-}
-
-
-def with_verdict(
-    training: Training, genomes: list[Genome], losses: list[float], final_seeds: int, seed: int
-) -> dict[str, Figures]:
-    """Return the choice after the first part of a search and a final comparison in place of the others, by rule."""
-    trainings = len(genomes)
-    for count in range(trainings - 12, 8, -2):  # the longest search after which the comparison fits
-        finalists = tuple(int(id) for id in np.argsort(losses[:count]) if id)[:2]
-        patches = {id: tuple(f"p{number}" for number in range(COUNT) if genomes[id][f"p{number}"]) for id in finalists}
-        comparison = FinalComparison(finalists, 0, final_seeds, is_fine_grained=True, patches=patches)
-        rng, results = np.random.default_rng([seed, 5, count]), dict[FreshTraining, float | None]()
-        while missing := (state := comparison.state(results)).next_trainings:
-            for fresh in missing:
-                genome = {**genomes[fresh.id], **({fresh.without: False} if fresh.without else {})}
-                results[fresh] = training.train(genome, rng)
-        if count + len(results) <= trainings and state.chosen is not None:
-            break
-    chosen, kept = genomes[state.chosen or 0], dict[str, Figures]()
-    for rule, keeps in RULES.items():
-        off = {effect.gene: False for effect in state.effects if not keeps(effect)}
-        kept[rule] = figures(training, {**chosen, **off}, count + len(results))
-    return kept
+        history.tell(id, Outcome("ok", {"loss": training.train(proposal.genome, rng)}))
+    trials = history.ranked()
+    model = fit_switches(training.space, switches, [trial.genome for trial in trials], history.ranked_losses()[:, 0])
+    chosen = trials[0] if model is None or not screens else simplest_of(model, trials)
+    return figures(training, chosen.genome, trainings)
 
 
 def main() -> None:
@@ -193,22 +163,18 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1000, help="seed of the first repetition")
     parser.add_argument("--noise", type=float, nargs="+", default=[0.01, 0.04])
     parser.add_argument("--trainings", type=int, default=60)
-    parser.add_argument("--final-seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--strategy", default="saea")
     given = parser.parse_args()
     for noise in given.noise:
         table: dict[str, list[Figures]] = {}
         for seed in range(given.seed, given.seed + given.repetitions):
             training = make_training(seed, noise)
-            genomes, losses = search(training, given.trainings, seed, given.strategy)
             rows = {
                 "hill climbing": hill_climbing(training, given.trainings, seed),
                 "random subsets": random_subsets(training, given.trainings, seed),
-                "search alone": figures(training, genomes[int(np.argmin(losses))], given.trainings),
+                "search, its best trial": search(training, given.trainings, seed, given.strategy, False),
+                "search with screening, its finalist": search(training, given.trainings, seed, given.strategy, True),
             }
-            for seeds in given.final_seeds:
-                kept = with_verdict(training, genomes, losses, seeds, seed)
-                rows |= {f"verdict, {seeds} seeds, {rule}": row for rule, row in kept.items()}
             for method, row in rows.items():
                 table.setdefault(method, []).append(row)
         print(f"noise {noise:g}: method, loss, difference to hill climbing, useless, missed, trainings")

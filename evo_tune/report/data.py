@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from msgspec import UNSET, Struct, UnsetType, structs
 
 from evo_tune.genome.trial import Trial
@@ -18,8 +19,9 @@ from evo_tune.genome.values import Genome, Metrics, Value
 from evo_tune.report import summary
 from evo_tune.report.charts.next_steps import genes_at_range_ends
 from evo_tune.report.charts.scale import TransferredRecipe, read_recipe
+from evo_tune.report.final_comparison import ComparisonState
 from evo_tune.report.predictions import GeneEffect, Prediction, gene_effects, open_questions, predict_genomes
-from evo_tune.report.recommendation import AgainstBaseline, FreshValues, comparison_objective, fresh_values
+from evo_tune.report.recommendation import AgainstBaseline, FreshValues, comparison_objective, fit_patches, fresh_values
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import MoreTrials, predict_next_generation, present_ranges
 from evo_tune.store.heartbeat import last_beat
@@ -89,16 +91,36 @@ class Recommendation(TrialSummary, kw_only=True):
     fresh_seeds: FreshSeeds | UnsetType | None = UNSET
 
 
+class PatchVerdict(Struct, forbid_unknown_fields=True, kw_only=True):
+    """What the final comparison says of a patch of the best genome, which was also trained without it.
+
+    Args:
+        gene: Gene that switches it on.
+        pairs: Number of fresh seeds on which both succeeded.
+        gain: By how much the best genome is better with it; null without pairs. Unit: the metric's.
+        error: Standard error of the gain; null for fewer than two pairs. Unit: the metric's.
+        verdict: real, harmful or not shown; '' while that is open.
+    """
+
+    gene: str
+    pairs: int
+    gain: float | None
+    error: float | None
+    verdict: str
+
+
 class Comparison(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Results of the final comparison so far.
 
     Args:
         best: The finalist that was chosen.
         default: The default genome.
+        patches: Patches of the best genome.
     """
 
     best: FreshSeeds | None = None
     default: FreshSeeds | None = None
+    patches: list[PatchVerdict] = []
 
 
 class ComparedMeans(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -255,6 +277,9 @@ class PatchState(Struct, forbid_unknown_fields=True, kw_only=True):
         failures: Number of these without a value.
         error: Error of the last of these; null without one.
         conflicts: Names of the patches that do not go together with it.
+        gain: By how much it alone lowers the loss, by a model of all full trainings; null with too few. Unit: the
+            metric's.
+        gain_error: Standard deviation of the gain. Unit: the metric's.
     """
 
     name: str
@@ -264,6 +289,8 @@ class PatchState(Struct, forbid_unknown_fields=True, kw_only=True):
     failures: int
     error: str | None
     conflicts: list[str]
+    gain: float | None
+    gain_error: float | None
 
 
 class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -319,6 +346,23 @@ class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
     waiting: int
     predictions: list[Prediction]
     patches: list[PatchState]
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _patch_verdicts(state: ComparisonState | None) -> list[PatchVerdict]:
+    return [
+        PatchVerdict(
+            gene=effect.gene,
+            pairs=effect.pairs,
+            gain=_finite(effect.gain),
+            error=_finite(effect.error),
+            verdict=effect.verdict,
+        )
+        for effect in (state.effects if state is not None else ())
+    ]
 
 
 def trial_summary(trial: Trial) -> TrialSummary:
@@ -381,7 +425,7 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         gain_error=result.gain_error,
         beaten=result.beaten,
         baseline=result.baseline,
-        final_comparison=Comparison(**fresh_seeds),
+        final_comparison=Comparison(**fresh_seeds, patches=_patch_verdicts(result.comparison)),
         at_ends=_wider_ranges(run),
         widened=present_ranges(run),
         more_trials=predict_next_generation(run),
@@ -501,11 +545,26 @@ def run_details(
         questions=list(open_questions(data)),
         waiting=len(waiting_files(run)),
         predictions=predict_genomes(run, genomes),
-        patches=[_patch_state(run, patch, conflicts) for patch in run.patches],
+        patches=_patch_states(data, conflicts),
     )
 
 
-def _patch_state(run: Run, patch: PatchRecord, conflicts: Sequence[tuple[str, str]]) -> PatchState:
+def _patch_states(data: RunData, conflicts: Sequence[tuple[str, str]]) -> list[PatchState]:
+    patches, model = data.run.patches, fit_patches(data.run, data.ranked_trials)
+    if model is None:
+        return [_patch_state(data.run, patch, conflicts) for patch in patches]
+    gains, errors = (np.diag(matrix).tolist() for matrix in model.pair_gains())
+    measured = zip(patches, gains, errors, strict=True)
+    return [_patch_state(data.run, patch, conflicts, gain, error) for patch, gain, error in measured]
+
+
+def _patch_state(
+    run: Run,
+    patch: PatchRecord,
+    conflicts: Sequence[tuple[str, str]],
+    gain: float | None = None,
+    gain_error: float | None = None,
+) -> PatchState:
     trials = [trial for trial in run.trials() if trial.genome.get(patch.gene) is True]
     failed = [trial for trial in trials if not trial.ok]
     return PatchState(
@@ -516,6 +575,8 @@ def _patch_state(run: Run, patch: PatchRecord, conflicts: Sequence[tuple[str, st
         failures=len(failed),
         error=failed[-1].outcome.error if failed else None,
         conflicts=sorted({name for pair in conflicts if patch.name in pair for name in pair} - {patch.name}),
+        gain=gain,
+        gain_error=gain_error,
     )
 
 

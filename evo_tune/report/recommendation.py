@@ -220,12 +220,12 @@ def _simplest_trial(run: Run, ranked_trials: Sequence[Trial]) -> Trial:
         return next(trial for trial in ranked_trials if trial.id == id)
     trials = [trial for trial in ranked_trials if trial.feasible == ranked_trials[0].feasible]
     model = fit_patches(run, trials)
-    simplest = trials[0] if model is None else _simplest_of(model, trials)
+    simplest = trials[0] if model is None else simplest_of(model, trials)
     SIMPLEST[run] = len(run.outcomes), simplest.id
     return simplest
 
 
-def _simplest_of(model: SwitchModel, trials: Sequence[Trial]) -> Trial:
+def simplest_of(model: SwitchModel, trials: Sequence[Trial]) -> Trial:
     """Return the trial with the fewest patches among those that may be the best by a model that was fitted to them."""
     losses = model.mean(model.features)
     best = int(losses.argmin())

@@ -21,6 +21,7 @@ from evo_tune.loop.search import Search
 from evo_tune.plugins.patches import CODE_FOLDER, parse_patch, read_patches
 from evo_tune.plugins.patches.project import write_copy
 from evo_tune.report.charts import patches
+from evo_tune.report.data import run_details, run_summary
 from evo_tune.report.recommendation import comparison_as_requested, comparison_result, genome_without, patches_on
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import patch_verdicts, unusual_time_lines
@@ -455,6 +456,9 @@ def test_the_final_comparison_leaves_out_each_patch(project: Path) -> None:
     without = [trial for trial in read_comparison(saved) if not trial.genome["gain"] and trial.genome["scale"]]
     assert {trial.genome["size"] for trial in without} == {0.2}  # inactive, so its default
     assert [trial.outcome.metrics["val_loss"] for trial in without] == pytest.approx([0.5] * len(without), abs=0.01)
+    verdicts = run_summary(saved).final_comparison.patches
+    assert [(patch.gene, patch.verdict) for patch in verdicts] == [("gain", "real"), ("scale", "real")]
+    assert verdicts[1].gain == pytest.approx(0.5, abs=0.01)
     line = patch_verdicts(state)[0]
     assert line.startswith("patch gain: real (gain 0.25")
     assert line.endswith(f"paired over {state.effects[0].pairs} fresh seeds)")
@@ -483,6 +487,9 @@ def test_a_longer_run_finds_the_simplest_of_its_best_genomes(project: Path) -> N
     assert any(trial.genome["worse"] for trial in search.saved.trials())
     assert agrees(search.saved)
     (finalist,) = comparison_as_requested(search.saved).finalists
+    patches = {patch.name: patch for patch in run_details(search.saved, 1).patches}
+    assert all(patch.gain is not None and patch.gain_error is not None for patch in patches.values())
+    assert patches["scale"].gain > 3 * patches["scale"].gain_error  # type: ignore[operator]
     genome = search.saved.candidates[finalist].genome
     assert (genome["gain"], genome["scale"], genome["worse"]) == (True, True, False)
 
