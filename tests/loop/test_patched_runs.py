@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +33,9 @@ from evo_tune.store.table import read_comparison, write_comparison
 from tests.conftest import cut_copy, drive, rows
 
 pytestmark = pytest.mark.usefixtures("here", "fast_disk")
+
+# Kills of the test of kills.
+KILLS = 8
 
 TRAIN = """import json
 import os
@@ -423,6 +428,38 @@ def test_trials_of_another_time_than_the_default_are_named(project: Path) -> Non
     text = "2 trials took more than twice or less than half the 10 s of the default: trial 1 25 s (gain, scale); "
     text += "trial 2 4 s (no patch)"
     assert unusual_time_lines(Run.open(search.saved.folder)) == [text]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_a_run_with_patches_continues_identically(project: Path) -> None:
+    """Also while a copy is made: each session lives a little longer than the one before."""
+    evo_tune = [sys.executable, "-m", "evo_tune"]
+    genes = ["--gene", "lr=float(0,1)", "--patches", "patches", "--objective", "val_loss:min", "--order", "proposal"]
+    limits = ["--trials", "12", "--final-seeds", "0", "--slots", "1", "--no-report", "--quiet"]
+    begin = [*evo_tune, "run", "python train.py {lr} {seed}", *genes, *limits, "--name"]
+    resume = [*evo_tune, "resume", "cut", "--no-report", "--quiet"]
+    began = time.monotonic()
+    subprocess.run([*begin, "whole"], check=True)
+    whole_seconds, killed = time.monotonic() - began, 0
+    for number in range(3 * KILLS):  # later and later, because a session needs some time before its first training
+        has_begun = (project / "populations" / "cut" / "_run.json").exists()
+        process = subprocess.Popen(resume if has_begun else [*begin, "cut"], stderr=subprocess.DEVNULL)
+        try:
+            process.wait(whole_seconds * (0.3 + 0.4 * number / KILLS))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            killed += has_begun
+        if killed == KILLS or process.returncode == 0:
+            break
+    assert killed > KILLS // 3
+    subprocess.run(resume, check=True)
+    whole, cut = (Run.open(project / "populations" / name) for name in ("whole", "cut"))
+    assert [(row[0].genome, row[0].seed, row[2], row[3]) for row in rows(cut)] == [
+        (row[0].genome, row[0].seed, row[2], row[3]) for row in rows(whole)
+    ]
+    assert agrees(cut)
+    assert not list(cut.folder.glob("_trials/*/project"))
 
 
 def test_a_copy_of_a_run_continues_with_its_patches(project: Path) -> None:
