@@ -24,7 +24,7 @@ from evo_tune import Context, Minimize, Script
 from evo_tune.errors import OptionError
 from evo_tune.plugins.command import command_evaluator
 from evo_tune.plugins.context import Pruned
-from evo_tune.plugins.scripts.metrics_file import MetricsFile, other_files_hint, parse_keys, parse_metrics_file
+from evo_tune.plugins.scripts.metrics_file import MetricsFile, other_files_hint, parse_metrics_file
 from evo_tune.plugins.scripts.processes import Ended
 from evo_tune.plugins.scripts.records import (
     BLOCK,
@@ -366,8 +366,8 @@ def test_a_file_from_an_earlier_attempt_does_not_count(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(os.urandom(5000)), "has no numbers|it is no|has no val_loss"),
         (lambda path: path.write_bytes(b"\0" * 5000), "has no numbers"),
         (
-            lambda path: path.write_text('{"loss": {"val": 1}, "b": 2}'),
-            r"'loss.val', 'b': add --metric val_loss=loss.val",
+            lambda path: path.write_text('{"loss": {"eval": 1}, "b": 2}'),
+            r"'loss.eval', 'b': add --metric val_loss=loss.eval",
         ),
         (lambda path: path.write_text("val_loss\n" + "9" * 200_000), "no CSV|has no numbers"),
         (lambda path: path.write_text(json.dumps({"\x1b[2Jval": 1})), r"x1b\[2Jval"),
@@ -441,14 +441,16 @@ def test_a_path_outside_the_folder_is_refused(text: str) -> None:
 
 
 def test_keys_of_metrics() -> None:
-    assert parse_keys(["a=b/c", "d"]) == {"a": "b/c", "d": "d"}
+    assert Script("x", ["a=b(c", "d"], metrics_file="{folder}").keys == {"a": "b(c", "d": ""}
     for texts in (["=a"], ["a="], [""], ["a=b", "a=c"]):
-        with pytest.raises(OptionError, match="NAME=KEY"):
-            parse_keys(texts)
+        with pytest.raises(OptionError, match=r"NAME=KEY|is given twice"):
+            Script("x", texts, metrics_file="{folder}")
 
 
 def test_a_key_is_found_by_its_words_or_as_it_was_given(tmp_path: Path) -> None:
-    assert run(tmp_path, write('{"Val/Loss": 3, "other": 1}'))[0] == {"val_loss": 3.0, "other": 1.0}
+    for key in ("Val/Loss", "Loss/val", "loss.VAL"):
+        assert run(tmp_path, write(json.dumps({key: 3, "other": 1})))[0] == {"val_loss": 3.0, "other": 1.0}
+    assert run(tmp_path, write('{"loss_val": 1, "val_loss": 3}'))[0]["val_loss"] == 3.0
     other = run(tmp_path, write('{"val_loss": 3, "x(": 1}'), metrics=["val_loss=x("])[0]
     assert other == {"val_loss": 1.0}
 

@@ -73,23 +73,6 @@ def parse_metrics_file(text: str) -> tuple[str, ...]:
     return names[1:]
 
 
-def parse_keys(texts: Iterable[str]) -> dict[str, str]:
-    """Return the key in the metrics file of each metric, from NAME=KEY or NAME.
-
-    Raises:
-        OptionError: A name is missing, or given twice.
-    """
-    keys: dict[str, str] = {}
-    for text in texts:
-        name, equals, key = (part.strip() for part in text.partition("="))
-        if not name or (equals and not key) or name in keys:
-            raise OptionError(
-                f"--metric {one_line(text, 100)}: expected NAME=KEY such as 'val_loss=loss/val', each name once"
-            )
-        keys[name] = key or name
-    return keys
-
-
 def writer_remarks(sources: Iterable[Path]) -> Iterator[str]:
     """Yield a line for each kind of metrics file that scripts seem to write, with the flag that reads it.
 
@@ -130,8 +113,8 @@ class MetricsFile:
     Args:
         text: The path, as `--metrics-file` takes it.
         folder: The trial's folder.
-        keys: Keys in the file of metrics that have another name there (see `parse_keys`).
-        objectives: Names of the objectives. Case does not count, and '_', '-', '/', '.' and blanks are equal.
+        keys: Keys in the file of metrics that have another name there (NAME=KEY).
+        objectives: Names of the objectives. Case and the order of words do not count, nor what separates them.
         progress_names: Names of the metrics that tell the progress.
         take: Function called with each new row.
     """
@@ -147,7 +130,7 @@ class MetricsFile:
     ) -> None:
         self._shown, self._names, self._folder, self._take = text, parse_metrics_file(text), folder, take
         self._progress_names = {*progress_names}
-        self._wanted_keys = {name: keys.get(name, name) for name in [*keys, *objectives, *self._progress_names]}
+        self._wanted_keys = {name: keys.get(name) or name for name in [*keys, *objectives, *self._progress_names]}
         self._states: dict[tuple[str, ...], _FileState] = {}
         # Words of each key that was read, and the folder of the file in which each metric was read.
         self._words_by_key: dict[str, list[str]] = {}
@@ -315,4 +298,5 @@ def _path_text(names: tuple[str, ...]) -> str:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text.lower())
+    """Return the words of a name in alphabetical order: PyTorch's examples call val_loss Loss/val."""
+    return sorted(re.findall(r"[^\W_]+", text.lower()))

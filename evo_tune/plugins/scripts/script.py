@@ -25,7 +25,7 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.values import Genome
 from evo_tune.options.binding import did_you_mean
 from evo_tune.plugins.context import THREAD_VARIABLES, Context
-from evo_tune.plugins.scripts.metrics_file import MetricsFile, other_files_hint, parse_keys, parse_metrics_file
+from evo_tune.plugins.scripts.metrics_file import MetricsFile, other_files_hint, parse_metrics_file
 from evo_tune.plugins.scripts.processes import TAIL_LINES, Ended, run_script
 from evo_tune.plugins.scripts.template import ConfigTemplate
 from evo_tune.text import one_line
@@ -94,7 +94,7 @@ class Script:
         self.command = CommandTemplate(text, shell, self.config)
         metrics = [metrics] if isinstance(metrics, str) else metrics
         self.metrics_file = metrics_file
-        self.keys = parse_keys(metrics) if metrics_file else {}
+        self.keys = parse_keys(metrics, "KEY such as 'val_loss=eval/nll'") if metrics_file else {}
         self.patterns = {} if metrics_file else parse_patterns(metrics)
         self.curve_position = parse_progress(progress)
         if metrics_file:
@@ -274,6 +274,28 @@ def _name_of(inside: str) -> str:
     return "budget" if BUDGET_STEPS.fullmatch(inside) else inside.partition("?")[0].strip()
 
 
+def parse_keys(texts: Iterable[str], expected: str) -> dict[str, str]:
+    """Return what is behind the name of each metric, in NAME=… or NAME.
+
+    Args:
+        texts: Metrics, as `--metric` takes them.
+        expected: What is expected there, for the message.
+
+    Raises:
+        OptionError: A name is missing, nothing is behind its '=', or it is given twice.
+    """
+    keys: dict[str, str] = {}
+    for text in texts:
+        name, equals, key = text.partition("=")
+        shown, name = one_line(text, 100), name.strip()
+        if not name or (equals and not key):
+            raise OptionError(f"--metric {shown}: expected NAME, or NAME={expected}")
+        if name in keys:
+            raise OptionError(f"--metric {shown}: {name} is given twice: give it once, with A|B in its pattern")
+        keys[name] = key
+    return keys
+
+
 def parse_patterns(texts: Iterable[str]) -> dict[str, re.Pattern[str]]:
     """Parse metrics: NAME=PATTERN, a regular expression with the number as its group or behind it; or NAME alone.
 
@@ -281,16 +303,10 @@ def parse_patterns(texts: Iterable[str]) -> dict[str, re.Pattern[str]]:
         OptionError: A pattern is no regular expression, has several groups or no name, or a name is given twice.
     """
     patterns: dict[str, re.Pattern[str]] = {}
-    for text in texts:
-        name, equals, pattern = text.partition("=")
-        shown = one_line(text, 100)
-        if not name.strip() or (equals and not pattern):
-            raise OptionError(f"--metric {shown}: expected NAME, or NAME=PATTERN such as 'val_loss=val loss ([0-9.]+)'")
-        name = name.strip()
-        if name in patterns:
-            raise OptionError(f"--metric {shown}: {name} is given twice: give it once, with A|B in its pattern")
+    for name, pattern in parse_keys(texts, "PATTERN such as 'val_loss=val loss ([0-9.]+)'").items():
+        shown = one_line(f"{name}={pattern}", 100)
         try:
-            compiled = re.compile(pattern if equals else rf"(?<!\w){re.escape(name)}(?!\w)")
+            compiled = re.compile(pattern or rf"(?<!\w){re.escape(name)}(?!\w)")
             if not compiled.groups:
                 compiled = re.compile(rf"(?:{compiled.pattern})[^\w.+-]*({NUMBER})", re.IGNORECASE)
         except (re.error, RecursionError, OverflowError) as error:
