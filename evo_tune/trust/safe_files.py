@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import stat
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -271,3 +272,17 @@ def sync_folder(root: Root) -> None:
                 _unsynced = True
                 text = f"the file system cannot sync a folder ({error.strerror}): a power cut may lose the last files"
                 warnings.warn(f"{text} of a run, and nothing else changes", stacklevel=3)
+
+
+def private_folder(folder: Path) -> Path:
+    """Return this folder if it is the user's and nobody else can write to it, else a new temporary one.
+
+    For files that are executed. The folder is made if it is missing.
+    """
+    with contextlib.suppress(OSError):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700, parents=True)
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
+            return folder
+    return Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))

@@ -205,3 +205,30 @@ def test_a_folder_that_a_disk_refuses_to_sync_is_an_error(root: Path, monkeypatc
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match="Input/output"):
         safe_files.sync_folder(root)
+
+
+@pytest.mark.parametrize("kind", ["others can write", "link", "file", "another user's"])
+def test_a_folder_for_code_that_somebody_else_could_fill_is_not_used(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "compiled"
+    if kind == "link":
+        (tmp_path / "elsewhere").mkdir()
+        folder.symlink_to(tmp_path / "elsewhere")
+    elif kind == "file":
+        folder.write_text("")
+    else:
+        folder.mkdir()
+        folder.chmod(0o777 if kind == "others can write" else 0o755)
+    if kind == "another user's":
+        if os.getuid():
+            pytest.skip("only root can give a folder away")
+        os.chown(folder, 12345, 12345)
+    private = safe_files.private_folder(folder)
+    assert private != folder
+    assert private.stat().st_mode & 0o777 == 0o700
+    private.rmdir()
+
+
+def test_a_folder_for_code_is_made_with_those_above_it(tmp_path: Path) -> None:
+    folder = tmp_path / "cache" / "compiled"
+    assert safe_files.private_folder(folder) == folder == safe_files.private_folder(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700

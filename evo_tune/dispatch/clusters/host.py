@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import stat
 import tempfile
 import threading
 import time
@@ -26,6 +25,7 @@ from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate
 from evo_tune.plugins.code import local_sources, package_of, source_hash
 from evo_tune.plugins.find import find_evaluator
+from evo_tune.trust.safe_files import private_folder
 
 # Seconds without a sign of life from the parent after which a training run is killed: otherwise it would write into the
 # folder that a resumed run uses.
@@ -111,7 +111,7 @@ class PackedTask:
         if self.task.reference.startswith("bundled:"):
             path = find_evaluator(self.task.reference).path
         else:
-            folder = _private(Path(tempfile.gettempdir(), f"evo-tune-{os.getuid()}-{self.hash[:16]}"))
+            folder = private_folder(Path(tempfile.gettempdir(), f"evo-tune-{os.getuid()}-{self.hash[:16]}"))
             path = folder / self.main
             for name, content in self.sources.items():
                 target = folder / name
@@ -126,15 +126,6 @@ class PackedTask:
                 f"({self.hash[:12]}): install the same evo-tune on every machine"
             )
         return replace(task, path=str(path))
-
-
-def _private(folder: Path) -> Path:
-    """Return this folder if only this user can write to it, else a new one: the files in it are executed."""
-    with contextlib.suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    status = folder.lstat()
-    mine = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
-    return folder if mine else Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
 
 
 def _place(file: Path, root: Path) -> str:

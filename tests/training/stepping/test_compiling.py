@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -289,3 +291,22 @@ def test_tf32_is_a_gpus_and_is_put_back() -> None:
         assert torch.get_float32_matmul_precision() == before
     with pytest.raises(RecipeError, match="tf32"):
         Precision(name="tf32").check_device(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_compiled_code_is_kept_in_a_folder_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "own"))
+    if not named:
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    folders = []
+
+    def record_folder(function: Callable[..., Any]) -> Callable[..., Any]:
+        folders.append(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+        return function
+
+    monkeypatch.setattr(torch, "compile", record_folder)
+    compile_blocks(GPT(GPTConfig(context=8, depth=1, width=8, heads=1)))
+    assert folders == [str(tmp_path / ("own" if named else "evo-tune/compiled"))]
