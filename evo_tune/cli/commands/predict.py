@@ -135,9 +135,9 @@ def _with_progress(predictions: Predictions, writer: Writer) -> Iterator[pd.Data
                 last_line_time = now
                 shared.echo(f"{rows} predictions, {rows / (now - began):.0f} a second", err=True)
     except EvoTuneError as error:
-        if not writer.rows or writer.path is None:
+        if not writer.rows or writer.part is None:
             raise
-        raise StoreError(f"{error}; {writer.path} has the first {writer.rows} predictions") from None
+        raise StoreError(f"{error}; {writer.part} has the first {writer.rows} predictions") from None
 
 
 def _write_text(model: Model, prompt: str, sampling: dict[str, Any], output_format: str) -> None:

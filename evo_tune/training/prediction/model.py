@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -392,6 +394,9 @@ FORMATS = (".csv", ".parquet", ".jsonl")
 class Writer:
     """A file of predictions, or standard output as CSV.
 
+    The rows go into `part`, a new file beside it, which becomes the file at the end: a killed process leaves no file
+    that looks complete.
+
     Args:
         path: The file, which must be new; its ending says the format. None: standard output.
 
@@ -401,20 +406,21 @@ class Writer:
     """
 
     def __init__(self, path: Path | None) -> None:
-        self.path, self.rows = path, 0
+        self.path, self.part, self.rows = path, path, 0
         self._stack, self._text = ExitStack(), sys.stdout
         self._table: Any = None
         if path is None:
             return
         if path.suffix not in FORMATS:
             raise UsageError(f"--output {path}: expected a name that ends with {', '.join(FORMATS)}")
+        if os.path.lexists(path):
+            raise UsageError(f"--output {path} exists: choose another name, or remove it")
+        self.part = part = path.with_name(f"{path.stem}.{uuid.uuid4().hex[:12]}.part{path.suffix}")
         try:
             if path.suffix != ".parquet":
-                self._text = self._stack.enter_context(path.open("x", encoding="utf-8", newline=""))
+                self._text = self._stack.enter_context(part.open("x", encoding="utf-8", newline=""))
             else:
-                path.open("xb").close()
-        except FileExistsError:
-            raise UsageError(f"--output {path} exists: choose another name, or remove it") from None
+                part.open("xb").close()
         except OSError as error:
             raise StoreError(f"--output {path}: cannot write it ({error.strerror}); choose another place") from None
 
@@ -432,7 +438,7 @@ class Writer:
                 schema = None if self._table is None else self._table.schema
                 table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
                 if self._table is None:
-                    self._table = self._stack.enter_context(pq.ParquetWriter(self.path, table.schema))
+                    self._table = self._stack.enter_context(pq.ParquetWriter(self.part, table.schema))
                 self._table.write_table(table)
             elif self.path is not None and self.path.suffix == ".jsonl":
                 self._text.writelines(json.dumps(row) + "\n" for row in plain_rows(frame))
@@ -449,13 +455,17 @@ class Writer:
 
     @contextmanager
     def keep_complete(self) -> Iterator[Writer]:
-        """Close the file at the end; after an error it has all rows so far, or is removed if there are none."""
+        """Complete the file at the end; after an error `part` has all rows so far, or is removed if there are none."""
         try:
             with self._stack:
                 yield self
+            if self.path is not None and self.part is not None:
+                if os.path.lexists(self.path):
+                    raise UsageError(f"--output {self.path} exists now: {self.part} has the predictions")
+                self.part.replace(self.path)
         except BaseException:
-            if self.path is not None and not self.rows:
-                self.path.unlink(missing_ok=True)
+            if self.part is not None and not self.rows:
+                self.part.unlink(missing_ok=True)
             raise
 
 

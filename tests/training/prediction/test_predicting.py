@@ -13,6 +13,7 @@ import pytest
 import evo_tune
 from evo_tune.errors import EvoTuneError, UsageError
 from evo_tune.training.prediction import model as samples
+from evo_tune.training.prediction.model import Writer
 from tests.cli.conftest import Typed
 from tests.training.prediction.conftest import Export
 
@@ -183,11 +184,46 @@ def test_a_bad_row_keeps_the_predictions_before_it(
     frame.to_csv(folder / "rows.csv", index=False)
     done = typed("predict", str(export("classes").folder), "rows.csv", "--output", "out.csv")
     assert done.code == 1
-    assert f"out.csv has the first {samples.PASS} predictions" in done.err
-    assert len(pd.read_csv(folder / "out.csv")) == samples.PASS
+    (part,) = folder.glob("out.*.part.csv")
+    assert f"{part.name} has the first {samples.PASS} predictions" in done.err
+    assert len(pd.read_csv(part)) == samples.PASS
+    assert not (folder / "out.csv").exists()
+    (folder / "out.csv").write_text("mine")
     again = typed("predict", str(export("classes").folder), "rows.csv", "--output", "out.csv")
     assert "exists: choose another name" in again.err
-    assert len(pd.read_csv(folder / "out.csv")) == samples.PASS
+    assert (folder / "out.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.parquet", "out.jsonl"])
+def test_predictions_have_their_name_when_they_are_complete(
+    export: Export, typed: Typed, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A process that is killed before leaves no file of that name."""
+    seen, write = [], Writer.write
+
+    def record(writer: Writer, frame: pd.DataFrame) -> None:
+        write(writer, frame)
+        seen.append((folder / name).exists())
+
+    monkeypatch.setattr(Writer, "write", record)
+    done = typed("predict", str(export("classes").folder), str(export("classes").held_out), "--output", name)
+    assert done.code == 0, done.err
+    assert seen
+    assert not any(seen)
+    assert [path.name for path in folder.glob("out.*")] == [name]
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    def write() -> None:
+        with Writer(tmp_path / "out.csv").keep_complete() as writer:
+            writer.write(pd.DataFrame({"a": [1]}))
+            (tmp_path / "out.csv").write_text("mine")
+
+    with pytest.raises(UsageError, match="exists now"):
+        write()
+    assert (tmp_path / "out.csv").read_text() == "mine"
+    (part,) = tmp_path.glob("out.*.part.csv")
+    assert part.read_text() == "a\n1\n"
 
 
 @pytest.mark.parametrize(
