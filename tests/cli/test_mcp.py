@@ -168,6 +168,8 @@ def place(folder: Path, small_run: str) -> Workplace:
         ),
         ("start", {"run": "a", "evaluator": "python train.py {lr}; touch a", "options": {"shell": True}}),
         ("start", {"run": "a", "evaluator": "python train.py {lr}", "options": {"judge": "touch a"}}),
+        ("start", {"run": "a", "evaluator": "python train.py {config}", "options": {"template": "/etc/hostname"}}),
+        ("start", {"run": "a", "evaluator": "python train.py {lr}", "options": {"metrics_file": "/etc/hostname"}}),
         ("start", {"run": "a", "options": {"data=/etc/passwd": ""}}),
         ("start", {"run": "a", "options": {"": "data=x"}}),
         ("start", {"run": "a", "evaluator": "python -c {lr}", "genes": ["lr=1|2"]}),
