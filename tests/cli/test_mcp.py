@@ -168,7 +168,6 @@ def place(folder: Path, small_run: str) -> Workplace:
         ),
         ("start", {"run": "a", "evaluator": "python train.py {lr}; touch a", "options": {"shell": True}}),
         ("start", {"run": "a", "evaluator": "python train.py {lr}", "options": {"judge": "touch a"}}),
-        ("start", {"run": "a", "evaluator": "python train.py {lr}", "options": {"metrics_file": "/etc/hostname"}}),
         ("start", {"run": "a", "options": {"data=/etc/passwd": ""}}),
         ("start", {"run": "a", "options": {"": "data=x"}}),
         ("start", {"run": "a", "evaluator": "python -c {lr}", "genes": ["lr=1|2"]}),
@@ -192,13 +191,6 @@ def place(folder: Path, small_run: str) -> Workplace:
 def test_nothing_outside_of_the_folders_is_used(place: Workplace, tool: str, given: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         place.tools[tool](**given)
-
-
-@pytest.mark.parametrize("option", ["shell", "judge", "template"])
-def test_an_option_that_could_name_anything_is_refused(place: Workplace, option: str) -> None:
-    options = {option: 'c.yaml\ndata: "/etc"'}
-    with pytest.raises(UsageError, match=f"option '{option}' cannot be given here"):
-        place.tools["start"]("a", "python train.py {lr}", options, ["lr=1|2"])
 
 
 def test_a_store_that_is_a_link_is_not_used(place: Workplace, folder: Path) -> None:

@@ -205,24 +205,6 @@ def test_a_template_changes_what_a_stranger_runs(typed: Typed, folder: Path, com
     assert "--trust" in typed("resume", "one", "--trials", "2").err
 
 
-@pytest.mark.parametrize(
-    "template", ["secret.json", 3, ["a"], {"a": 1}, "c.json\n{", "..\n{lr=x", "c.json\n{lr=log(2,1)}"]
-)
-def test_best_of_a_strangers_run_reads_no_file(
-    typed: Typed, folder: Path, command: tuple[str, ...], template: Any
-) -> None:
-    assert typed("run", *command, "--trials", "1").code == 0
-    path = folder / "populations" / "one" / "_run.json"
-    manifest = json.loads(path.read_text())
-    manifest["options"]["template"] = template
-    (folder / "secret.json").write_text('{"a": {"lr": 1}, "secret": "private"}')
-    path.write_text(json.dumps(manifest))
-    best = typed("best", "one")
-    assert "private" not in best.out
-    assert "Traceback" not in best.err
-    assert typed("resume", "one", "--trials", "2").code != 0
-
-
 def test_from_python(folder: Path, command: tuple[str, ...]) -> None:
     options = {"template": "c.json", "set_values": "a.lr={lr}"}
     search = Search(command[0], genes={"lr": Float(1e-4, 1.0, log=True)}, options=options, objectives=["val_loss:min"])

@@ -127,13 +127,8 @@ def load_pretrained(base: BaseModel, device: torch.device | str = "cpu") -> GPT 
     """
     if base.gpt is not None:
         return GPT.load(base.folder, device)
-    loader = _transformers().AutoModelForCausalLM
-    try:
-        model, info = loader.from_pretrained(
-            base.folder, use_safetensors=True, output_loading_info=True, attn_implementation="sdpa", **_LOCAL
-        )
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        raise RecipeError("base", str(base.folder), f"a causal language model ({_first_line(error)})") from error
+    options = {"use_safetensors": True, "output_loading_info": True, "attn_implementation": "sdpa"}
+    model, info = _load("AutoModelForCausalLM", base.folder, "a causal language model", **options)
     missing = sorted(info["missing_keys"])
     if missing:  # they would be random
         raise RecipeError("base", str(base.folder), f"all of its weights; {', '.join(missing)} are not there")
@@ -186,10 +181,25 @@ def tokenizer_of(base: BaseModel) -> Any:
     Raises:
         RecipeError: There is none.
     """
+    return _load("AutoTokenizer", base.folder, "a folder with a tokenizer")
+
+
+def _load(kind: str, folder: Path, needed: str, **options: Any) -> Any:
+    """Return what a class of transformers loads from a folder, without its log, which prints the folder's strings raw.
+
+    Raises:
+        RecipeError: It cannot load the folder, for whatever reason: the folder may be a stranger's.
+    """
+    transformers = _transformers()
+    logging = transformers.utils.logging
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
     try:
-        return _transformers().AutoTokenizer.from_pretrained(base.folder, **_LOCAL)
-    except (OSError, ValueError, RuntimeError, ImportError, KeyError) as error:
-        raise RecipeError("base", str(base.folder), f"a folder with a tokenizer ({_first_line(error)})") from error
+        return getattr(transformers, kind).from_pretrained(folder, **options, **_LOCAL)
+    except Exception as error:
+        raise RecipeError("base", str(folder), f"{needed} ({_first_line(error)})") from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def _transformers() -> Any:

@@ -1,6 +1,8 @@
 """Checkpoints' folders: what they say without torch, what they build, what is refused; and adapters on disk."""
 
+import contextlib
 import hashlib
+import io
 import json
 import math
 import os
@@ -8,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from logging import StreamHandler
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +266,9 @@ def broken(folder: Path, tmp_path: Path, name: str, content: bytes | None) -> Pa
         ("config.json", json.dumps({"model": {"depht": 2}}).encode(), "depht"),
         ("config.json", b'{"model_type": "llama", "vocab_size": 9, "hidden_size": 16}', r"tensor of shape \(9, 16\)"),
         ("config.json", b'{"model_type": "llama", "vocab_size": 9}', "hidden_size or n_embd"),
+        ("config.json", b'{"model_type": "llama", "vocab_size": 9, "hidden_size": -1}', "at least 1"),
+        ("config.json", b'{"_attn_implementation": "stranger/kernel"}', "_attn_implementation is eager or sdpa, not"),
+        ("config.json", b'{"a": [{"experts_implementation_internal": "x\\u001b[2J"}]}', r"not 'x\\x1b\[2J'"),
         ("model.safetensors", None, r"with model\.safetensors in it"),
         ("model.safetensors", b"", "header too small"),
         ("model.safetensors", b"\xff" * 80, "header too large"),
@@ -428,3 +434,27 @@ def test_a_base_whose_files_have_no_end_is_refused(
     os.mkfifo(path) if kind == "fifo" else path.symlink_to("/dev/zero")
     with pytest.raises(RecipeError, match=f"expected a {name} that is a regular file"):
         read_base(tmp_path / "base")
+
+
+def test_strings_of_a_strangers_config_reach_no_terminal(hugging_face: dict[str, Path], tmp_path: Path) -> None:
+    """transformers warns of a factor of the rotary positions with the text of the config."""
+    from transformers.utils import logging
+
+    stream, verbosity = io.StringIO(), logging.get_verbosity()
+    handler = StreamHandler(stream)
+    logging.add_handler(handler)
+    changes: list[dict[str, Any]] = [
+        {"rope_scaling": {"rope_type": "linear", "factor": "\x1b[2J"}},
+        {"model_type": "\x1b]0;x\x07"},
+        {"num_key_value_heads": "\x1b[2J"},
+    ]
+    for number, change in enumerate(changes):
+        folder = tmp_path / str(number)
+        shutil.copytree(hugging_face["llama"], folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **change}))
+        with contextlib.suppress(RecipeError):
+            load_pretrained(read_base(folder))
+    logging.remove_handler(handler)
+    assert stream.getvalue() == ""
+    assert logging.get_verbosity() == verbosity

@@ -20,6 +20,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from evo_tune.errors import OptionError, RecipeError
+from evo_tune.text import one_line
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 
 
@@ -65,6 +66,7 @@ TARGET_PRESETS = {
 _NOT_HIDDEN = re.compile(r".*(embed|wte|wpe|positions)|(.*\.)?(head|lm_head|score)\.")
 _TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # their linear weights have shape (inputs, outputs)
 _LARGEST_JSON = 1 << 26  # bytes; tokenizers of large models have 20 MB
+_IMPLEMENTATIONS = (None, "eager", "sdpa")  # of attention and experts, by transformers itself
 _FILES = (".safetensors", ".json", ".txt", ".model")
 
 
@@ -195,9 +197,10 @@ class BaseModel:
 
     def _field(self, *names: str) -> Any:
         for name in names:
-            if isinstance(self.config.get(name), int):
-                return self.config[name]
-        raise _refusal(self.folder, f"a config.json with {' or '.join(names)}")
+            value = self.config.get(name)
+            if isinstance(value, int) and value > 0:
+                return value
+        raise _refusal(self.folder, f"a config.json with {' or '.join(names)}, at least 1")
 
 
 @lru_cache(maxsize=64)  # keyed by size and time, since a worker calls it before every training
@@ -226,6 +229,7 @@ def read_base(folder: Path | str) -> BaseModel:
         raise _refusal(folder, f"a folder with config.json and model.safetensors (from {Path.cwd()})")
     _files(folder)
     config = _read_json(folder, "config.json")
+    _refuse_other_code(folder, config)
     shapes: dict[str, tuple[int, ...]] = {}
     for name in _weight_files(folder):
         try:
@@ -242,6 +246,27 @@ def read_base(folder: Path | str) -> BaseModel:
     elif (shape := (base.vocab_size, base.width)) not in shapes.values():
         raise _refusal(base.folder, f"a tensor of shape {shape}, as its config.json says, for the tokens")
     return base
+
+
+def _refuse_other_code(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse a config that names code of attention or experts which transformers would download and execute.
+
+    Its names override what the caller asks for, also in the configs of parts.
+
+    Raises:
+        RecipeError: The config names such code.
+    """
+    parts: list[Any] = [config]
+    while parts:
+        part = parts.pop()
+        parts += part if isinstance(part, list) else []
+        for name, value in part.items() if isinstance(part, dict) else ():
+            if "implementation" in name and value not in _IMPLEMENTATIONS:
+                allowed = (
+                    f"a config.json in which {one_line(name)} is eager or sdpa, not {one_line(repr(value))}: remove it"
+                )
+                raise _refusal(folder, allowed)
+            parts.append(value)
 
 
 def _files(folder: Path) -> list[Path]:
