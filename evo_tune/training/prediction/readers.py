@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from evo_tune.training.prediction.model import PART, PASS, CategoryIndex, Part, 
 from evo_tune.training.recipe import Columns, TextConfig, ViTConfig, encode_texts
 from evo_tune.training.recipe.data.images import read_image, read_npz
 from evo_tune.training.recipe.data.reading import csv_parts, parquet_parts
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # Target of the default data.
 DEFAULT_TARGET = "diagnosis"
@@ -209,15 +212,30 @@ class Texts(Reader):
                         raise UsageError(f"INPUT {file} is not UTF-8 text: convert it with iconv -t UTF-8") from None
                 yield Part(texts, len(texts), {"file": [str(file) for file in paths]})
             return
-        import pandas as pd
-
-        csv_settings = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
-        for frame in map(pd.DataFrame, json_parts(path)) if lines else table_parts(path, **csv_settings):
+        for columns, frame in _json_frames(path, {self.text, self.label, *keep}) if lines else _csv_frames(path):
             for flag, name in (("-o text", self.text), *(("--keep", name) for name in keep)):
                 if name not in frame.columns:
-                    raise UsageError(f"INPUT has no column {name!r} ({flag}): it has {join_names(list(frame.columns))}")
+                    raise UsageError(f"INPUT has no column {name!r} ({flag}): it has {join_names(columns)}")
             keys = {name: frame[name].tolist() for name in keep}
             yield Part(frame[self.text].tolist(), len(frame), keys, self.truth(frame))
+
+
+def _csv_frames(path: Path) -> Iterator[tuple[list[str], pd.DataFrame]]:
+    """Yield the parts of a table of texts, each with the names of its columns."""
+    settings = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
+    for frame in table_parts(path, **settings):
+        yield list(frame.columns), frame
+
+
+def _json_frames(path: Path, names: set[str]) -> Iterator[tuple[list[str], pd.DataFrame]]:
+    """Yield some columns of a file with one object a line in parts, each with the keys of its first line.
+
+    Each line may have other keys: a table of all would fill the memory.
+    """
+    import pandas as pd
+
+    for rows in json_parts(path):
+        yield list(rows[0]), pd.DataFrame([{name: row[name] for name in names & row.keys()} for row in rows])
 
 
 def json_parts(path: Path) -> Iterator[list[dict[str, Any]]]:
@@ -236,6 +254,8 @@ def json_parts(path: Path) -> Iterator[list[dict[str, Any]]]:
                     row = json.loads(line.decode("utf-8-sig")) if line.strip() else None
                     if row is not None and not isinstance(row, dict):
                         raise ValueError("no object")
+                    if b"\\u" in line:
+                        json.dumps(row, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
                 except (ValueError, RecursionError) as error:
                     problem = f"line {number} is no JSON object in UTF-8 ({one_line(str(error), 120)})"
                     raise UsageError(f"INPUT {path}: {problem}: correct it") from None

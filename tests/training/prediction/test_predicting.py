@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,12 @@ INPUTS: dict[str, tuple[str, str, str | bytes, str]] = {
     "a row with more cells": ("classes", "a.csv", HEAD + "1,Ulm,1,True\n1,2,3,4,5,6\n", "cannot read it as a table"),
     "a table without texts": ("texts", "a.csv", "body\nhello\n", "no column 'text'"),
     "lines that are no objects": ("texts", "a.jsonl", '{"text": "a"}\n[1]\n', "line 2"),
+    "half a surrogate pair": (
+        "texts",
+        "a.jsonl",
+        '{"text": "a"}\n{"text": "\\ud800"}\n',
+        "line 2 is no JSON object in UTF-8",
+    ),
     "deep JSON": ("texts", "a.jsonl", "[" * 200_000, "line 1"),
     "a text in another encoding": ("texts", "a.txt", "Köln".encode("latin-1"), "not UTF-8"),
     "no arrays": ("arrays", "a.npz", "PK nonsense", "cannot read it"),
@@ -192,6 +199,18 @@ def test_a_bad_row_keeps_the_predictions_before_it(
     again = typed("predict", str(export("classes").folder), "rows.csv", "--output", "out.csv")
     assert "exists: choose another name" in again.err
     assert (folder / "out.csv").read_text() == "mine"
+
+
+def test_lines_with_keys_of_their_own_need_no_table_of_all(export: Export, folder: Path) -> None:
+    """4,000 lines with as many keys were a table of 128 MB, 14 MiB of lines one of 14.9 GiB."""
+    lines = [json.dumps({"text": f"word {number}", f"key {number}": 1}) for number in range(4_000)]
+    (folder / "keys.jsonl").write_text("\n".join(lines))
+    model = evo_tune.load_model(export("texts").folder)
+    tracemalloc.start()
+    rows = sum(len(frame) for frame in model.predictions(folder / "keys.jsonl"))
+    assert rows == 4_000
+    assert tracemalloc.get_traced_memory()[1] < 40e6
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.parquet", "out.jsonl"])
