@@ -118,7 +118,7 @@ class Model(ABC):
     ) -> None:
         self.folder, self.network, self.about, self.device = folder, network, about, device
         self.reader: Any  # set by each kind of model
-        self.threads = threads or about.evaluated.threads
+        self.threads = threads or min(about.evaluated.threads, os.cpu_count() or 1)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.task}, {str(self.folder)!r}>"

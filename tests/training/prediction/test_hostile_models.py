@@ -8,6 +8,7 @@ import math
 import os
 import pickle
 import resource
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,13 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "weights of another shape": ("classes", lambda at: retyped(at, lambda one: one[..., :1]), "."),
     "a scale of no kind": ("numbers", lambda at: edit(at, scale="ab"), "."),
 }
+
+
+def test_a_models_threads_are_at_most_those_of_the_machine(export: Export, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(export("classes").folder, folder)
+    edit(folder, evaluated={"threads": 1024})
+    assert evo_tune.load_model(folder).threads == os.cpu_count()
 
 
 def flip(path: Path) -> None:

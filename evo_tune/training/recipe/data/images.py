@@ -27,6 +27,9 @@ from evo_tune.training.recipe.data.tables import (
 # Formats of image files, by Pillow's names. For others, such as EPS, Pillow may start another program.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
+# Most pixels of an image file: reading one takes up to eight bytes for each.
+MOST_PIXELS = 80_000_000
+
 
 @dataclass(frozen=True)
 class Images:
@@ -100,6 +103,8 @@ def read_image(path: Path, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
     channels, height, width = shape
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:  # a small file may have them
+                raise ValueError(f"{image.width} x {image.height} pixels, more than {MOST_PIXELS}")
             small = image.convert("RGB" if channels == 3 else "L").resize((width, height), Image.Resampling.BILINEAR)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evo_tune.errors import UsageError
+from evo_tune.errors import OptionError, UsageError
 from evo_tune.training.recipe import read_images
+from evo_tune.training.recipe.data.images import read_image
 from tests.training.recipe.data.refusals import refused, without
 
 
@@ -105,3 +106,14 @@ def test_arrays_that_unpack_to_a_thousand_times_their_size_are_refused(tmp_path:
     monkeypatch.setattr("evo_tune.training.recipe.data.reading.ALWAYS", 1 << 20)
     np.savez_compressed(tmp_path / "bomb.npz", images=np.zeros((4000, 32, 32), np.uint8), labels=np.arange(4000) % 2)
     refused(read_images, "unpacks to more than", str(tmp_path / "bomb.npz"), 32)
+
+
+def test_a_small_file_with_many_pixels_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    Image.new("L", (9_000, 9_000)).save(tmp_path / "a.png", compress_level=9)
+    monkeypatch.setattr(Image.Image, "convert", lambda *_: pytest.fail("it is decoded"))
+    with pytest.raises(OptionError, match="9000 x 9000 pixels, more than 80000000"):
+        read_image(tmp_path / "a.png", (3, 8, 8))
