@@ -49,6 +49,9 @@ NO_SEED = (
     "--final-seeds 0 leaves them out"
 )
 
+# Options of a command that `Script` takes, in its order.
+SCRIPT_OPTIONS = ("metric", "progress", "shell", "metrics_file", "template", "set_values")
+
 # Programs whose first argument that is no flag is a script.
 INTERPRETERS = re.compile(r"(?:python|pypy)[\d.]*|bash|sh|dash|zsh|Rscript|julia|perl|ruby")
 
@@ -96,19 +99,11 @@ def command_evaluator(
         template: str = "",
         set_values: str = "",
     ) -> dict[str, float]:
-        script = Script(text, metric.splitlines(), progress, shell, metrics_file, template, set_values.splitlines())
-        return run_trial(script, Script(judge, metric.splitlines()) if judge else None, genome, context)
+        script = Script(text, metric, progress, shell, metrics_file, template, set_values)
+        return run_trial(script, Script(judge, metric) if judge else None, genome, context)
 
     values = bind_options(options or {}, options_of(evaluate), "a command", "-o")
-    script = Script(
-        text,
-        values["metric"].splitlines(),
-        values["progress"],
-        values["shell"],
-        values["metrics_file"],
-        values["template"],
-        values["set_values"].splitlines(),
-    )
+    script = Script(text, *(values[name] for name in SCRIPT_OPTIONS))
     words = script.command
     if not words.genes and genes is not None and patches is None:
         raise PluginError(
@@ -180,10 +175,9 @@ def with_template_text(options: Mapping[str, Any]) -> dict[str, Any]:
         OptionError: The file cannot be read.
     """
     template = options.get("template")
-    return {
-        **options,
-        **({"template": ConfigTemplate(template).text} if isinstance(template, str) and template else {}),
-    }
+    if not isinstance(template, str) or not template:
+        return dict(options)
+    return {**options, "template": ConfigTemplate(template).text}
 
 
 def _check_judge(judge: str, genes: Sequence[str]) -> None:

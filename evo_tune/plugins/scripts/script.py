@@ -82,17 +82,17 @@ class Script:
     def __init__(
         self,
         command: str | Sequence[str],
-        metrics: Sequence[str] = (),
+        metrics: str | Sequence[str] = (),
         progress: str = "",
         shell: bool = False,
         metrics_file: str = "",
         template: str = "",
-        set_values: Sequence[str] = (),
+        set_values: str | Sequence[str] = (),
     ) -> None:
-        self.config = ConfigTemplate(template, set_values) if template else None
+        self.config = ConfigTemplate(template, _lines_of(set_values)) if template else None
         text = command if isinstance(command, str) else shlex.join(command)
         self.command = CommandTemplate(text, shell, self.config)
-        metrics = [metrics] if isinstance(metrics, str) else metrics
+        metrics = _lines_of(metrics)
         self.metrics_file = metrics_file
         self.keys = parse_keys(metrics, "KEY such as 'val_loss=eval/nll'") if metrics_file else {}
         self.patterns = {} if metrics_file else parse_patterns(metrics)
@@ -148,6 +148,10 @@ class Script:
         for line in reader.how_metrics_were_read():
             print(line)  # into the log of the trial
         return reader.metrics
+
+
+def _lines_of(texts: str | Sequence[str]) -> Sequence[str]:
+    return texts.splitlines() if isinstance(texts, str) else texts
 
 
 class CommandTemplate:
