@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from functools import cache, cached_property
 from importlib.metadata import distribution, version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -25,13 +24,14 @@ from markupsafe import Markup, escape
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.trial import Trial
 from evo_tune.report import charts, summary
-from evo_tune.report.charts import SERIES, CaptionedFigure, Part, Spec, as_json, as_plotly, history
+from evo_tune.report.charts import Part, Spec, as_json, as_plotly
 from evo_tune.report.run_data import RunData
+from evo_tune.report.side_by_side import comparison_parts
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.note import read_note
 from evo_tune.store.run import Run
 from evo_tune.store.run_folders import DEFAULT_STORE, REPORT, find_run
-from evo_tune.text import escape_unprintable, show_genome, show_seconds, show_value, with_plural
+from evo_tune.text import escape_unprintable, show_seconds, show_value, with_plural
 from evo_tune.trust import safe_files
 
 if TYPE_CHECKING:
@@ -301,75 +301,6 @@ def write_report(runs: Sequence[Run], path: Path) -> Path:
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}; choose another -o FILE") from None
     return path
-
-
-# Several runs side by side.
-
-
-def comparison_parts(runs: Sequence[RunData]) -> dict[str, Part]:
-    """Return the parts that compare runs, by name."""
-    parts = {"verdict": _comparison_table(runs)}
-    # Each run has one line; colours repeat after six runs, and the legend tells them apart. Values of different tasks
-    # have no common axis.
-    tasks: dict[tuple[str, str], list[RunData]] = {}
-    for data in runs:
-        task = (data.run.manifest.evaluator, data.run.manifest.objectives[0])
-        tasks.setdefault(task, []).append(data)
-    drawn = []
-    for (evaluator, objective), runs_of_task in tasks.items():
-        suffix = f", {objective} of {evaluator}" if len(tasks) > 1 else ""
-        for by in get_args(history.By):
-            if (figure := history.draw(runs_of_task, by)) is not None:
-                drawn.append(CaptionedFigure(figure, f"By {history.TITLES[by]}{suffix}"))
-    if drawn:
-        parts["history"] = Part(
-            "Side by side",
-            "The best value so far of each run. Evaluations show which strategy learns most from each trial, cost "
-            "shows what a full training buys, and time shows how long you wait.",
-            drawn,
-            note=f"Colours repeat after {len(SERIES)} runs." if len(runs) > len(SERIES) else "",
-        )
-    return parts
-
-
-def _comparison_table(runs: Sequence[RunData]) -> Part:
-    metrics = {data.run.manifest.objectives[0] for data in runs}
-    evaluators = {data.run.manifest.evaluator for data in runs}
-    with_result = [data for data in runs if data.recommended_trial is not None and data.recommended_trial.losses]
-    title = "The runs"
-    if len(metrics) == len(evaluators) == 1 and with_result:
-        leader = min(with_result, key=lambda data: (_comparable_loss(data), data.name))
-        value = leader.objective.value(_comparable_loss(leader))
-        title = f"{leader.name} found the best: {leader.metric} {value:.5g}"
-    explanation = "Values over fresh seeds come from a run's final comparison; those of the search are optimistic."
-    if len(metrics) > 1:
-        explanation += " The runs have different objectives, so their values cannot be compared."
-    elif len(evaluators) > 1 or len({str(data.run.manifest.options) for data in runs}) > 1:
-        explanation += " The runs differ in their evaluator or its options: compare with care."
-    rows: list[dict[str, Any]] = []
-    for data in runs:
-        result, run = data.result, data.run
-        gain = "" if math.isnan(result.gain) else f"{result.gain:.4g}"
-        error = "" if math.isnan(result.gain_error) else f" ± {result.gain_error:.2g}"
-        row = {"run": run.name, "strategy": run.manifest.strategy, "seed": run.manifest.settings.seed}
-        row["best"] = None if result.best is None else result.best.outcome.metrics[result.metric]
-        row |= {"over fresh seeds": summary.show_fresh_values(result.fresh_best), "gain over the default": gain + error}
-        row |= {"evaluations": result.results, "cost, full trainings": round(summary.total_cost(run), 1)}
-        row |= {"time": show_seconds(run.seconds), "best genome": ""}
-        if result.best is not None:
-            row["best genome"] = show_genome(result.best.genome)
-        rows.append(row)
-    return Part(title, explanation, rows=rows, rows_title="Run by run", rows_open=True)
-
-
-def _comparable_loss(data: RunData) -> float:
-    """Return the loss that compares runs: over fresh seeds if known, else that of the search."""
-    row = data.result.fresh_best
-    if row is not None and row.values:
-        return data.objective.sign * row.mean
-    assert data.recommended_trial is not None
-    assert data.recommended_trial.losses
-    return data.recommended_trial.losses[0]
 
 
 # A saved run in a notebook. It locks nothing, writes nothing, and runs no code from the run.

@@ -120,11 +120,13 @@ class FreshValues:
         id: Id of the genome's trial.
         values: One value for each successful seed.
         failures: Number of failed seeds.
+        seeds: Seed of each value.
     """
 
     id: int
     values: tuple[float, ...]
     failures: int
+    seeds: tuple[int, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -301,11 +303,12 @@ def comparison_result(run: Run) -> ComparisonResult | None:
     if not results:
         return None
     state, value, values = comparison.state(results), comparison_objective(run).value, []
+    seed = run.manifest.settings.seed
     for id in (comparison.default, state.chosen) if state.over and state.chosen is not None else ():
         if id is not None:
-            losses = [results[FreshTraining(id, "report", number)] for number in range(1, state.seeds + 1)]
-            good = tuple(value(loss) for loss in losses if loss is not None)
-            values.append(FreshValues(id, good, len(losses) - len(good)))
+            losses = {number: results[FreshTraining(id, "report", number)] for number in range(1, state.seeds + 1)}
+            good = {fresh_seed(seed, number): value(loss) for number, loss in losses.items() if loss is not None}
+            values.append(FreshValues(id, tuple(good.values()), len(losses) - len(good), tuple(good)))
     return ComparisonResult(state, tuple(values))
 
 

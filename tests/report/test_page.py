@@ -22,7 +22,6 @@ from evo_tune.report.charts import CaptionedFigure, Command, Part, Table, as_jso
 from evo_tune.report.page import (
     TRACES,
     Library,
-    comparison_parts,
     inline_library,
     page,
     plotly_script,
@@ -94,15 +93,6 @@ def test_sentences_show_commands_as_code() -> None:
     made = page("t", {}, {"verdict": Part("t", "Run `evo-tune <resume>` now.", note="`a`")}, Library(path="x"))
     assert "Run <code>evo-tune &lt;resume&gt;</code> now." in made
     assert "<code>a</code>" in made
-
-
-def test_runs_of_different_tasks_have_axes_of_their_own(made: Made) -> None:
-    runs = [made(80), made(80, seed=3), made(90, seed=4, objectives=("params:min", "loss:min"))]
-    captions = [one.caption for one in comparison_parts([RunData(run) for run in runs])["history"].figures]
-    assert len(captions) == 6
-    assert captions[0].startswith("By evaluations, loss:min of ")
-    assert captions[3].startswith("By evaluations, params:min of ")
-    assert len(comparison_parts([RunData(run) for run in runs[:2]])["history"].figures) == 3
 
 
 def test_the_policy_names_each_script_by_its_hash() -> None:

@@ -44,7 +44,7 @@ class Color:
     BEST = "#D55E00"
     DEFAULT = "#8a8f98"
     PRUNED = "#CC79A7"
-    FAINT = "rgba(128,138,150,0.45)"
+    FAINT = "rgba(112,122,134,0.85)"
 
 
 # Colours that people with any common kind of colour blindness can tell apart (Okabe & Ito, Color universal design,

@@ -1,0 +1,231 @@
+"""Several runs on one page: which best genome is better, what differs between the runs, and their progress together.
+
+The best genomes are compared over the fresh seeds of the final comparisons: seed by seed where the runs share seeds
+(runs with the same `--seed` do), else by Welch's test (see `verdict`). Where the final comparisons share no metric, the
+page says so and compares nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+from msgspec import to_builtins
+
+from evo_tune.genome.notation import format_gene
+from evo_tune.report import summary
+from evo_tune.report.charts import SERIES, Part, history, side_by_side
+from evo_tune.report.inference import HARMFUL, REAL
+from evo_tune.report.recommendation import comparison_objective
+from evo_tune.report.run_data import RunData
+from evo_tune.report.verdict import Losses, VariantVerdict, Verdict, give_verdict
+from evo_tune.store.note import read_note
+from evo_tune.text import show_decimals, show_seconds, show_value
+
+# First columns of the tables; the others have the names of the runs.
+RESULT, SETTING, GENE = "result", "setting", "gene"
+
+
+def comparison_parts(runs: Sequence[RunData]) -> dict[str, Part]:
+    """Return the parts that compare runs, by name; a run whose name is taken gets a number after it."""
+    taken = {RESULT, SETTING, GENE}
+    for data in runs:
+        number, name = 1, data.run.name
+        while data.name in taken:
+            number += 1
+            data.name = f"{name} ({number})"
+        taken.add(data.name)
+    settings = _differing_rows(SETTING, {data.name: _settings(data) for data in runs})
+    genomes = {data.name: _best_genome(data) for data in runs}
+    title, explanation = "Settings that differ", "Settings that are the same in all runs are left out."
+    parts = {"verdict": _verdict_part(runs)}
+    parts["settings"] = Part(title, explanation, rows=settings, rows_title="Settings", rows_open=True)
+    if not settings:
+        parts["settings"] = Part("No setting differs", "The runs have the same settings.")
+    rows = _differing_rows(GENE, genomes)
+    explanation = "Values of the recommended trials; genes with the same value in all runs are left out."
+    parts["genome"] = Part("Genes of the best that differ", explanation, rows=rows, rows_title="Genes", rows_open=True)
+    if not rows:
+        parts["genome"] = Part("No gene of the best differs", "The runs recommend the same genome.")
+    if (curves := _history_part(runs)) is not None:
+        parts["history"] = curves
+    return parts
+
+
+# The best genomes against each other.
+
+
+def compare_best(runs: Sequence[RunData]) -> tuple[Verdict | None, list[str]]:
+    """Return the best genomes of runs against that of the first, over the fresh seeds of their final comparisons.
+
+    Returns:
+        The verdict, by the runs' names; None without two runs that share a metric. And why runs are left out, in
+        sentences.
+    """
+    losses: dict[str, Losses] = {}
+    objective, reasons = comparison_objective(runs[0].run), []
+    for data in runs:
+        fresh, own_objective = data.result.fresh_best, comparison_objective(data.run)
+        if fresh is None or not fresh.values:
+            reasons.append(f"{data.name} has no complete final comparison, so no values over fresh seeds.")
+            continue
+        objective = objective if losses else own_objective
+        if own_objective != objective:
+            own, other = (f"{wanted.metric}:{wanted.direction}" for wanted in (own_objective, objective))
+            reasons.append(f"The final comparison of {data.name} measured {own}, not {other}.")
+            continue
+        pairs = zip(fresh.seeds, fresh.values, strict=True)
+        losses[data.name] = {str(seed): objective.sign * value for seed, value in pairs}
+    return (give_verdict(losses, next(iter(losses)), objective) if len(losses) > 1 else None), reasons
+
+
+def _verdict_part(runs: Sequence[RunData]) -> Part:
+    verdict, reasons = compare_best(runs)
+    rows = _result_rows(runs, verdict)
+    if verdict is None:
+        sentences = [*reasons, "So the best genomes share no metric over fresh seeds and cannot be compared."]
+        return Part("Not comparable", " ".join(sentences), rows=rows, rows_title="Run by run", rows_open=True)
+    sentences = [describe_difference(variant, verdict) for variant in verdict.variants]
+    manifests = [data.run.manifest for data in runs]
+    if len({(manifest.evaluator, repr(manifest.options), manifest.fingerprint) for manifest in manifests}) > 1:
+        sentences.append("The runs differ in their evaluator, its options or its data, which may be the reason.")
+    compared = {verdict.baseline, *(variant.variant for variant in verdict.variants)}
+    facts = {
+        f"{data.name}: {verdict.metric}": summary.show_fresh_values(data.result.fresh_best)
+        for data in runs
+        if data.name in compared
+    }
+    explanation = " ".join([*sentences, *reasons])
+    return Part(_title(verdict), explanation, (), facts, rows=rows, rows_title="Run by run", rows_open=True)
+
+
+def _title(verdict: Verdict) -> str:
+    better = [variant.variant for variant in verdict.variants if variant.verdict == REAL]
+    worse = [variant.variant for variant in verdict.variants if variant.verdict == HARMFUL]
+    if better:
+        return f"{', '.join(better)} {'is' if len(better) == 1 else 'are'} better than {verdict.baseline}"
+    if worse:
+        return f"{verdict.baseline} is better than {', '.join(worse)}"
+    others = ", ".join(variant.variant for variant in verdict.variants)
+    return f"No clear difference between {verdict.baseline} and {others}"
+
+
+def describe_difference(variant: VariantVerdict, verdict: Verdict) -> str:
+    """Return in a sentence by how much a run's best is better than that of the first run, and how that was tested."""
+    name, baseline = variant.variant, verdict.baseline
+    if not variant.gain:
+        return f"{name} is as good as {baseline} by mean {verdict.metric} over fresh seeds."
+    is_better = "better" if variant.gain > 0.0 else "worse"
+    text = f"{name} is {_difference(variant)} {is_better} than {baseline} by mean {verdict.metric} over fresh seeds"
+    if variant.error is None:
+        return f"{text}; a run with one fresh seed gives no standard error, so this may be luck."
+    how = f"paired over {variant.pairs} fresh seeds" if variant.pairs else "Welch's test, since their seeds differ"
+    clear = "not clear" if variant.verdict not in (REAL, HARMFUL) else "clear"
+    correction = f", corrected for {len(verdict.variants)} comparisons" if len(verdict.variants) > 1 else ""
+    p = "p < 0.001" if variant.p is not None and variant.p < 0.001 else f"p = {variant.p:.2g}"
+    return f"{text} ({how}): {clear}, {p}{correction}."
+
+
+def _difference(variant: VariantVerdict) -> str:
+    error = "" if variant.error is None else f" ± {show_decimals(variant.error)}"
+    return f"{show_decimals(abs(variant.gain or 0.0))}{error}"
+
+
+def _result_rows(runs: Sequence[RunData], verdict: Verdict | None) -> list[dict[str, str]]:
+    """Return the results of the runs, a row for each result and a column for each run."""
+    columns = {}
+    variants = {} if verdict is None else {variant.variant: variant for variant in verdict.variants}
+    for data in runs:
+        result, best = data.result, data.result.best
+        column = {"verdict": summary.verdict(result).replace("`", "")}
+        if best is not None:
+            column["best in the search"] = f"{result.metric} {show_value(best.outcome.metrics[result.metric])}"
+        if result.fresh_best is not None:
+            column["over fresh seeds"] = f"{result.reported_metric} {summary.show_fresh_values(result.fresh_best)}"
+        if verdict is not None:
+            variant, text = variants.get(data.name), "-"
+            if variant is not None:
+                text = (
+                    f"{_difference(variant)} {'better' if variant.gain > 0.0 else 'worse'}"
+                    if variant.gain
+                    else "as good"
+                )
+            column[f"against {verdict.baseline}"] = text
+        column["evaluations"] = str(result.results)
+        column["cost, full trainings"] = f"{summary.total_cost(data.run):.1f}"
+        column["time"] = show_seconds(data.run.seconds)
+        column["ended"] = data.run.ended or "not yet"
+        columns[data.name] = column
+    return _rows(RESULT, columns)
+
+
+# What differs.
+
+
+def _rows(first: str, columns: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return columns as rows, each of whose first cell has the name of the value."""
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    return [{first: name, **{run: column.get(name, "-") for run, column in columns.items()}} for name in names]
+
+
+def _differing_rows(first: str, columns: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return the rows whose values are not the same in all columns."""
+    rows = _rows(first, columns)
+    return [row for row in rows if len({value for name, value in row.items() if name != first}) > 1]
+
+
+def _settings(data: RunData) -> dict[str, str]:
+    """Return all that a user chose for a run, and its data, code and versions, as text by name."""
+    manifest = data.run.manifest
+    groups = {
+        "option": manifest.options,
+        "strategy option": manifest.strategy_options,
+        "setting": {**to_builtins(manifest.settings), **data.run.session.to_json()},
+        "gene": {name: format_gene(gene) for name, gene in manifest.genes().items()},
+        "version": manifest.versions,
+    }
+    values = {
+        "evaluator": manifest.evaluator,
+        "evaluator's code (SHA-256)": manifest.evaluator_hash[:12],
+        "data (fingerprint)": manifest.fingerprint[:12] or "none",
+        "objectives": ", ".join(manifest.objectives),
+        "constraints": ", ".join(manifest.subject_to) or "none",
+        "strategy": manifest.strategy,
+        "warm start": str(len(manifest.warm_start)),
+        "learned from": ", ".join(run["name"] for run in manifest.learned) or "none",
+        "threads": str(manifest.threads),
+        "note": read_note(data.run.folder) or "none",
+    }
+    return values | {f"{kind} {name}": str(value) for kind, row in groups.items() for name, value in row.items()}
+
+
+def _best_genome(data: RunData) -> dict[str, str]:
+    best = data.result.best
+    return {} if best is None else {name: show_value(value) for name, value in best.genome.items()}
+
+
+# Progress.
+
+
+def _history_part(runs: Sequence[RunData]) -> Part | None:
+    """Return the curves of runs, those with the same first objective in the same figure; None without any."""
+    groups: dict[str, list[RunData]] = {}
+    for data in runs:
+        groups.setdefault(data.run.manifest.objectives[0], []).append(data)
+    alone = {objective: f", {group[0].name}" if len(group) == 1 else "" for objective, group in groups.items()}
+    figures = side_by_side(
+        (
+            f"By {history.TITLES[by]}" + (f", {objective}{alone[objective]}" if len(groups) > 1 else ""),
+            history.draw(group, by),
+        )
+        for objective, group in groups.items()
+        for by in get_args(history.By)
+    )
+    if not figures:
+        return None
+    explanation = "The best value so far of each run in the search. Evaluations show which run learns most from each "
+    explanation += "trial, cost shows what a full training buys, and time shows how long you wait."
+    notes = [f"Colours repeat after {len(SERIES)} runs."] if len(runs) > len(SERIES) else []
+    if len({data.run.manifest.evaluator for data in runs}) > 1:
+        notes.append("The runs have different evaluators or commands: their curves mean the same if their metrics do.")
+    return Part("Best value so far", explanation, figures, note=" ".join(notes))
