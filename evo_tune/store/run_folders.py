@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import stat
+import time
 import uuid
 import warnings
 from pathlib import Path
@@ -187,6 +188,10 @@ def delete_run(folder: Path) -> None:
 DEEPEST_COPY = safe_files.DEEPEST - 10
 
 
+# Age at which an unfinished copy is one of a killed process.
+ABANDONED_SECONDS = 24 * 3600.0
+
+
 def copy_run(folder: Path, store: Path, name: str) -> Path:
     """Copy a run atomically and return the folder of the copy, which can be continued separately.
 
@@ -198,20 +203,22 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
     """
     target = new_run_folder(store, name)
     manifest = msgspec.structs.replace(read_manifest(folder), identity=uuid.uuid4().hex)
-    partial_name = f".{name}.part"
+    partial_name = f".{name}.{uuid.uuid4().hex}.part"  # several processes may make a copy of this name at a time
     skipped: list[str] = []
     try:
-        safe_files.remove(store, partial_name)
+        for killed in store.glob(f".{name}.*.part"):
+            if time.time() - killed.lstat().st_mtime > ABANDONED_SECONDS:
+                safe_files.remove(store, killed.name)
         with safe_files.folder(folder) as source, safe_files.folder(store, partial_name, make=True) as copy:
             _copy(source, copy, "", skipped)
         write_manifest(store / partial_name, manifest)
         target = new_run_folder(store, name)  # again: another process may have taken the name meanwhile
         remove_unfinished_creation(target)
         os.replace(store / partial_name, target)  # fails if another process has made this folder meanwhile
-    except (OSError, StoreError) as error:
+    except (OSError, StoreError, UsageError) as error:
         with contextlib.suppress(OSError):
             safe_files.remove(store, partial_name)
-        if target.exists():
+        if target.exists() or isinstance(error, UsageError):
             raise UsageError(f"{target} exists: choose another name for the copy") from None
         cause = str(error)
         if isinstance(error, OSError):

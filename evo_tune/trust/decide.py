@@ -15,6 +15,7 @@ import json
 import os
 import stat
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any, Literal, TypedDict
 import filelock
 
 from evo_tune.errors import UsageError
-from evo_tune.text import escape_unprintable, is_encodable
+from evo_tune.text import escape_unprintable, is_encodable, one_line
 from evo_tune.trust import safe_files
 
 # Maximum bytes of the memory file.
@@ -279,9 +280,10 @@ def _read_memory() -> _Memory:
 def _remember(kind: Literal["files", "runs"], key: str, value: Any) -> None:
     """Add an entry as the newest one; a dict is added to the one that is there.
 
-    If the folder cannot be written, the user is asked again next time.
+    If the folder cannot be written, the user is told, and asked again next time.
     """
-    with contextlib.suppress(OSError, RuntimeError):
+    part: str | None = None
+    try:
         memory = _memory_path()
         memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with filelock.FileLock(memory.parent / "trusted.lock"):  # runs that begin at the same time lose no entry
@@ -295,9 +297,17 @@ def _remember(kind: Literal["files", "runs"], key: str, value: Any) -> None:
             newest = {**dict(list(of_kind.items())[1 - MOST :]), key: value}
             with tempfile.NamedTemporaryFile(
                 "w", dir=memory.parent, prefix=".trusted-", delete=False, encoding="utf-8"
-            ) as part:
-                json.dump({**entries, kind: newest}, part)
-            os.replace(part.name, memory)
+            ) as file:
+                part = file.name
+                json.dump({**entries, kind: newest}, file)
+            os.replace(part, memory)
+    except (OSError, RuntimeError) as error:  # the latter: there is no home folder
+        if part is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+        reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+        name = one_line(os.path.basename(key), 80)
+        warnings.warn(f"cannot remember that {name} is yours ({reason}): evo-tune will ask again", stacklevel=2)
 
 
 # The paths outside of a run's folder that its values name, or to which links in its data lead. Only names and kinds of

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import pytest
 
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.loop.search import Search
+from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run_folders import copy_run, list_runs
+from evo_tune.trust import safe_files
 from tests.conftest import drive, rows
 
 Begin = Callable[..., Search]
@@ -56,3 +60,42 @@ def test_a_copy_that_fails_leaves_no_half(begin: Begin, tmp_path: Path, monkeypa
             copy_run(search.saved.folder, tmp_path / "store", "copy")
     assert [path.name for path in list_runs(tmp_path / "store")] == ["mine"]
     assert copy_run(search.saved.folder, tmp_path / "store", "copy").is_dir()
+
+
+def test_of_copies_made_at_the_same_time_one_wins(
+    begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = drive(begin("mine")).saved.folder
+    copied, copy_file = threading.Barrier(3), safe_files.copy_file
+
+    def wait_and_copy(source: int, target: int, name: str) -> None:
+        if name == JOURNAL:
+            copied.wait(10)
+        copy_file(source, target, name)
+
+    monkeypatch.setattr(safe_files, "copy_file", wait_and_copy)
+    results: list[object] = []
+
+    def copy() -> None:
+        try:
+            results.append(copy_run(folder, tmp_path, "same"))
+        except UsageError as error:
+            results.append(str(error))
+
+    threads = [threading.Thread(target=copy) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [result for result in results if isinstance(result, Path)] == [tmp_path / "same"]
+    assert sum("exists: choose another name" in str(result) for result in results) == 2
+    assert not [*tmp_path.glob(".same.*")]
+
+
+def test_what_a_killed_copy_left_is_removed_a_day_later(begin: Begin, tmp_path: Path) -> None:
+    folder = drive(begin("mine")).saved.folder
+    for name, age in ((".same.a.part", 2 * 86400), (".same.b.part", 60)):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    copy_run(folder, tmp_path, "same")
+    assert [path.name for path in tmp_path.glob(".same.*")] == [".same.b.part"]

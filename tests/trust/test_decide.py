@@ -229,9 +229,11 @@ def test_a_home_that_cannot_be_written_costs_a_question_and_no_run(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    remember(code)
+    with pytest.warns(UserWarning, match="cannot remember that .* is yours .Not a directory.: evo-tune will ask again"):
+        remember(code)
     refused(code, "which you have not named yourself")
-    allow(code, YES)
+    with pytest.warns(UserWarning, match="cannot remember"):
+        allow(code, YES)
 
 
 def test_a_relative_state_folder_is_ignored(code: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,3 +270,15 @@ def test_the_memory_is_for_the_user_alone_and_bounded(
 )
 def test_plain_names_hide_no_path(name: str, plain: bool) -> None:
     assert trust.is_identifier(name) is plain
+
+
+def test_a_memory_that_cannot_be_written_is_told(memory: Path, code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk: else the user's own run is a stranger's later, without a word."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(json, "dump", refuse)
+    with pytest.warns(UserWarning, match=f"cannot remember that {code.name} is yours .No space left on device."):
+        remember(code)
+    assert not [*memory.parent.glob(".trusted-*")]
