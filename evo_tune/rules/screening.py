@@ -32,6 +32,9 @@ FIRST, TURNS = 20, ("", SCREENING, SIMPLIFIED)
 # A switch stays if its gain is at least this many standard deviations; up to `CERTAIN` of them, it is uncertain.
 LEAST_GAIN, CERTAIN = 1.0, 2.5
 
+# Number of failures after which a switch that never succeeded stays off.
+FEW_FAILURES = 2
+
 # Number of random genomes of which the most useful one is trained.
 CANDIDATES = 200
 
@@ -52,6 +55,10 @@ def next_screening(
     if not kind or not switches or len(history.objectives) > 1 or not history.ranking:
         return None
     genomes = [trial.genome for trial in history.ranking]
+    # Of a switch that has only failed, a further training would tell nothing but that.
+    failures = {name: sum(trial.genome[name] is True for trial in history.failed) for name in switches}
+    works = {name for name in switches if any(genome[name] is True for genome in genomes)}
+    switches = [name for name in switches if name in works or failures[name] < FEW_FAILURES]
     model = fit_switches(history.space, switches, genomes, history.ranked_losses()[:, 0])
     if model is None:
         return None

@@ -129,6 +129,23 @@ def test_without_switches_or_results_the_strategy_proposes(case: str) -> None:
     assert next_screening(history, switches, 1.0, np.random.default_rng(0)) is None
 
 
+def test_a_switch_that_always_fails_is_screened_no_more() -> None:
+    strategy = StrategyWithRules(inner=make_strategy("random", {}), settings=RunSettings())
+    history, rng, later = RunHistory(make_space(), [Minimize("loss")]), np.random.default_rng(0), []
+    for id in range(60):
+        default = Proposal(history.space.default(), DEFAULT)
+        proposal = strategy.propose(history, np.random.default_rng(id), SWITCHES) if id else default
+        assert proposal is not None
+        history.add_candidate(Candidate(id, 0, 0, id, **vars(proposal)))
+        failed = proposal.genome["p1"] is True
+        history.tell(id, Outcome("failed", {}) if failed else Outcome("ok", {"loss": loss_of(proposal.genome, rng)}))
+        if proposal.operator in (SCREENING, SIMPLIFIED):
+            later.append(proposal.genome)
+    assert len(later) > 5
+    assert not any(genome["p1"] for genome in later)
+    assert all(any(genome[name] for genome in later) for name in ("p0", "p2"))
+
+
 def test_new_genomes_begin_at_the_first_rung() -> None:
     settings = RunSettings(fidelity="0.25,1", prune=True)
     proposals = simulate(90, settings=settings)[1]
