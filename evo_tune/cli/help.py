@@ -31,6 +31,9 @@ COMMANDS: Mapping[int, str] = {0: "Search", 30: "Runs", 80: "Evaluators and stra
 # Most flags of a command without groups.
 FEW = 9
 
+# Widest line of an example.
+COLUMNS = 80
+
 # Names of values in the help, by the type of a flag without a name of its own.
 METAVARS: Mapping[type[click.ParamType[Any]], str] = {
     click.types.IntParamType: "N",
@@ -126,10 +129,28 @@ class Command(click.Command):
             return
         with formatter.section("Examples"):
             for line in self.examples:
-                command_line, mark, comment = line.partition("  #")
-                if mark:
-                    comment = click.style(mark + comment, dim=True)
-                formatter.write(f"{'':>{formatter.current_indent}}{command_line}{comment}\n")
+                for part in fit_example(line, COLUMNS - formatter.current_indent):
+                    command_line, mark, comment = part.partition("  #")
+                    if mark:
+                        comment = click.style(mark + comment, dim=True)
+                    formatter.write(f"{'':>{formatter.current_indent}}{command_line}{comment}\n")
+
+
+def fit_example(line: str, width: int) -> list[str]:
+    """Return an example in lines that fit: a comment moves to a line below, and a command continues before a flag."""
+    if len(line) <= width:
+        return [line]
+    command_line, mark, comment = line.partition("  #")
+    command_line, lines = command_line.rstrip(), []
+    while len(command_line) > width:
+        end = command_line.rfind(" -", 5, width - 1)
+        while end > 0 and command_line[:end].count("'") % 2:  # within quotes
+            end = command_line.rfind(" -", 5, end)
+        if end < 0:
+            break
+        lines.append(f"{command_line[:end]} \\")
+        command_line = f"    {command_line[end + 1 :]}"
+    return [*lines, command_line] + ([f"  {mark}{comment}"] if mark else [])
 
 
 def cli_command(name: str, *examples: str, **kwargs: Any) -> Callable[[Callable[..., Any]], Command]:

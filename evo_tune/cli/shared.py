@@ -86,6 +86,48 @@ def complete_strategies(ctx: click.Context, param: click.Parameter, incomplete: 
     return _completions(_plugin_names("strategies", [PACKAGE / "strategies"]), incomplete, or_file=True)
 
 
+def _typed_argument(ctx: click.Context, name: str) -> str:
+    """Return the first argument as it was typed, or its default; click assigns none while a flag has no value."""
+    return str(next(iter(ctx.args), None) or ctx.params.get(name) or "")
+
+
+def _bundled_space(ctx: click.Context) -> tuple[list[str], list[str]]:
+    """Return the names of options and of genes of the evaluator that was typed; none of one that is not bundled.
+
+    The code of other evaluators does not run at a press of a key.
+    """
+    from evo_tune.plugins.find import find_evaluator
+
+    name = _typed_argument(ctx, "evaluator")
+    with contextlib.suppress(EvoTuneError):
+        if WORD.fullmatch(name) and not Path("evaluators", f"{name}.py").exists():
+            evaluator = find_evaluator(f"bundled:{name}")
+            return list(evaluator.options), list(evaluator.bind({}).space.genes)
+    return [], []
+
+
+def complete_options(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Complete the name of an option of a bundled evaluator."""
+    return _completions(_bundled_space(ctx)[0], incomplete)
+
+
+def complete_genes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Complete the name of a gene of a bundled evaluator."""
+    return _completions(_bundled_space(ctx)[1], incomplete)
+
+
+def complete_columns(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Complete the name of a column of the CSV file that was typed."""
+    import csv
+
+    path = Path(_typed_argument(ctx, "data"))
+    if path.suffix != ".csv" or not path.is_file():
+        return []
+    with contextlib.suppress(OSError, csv.Error), path.open(encoding="utf-8-sig", errors="replace") as file:
+        return _completions(next(csv.reader([file.readline(1 << 16)]), []), incomplete)
+    return []
+
+
 def _plugin_names(kind: str, folders: list[Path]) -> list[str]:
     from importlib.metadata import entry_points
 
@@ -145,7 +187,13 @@ price_option = click.option(
 )
 
 evaluator_options_option = click.option(
-    "-o", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the evaluator; repeatable."
+    "-o",
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    shell_complete=complete_options,
+    help="Option of the evaluator; repeatable.",
 )
 
 

@@ -30,7 +30,7 @@ from evo_tune.report.side_by_side import comparison_parts
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.note import read_note
 from evo_tune.store.run import Run
-from evo_tune.store.run_folders import DEFAULT_STORE, REPORT, find_run
+from evo_tune.store.run_folders import DEFAULT_STORE, REPORT, find_run, run_reference
 from evo_tune.text import escape_unprintable, show_seconds, show_value, with_plural
 from evo_tune.trust import safe_files
 
@@ -285,7 +285,11 @@ def write_beside(run: Run) -> Path:
         StoreError: Writing failed.
     """
     path = run.folder / REPORT
-    write_atomically(path, report([run], write_shared_library(run.folder.parent)).encode())
+    try:
+        write_atomically(path, report([run], write_shared_library(run.folder.parent)).encode())
+    except StoreError as error:
+        elsewhere = f"`evo-tune report {run_reference(run.folder)} -o FILE` writes it elsewhere"
+        raise StoreError(f"{error}; {elsewhere}") from None
     return path
 
 

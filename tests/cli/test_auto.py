@@ -434,3 +434,35 @@ def test_the_verdict_names_columns_that_know_the_target(data: Path, typed: Typed
     done = typed("auto", "told.csv", *AUTO[2:])
     assert "\nWarning: the target can be read off 'copy' alone: if it is not known beforehand, " in done.out, done
     assert "tabular: Warning: the target can be read off 'copy' alone" in done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("a,b,label\n1,2,x\n3,4,5,y\n", "line 3 has 4 cells, expected 3: correct that line"),
+        ("a,a,label\n1,2,x\n", "two columns are named 'a': rename one"),
+        ("a,b,label\n1,2,x\n3,\0004,y\n", "line 3 has a NUL byte"),
+    ],
+)
+def test_the_error_of_a_damaged_table_names_the_damage_alone(text: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "damaged.csv").write_text(text)
+    with pytest.raises(UsageError, match=re.escape(problem)) as caught:
+        recognise_task(str(tmp_path / "damaged.csv"), "label")
+    assert "UTF-8" not in str(caught.value)
+    assert "Parquet" not in str(caught.value)
+
+
+def test_a_first_line_of_data_is_suspected_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bare.csv").write_text("0.5,-1.25,no\n0.25,3e-5,yes\n" * 5)
+    recognise_task(str(tmp_path / "bare.csv"), "no")
+    assert "looks like data, not like names of columns (0.5, -1.25, no)" in capsys.readouterr().err
+    (tmp_path / "named.csv").write_text("a,b,kind\n" + "0.5,-1.25,no\n0.25,3e-5,yes\n" * 5)
+    recognise_task(str(tmp_path / "named.csv"), "kind")
+    assert not capsys.readouterr().err
+
+
+def test_a_folder_of_tables_is_no_corpus(tmp_path: Path) -> None:
+    for name in ("one.csv", "two.csv.gz"):
+        (tmp_path / name).write_text("a,b\n1,2\n")
+    with pytest.raises(UsageError, match="a folder with 2 tables, expected one file: give one of them"):
+        recognise_task(str(tmp_path), None)

@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from evo_tune.errors import StoreError
 from tests.cli.conftest import Typed
 
 SHORT = ("--population", "4", "--trials", "4", "--final-seeds", "0", "--slots", "1", "--strategy", "random")
@@ -65,3 +68,26 @@ def test_what_writes_a_report_is_light(folder: Path, small_run: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_report_that_cannot_lie_in_the_runs_folder_can_be_written_elsewhere(
+    folder: Path, small_run: str, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, data: bytes) -> None:
+        raise StoreError(f"cannot write {path}: Read-only file system")
+
+    monkeypatch.setattr("evo_tune.report.page.write_atomically", refuse)
+    failed = typed("report", small_run)
+    assert failed.code == 1
+    assert "Read-only file system; `evo-tune report one -o FILE` writes it elsewhere" in failed.err
+    assert typed("report", small_run, "-o", "alone.html").code == 0
+
+
+def test_the_report_of_a_script_has_the_command_that_best_prints(folder: Path, typed: Typed) -> None:
+    (folder / "train.py").write_text("import sys\nprint('loss', float(sys.argv[1]) ** 2)\n")
+    script = ("run", "python train.py {x}", "--gene", "x=float(0.1,1)", "--objective", "loss:min", "--name", "mine")
+    assert typed(*script, *SHORT).code == 0
+    command = typed("best", "mine").out.split("train it: ")[1].strip()
+    assert command.startswith("python train.py 0.")
+    html = (folder / "populations/mine/_report.html").read_text()
+    assert f"<pre><code>{command}</code></pre>" in html

@@ -468,3 +468,12 @@ def usable(opened: Opened, run: Run) -> None:
     assert table.locator("tbody tr").count() == 20
     best = min(trial.losses[0] for trial in run.trials() if trial.losses)
     assert float(column(opened, "loss")[0]) == pytest.approx(best, rel=1e-4)
+
+
+def test_a_button_copies_each_command(plain: Opened) -> None:
+    plain.page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    commands = plain.value("[...document.querySelectorAll('pre code')].map(one => one.textContent)")
+    assert plain.count("pre .copy") == len(commands) > 0
+    plain.page.locator("pre .copy").first.click()
+    plain.until("document.querySelector('pre .copy').textContent !== 'Copy'")
+    assert plain.value("navigator.clipboard.readText()") == commands[0]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -353,3 +354,44 @@ def test_thinning_is_even_and_keeps_what_is_to_be_kept() -> None:
 def test_text_in_a_figure_means_itself() -> None:
     assert escape_label("<b>&\u202e\n") == "&lt;b&gt;&amp;\\u202e"
     assert len(escape_label("x" * 500)) == 60
+
+
+# What does not fit, or is not there.
+
+
+def test_titles_of_axes_are_no_longer_than_the_axis_of_a_narrow_chart() -> None:
+    drawn = charts.figure([], x=charts.escape_label("<" * 50), y=charts.escape_label("a short & plain one"))
+    title = html.unescape(drawn["layout"]["xaxis"]["title"]["text"])
+    assert len(title) <= charts.LONGEST_TITLE
+    assert title.startswith("<<<")
+    assert drawn["layout"]["yaxis"]["title"]["text"] == "a short &amp; plain one"
+
+
+def test_a_run_on_a_cpu_has_no_chart_of_gpu_memory(begin: Callable[..., Search], tmp_path: Path) -> None:
+    (tmp_path / "memory.py").write_text(
+        "from evo_tune import Float, Minimize, SearchSpace\n"
+        "SPACE, OBJECTIVES = SearchSpace(x=Float(0.1, 1.0)), [Minimize('loss')]\n"
+        "def evaluate(genome, context):\n"
+        "    return {'loss': genome['x'], 'gpu_memory': 1e9 * genome['x'], 'peak_memory': 1e9 * genome['x']}\n"
+    )
+    settings = {"evaluator": str(tmp_path / "memory.py"), "strategy": "random", "trials": 6, "final_seeds": 0}
+    data = RunData(begin(**settings).run().saved)
+    assert "gpu_memory" not in resources.varying_resources(data)
+    assert "peak_memory" in resources.varying_resources(data)
+    for trial in data.ranked_trials:
+        object.__setattr__(trial.outcome, "device", "cuda:0")
+    assert "gpu_memory" in resources.varying_resources(data)
+
+
+def test_grey_points_are_visible_on_light_and_dark_paper() -> None:
+    *color, alpha = map(float, charts.Color.FAINT.removeprefix("rgba(").removesuffix(")").split(","))
+
+    def luminance(rgb: Sequence[float]) -> float:
+        parts = [value / 255 for value in rgb]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for paper in ((255, 255, 255), (0x14, 0x17, 0x1A)):
+        shown = [alpha * value + (1 - alpha) * ground for value, ground in zip(color, paper, strict=True)]
+        low, high = sorted((luminance(shown), luminance(paper)))
+        assert (high + 0.05) / (low + 0.05) >= 3.0, "WCAG 2.2, 1.4.11"

@@ -10,8 +10,8 @@ from evo_tune.cli.help import cli_command
 
 @cli_command(
     "completion",
-    'eval "$(evo-tune completion bash)"                                  # in ~/.bashrc',
-    'eval "$(evo-tune completion zsh)"                                   # in ~/.zshrc, after compinit',
+    'eval "$(evo-tune completion bash)"  # in ~/.bashrc',
+    'eval "$(evo-tune completion zsh)"  # in ~/.zshrc, after compinit',
     "evo-tune completion fish > ~/.config/fish/completions/evo-tune.fish  # once",
     order=150,
 )
@@ -21,7 +21,8 @@ from evo_tune.cli.help import cli_command
 def command(ctx: click.Context, shell: str, output_format: str) -> None:
     """Print the completion script of SHELL.
 
-    It completes commands, flags, choices, and the names of runs, evaluators and strategies.
+    It completes commands, flags, choices, and the names of runs, evaluators, strategies, columns, and of the options
+    and genes of bundled evaluators.
     """
     from click.shell_completion import get_completion_class
 

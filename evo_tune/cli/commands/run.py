@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     "genes",
     multiple=True,
     metavar="NAME=GENE",
+    shell_complete=shared.complete_genes,
     help="Gene to change or add: lr=log(1e-5,1e-2), depth=int(1,8), heads=2|4; NAME alone enables an optional gene.",
 )
 @click.option(

@@ -21,7 +21,7 @@ import msgspec
 
 from evo_tune.cli import shared
 from evo_tune.errors import StoreError, UsageError
-from evo_tune.text import one_line
+from evo_tune.text import one_line, with_plural
 from evo_tune.training.recipe.data.telling import TELLING
 from evo_tune.training.recipe.data.texts import encoding_warnings
 from evo_tune.trust import safe_files
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 IMAGES = {".bmp", ".gif", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 TABLES = {".csv", ".parquet", ".pq"}
+# A number as pandas names a column by it; a repeated one ends with another number.
+NUMBER = re.compile(r"[-+]?\d*\.?\d+(?:e[-+]?\d+)?(?:\.\d+)?", re.IGNORECASE)
 LINES = {".jsonl", ".ndjson", ".json"}
 PACKED = {".gz", ".bz2", ".xz"}
 
@@ -109,6 +111,12 @@ def _folder_task(path: Path, data: str) -> DataTask:
     files = [file for file in sorted(path.rglob("*")) if file.is_file() and file.name[0] != "."]
     if not files:
         raise UsageError(f"DATA {data} is an empty folder: expected texts, or images in one subfolder for each class")
+    tables = [file for file in files if (Path(file.stem).suffix if file.suffix in PACKED else file.suffix) in TABLES]
+    if 2 * len(tables) > len(files):
+        remedy = f"give one of them, such as {tables[0]}, or join them into one"
+        raise UsageError(
+            f"DATA {data} is a folder with {with_plural(len(tables), 'table')}, expected one file: {remedy}"
+        )
     images = [file for file in files if file.suffix.lower() in IMAGES]
     if 2 * len(images) <= len(files):
         words = f"it is a folder of {len(files) - len(images)} files that are not images"
@@ -123,6 +131,14 @@ def _folder_task(path: Path, data: str) -> DataTask:
 def _table_task(path: Path, data: str, target: str | None, lines: bool) -> DataTask:
     frame = _first_rows(path, data, lines)
     names = list(frame.columns)
+    numbers = [name for name in names if NUMBER.fullmatch(name)]
+    if path.suffix == ".csv" and 2 * len(numbers) >= len(names):
+        shown = one_line(", ".join(names), 60)
+        shared.echo(
+            f"Warning: the first line of {data} looks like data, not like names of columns ({shown}): "
+            "if so, add a line of names above it",
+            err=True,
+        )
     if not lines and target in (None, *names) and (series := _series_task(frame, data, target)) is not None:
         return series
     if target is None:
@@ -201,7 +217,7 @@ def _first_rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
     """Return the first rows of a table, or of a file of JSON lines."""
     import pandas as pd
 
-    from evo_tune.training.recipe.data.reading import csv_parts, open_packed, parquet_parts
+    from evo_tune.training.recipe.data.reading import TableProblem, csv_parts, open_packed, parquet_parts
 
     frame: pd.DataFrame
     try:
@@ -213,10 +229,11 @@ def _first_rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
             frame = next(iter(parts(path, ROWS_READ)), pd.DataFrame())
     except Exception as error:  # pandas and pyarrow raise many types
         reason = one_line(str(error) or type(error).__name__, 300)
-        kind, remedy = "a table", "give a CSV file in UTF-8, or a Parquet file"
+        kind, remedy = "a table", ": give a CSV file in UTF-8, or a Parquet file"
         if lines:
-            kind, remedy = "JSON lines", "give a file with one JSON object on each line"
-        raise UsageError(f"DATA {data}: cannot read it as {kind} ({reason}): {remedy}") from None
+            kind, remedy = "JSON lines", ": give a file with one JSON object on each line"
+        remedy = "" if isinstance(error, TableProblem) else remedy
+        raise UsageError(f"DATA {data}: cannot read it as {kind} ({reason}){remedy}") from None
     if not len(frame):
         raise UsageError(f"DATA {data} has no rows: expected a line of column names and at least one row")
     frame.columns = frame.columns.map(str)

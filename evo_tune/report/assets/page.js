@@ -197,7 +197,25 @@
     find();
   }
 
+  // Commands: a button copies each of them.
+  function copyable(block) {
+    const button = document.createElement("button");
+    const text = block.textContent;
+    Object.assign(button, { type: "button", className: "copy", textContent: "Copy" });
+    button.addEventListener("click", async () => {
+      try {
+        await navigator.clipboard.writeText(text);
+        button.textContent = "Copied";
+      } catch (error) {
+        getSelection().selectAllChildren(block); // the browser refuses: the reader's own keys copy it
+        button.textContent = "Selected";
+      }
+    });
+    block.parentElement.append(button);
+  }
+
   async function drawAll({ figures, tables, linked }) {
+    document.querySelectorAll("pre:not(:has(.copy)) > code").forEach(copyable);
     for (const [id, spec] of Object.entries(tables)) table(id, spec, linked);
     if (!window.Plotly) {
       document.getElementById("missing").hidden = false;

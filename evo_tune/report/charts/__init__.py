@@ -57,6 +57,9 @@ MOST_MARKS = 300
 # Longest label, in characters.
 LONGEST = 60
 
+# Longest title of an axis, in characters: as long as the axis of a narrow chart.
+LONGEST_TITLE = 34
+
 # Font size of all text in a figure, in pixels.
 SIZE = 12
 
@@ -313,7 +316,8 @@ def _style_axis(properties: Mapping[str, Any] | str) -> dict[str, Any]:
     """Return an axis in the report's style, given its properties or its title."""
     options = axis(properties) if isinstance(properties, str) else dict(properties)
     if isinstance(options.get("title"), Mapping):
-        options["title"] = {"font": {"size": SIZE}, "standoff": 8, **options["title"]}
+        title = escape_label(html.unescape(options["title"]["text"]), LONGEST_TITLE)
+        options["title"] = {"font": {"size": SIZE}, "standoff": 8, **options["title"], "text": title}
     style = {"gridcolor": "rgba(128,138,150,0.25)", "zeroline": False, "nticks": 6, "tickfont": {"size": SIZE}}
     overflow = {"ticklabeloverflow": "allow"}  # else plotly measures every label once more: a tenth of its work
     return {**style, **overflow, "exponentformat": "SI", **options}

@@ -34,7 +34,10 @@ def amounts(data: RunData, resource: str) -> np.ndarray:
 def varying_resources(data: RunData) -> list[str]:
     """Return the resources that differ between genomes."""
     names = []
+    has_gpu = any(trial.outcome.device.startswith("cuda") for trial in data.ranked_trials)
     for resource in RESOURCES:
+        if resource == "gpu_memory" and not has_gpu:
+            continue  # that of a GPU which no training used
         values = amounts(data, resource)
         is_known = resource != data.metric and np.isfinite(values).sum() > 3
         if is_known and np.nanmax(values) > 1.02 * np.nanmin(values):

@@ -13,7 +13,7 @@ import sys
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
@@ -383,7 +383,12 @@ class Predictions:
 
     @property
     def remarks(self) -> list[str]:
-        """Differences from the training data, each in one line."""
+        """Differences from the training data, or that there are none, each in one line."""
+        data = self._model.about.options.get("data")
+        with suppress(OSError, ValueError):  # no such file any more, or no path at all
+            if data and isinstance(data, str) and os.path.samefile(Path(data).expanduser(), self._path):
+                trained = f"{self._path} is the data of the training: the model has seen these rows"
+                return [f"{trained}, and predicts new ones less well", *self._model.remarks]
         return list(self._model.remarks)
 
 

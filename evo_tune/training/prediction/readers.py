@@ -19,7 +19,7 @@ from evo_tune.training.prediction.about import TrainingFacts
 from evo_tune.training.prediction.model import PART, PASS, CategoryIndex, Part, Reader, is_missing
 from evo_tune.training.recipe import Columns, TextConfig, ViTConfig, encode_texts
 from evo_tune.training.recipe.data.images import read_image, read_npz
-from evo_tune.training.recipe.data.reading import csv_parts, parquet_parts
+from evo_tune.training.recipe.data.reading import TableProblem, csv_parts, parquet_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +54,8 @@ def table_parts(path: Path, **settings: Any) -> Iterator[Any]:
             yield frame
     except UsageError:
         raise
+    except TableProblem as error:
+        raise UsageError(f"INPUT {path}: cannot read it as a table ({error})") from None
     except UnicodeDecodeError:
         remedy = "convert it, for example with iconv -f latin1 -t utf-8"
         raise UsageError(f"INPUT {path} is not UTF-8 text: {remedy}") from None

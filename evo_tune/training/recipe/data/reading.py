@@ -13,6 +13,7 @@ import gzip
 import io
 import lzma
 import os
+import re
 import stat
 import sys
 from collections import Counter
@@ -32,6 +33,9 @@ MOST_COLUMNS, MOST_CELLS = 20_000, 400_000_000
 
 # Maximum bytes of the first line of a CSV file.
 LONGEST_HEADER = 1 << 24
+
+# Bytes after the first line in which a NUL byte is looked for: the tables of pandas hide it.
+NUL_BYTES = 1 << 20
 
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
@@ -87,6 +91,10 @@ class _BoundedStream(io.RawIOBase):
         super().close()
 
 
+class TableProblem(ValueError):
+    """A file is no table that can be read; the message says what to do."""
+
+
 def check_unpacked(size: int, most: int) -> None:
     """Raise a ValueError if an unpacked size in bytes is above a limit."""
     if size > most:
@@ -129,8 +137,8 @@ def read_csv(path: Path, **settings: Any) -> pd.DataFrame:
     try:
         with open_packed(path) as file:
             table: pd.DataFrame = pd.read_csv(file, **settings)
-    except UnicodeDecodeError as error:
-        raise _other_encoding(path, error) from None
+    except (UnicodeDecodeError, pd.errors.ParserError) as error:
+        raise _problem(path, error) from None
     return table
 
 
@@ -142,8 +150,8 @@ def csv_parts(path: Path, rows: int, **settings: Any) -> Iterator[pd.DataFrame]:
     try:
         with open_packed(path) as file, pd.read_csv(file, chunksize=rows, **settings) as parts:
             yield from parts
-    except UnicodeDecodeError as error:
-        raise _other_encoding(path, error) from None
+    except (UnicodeDecodeError, pd.errors.ParserError) as error:
+        raise _problem(path, error) from None
 
 
 def _check_header(path: Path, separator: str) -> str:
@@ -154,27 +162,38 @@ def _check_header(path: Path, separator: str) -> str:
     """
     with open_packed(path) as file:  # pandas would take minutes to tell the number of a million columns
         first = file.readline(LONGEST_HEADER + 1)
+        begins = first + file.read(NUL_BYTES)
     if len(first) > LONGEST_HEADER:
         raise ValueError(f"its first line has more than {LONGEST_HEADER} bytes")
     _check_columns(first.count(b",") + 1)
     if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
+    if b"\0" in begins:
+        line = begins[: begins.index(b"\0")].count(b"\n") + 1
+        raise TableProblem(f"line {line} has a NUL byte, which no text has: write the file anew, or remove these bytes")
     names = next(csv.reader([first.decode("utf-8-sig", "replace")]), [])
     twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
     if twice:
-        raise ValueError(f"two columns are named {twice[0][:80]!r}: rename one")
+        raise TableProblem(f"two columns are named {twice[0][:80]!r}: rename one")
     for delimiter in ";\t|":
         if separator == "," and len(names) == 1 and delimiter in names[0]:
             convert = f"pandas.read_csv({path.name!r}, sep={delimiter!r}).to_csv('new.csv', index=False)"
-            raise ValueError(f"its columns are separated by {delimiter!r}, not by commas: convert it with {convert}")
+            raise TableProblem(f"its columns are separated by {delimiter!r}, not by commas: convert it with {convert}")
     return "utf-8-sig"
 
 
-def _other_encoding(path: Path, error: UnicodeDecodeError) -> ValueError:
-    """Return the error of a file that is not UTF-8: what it is likely to be, and how to convert it."""
+def _problem(path: Path, error: ValueError) -> ValueError:
+    """Return the error of a file that is not UTF-8 or whose rows differ in length: where, and what to do."""
+    if not isinstance(error, UnicodeDecodeError):
+        lengths = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
+        if lengths is None:
+            return error
+        expected, line, cells = lengths.groups()
+        remedy = "correct that line, or put texts with commas into double quotes"
+        return TableProblem(f"line {line} has {cells} cells, expected {expected}: {remedy}")
     byte = error.object[error.start]
     guess = "Windows-1252" if byte in range(0x80, 0xA0) else "ISO-8859-1 or Windows-1252"
-    return ValueError(
+    return TableProblem(
         f"it is not UTF-8 (byte 0x{byte:02x}), but likely {guess}: convert it with iconv -f WINDOWS-1252 -t UTF-8 "
         f"{path.name} > new.csv"
     )

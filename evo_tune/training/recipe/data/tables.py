@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError, RecipeError, require_extra
 from evo_tune.training.recipe.data.kinds import DATE_PARTS, Column, classify_column, date_numbers, describe_columns
-from evo_tune.training.recipe.data.reading import read_csv, read_parquet
+from evo_tune.training.recipe.data.reading import TableProblem, read_csv, read_parquet
 from evo_tune.training.recipe.data.splitting import Division
 from evo_tune.training.recipe.data.telling import SingleColumns, telling_lines
 
@@ -342,7 +342,8 @@ def read_file(data: str) -> pd.DataFrame:
         frame = read_parquet(path) if path.suffix in (".parquet", ".pq") else read_csv(path)
     except Exception as error:  # pandas and pyarrow raise many types
         reason = " ".join(str(error).split())
-        raise OptionError(f"-o data={data}: cannot read it as a table ({reason}): give a CSV or Parquet file") from None
+        remedy = "" if isinstance(error, TableProblem) else ": give a CSV or Parquet file"
+        raise OptionError(f"-o data={data}: cannot read it as a table ({reason}){remedy}") from None
     frame.columns = frame.columns.map(str)
     if not frame.columns.is_unique:
         raise OptionError(f"-o data={data}: two columns have the same name: rename one")
