@@ -92,7 +92,7 @@ def _typed_argument(ctx: click.Context, name: str) -> str:
 
 
 def _bundled_space(ctx: click.Context) -> tuple[list[str], list[str]]:
-    """Return the names of options and of genes of the evaluator that was typed; none of one that is not bundled.
+    """Return the names of options and of usual genes of the evaluator that was typed; none of one that is not bundled.
 
     The code of other evaluators does not run at a press of a key.
     """
@@ -102,7 +102,7 @@ def _bundled_space(ctx: click.Context) -> tuple[list[str], list[str]]:
     with contextlib.suppress(EvoTuneError):
         if WORD.fullmatch(name) and not Path("evaluators", f"{name}.py").exists():
             evaluator = find_evaluator(f"bundled:{name}")
-            return list(evaluator.options), list(evaluator.bind({}).space.genes)
+            return list(evaluator.options), list(getattr(evaluator.module.SPACE, "genes", ()))
     return [], []
 
 
