@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from evo_tune.genome.genes import Gene
     from evo_tune.genome.space import SearchSpace
     from evo_tune.genome.trial import Trial
-    from evo_tune.plugins.evaluator import BoundEvaluator
+    from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
     from evo_tune.store.run import Run
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -91,29 +91,27 @@ def _typed_argument(ctx: click.Context, name: str) -> str:
     return str(next(iter(ctx.args), None) or ctx.params.get(name) or "")
 
 
-def _bundled_space(ctx: click.Context) -> tuple[list[str], list[str]]:
-    """Return the names of options and of usual genes of the evaluator that was typed; none of one that is not bundled.
-
-    The code of other evaluators does not run at a press of a key.
-    """
+def _bundled_evaluator(ctx: click.Context) -> Evaluator | None:
+    """Return the evaluator that was typed; None if it is not bundled, for no key runs other code."""
     from evo_tune.plugins.find import find_evaluator
 
     name = _typed_argument(ctx, "evaluator")
     with contextlib.suppress(EvoTuneError):
         if WORD.fullmatch(name) and not Path("evaluators", f"{name}.py").exists():
-            evaluator = find_evaluator(f"bundled:{name}")
-            return list(evaluator.options), list(getattr(evaluator.module.SPACE, "genes", ()))
-    return [], []
+            return find_evaluator(f"bundled:{name}")
+    return None
 
 
 def complete_options(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete the name of an option of a bundled evaluator."""
-    return _completions(_bundled_space(ctx)[0], incomplete)
+    evaluator = _bundled_evaluator(ctx)
+    return _completions([] if evaluator is None else evaluator.options, incomplete)
 
 
 def complete_genes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete the name of a gene of a bundled evaluator."""
-    return _completions(_bundled_space(ctx)[1], incomplete)
+    evaluator = _bundled_evaluator(ctx)
+    return _completions([] if evaluator is None else evaluator.bind({}).space.genes, incomplete)
 
 
 def complete_columns(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:

@@ -268,9 +268,11 @@ def test_flags_that_do_not_fit_are_refused(
 
 def test_rows_of_the_training_are_said_to_be_known(export: Export, tmp_path: Path) -> None:
     made = export("classes")
-    model = evo_tune.load_model(made.folder)
-    (tmp_path / "new.csv").write_bytes(made.held_out.read_bytes())
-    for path, remark in ((Path(model.about.options["data"]), True), (tmp_path / "new.csv", False)):
+    model, seen, new = evo_tune.load_model(made.folder), tmp_path / "seen.csv", tmp_path / "new.csv"
+    for path in (seen, new):
+        path.write_bytes(made.held_out.read_bytes())
+    model.about.options["data"] = str(seen)
+    for path, remark in ((seen, True), (new, False)):
         predictions = model.predictions(path)
         list(predictions)
         assert any("the model has seen these rows" in line for line in predictions.remarks) is remark
