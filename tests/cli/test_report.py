@@ -81,13 +81,3 @@ def test_a_report_that_cannot_lie_in_the_runs_folder_can_be_written_elsewhere(
     assert failed.code == 1
     assert "Read-only file system; `evo-tune report one -o FILE` writes it elsewhere" in failed.err
     assert typed("report", small_run, "-o", "alone.html").code == 0
-
-
-def test_the_report_of_a_script_has_the_command_that_best_prints(folder: Path, typed: Typed) -> None:
-    (folder / "train.py").write_text("import sys\nprint('loss', float(sys.argv[1]) ** 2)\n")
-    script = ("run", "python train.py {x}", "--gene", "x=float(0.1,1)", "--objective", "loss:min", "--name", "mine")
-    assert typed(*script, *SHORT).code == 0
-    command = typed("best", "mine").out.split("train it: ")[1].strip()
-    assert command.startswith("python train.py 0.")
-    html = (folder / "populations/mine/_report.html").read_text()
-    assert f"<pre><code>{command}</code></pre>" in html

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from evo_tune.plugins.command import command_of
 from evo_tune.report.charts import Command, Part
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import (
@@ -29,10 +28,6 @@ def part(data: RunData) -> Part | None:
     if data.recommended_trial is not None:
         why = "Print the genome, for a program or for --warm-start of another run:"
         commands.append(Command(why, f"evo-tune best {name} --format json"))
-        manifest, trial = run.manifest, data.recommended_trial
-        device = trial.outcome.device or "cpu"
-        if typed := command_of(manifest.evaluator, trial.candidate, manifest.options, device, manifest.threads):
-            commands.append(Command("Train it once more:", typed))
         if run.manifest.evaluator.startswith("bundled:"):
             commands.append(Command("Train it once more and keep the model:", f"evo-tune export {name} model"))
         best, default = data.recommended_trial.genome, run.candidates[0].genome
