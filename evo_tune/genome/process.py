@@ -29,9 +29,6 @@ PRECISE_NOISE_LOG_DEVIATION = 4.0
 # chance.
 FIRST_LENGTH_LOG_DEVIATION, POINTS_PER_FEATURE = 0.35, 20.0
 
-# Deviation of the logarithm of a length scale of a precise process with a wide prior: few genes of many may matter.
-WIDE_LENGTH_LOG_DEVIATION = 2.0
-
 # Number of scores of variance 1 that the prior of the scale of a precise process is worth.
 SCALE_PRIOR_SCORES = 5.0
 
@@ -83,7 +80,6 @@ class GaussianProcess:
         kinds: np.ndarray,
         ages: np.ndarray | None = None,
         precise: bool = False,
-        wide: bool = False,
     ) -> GaussianProcess:
         """Return a process with length scales, noise, drift and scale near their most probable values.
 
@@ -94,7 +90,6 @@ class GaussianProcess:
             ages: See the class; None if all were trained in full.
             precise: Whether scores may have no noise at all. Then features matter about alike while points are few,
                 and the scale is fitted too; otherwise it is 1.
-            wide: Whether features of a precise process may matter differently while points are few.
         """
         age_differences = None if ages is None else np.abs(ages[:, None] - ages[None, :])
         features = len(kinds)
@@ -109,8 +104,7 @@ class GaussianProcess:
         if precise:
             evidence = min(1.0, len(points) / (POINTS_PER_FEATURE * features))
             growth = (kernels.LENGTH_LOG_DEVIATION - FIRST_LENGTH_LOG_DEVIATION) * evidence
-            narrow = FIRST_LENGTH_LOG_DEVIATION + growth
-            deviations[:features] = 2.0 * (WIDE_LENGTH_LOG_DEVIATION if wide else narrow)
+            deviations[:features] = 2.0 * (FIRST_LENGTH_LOG_DEVIATION + growth)
 
         def gradient(logs: np.ndarray) -> np.ndarray:
             return likelihood_gradient(points, kinds, scores, logs, age_differences, precise)

@@ -4,10 +4,11 @@ A draft is a point in unit coordinates, one number in [0, 1] per gene. To snap i
 is a genome of the space. Both are slow, so searches rate drafts, and snap only the best of them:
 
 - `search_around` mutates the candidates with the highest predicted merit, in rounds.
-- `climb_drafts` takes the best candidates uphill, all at once, by the quasi-Newton method BFGS. The merit has narrow
-  ridges, at the bound of a constraint for example, and they seldom follow one gene: a method without curvature stops at
-  their side. `drafts_near` yields starts around the best genomes, where the merit of a precise model has its peak.
-- `rarest_value` chooses a rare value of a gene without order when the search has stalled.
+- `climb_drafts` takes the best candidates uphill, all at once, by the quasi-Newton method BFGS, where a Gaussian
+  process judges alone. The merit has narrow ridges, at the bound of a constraint for example, and they seldom follow
+  one gene: a method without curvature stops at their side. `drafts_near` yields starts around the best genomes, where
+  the merit of a precise model has its peak.
+- `propose_rare_value` proposes a rare value of a gene without order when the search has stalled.
 
 This module knows spaces and merits, not how the merits were learned.
 
@@ -25,11 +26,12 @@ import numpy as np
 
 from evo_tune.genome.history import History
 from evo_tune.genome.kernel import category_counts, encode_features
+from evo_tune.genome.process import GaussianProcess
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Proposal
+from evo_tune.genome.trial import Candidate, Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.strategies._deap import Individual
-from evo_tune.strategies._models import MAX_FIT_POINTS
+from evo_tune.strategies._models import MAX_FIT_POINTS, log_expected_improvement, normal_scores
 
 # Maximum number of latest trials that are used, which bounds the cost of a proposal in a long run.
 MAX_RECENT_TRIALS = 256
@@ -60,9 +62,8 @@ RESULTS_UNTIL_STALLED = 12
 # Least improvement of the best loss, as a share of its distance from the median, that counts as a new best.
 MIN_PROGRESS_SHARE = 0.02
 
-# A value counts as sufficiently tried when its trials times the number of the gene's values are this factor times the
-# square root of the number of all trials. So the trials of all rare values together are bounded too.
-SUFFICIENT_TRIALS = 4.0
+# A value counts as sufficiently tried after this factor times the square root of the number of all trials.
+SUFFICIENT_TRIALS_FACTOR = 2.0
 
 # Best trials with a rare value, whose variants are candidates.
 RARE_PARENTS = 6
@@ -257,10 +258,9 @@ def drafts_near(leaders: Sequence[Individual], rng: np.random.Generator) -> Iter
 def climb_drafts(
     drafts: Sequence[Draft], merit_of: MeritFunction, merit_and_gradient: MeritWithGradient, space: SearchSpace
 ) -> list[Draft]:
-    """Return the drafts with the highest merits, KEPT_PER_ROUND of them, after a climb along the merit's gradient.
+    """Return the drafts with the highest merits, PARENTS_PER_ROUND of them, after a climb along the merit's gradient.
 
-    Only genes with an order move. Each draft ends at the best point of its way. L-BFGS-B of scipy would be shorter, but
-    its triangular solves start threads of BLAS (see `inverse_cholesky_factor`), which costs 4 ms a step.
+    Only genes with an order move. Each draft ends at the best point of its way.
     """
     units = np.stack([np.asarray(draft.units, dtype=np.float64) for draft in drafts])
     climbers = np.argsort(-merit_of(move_to_cell_centres(space, units)), kind="stable")[:KEPT_PER_ROUND]
@@ -319,21 +319,28 @@ def _update_curvature(inverse_curvature: np.ndarray, step: np.ndarray, change: n
     )
 
 
-def rarest_value(history: History, probability: float, rng: np.random.Generator) -> tuple[int, float] | None:
-    """Return the rarest value of the genes without order, if the search has stalled.
+def propose_rare_value(
+    novelty: Novelty, drafts: Iterable[Draft], probability: float, rng: np.random.Generator
+) -> Proposal | None:
+    """Return a proposal with the rarest value of the genes without order, if the search has stalled.
 
     A gene on which other genes depend divides the space into branches, and these are tried from the start.
 
+    The best genes under one value need not be the best under another. The models know most about the surroundings of
+    the best genome, so they reject a value after two trials at a bad place. When the search has stalled, a Gaussian
+    process of the rarest value's own results looks for an improvement on the best of these.
+
     Args:
-        history: History of the run.
-        probability: Probability of a value in a stalled search. Nothing is drawn from `rng` if it is 0.
+        novelty: Test for new genomes.
+        drafts: Candidates; the first ones are used, with the rare value.
+        probability: Probability of such a proposal in a stalled search. Nothing is drawn from `rng` otherwise.
         rng: The only source of randomness.
 
     Returns:
-        Index of the gene, and the unit coordinate of the value; None while results improve, or if each value is
-        sufficiently tried. Also None with several objectives: their weights differ for each proposal, so no trial stays
-        the best.
+        A proposal; None while results improve, or if each value is sufficiently tried. Also None with several
+        objectives: their weights differ for each proposal, so no trial stays the best.
     """
+    history = novelty.history
     if probability == 0.0 or history.best is None or len(history.objectives) > 1:
         return None
     sizes = category_counts(history.space)
@@ -343,13 +350,23 @@ def rarest_value(history: History, probability: float, rng: np.random.Generator)
     rows = []
     for index in np.flatnonzero(np.where(eligible, sizes, 0)).tolist():
         counts = np.bincount(recent_features[:, index].astype(int), minlength=int(sizes[index])).tolist()
-        rows += [(count * len(counts), rng.random(), index, value) for value, count in enumerate(counts)]
+        rows += [(count * len(counts), rng.random(), count, index, value) for value, count in enumerate(counts)]
     if not rows:
         return None
-    weighted_count, _, gene, value = min(rows)
-    if weighted_count >= SUFFICIENT_TRIALS * math.sqrt(len(recent_features)) or rng.random() >= probability:
+    _, _, count, gene, value = min(rows)
+    if count >= SUFFICIENT_TRIALS_FACTOR * math.sqrt(len(recent_features)) or rng.random() >= probability:
         return None
-    return gene, (value + 0.5) / sizes[gene]
+    proposals, points = [], []
+    candidates = _drafts_with_value(history, drafts, gene, (value + 0.5) / sizes[gene], rng)
+    for proposal, units in novelty.filter_new(candidates):
+        features = encode_features(units[None], sizes)[0]
+        if features[gene] == value:  # a repair may have changed the value
+            proposals.append(proposal)
+            points.append(features)
+    if not proposals:
+        return None
+    merits = _merits_within_value(history, gene, value, np.stack(points), sizes, recent_features)
+    return proposals[int(np.argmax(merits))]
 
 
 def _has_stalled(history: History) -> bool:
@@ -367,19 +384,60 @@ def _has_stalled(history: History) -> bool:
     return bool(best_early - best < MIN_PROGRESS_SHARE * (np.nanmedian(halved_losses) - best))
 
 
-def drafts_with_value(
-    history: History, drafts: Sequence[Draft], gene: int, unit: float, rng: np.random.Generator
+def _drafts_with_value(
+    history: History, drafts: Iterable[Draft], gene: int, unit_coordinate: float, rng: np.random.Generator
 ) -> Iterator[Draft]:
     """Yield drafts with a unit coordinate of a gene: variants of its best trials, changed drafts, random ones."""
     units = history.proposed_units
     ids = [trial.id for trial in history.ranking[:MAX_RECENT_TRIALS]]
-    ids = [id for id in ids if abs(units[id][gene] - unit) < SMALLEST_DIFFERENCE][:RARE_PARENTS]
-    repeated = np.array([units[id] for id in ids]).reshape(-1, len(units[0])).repeat(VARIANTS_PER_PARENT, 0)
-    varied = _mutate_units(repeated, history.space, rng, FIRST_STEP_DEVIATION) if ids else repeated
-    sources = [Draft(row, "", (ids[index // VARIANTS_PER_PARENT],)) for index, row in enumerate(varied)]
-    sources += drafts[:RARE_BRED_DRAFTS]
-    sources += [Draft(row, "") for row in rng.random((RARE_RANDOM_DRAFTS, len(units[0])))]
-    for draft in sources:
+    ids = [id for id in ids if abs(units[id][gene] - unit_coordinate) < SMALLEST_DIFFERENCE][:RARE_PARENTS]
+    if ids:
+        repeated = np.stack([units[id] for id in ids]).repeat(VARIANTS_PER_PARENT, 0)
+        for index, row in enumerate(_mutate_units(repeated, history.space, rng, FIRST_STEP_DEVIATION)):
+            yield Draft(row, "chance", (ids[index // VARIANTS_PER_PARENT],))
+    for draft in islice(drafts, RARE_BRED_DRAFTS):
         row = np.array(draft.units, dtype=np.float64)
-        row[gene] = unit
+        row[gene] = unit_coordinate
         yield Draft(row, "chance", draft.parents)
+    for row in rng.random((RARE_RANDOM_DRAFTS, len(history.space.genes))):
+        row[gene] = unit_coordinate
+        yield Draft(row, "chance")
+
+
+def _merits_within_value(
+    history: History, gene: int, value: int, points: np.ndarray, sizes: np.ndarray, recent_features: np.ndarray
+) -> np.ndarray:
+    """Return the merits of candidates from the results of their value alone. Shape (candidates,).
+
+    With fewer than two results of the value, the merit is the squared distance from the nearest trial with the value,
+    or from the nearest of all trials if there are none.
+
+    Args:
+        history: History of the run.
+        gene: Index of the gene.
+        value: Index of the value, which all candidates have.
+        points: Features of the candidates. Shape (candidates, genes).
+        sizes: See `category_counts`.
+        recent_features: Features of the latest trials. Shape (trials, genes).
+    """
+
+    def features_with_value(trials: Sequence[Trial] | Sequence[Candidate]) -> np.ndarray:
+        units = np.array([history.proposed_units[trial.id] for trial in trials]).reshape(-1, len(sizes))
+        features = encode_features(units, sizes)
+        return np.asarray(features[features[:, gene] == value])
+
+    ranked_features = features_with_value(history.ranking[:MAX_RECENT_TRIALS])[:MAX_FIT_POINTS]
+    failed = features_with_value(history.failed[-MAX_RECENT_TRIALS:])[-MAX_FIT_POINTS:]
+    pending = features_with_value(history.pending[-MAX_RECENT_TRIALS:])
+    results = np.concatenate([ranked_features, failed])
+    if len(results) < 2:
+        known_features = np.concatenate([results, pending])
+        differences = np.abs(points[:, None] - (known_features if len(known_features) else recent_features)[None])
+        differences[:, :, sizes > 0] = differences[:, :, sizes > 0] > 0
+        return np.asarray((differences**2).sum(axis=2).min(axis=1))
+    failure_rank = len(ranked_features) + (len(failed) + 1) / 2  # failures share the mean of the last ranks
+    ranks = np.append(np.arange(1.0, len(ranked_features) + 1), np.full(len(failed), failure_rank))
+    scores = normal_scores(ranks, len(ranks))
+    process = GaussianProcess.fit(results, scores, sizes > 0)
+    mean, variance = (process.with_pending(pending) if len(pending) else process).predict(points)
+    return log_expected_improvement(mean, np.sqrt(variance), float(scores.max()))

@@ -72,12 +72,15 @@ PRUDENCE = 5.0
 # Variance that is added to the prediction of success, so that a few failures near a point do not rule it out.
 UNSURE = 0.05
 
-# Largest noise variance of the model of failures: trials at both sides of an edge look like noise, which hides it.
-SHARP = 0.05
+# Share of the variance of success that is predicted from the other trials above which failures are a region, and the
+# largest noise variance there. Trials at both sides of an edge look like noise, which hides it. Failures at random
+# seldom have a share above 0.1.
+PREDICTABLE, SHARP = 0.2, 0.05
 
 # Share of failures without a price, and price of each further one: by so much the power of the probability of success
-# rises. Where all that is safe is known, expected improvement is larger beyond an edge, however likely a failure is.
-BEARABLE, PRICE = 0.03, 5.0
+# rises. Where all that is safe is known, expected improvement is larger beyond an edge, however likely a failure is. A
+# region can be avoided, so fewer failures are borne.
+ANYWHERE, IN_REGION = (0.05, 3.0), (0.03, 5.0)
 
 # Largest value of a constraint that a model is fitted to, in standard deviations; larger ones are cut.
 LARGEST = 3.0
@@ -119,10 +122,14 @@ def loss_scores(ranking: np.ndarray, losses: np.ndarray) -> np.ndarray:
 
 
 def log_density_and_probability(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logs of the normal density and of the normal distribution function, each of the shape of `z`."""
-    from scipy.special import log_ndtr  # takes a tenth of a second, needed only where a model is fitted
+    """Return the logs of the normal density and of the normal distribution function, each of the shape of `z`.
 
-    return -0.5 * z**2 - 0.5 * math.log(2.0 * math.pi), log_ndtr(z)
+    Far below zero the function is lost in rounding. There the log uses the asymptotic value density / -z.
+    """
+    density = -0.5 * z**2 - 0.5 * math.log(2.0 * math.pi)
+    below = np.array([0.5 * math.erfc(-value / math.sqrt(2.0)) for value in z.tolist()])
+    asymptote = density - np.log(np.maximum(-z, 1.0))
+    return density, np.where(z > -30.0, np.log(np.maximum(below, 1e-300)), asymptote)
 
 
 def log_expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: float) -> np.ndarray:
@@ -132,8 +139,9 @@ def log_expected_improvement(mean: np.ndarray, deviation: np.ndarray, best: floa
     density / z².
     """
     z = (mean - best) / deviation
-    density, below = log_density_and_probability(z)
-    exact = np.log(np.maximum(np.exp(density) + z * np.exp(below), 1e-300))
+    density = -0.5 * z**2 - 0.5 * math.log(2.0 * math.pi)
+    below = np.array([0.5 * math.erfc(-value / math.sqrt(2.0)) for value in z])
+    exact = np.log(np.maximum(np.exp(density) + z * below, 1e-300))
     asymptote = density - 2.0 * np.log(np.maximum(-z, 30.0))
     return np.asarray(np.log(deviation) + np.where(z > -30.0, exact, asymptote))
 
@@ -205,27 +213,27 @@ class FidelityModel:
     Args:
         process: Process fitted to some of the results.
         results: All results.
-        layout: Features of the space.
+        sizes: See `category_counts`.
         used: Whether the process was fitted to a result. Shape (genomes, shares).
         best: Best score of a fully trained genome.
     """
 
     process: GaussianProcess
     results: GenomeResults
-    layout: FeatureLayout
+    sizes: np.ndarray
     used: np.ndarray
     best: float
 
     @classmethod
-    def of(cls, results: GenomeResults, layout: FeatureLayout) -> FidelityModel:
+    def of(cls, results: GenomeResults, sizes: np.ndarray) -> FidelityModel:
         """Return a model of some results; at least one must be from a full training."""
         used, count = _choose_results(results.places), len(results.places)
         rows, shares = np.nonzero(used)
         scores = normal_scores(results.places[used], count)
-        points = layout.features(results.encode(rows))
-        process = GaussianProcess.fit(points, scores, layout.kinds, np.log(results.shares)[shares])
+        points = encode_features(results.encode(rows), sizes)
+        process = GaussianProcess.fit(points, scores, sizes > 0, np.log(results.shares)[shares])
         best = normal_scores(np.nanmin(results.places[:, -1:], axis=0), count)
-        return cls(process, results, layout, used, float(best[0]))
+        return cls(process, results, sizes, used, float(best[0]))
 
     def trust(self, share: float) -> float:
         return self.process.trust(share)
@@ -246,7 +254,7 @@ class FidelityModel:
 
     def _predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of the final score of genomes, given all their results, each of shape (rows,)."""
-        places, points = self.results.places, self.layout.features(self.results.encode(rows))
+        places, points = self.results.places, encode_features(self.results.encode(rows), self.sizes)
         last_columns = places.shape[1] - 1 - np.argmax(~np.isnan(places[rows, ::-1]), axis=1)
         mean, variance = np.empty(len(rows)), np.empty(len(rows))
         is_new = ~self.used[rows, last_columns]
@@ -405,15 +413,13 @@ class Improvement(Factor):
 
 @dataclass(frozen=True)
 class Below(Factor):
-    """Probability that a value is below a limit: a mixture of the prediction of a process and a constant.
+    """Probability that a value is below a limit.
 
     Args:
         process: Process of the value.
         layout: Features of the space.
         limit: Largest allowed value.
         noise: Variance that is added to that of the process.
-        weight: Weight of the process in the mixture, 0 to 1.
-        base_rate: The constant, with the rest of the weight.
         power: Power of the probability.
     """
 
@@ -421,30 +427,20 @@ class Below(Factor):
     layout: FeatureLayout
     limit: float
     noise: float
-    weight: float = 1.0
-    base_rate: float = 0.0
     power: float = 1.0
 
     def logs(self, units: np.ndarray) -> np.ndarray:
         mean, variance = self.process.predict(self.layout.features(units))
-        return self.power * self._mix(
-            log_density_and_probability((self.limit - mean) / np.sqrt(variance + self.noise))[1]
-        )
+        return self.power * log_density_and_probability((self.limit - mean) / np.sqrt(variance + self.noise))[1]
 
     def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean, variance, rising, widening = self.process.slopes(self.layout.features(units))
         variance = variance + self.noise
         z = (self.limit - mean) / np.sqrt(variance)
         density, below = log_density_and_probability(z)
-        logs = self._mix(below)
-        by_z = self.power * self.weight * np.exp(np.minimum(density - logs, 50.0)) / np.sqrt(variance)
-        return self.power * logs, -by_z[:, None] * (rising + (0.5 * z / np.sqrt(variance))[:, None] * widening)
-
-    def _mix(self, log_probability: np.ndarray) -> np.ndarray:
-        """Return the logarithm of the mixture."""
-        with np.errstate(divide="ignore"):
-            constant, weight = np.log((1.0 - self.weight) * self.base_rate), np.log(self.weight)
-        return np.asarray(np.logaddexp(constant, weight + log_probability))
+        by_z = self.power * np.exp(np.minimum(density - below, 50.0)) / np.sqrt(variance)
+        falling = by_z[:, None] * (rising + (0.5 * z / np.sqrt(variance))[:, None] * widening)
+        return self.power * below, -falling
 
 
 @dataclass(frozen=True)
@@ -489,11 +485,6 @@ class Acquisition:
         """Return the logarithm of the acquisition at unit coordinates, shape (points, genes). Shape (points,)."""
         return np.asarray(np.sum([factor.logs(units) for factor in self.factors], axis=0))
 
-    def feasibility(self, units: np.ndarray) -> np.ndarray:
-        """Return the logarithm of the product of the factors for success and constraints. Shape (points,)."""
-        logs = [factor.logs(units) for factor in self.factors if isinstance(factor, Below)]
-        return np.asarray(np.sum(logs, axis=0)) if logs else np.zeros(len(units))
-
     def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return what a call does, and its gradient, shape (points, genes), 0 for genes without an order."""
         logs, slopes = zip(*(factor.slopes(units) for factor in self.factors), strict=True)
@@ -501,11 +492,7 @@ class Acquisition:
 
 
 def success_factor(layout: FeatureLayout, units: np.ndarray, labels: np.ndarray, trials: int) -> Below | None:
-    """Return the calibrated probability that a training does not fail, to a power; None if all labels are equal.
-
-    Far from all trials the probability is the share of successes. The process predicts each label from all others,
-    and its weight in the mixture makes these predictions most probable (a linear opinion pool; Stone, 1961). So the
-    factor is nearly constant where failures have no pattern, and it closes no region for good.
+    """Return the probability that a training does not fail, to a power; None if all labels are equal.
 
     Args:
         layout: Features of the space.
@@ -515,21 +502,13 @@ def success_factor(layout: FeatureLayout, units: np.ndarray, labels: np.ndarray,
     """
     if not len(labels) or labels.min() == labels.max():
         return None
-    mean, deviation = float(labels.mean()), float(labels.std())
-    scores = (mean - labels) / deviation
-    process = GaussianProcess.fit(layout.features(units), scores, layout.kinds)
-    if process.noise > SHARP:
+    process = GaussianProcess.fit(layout.features(units), -labels, layout.kinds)
+    region = 1.0 - float(np.mean(process.leave_one_out_errors() ** 2)) / float(labels.var()) > PREDICTABLE
+    bearable, price = IN_REGION if region else ANYWHERE
+    beyond = float((labels < 0.0).sum()) - bearable * trials
+    if region and process.noise > SHARP:
         process = process.with_noise(SHARP)
-    variances = 1.0 / (process.whitening**2).sum(axis=0)  # of each label, predicted from all others
-    z = (mean / deviation - scores + process.leave_one_out_errors()) / np.sqrt(variances + UNSURE)
-    share = (1.0 + float((labels > 0.0).sum())) / (2.0 + float((labels != 0.0).sum()))
-    weights = np.linspace(0.0, 0.99, 34)
-    mixtures = weights[:, None] * np.exp(log_density_and_probability(z)[1]) + (1.0 - weights[:, None]) * share
-    likelihoods = np.log(mixtures[:, labels > 0.0]).sum(axis=1) + np.log(1.0 - mixtures[:, labels < 0.0]).sum(axis=1)
-    weight = float(weights[np.argmax(likelihoods + np.log(1.0 - weights))])
-    beyond = float((labels < 0.0).sum()) - BEARABLE * trials
-    power = 1.0 + PRICE * max(0.0, beyond)
-    return Below(process, layout, mean / deviation, process.noise + UNSURE, weight, share, power)
+    return Below(process, layout, 0.0, process.noise + UNSURE, 1.0 + price * max(0.0, beyond))
 
 
 def constraint_factor(layout: FeatureLayout, units: np.ndarray, excess: np.ndarray) -> Below | None:

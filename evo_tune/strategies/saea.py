@@ -23,7 +23,7 @@ from typing import ClassVar
 import numpy as np
 
 from evo_tune.genome.history import History
-from evo_tune.genome.kernel import FeatureLayout, encode_features, farthest_points
+from evo_tune.genome.kernel import FeatureLayout, category_counts, encode_features, farthest_points
 from evo_tune.genome.process import NOISE_MEDIAN, GaussianProcess
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Proposal, Trial
@@ -109,7 +109,7 @@ class SAEA(Strategy):
     def learn(self, seen: GenomeResults, space: SearchSpace) -> FidelityModel | None:
         if len(seen.ids) < self._first_count(space):
             return None
-        return FidelityModel.of(seen, FeatureLayout.of(space))
+        return FidelityModel.of(seen, category_counts(space))
 
     def _first_count(self, space: SearchSpace) -> int:
         """Return the number of trials before the models are used: with priors, less of the space is to be covered."""
@@ -140,42 +140,21 @@ class SAEA(Strategy):
         weights = rng.dirichlet(np.ones(objectives)) if objectives > 1 else np.ones(1)
         parents = self._parents(history, weights)
         drafts = list(self._drafts(history, rng, parents))
-        acquisition = self._acquisition(history, prospects, weights, parents, rng)
         distance = self.min_distance * self._step_deviation(history)
+        if prospects is None:
+            novelty = Novelty.of(history, distance)
+            rare = candidates.propose_rare_value(novelty, drafts, self.rare_values, rng)
+            if rare is not None:
+                return rare
+            acquisition = self._acquisition(history, weights, parents, rng)
+        else:  # a partial result cannot be a new best, so it does not show that a search has stalled
+            acquisition = self._fidelity_acquisition(history, prospects, rng)
         novelty = Novelty.of(history, distance * min(1.0, acquisition.noise / NOISE_MEDIAN), distance)
         rounds = candidates.ROUNDS if acquisition.precise or rng.random() < SEARCHING else 0
-        bred = list(drafts)  # before the climbs
         if rounds and acquisition.smooth:
             drafts += candidates.drafts_near(parents[:LEADERS], rng)
             drafts += candidates.climb_drafts(drafts, acquisition, acquisition.slopes, history.space)
-        proposal = candidates.search_around(novelty, drafts, acquisition, rng, rounds)
-        if proposal is None:
-            return unseen(history, rng)
-        return self._rare_proposal(acquisition, bred, proposal, history, rng) or proposal
-
-    def _rare_proposal(
-        self,
-        acquisition: Acquisition,
-        drafts: Sequence[Draft],
-        other: Proposal,
-        history: History,
-        rng: np.random.Generator,
-    ) -> Proposal | None:
-        """Return the best proposal with a rare value if the search has stalled; None if `other` is to be proposed.
-
-        The best genes under one value need not be the best under another. The models reject a value after two trials at
-        a bad place, so the best genome that has it is tried. It must be at least half as likely to succeed as `other`.
-        """
-        rare_value = candidates.rarest_value(history, self.rare_values, rng)
-        if rare_value is None:
-            return None
-        novelty = Novelty.of(history, self.min_distance * self._step_deviation(history))
-        rare_drafts = list(candidates.drafts_with_value(history, drafts, *rare_value, rng))
-        rare = candidates.search_around(novelty, rare_drafts, acquisition, rng, 0)
-        if rare is None:
-            return None
-        success = acquisition.feasibility(np.stack([history.space.encode(each.genome) for each in (rare, other)]))
-        return rare if success[0] >= success[1] - math.log(2.0) else None
+        return candidates.search_around(novelty, drafts, acquisition, rng, rounds) or unseen(history, rng)
 
     def _parents(self, history: History, weights: np.ndarray) -> list[Individual]:
         """Return the trials that may become parents, the best first; those that meet the constraints come first."""
@@ -219,16 +198,11 @@ class SAEA(Strategy):
         yield from (Draft(rng.random(len(genes)), "random") for _ in range(IMMIGRANTS))
 
     def _acquisition(
-        self,
-        history: History,
-        prospects: FidelityModel | None,
-        weights: np.ndarray,
-        parents: Sequence[Individual],
-        rng: np.random.Generator,
+        self, history: History, weights: np.ndarray, parents: Sequence[Individual], rng: np.random.Generator
     ) -> Acquisition:
-        """Return the acquisition: expected improvement times the probabilities of success and constraints, and priors.
+        """Return the acquisition for a run of full trainings.
 
-        Scores are those that the losses have without constraints; these are factors of their own. At most
+        Scores are those that the losses have without constraints and failures; both are factors of their own. At most
         MAX_FIT_POINTS trials are used. In a long run half of these are the best, the others random.
         """
         layout = FeatureLayout.of(history.space)
@@ -239,92 +213,62 @@ class SAEA(Strategy):
         if len(rows) > room:
             order = np.lexsort((bare_ranks, ~feasible))
             rows = np.append(order[:half], rng.choice(order[half:], room - half, replace=False))
-        units = _units(history, [history.ranking[row] for row in rows.tolist()])
-        factors: list[surrogates.Factor | None] = []
-        factors += [surrogates.constraint_factor(layout, units, excess) for excess in excesses[rows].T]
-        factors += [_success_factor(history, layout), self._prior(history)]
-        if prospects is None:
-            losses = _combine_losses(history, weights, parents)
-            improvement, precise = self._improvement(history, layout, rows, bare_ranks, losses, feasible, failed, rng)
-        else:
-            improvement, precise = self._final_improvement(history, layout, rows, failed, prospects, rng), False
-        if improvement.best > -math.inf:  # else any trial that meets the constraints is an improvement
-            factors.append(improvement)
-        noise = improvement.models.process.noise
-        return Acquisition([factor for factor in factors if factor is not None], noise, precise)
-
-    def _improvement(
-        self,
-        history: History,
-        layout: FeatureLayout,
-        rows: np.ndarray,
-        bare_ranks: np.ndarray,
-        losses: np.ndarray,
-        feasible: np.ndarray,
-        failed: Sequence[Trial],
-        rng: np.random.Generator,
-    ) -> tuple[surrogates.Improvement, bool]:
-        """Return the expected improvement from full trainings, and whether a process predicts each good result well.
-
-        Args:
-            history: Completed and pending trials.
-            layout: Features of the space.
-            rows: Rows of the ranking to which models are fitted.
-            bare_ranks: Rank of each trial of the ranking without constraints. Shape (trials,).
-            losses: Losses on one scale, see `_combine_losses`. Shape (trials,).
-            feasible: Whether each trial meets the constraints. Shape (trials,).
-            failed: Failed trials to which the forest is fitted.
-            rng: The only source of randomness.
-        """
-        units = _units(history, [history.ranking[row] for row in rows.tolist()])
-        scores = loss_scores(bare_ranks, losses)[rows]
-        # Length scales that differ little are right for few genes, others for many genes of which few matter.
-        wide = history.proposed_count % 2 == 1
+        result_units = _units(history, [history.ranking[row] for row in rows.tolist()])
+        scores = loss_scores(bare_ranks, _combine_losses(history, weights, parents))[rows]
         # A process judges a share of the proposals alone, a larger one where it predicts each good result well from the
         # others. Nothing is drawn where none ever does.
         process, precise, chance = None, False, rng.random() if self.gp_only > 0.0 else 1.0
         if chance < max(self.gp_only, PRECISE_SHARE):
-            process = GaussianProcess.fit(layout.features(units), scores, layout.kinds, precise=True, wide=wide)
+            process = GaussianProcess.fit(layout.features(result_units), scores, layout.kinds, precise=True)
             better = scores > np.median(scores)
             precise = bool(better.any() and np.mean(process.leave_one_out_errors()[better] ** 2) < PRECISE_ERROR)
-        alone = process is not None and (precise or chance < self.gp_only)
+        alone, units = process is not None and (precise or chance < self.gp_only), result_units
         if not alone:  # the forest knows edges, so failures share the ranks behind all others
             last_ranks = np.full(len(failed), len(bare_ranks) + (len(history.failed) + 1) / 2)
             scores = normal_scores(np.append(bare_ranks[rows], last_ranks), len(bare_ranks) + len(history.failed))
-            units = np.concatenate([units, _units(history, failed)])
+            units = np.concatenate([result_units, _units(history, failed)])
         points, plain_points = layout.features(units), encode_features(units, layout.category_counts)
         earlier = surrogates.EarlierRuns.of(history.lessons, plain_points, scores, layout.category_counts)
         own_scores = scores - earlier(plain_points)
         if process is None or earlier.lessons or not alone:
-            process = GaussianProcess.fit(points, own_scores, layout.kinds, precise=alone, wide=wide)
-        pending, counts = _pending_features(history, layout), layout.category_counts_with_absent
-        models = Models.fit(process, points, own_scores, pending, counts, rng, alone)
-        best = float(scores[: len(rows)][feasible[rows]].max(initial=-math.inf))
-        return surrogates.Improvement(models, layout, best, earlier), precise
-
-    def _final_improvement(
-        self,
-        history: History,
-        layout: FeatureLayout,
-        rows: np.ndarray,
-        failed: Sequence[Trial],
-        model: FidelityModel,
-        rng: np.random.Generator,
-    ) -> surrogates.Improvement:
-        """Return the expected improvement of a full training, from partial ones too.
-
-        The `reported_order` of a trial in this history is its row in the model's results, where trials that failed or
-        break a constraint rank behind all others. For the arguments, see `_improvement`.
-        """
-        trials = [*(history.ranking[row] for row in rows.tolist()), *failed]
-        points, scores = (
-            layout.features(_units(history, trials)),
-            model.scores(np.array([trial.reported_order for trial in trials])),
+            process = GaussianProcess.fit(points, own_scores, layout.kinds, precise=alone)
+        models = Models.fit(
+            process,
+            points,
+            own_scores,
+            _pending_features(history, layout),
+            layout.category_counts_with_absent,
+            rng,
+            alone,
         )
+        factors: list[surrogates.Factor | None] = []
+        factors += [surrogates.constraint_factor(layout, result_units, excess) for excess in excesses[rows].T]
+        factors += [_success_factor(history, layout), self._prior(history)]
+        if feasible[rows].any():  # before that, any trial that meets the constraints is an improvement
+            best = float(scores[: len(rows)][feasible[rows]].max())
+            factors.append(surrogates.Improvement(models, layout, best, earlier))
+        return Acquisition([factor for factor in factors if factor is not None], models.process.noise, precise)
+
+    def _fidelity_acquisition(self, history: History, model: FidelityModel, rng: np.random.Generator) -> Acquisition:
+        """Return the acquisition for a run with partial trainings.
+
+        The `reported_order` of a trial in this history is its row in the model's results. Trials that failed or break a
+        constraint rank behind all others.
+        """
+        layout = FeatureLayout.of(history.space, with_conditions=False)
+        count, half = len(history.ranking), MAX_FIT_POINTS // 2
+        numbers = np.arange(count + len(history.failed))  # in the ranking, then in the failed trials
+        if len(numbers) > MAX_FIT_POINTS:
+            random_numbers = rng.choice(numbers[half:], MAX_FIT_POINTS - half, replace=False)
+            numbers = np.append(numbers[:half], random_numbers)
+        trials = [history.ranking[n] if n < count else history.failed[n - count] for n in numbers.tolist()]
+        rows = np.array([trial.reported_order for trial in trials])
+        points, scores = layout.features(model.results.encode(rows)), model.scores(rows)
         alone = len(history.objectives) == 1 and self.gp_only > 0.0 and rng.random() < self.gp_only
-        pending, counts = _pending_features(history, layout), layout.category_counts_with_absent
-        models = Models.fit(model.process, points, scores, pending, counts, rng, alone)
-        return surrogates.Improvement(models, layout, model.best)
+        pending = _pending_features(history, layout)
+        models = Models.fit(model.process, points, scores, pending, layout.category_counts_with_absent, rng, alone)
+        factors = [surrogates.Improvement(models, layout, model.best), self._prior(history)]
+        return Acquisition([factor for factor in factors if factor is not None], model.process.noise)
 
     def _prior(self, history: History) -> surrogates.Prior | None:
         """Return the priors of the genes; None if no gene has one."""

@@ -94,36 +94,14 @@ def test_a_region_of_failures_is_improbable_and_its_power_makes_it_more_so() -> 
     assert success_factor(LAYOUT, UNITS, np.ones(len(UNITS)), 40) is None
 
 
-def test_the_model_of_failures_doubts_itself_where_failures_have_no_pattern() -> None:
-    """As many fail in all, and only in a region can be predicted."""
+def test_a_failure_in_a_region_has_a_price_sooner_than_one_at_random() -> None:
+    """As many fail in both, but only a region can be avoided."""
     last = np.sort(UNITS[:, 0])[-8]
-    region = success_factor(LAYOUT, UNITS, np.where(UNITS[:, 0] >= last, -1.0, 1.0), 1000)
+    region = success_factor(LAYOUT, UNITS, np.where(UNITS[:, 0] >= last, -1.0, 1.0), 200)
+    random = success_factor(LAYOUT, UNITS, np.where(np.arange(len(UNITS)) % 5 == 0, -1.0, 1.0), 200)
     assert region is not None
-    assert region.weight > 0.8
-    assert np.ptp(np.exp(region.logs(UNITS))) > 0.7
-    weights = []
-    for seed in range(10):
-        labels = np.where(birth_rng(seed, 5).permutation(len(UNITS)) < 8, -1.0, 1.0)
-        factor = success_factor(LAYOUT, UNITS, labels, 1000)
-        assert factor is not None
-        weights.append(factor.weight)
-    assert np.mean(weights) < 0.5
-
-
-def test_no_region_is_closed_for_good() -> None:
-    factor = success_factor(LAYOUT, UNITS, np.where(UNITS[:, 0] > 0.6, -1.0, 1.0), 40)
-    assert factor is not None
-    lowest = factor.logs(birth_rng(2, 0).random((500, 5))).min() / factor.power
-    assert lowest >= np.log((1.0 - factor.weight) * factor.base_rate)
-    assert factor.weight <= 0.99
-
-
-def test_far_from_all_trials_success_is_as_probable_as_among_them() -> None:
-    space = SearchSpace(**{f"x{place}": Float(0, 1) for place in range(40)})
-    units = 0.02 * birth_rng(3, 0).random((40, 40))
-    factor = success_factor(FeatureLayout.of(space), units, np.where(np.arange(40) < 4, -1.0, 1.0), 1000)
-    assert factor is not None
-    assert np.exp(factor.logs(np.ones((1, 40))))[0] == pytest.approx(0.9, abs=0.06)
+    assert random is not None
+    assert region.power > random.power == 1.0
 
 
 def test_an_edge_is_found_from_trials_near_it() -> None:
@@ -143,7 +121,7 @@ def test_an_edge_is_found_from_trials_near_it() -> None:
         units, labels = near(400, seed + 100)
         chance = np.exp(factor.logs(units) / factor.power)
         said.append(np.where(labels > 0.0, chance, 1.0 - chance).mean())
-    assert np.mean(said) > 0.66
+    assert np.mean(said) > 0.7
 
 
 def test_what_is_known_of_a_region_of_failures_is_not_lost_in_a_long_run() -> None:

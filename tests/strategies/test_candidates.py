@@ -11,16 +11,15 @@ from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import History, RunHistory
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
-from evo_tune.strategies import _candidates, saea
+from evo_tune.strategies import _candidates, _models, saea
 from evo_tune.strategies._candidates import (
     MAX_RECENT_TRIALS,
     RESULTS_UNTIL_STALLED,
     Draft,
     Novelty,
     _mutate_units,
-    drafts_with_value,
     move_to_cell_centres,
-    rarest_value,
+    propose_rare_value,
     search_around,
 )
 from evo_tune.strategies.saea import SAEA
@@ -157,14 +156,13 @@ def drafts() -> list[Draft]:
 
 
 def chance(history: History, chances: float = 1.0, seed: int = 0) -> str | None:
-    rare_value = rarest_value(history, chances, birth_rng(seed, 0))
-    if rare_value is None:
+    found = propose_rare_value(Novelty.of(history, 0.0), drafts(), chances, birth_rng(seed, 0))
+    if found is None:
         return None
-    made = list(drafts_with_value(history, drafts(), *rare_value, birth_rng(seed, 1)))
-    kinds = {KINDS.snap(draft.units)["kind"] for draft in made}
-    assert {draft.operator for draft in made} == {"chance"}
-    assert len(kinds) == 1
-    return str(kinds.pop())
+    assert found.operator == "chance"
+    assert not history.seen(found.genome)
+    assert KINDS.snap(KINDS.encode(found.genome)) == found.genome
+    return str(found.genome["kind"])
 
 
 def test_a_stalled_search_tries_the_value_with_the_fewest_trials() -> None:
@@ -175,7 +173,7 @@ def test_a_stalled_search_tries_the_value_with_the_fewest_trials() -> None:
 
 def test_while_results_improve_no_rare_value_is_tried_and_nothing_is_drawn() -> None:
     rng = birth_rng(0, 0)
-    assert rarest_value(standing(RESULTS_UNTIL_STALLED), 1.0, rng) is None
+    assert propose_rare_value(Novelty.of(standing(RESULTS_UNTIL_STALLED), 0.0), drafts(), 1.0, rng) is None
     assert rng.random() == birth_rng(0, 0).random()
 
 
@@ -191,6 +189,11 @@ def test_losses_of_different_scales_are_no_warning(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_value_with_enough_trials_is_not_tried_again() -> None:
+    assert (
+        chance(standing(RESULTS_UNTIL_STALLED + 1, "abc"))
+        == chance(standing(RESULTS_UNTIL_STALLED + 1, "acb"))
+        is not None
+    )
     assert chance(standing(600, "aaab")) == "c"
     assert chance(standing(600, "abc")) is None
 
@@ -208,39 +211,21 @@ def test_no_rare_value_with_several_objectives_or_without_an_unordered_gene() ->
     for id in range(40):
         history.add_candidate(Candidate(id, 0, 0, id, space.sample(birth_rng(0, id)), "random"))
         history.tell(id, Outcome("ok", {"loss": float(id)}))
-    assert rarest_value(history, 1.0, birth_rng(0, 0)) is None
+    assert propose_rare_value(Novelty.of(history, 0.0), [], 1.0, birth_rng(0, 0)) is None
 
 
-def test_a_rare_value_that_fails_is_hardly_ever_proposed() -> None:
-    def kinds_tried(history: History) -> list[str]:
-        proposals = [SAEA(rare_values=1.0).propose(history, birth_rng(seed, 0)) for seed in range(12)]
-        return [str(one.genome["kind"]) for one in proposals if one and one.operator == "chance"]
-
-    space = SearchSpace(x=Float(0, 1), y=Float(0, 1), depth=Int(1, 9), kind=Choice(("a", "b")))
-    histories = []
-    for fails in (True, False):
-        history, rng = RunHistory(space, OBJECTIVES[:1]), birth_rng(1, 0)
-        for id in range(60):
-            kind = "b" if id % 9 == 0 else "a"
-            history.add_candidate(Candidate(id, 0, 0, id, {**space.sample(rng), "kind": kind}, "random"))
-            loss = 0.0 if id == 5 else 1.0 + float(rng.random())
-            history.tell(id, Outcome("failed", error="?") if fails and kind == "b" else Outcome("ok", {"loss": loss}))
-        histories.append(history)
-    assert len(kinds_tried(histories[0])) <= 2  # where the other genome is as likely to fail
-    assert len(kinds_tried(histories[1])) >= 8
-
-
-def test_rare_values_take_a_bounded_share_of_a_long_run() -> None:
-    """Trials of all values of an unordered gene are sufficient together when there are 4 times the root of all."""
-    space = SearchSpace(x=Float(0, 1), kind=Choice(tuple("abcdef")))
-    history, counts = RunHistory(space, OBJECTIVES[:1]), dict.fromkeys("abcdef", 0)
-    for id in range(200):
-        rare_value = rarest_value(history, 1.0, birth_rng(0, id)) if id else None
-        kind = "a" if rare_value is None else "abcdef"[int(6 * rare_value[1])]
-        counts[kind] += 1
-        history.add_candidate(Candidate(id, 0, 0, id, {"x": id / 200, "kind": kind}, "random"))
-        history.tell(id, Outcome("ok", {"loss": 0.0 if id == 0 else 1.0}))
-    assert 20 <= 200 - counts["a"] <= 60
+def test_results_of_the_rare_value_alone_choose_the_place() -> None:
+    """Under a, the best lies at 0; under b it lies at 1, as six results show."""
+    space = SearchSpace(x=Float(0, 1), kind=Choice(("a", "b")))
+    history = RunHistory(space, OBJECTIVES[:1])
+    for id in range(46):
+        kind, x = ("b", 0.1 + 0.15 * id) if id < 6 else ("a", 0.02 * (id - 6))
+        loss = 3.0 - x if kind == "b" else x
+        history.add_candidate(Candidate(id, 0, 0, id, space.snap(space.encode({"x": x, "kind": kind})), "given"))
+        history.tell(id, Outcome("ok", {"loss": loss}))
+    found = [propose_rare_value(Novelty.of(history, 0.0), [], 1.0, birth_rng(seed, 0)) for seed in range(8)]
+    assert [one.genome["kind"] for one in found if one] == ["b"] * 8
+    assert np.median([float(one.genome["x"]) for one in found if one]) > 0.8
 
 
 def test_random_genomes_with_the_value_are_candidates_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,13 +249,18 @@ def hidden(candidate: Candidate) -> Outcome:
 
 
 @pytest.mark.slow
-def test_a_value_that_looked_worse_at_first_is_found() -> None:
+def test_a_value_that_looked_worse_at_first_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In ten runs in a row at least nine find it, without rare values at most seven."""
+    monkeypatch.setattr(saea, "SEARCHING", 0.0)
+    monkeypatch.setattr(_models, "TREES", 10)
+
     def found(chances: float, seed: int) -> bool:
-        strategy = SAEA(rare_values=chances)
+        strategy = SAEA(rare_values=chances, gp_only=0.0)  # the process alone finds it in most runs
         best = Simulation(strategy, KINDS, OBJECTIVES[:1], hidden, births=45, seed=seed).run().history.best
         return best is not None and best.genome["kind"] == "c"
 
-    assert sum(found(0.5, seed) for seed in range(10)) > sum(found(0.0, seed) for seed in range(10))
+    assert sum(found(0.5, seed) for seed in range(10)) >= 9
+    assert sum(found(0.0, seed) for seed in range(10)) <= 7
 
 
 def test_a_rare_value_costs_little_more_in_a_long_run() -> None:

@@ -11,22 +11,18 @@ from hypothesis import strategies as st
 
 from evo_tune.genome.forest import Forest
 from evo_tune.genome.genes import Float
-from evo_tune.genome.history import RunHistory
-from evo_tune.genome.kernel import FeatureLayout
 from evo_tune.genome.process import GaussianProcess
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Candidate, Constraint, Outcome
+from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome
 from evo_tune.plugins.strategy import GenomeResults
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
-from evo_tune.strategies import saea
+from evo_tune.strategies import _candidates, saea
 from evo_tune.strategies._models import (
     MAX_FIT_POINTS,
     PAIRS,
-    Below,
     FidelityModel,
-    Improvement,
     _choose_results,
     loss_scores,
     normal_scores,
@@ -137,7 +133,7 @@ def test_it_comes_nearer_to_the_lowest_point_of_a_smooth_surface() -> None:
     assert np.median(with_it) < 0.5 * np.median(without)
 
 
-LAYOUT = FeatureLayout.of(SearchSpace(x=Float(0, 1), y=Float(0, 1)))
+SIZES = np.zeros(2, dtype=int)
 
 
 def seen(count: int, ended: int, likeness: float, smooth: bool = True) -> tuple[GenomeResults, np.ndarray]:
@@ -165,17 +161,17 @@ def test_it_learns_from_a_bounded_number_of_results_with_pairs_among_them(count:
 def test_predictions_follow_partial_results_that_were_right() -> None:
     right, losses = seen(40, 14, 1.0)
     waiting = np.arange(14, 40)
-    learned = FidelityModel.of(right, LAYOUT)
+    learned = FidelityModel.of(right, SIZES)
     assert learned.trust(1 / 9) > 0.8
     assert np.corrcoef(learned.worth(waiting), -losses[waiting])[0, 1] > 0.95
-    wrong = FidelityModel.of(seen(40, 14, 0.0)[0], LAYOUT)
+    wrong = FidelityModel.of(seen(40, 14, 0.0)[0], SIZES)
     assert wrong.trust(1 / 9) < learned.trust(1 / 9) - 0.1
 
 
 def test_results_outside_the_fit_update_the_prediction() -> None:
     given, _ = seen(400, 40, 1.0, smooth=False)  # genes tell nothing
     left = int(np.flatnonzero(~_choose_results(given.places)[:, 0] & np.isnan(given.places[:, 2]))[0])
-    learned, worth = FidelityModel.of(given, LAYOUT), []
+    learned, worth = FidelityModel.of(given, SIZES), []
     for place in (1.0, 400.0):
         learned.results.places[left, 0] = place  # after it has learned: only the genome's own
         worth.append(float(learned.worth(np.array([left]))[0]))
@@ -184,7 +180,7 @@ def test_results_outside_the_fit_update_the_prediction() -> None:
 
 def test_fully_trained_genomes_keep_their_measured_scores() -> None:
     given, _ = seen(30, 10, 0.3)
-    learned = FidelityModel.of(given, LAYOUT)
+    learned = FidelityModel.of(given, SIZES)
     scores = learned.scores(np.arange(30))
     assert (np.argsort(-scores[:10]) == np.argsort(given.places[:10, 2])).all()
     assert scores[:10].max() == learned.best
@@ -192,7 +188,7 @@ def test_fully_trained_genomes_keep_their_measured_scores() -> None:
 
 
 def test_of_equal_predictions_the_less_certain_one_is_worth_more() -> None:
-    learned = FidelityModel.of(seen(30, 10, 1.0, smooth=False)[0], LAYOUT)
+    learned = FidelityModel.of(seen(30, 10, 1.0, smooth=False)[0], SIZES)
     mean, variance = learned._predict(np.arange(30))
     assert np.allclose(learned.worth(np.arange(30)) - mean, np.sqrt(variance))
     assert variance[10:].mean() > variance[:10].mean()
@@ -200,8 +196,9 @@ def test_of_equal_predictions_the_less_certain_one_is_worth_more() -> None:
 
 def test_proposals_maximise_the_predicted_full_training(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    judge = saea.SAEA._final_improvement
-    monkeypatch.setattr(saea.SAEA, "_final_improvement", lambda *given: asked.append(1) or judge(*given))
+    judge = saea.SAEA._fidelity_acquisition
+    monkeypatch.setattr(saea.SAEA, "_fidelity_acquisition", lambda *given: asked.append(1) or judge(*given))
+    monkeypatch.setattr(_candidates, "propose_rare_value", lambda *given: pytest.fail("results in part are no chance"))
     strategy = ruled("saea", RunSettings(fidelity=FIDELITY))
     run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=trained(honest), births=30).run()
     assert isinstance(strategy.inner, SAEA)
@@ -225,25 +222,3 @@ def test_proposals_use_the_process_fitted_to_partial_trainings(
     Simulation(strategy, SPACE, objectives=LOSS, evaluate=trained(honest), births=16).run()
     assert aged
     assert all(aged), "no process was made of results without the shares of a training that they are of"
-
-
-def test_with_rungs_failures_and_constraints_are_factors_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    space, factors = SearchSpace(x=Float(0, 1), y=Float(0, 1)), []
-    make = saea.Acquisition
-    monkeypatch.setattr(saea, "Acquisition", lambda *given: factors.append(given[0]) or make(*given))
-
-    def evaluate(candidate: Candidate) -> Outcome:
-        x, y = space.encode(candidate.genome)
-        if x > 0.6:
-            return Outcome("out_of_memory", error="too large")
-        return Outcome("ok", {"loss": float((x - 0.9) ** 2 + y / candidate.budget), "size": float(x + y)})
-
-    rules = RunSettings(fidelity="1/9,1/3,1")
-    constraints = [Constraint.parse("size<=1")]
-    strategy = StrategyWithRules(inner=SAEA(), settings=rules, constraints=constraints)
-    run = Simulation(strategy, space, OBJECTIVES[:1], evaluate, births=0)
-    run.history = RunHistory(space, OBJECTIVES[:1], constraints)
-    run.births = 40
-    run.run()
-    assert sum(isinstance(factor, Below) for factor in factors[-1]) == 2
-    assert any(isinstance(factor, Improvement) for factor in factors[-1])

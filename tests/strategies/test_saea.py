@@ -115,7 +115,7 @@ def fitted(history: History, monkeypatch: pytest.MonkeyPatch, smooth: float = 0.
     given: list[tuple[np.ndarray, ...]] = []
     fit = Models.fit
     monkeypatch.setattr(Models, "fit", lambda *all: given.append(all[1:4]) or fit(*all))
-    SAEA(gp_only=smooth)._acquisition(history, None, np.ones(1), [], birth_rng(0, 0))
+    SAEA(gp_only=smooth)._acquisition(history, np.ones(1), [], birth_rng(0, 0))
     monkeypatch.undo()
     return given[0]
 
@@ -150,19 +150,6 @@ def test_a_smooth_proposal_learns_each_genomes_own_loss(count: int, monkeypatch:
     assert len(better) >= 10
     assert abs(np.corrcoef(scores[better], losses)[0, 1]) > 0.999999
     assert abs(np.corrcoef(plain[: len(better)], sorted(losses))[0, 1]) < 0.999
-
-
-def test_the_prior_of_length_scales_alternates_from_one_proposal_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
-    wide, fit = [], GaussianProcess.fit
-
-    def noted(*arrays: np.ndarray, **named: bool) -> GaussianProcess:
-        wide.append(named["wide"])
-        return fit(*arrays, **named)
-
-    monkeypatch.setattr(GaussianProcess, "fit", noted)
-    for count in (20, 21, 22, 22):
-        SAEA(gp_only=1.0)._acquisition(told(SPACES["mixed"], count), None, np.ones(1), [], birth_rng(0, 0))
-    assert wide == [False, True, False, False]
 
 
 @pytest.mark.parametrize("alone", [True, False])
