@@ -125,7 +125,7 @@ def test_warm_start_names_the_genes(typed: Typed, folder: Path) -> None:
         (QUICK.replace("SPACE =", "SPACES ="), ["broken.py", "no SPACE"]),
         (QUICK.replace('Minimize("loss")', '"loss"'), ["OBJECTIVES", "Minimize"]),
         (QUICK.replace("evaluate(genome, context, *", "evaluate(genome, *"), ["broken.py:11", "1 positional"]),
-        (QUICK.replace("Float(-1, 1)", "Float(1, -1)"), ["broken.py:6", "low must be below high"]),
+        (QUICK.replace("Float(-1, 1,", "Float(1, -1,"), ["broken.py:6", "low must be below high"]),
     ],
 )
 def test_a_broken_evaluator(typed: Typed, folder: Path, broken: str, words: list[str]) -> None:

@@ -60,7 +60,7 @@ def test_every_command_has_help_and_is_its_file(name: str) -> None:
     result = CliRunner().invoke(cli, [name, "--help"])
     assert result.exit_code == 0
     assert len(re.split("^[A-Z][a-z ]+:$", result.output, flags=re.MULTILINE)[0].splitlines()) >= 3, result.output
-    assert "\\" not in result.output
+    assert not re.search(r"\\(?!\n)", result.output)  # at the end of a line, an example goes on in the next one
 
 
 def test_a_command_is_found_by_being_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
