@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from evo_tune import Choice, Float, Minimize, SearchSpace
+from evo_tune import Float, Minimize, SearchSpace
 from evo_tune.genome.history import RunHistory
-from evo_tune.genome.switches import fit_switches
+from evo_tune.genome.switches import SWITCH, fit_switches
 from evo_tune.genome.trial import DEFAULT, Candidate, Outcome, Proposal
 from evo_tune.plugins.find import make_strategy
 from evo_tune.report.recommendation import simplest_of
@@ -57,7 +57,7 @@ class Training:
     @property
     def space(self) -> SearchSpace:
         """All genes: the patches and the learning rate."""
-        genes = {f"p{number}": Choice([False, True], default=False) for number in range(COUNT)}
+        genes = {f"p{number}": SWITCH for number in range(COUNT)}
         return SearchSpace(None, None, lr=Float(1e-4, 1e-2, log=True, default=1e-3), **genes)
 
     def true_loss(self, genome: Genome) -> float:

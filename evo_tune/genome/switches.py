@@ -13,8 +13,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from evo_tune.genome.genes import Choice
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.values import Genome
+
+# A switch: off by default, and on in about a quarter of the first genomes, since a few of many may fail or harm.
+SWITCH = Choice((False, True), default=False, prior=False, spread=0.25)
 
 # Most probable deviations before any result, in deviations of the losses: of the coefficients of each block (switches,
 # pairs, slopes, squares, slopes with a switch; units are in [0, 1]), and of the noise.

@@ -33,7 +33,7 @@ from evo_tune.plugins.strategy import Prospects, Strategy
 from evo_tune.rules.extra_seeds import LeaderRanking, SeedGains
 from evo_tune.rules.fidelity import Curves, audit_numbers, is_audit
 from evo_tune.rules.promotions import Rungs, fit_prospects, next_model_promotion
-from evo_tune.rules.screening import next_screening
+from evo_tune.rules.screening import next_screening, without_failing
 from evo_tune.rules.widening import MIN_TRIALS, Widening, find_widening, leader_count
 from evo_tune.settings import RunSettings
 
@@ -100,11 +100,13 @@ class StrategyWithRules(Strategy):
         self, history: History, rng: np.random.Generator, switches: Sequence[str] = ()
     ) -> Proposal | None:
         """Return the next new genome, even where a promotion or an extra seed is due; see `propose`."""
-        screened = next_screening(history, switches, self.settings.rungs[0], rng)
+        budget = self.settings.rungs[0]
+        screened = next_screening(history, switches, budget, rng)
         if screened is not None:
             return self._as_new(screened, history)
         if not self.has_rules:
-            return self.inner.propose(history, rng)
+            own = self.inner.propose(history, rng)
+            return own and without_failing(own, history, switches, budget)
         shown = self._history_for_strategy(history)
         proposal = self._propose_feasible(shown, self._prospects(history), rng)
         if proposal is None:
@@ -112,7 +114,8 @@ class StrategyWithRules(Strategy):
         if not proposal.fresh or proposal.budget != 1.0 or proposal.stop_if:
             raise ValueError("proposes budgets or extra seeds of its own: declare own_trials = True in its class")
         parents = tuple(shown.ids[parent] for parent in proposal.parents)
-        return self._as_new(replace(proposal, parents=parents), history)
+        proposal = without_failing(replace(proposal, parents=parents), history, switches, budget)
+        return self._as_new(proposal, history)
 
     def survivors(self, history: History) -> Sequence[int]:
         if not self.has_rules:

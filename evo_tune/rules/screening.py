@@ -9,12 +9,14 @@ the genome number `FIRST` on, two of three new genomes therefore belong to this 
 - *simplified*: the best genome without the switches whose gain is not at least `LEAST_GAIN` of its standard deviations.
 
 Effects are those of a linear model of all full trainings (`genome.switches`). The other genes stay those of the best
-trial; the strategy tunes them in between.
+trial; the strategy tunes them in between. A switch that has only failed stays off in all new genomes.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -55,11 +57,10 @@ def next_screening(
     if not kind or not switches or len(history.objectives) > 1 or not history.ranking:
         return None
     genomes = [trial.genome for trial in history.ranking]
-    # Of a switch that has only failed, a further training would tell nothing but that.
-    failures = {name: sum(trial.genome[name] is True for trial in history.failed) for name in switches}
-    works = {name for name in switches if any(genome[name] is True for genome in genomes)}
-    switches = [name for name in switches if name in works or failures[name] < FEW_FAILURES]
-    model = fit_switches(history.space, switches, genomes, history.ranked_losses()[:, 0])
+    failing = failing_switches(history, switches)
+    model = fit_switches(
+        history.space, [name for name in switches if name not in failing], genomes, history.ranked_losses()[:, 0]
+    )
     if model is None:
         return None
     best = _improve(model, genomes[int(model.mean(model.features).argmin())])
@@ -68,6 +69,34 @@ def next_screening(
         return Proposal(genome, SIMPLIFIED)
     genomes = [changed for changed in _variants(model, best, rng) if not history.seen(changed, budget)]
     return Proposal(genomes[_most_informative(model, best, genomes)], SCREENING) if genomes else None
+
+
+def failing_switches(history: History, switches: Sequence[str]) -> set[str]:
+    """Return the switches that have only failed: another training with them would tell no more.
+
+    A failed trial accuses its switch that never succeeded, if there is just one; `FEW_FAILURES` of these are proof.
+    """
+    works = {name for name in switches if any(trial.genome[name] is True for trial in history.ranking)}
+    accused = Counter[str]()
+    for trial in history.failed:
+        suspects = [name for name in switches if trial.genome[name] is True and name not in works]
+        accused.update(suspects if len(suspects) == 1 else ())
+    return {name for name, count in accused.items() if count >= FEW_FAILURES}
+
+
+def without_failing(proposal: Proposal, history: History, switches: Sequence[str], budget: float) -> Proposal:
+    """Return a strategy's proposal without switches that have only failed, unless that genome was proposed before.
+
+    Args:
+        proposal: The proposal; one that trains a known genome further stays as it is.
+        history: History of the run.
+        switches: Genes of the run's patches.
+        budget: Budget of new genomes.
+    """
+    failing = failing_switches(history, switches) if proposal.fresh else set()
+    off = {name: False for name in failing if proposal.genome[name] is True}
+    genome = history.space.snap(history.space.encode({**proposal.genome, **off})) if off else proposal.genome
+    return replace(proposal, genome=genome) if off and not history.seen(genome, budget) else proposal
 
 
 def _improve(model: SwitchModel, genome: Genome) -> Genome:

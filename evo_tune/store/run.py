@@ -21,9 +21,10 @@ from typing import Any
 import msgspec
 
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
-from evo_tune.genome.genes import Choice, Gene, resolve_conditions
+from evo_tune.genome.genes import Gene, resolve_conditions
 from evo_tune.genome.history import Lesson, RunHistory, results_digest
 from evo_tune.genome.space import SearchSpace, widen_genes
+from evo_tune.genome.switches import SWITCH
 from evo_tune.genome.trial import SUBMITTED, Candidate, Objective, Outcome, Trial, TrialCode, with_genes
 from evo_tune.genome.values import Genome, genome_key, is_same
 from evo_tune.genome.view import average_trials
@@ -451,7 +452,7 @@ class Run:
             raise ValueError(f"patch {one_line(patch.name)} joins a run without patches, or the {WIDENINGS + 1}th time")
         if patch.name in self.patch_hashes or genes.keys() & self.genes.keys() or event.file in self.submitted_files:
             raise ValueError(f"patch {one_line(patch.name)} or its genes are in the run already")
-        if genes.get(patch.gene) != Choice((False, True), default=False):
+        if genes.get(patch.gene) != SWITCH:
             raise ValueError(f"patch {one_line(patch.name)} is not off by default")
         self.genes = {**self.genes, **genes}
         resolve_conditions(self.genes, {})

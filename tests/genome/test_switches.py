@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evo_tune.genome.genes import Choice, Float, Gene
+from evo_tune.genome.genes import Float, Gene
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.switches import CONSTANT, SwitchModel, fit_switches
+from evo_tune.genome.switches import CONSTANT, SWITCH, SwitchModel, fit_switches
 from evo_tune.genome.values import Genome
 
 
 def make_trainings(on: np.ndarray, units: np.ndarray) -> tuple[SearchSpace, list[str], list[Genome]]:
     """Return a space with a gene for each column, its switches, and the genomes of some trainings."""
     switches = [f"s{number}" for number in range(on.shape[1])]
-    genes: dict[str, Gene] = {name: Choice((False, True), default=False) for name in switches}
+    genes: dict[str, Gene] = dict.fromkeys(switches, SWITCH)
     space = SearchSpace(None, None, **genes, **{f"x{n}": Float(0.0, 1.0) for n in range(units.shape[1])})
     genomes: list[Genome] = [
         {name: bool(value) for name, value in zip(switches, row, strict=True)}

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from evo_tune.genome.genes import Choice, Float, Gene
+from evo_tune.genome.genes import Float, Gene
 from evo_tune.genome.history import RunHistory
 from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.switches import SWITCH
 from evo_tune.genome.trial import DEFAULT, Candidate, Minimize, Outcome, Proposal
 from evo_tune.genome.values import Genome
 from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.ruled import StrategyWithRules
-from evo_tune.rules.screening import FIRST, SCREENING, SIMPLIFIED, next_screening
+from evo_tune.rules.screening import (
+    FIRST,
+    SCREENING,
+    SIMPLIFIED,
+    failing_switches,
+    next_screening,
+    without_failing,
+)
 from evo_tune.settings import RunSettings
 
 SWITCHES = [f"p{number}" for number in range(6)]
@@ -28,7 +37,7 @@ def drop_excluded(genome: Genome) -> Genome:
 
 
 def make_space(repair: Callable[[Genome], Genome] | None = None) -> SearchSpace:
-    genes: dict[str, Gene] = {name: Choice((False, True), default=False) for name in SWITCHES}
+    genes: dict[str, Gene] = dict.fromkeys(SWITCHES, SWITCH)
     return SearchSpace(repair, None, lr=Float(1e-4, 1e-2, log=True, default=1e-3), **genes)
 
 
@@ -144,6 +153,28 @@ def test_a_switch_that_always_fails_is_screened_no_more() -> None:
     assert len(later) > 5
     assert not any(genome["p1"] for genome in later)
     assert all(any(genome[name] for genome in later) for name in ("p0", "p2"))
+
+
+def test_a_failure_accuses_the_only_switch_that_never_succeeded() -> None:
+    history = RunHistory(make_space(), [Minimize("loss")])
+
+    def train(number: int, *on: str) -> None:
+        genome: Genome = {name: name in on for name in SWITCHES} | {"lr": 1e-3 * (1 + number / 10)}
+        history.add_candidate(Candidate(number, 0, 0, number, **vars(Proposal(genome, DEFAULT))))
+        failed = Outcome("failed", {})
+        history.tell(number, failed if "p1" in on else Outcome("ok", {"loss": 1.0 + number}))
+
+    for number in range(3):
+        train(number, "p1", "p2")
+    assert failing_switches(history, SWITCHES) == set()  # either may be the reason
+    train(3, "p2", "p3")
+    assert failing_switches(history, SWITCHES) == {"p1"}
+    genome = dict.fromkeys(SWITCHES[:3], True) | dict.fromkeys(SWITCHES[3:], False) | {"lr": 1e-3}
+    changed = without_failing(Proposal(genome, "random"), history, SWITCHES, 1.0)
+    assert changed.genome == {**genome, "p1": False}
+    assert without_failing(replace(changed, resumes=0), history, SWITCHES, 1.0).genome == changed.genome
+    resumed = Proposal(genome, "promotion", resumes=0)
+    assert without_failing(resumed, history, SWITCHES, 1.0) == resumed
 
 
 def test_new_genomes_begin_at_the_first_rung() -> None:

@@ -16,8 +16,9 @@ from functools import cached_property
 from pathlib import Path
 
 from evo_tune.errors import PluginError, SpaceError
-from evo_tune.genome.genes import Choice, Gene
+from evo_tune.genome.genes import Gene
 from evo_tune.genome.notation import parse_gene
+from evo_tune.genome.switches import SWITCH
 from evo_tune.genome.values import Genome
 from evo_tune.plugins.patches.diff import FileChange, parse_diff
 from evo_tune.text import one_line
@@ -72,7 +73,7 @@ class Patch:
     @property
     def space(self) -> dict[str, Gene]:
         """All of its genes by name: the one that switches it on, off by default, and those of its placeholders."""
-        return {self.gene: Choice((False, True), default=False), **self.genes}
+        return {self.gene: SWITCH, **self.genes}
 
     def fill(self, text: str, genome: Genome) -> str:
         """Return a text with the genome's values in place of this patch's placeholders."""

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from evo_tune import Choice, Float
+from evo_tune import Float
 from evo_tune.errors import PluginError
+from evo_tune.genome.switches import SWITCH
 from evo_tune.plugins.patches import (
     CODE_FOLDER,
     LARGEST,
@@ -35,7 +36,7 @@ def test_a_patch_is_a_gene_and_its_placeholders_are_genes_of_it() -> None:
     patch = parse_patch("01-mom", TEXT)
     assert (patch.gene, patch.title) == ("p01_mom", "Momentum of the optimizer")
     assert (patch.requires, patch.excludes) == (("base", "other"), ("adam",))
-    assert patch.space["p01_mom"] == Choice((False, True), default=False)
+    assert patch.space["p01_mom"] == SWITCH
     when = {"p01_mom": [True]}
     assert patch.genes["momentum"] == Float(0.8, 0.99, log=True, default=0.95, when=when)  # type: ignore[arg-type]
     assert list(patch.genes) == ["momentum", "kind"]  # not x: an unchanged line is the user's own code
