@@ -472,7 +472,7 @@ class _ProgressLines:
             count = search.session.finalists
             finalists = "the best" if count == 1 else f"the best of {count} finalists"
             if search.saved.patches:
-                finalists = "the trial with the fewest patches among those that may be the best"
+                finalists = "the best, or one with fewer patches that may be as good,"
             most = MAX_SEEDS_FACTOR * search.session.final_seeds
             shared.echo(f"final comparison: {finalists} against the default, on up to {most} fresh seeds each")
         self._print_forecast(search)

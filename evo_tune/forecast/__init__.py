@@ -370,7 +370,7 @@ def comparison_trainings(session: SessionSettings, patches: int = 0) -> Comparis
         session: Number of seeds and finalists.
         patches: Number of patches of the run; the best genome has none to all of them.
     """
-    seeds, finalists = session.final_seeds, 1 if patches else session.finalists
+    seeds, finalists = session.final_seeds, max(2, session.finalists) if patches else session.finalists
     choosing, looks = 0, default_look_seeds(seeds) if seeds else [0]
     while finalists > 1:
         choosing += math.ceil(seeds / 3) * finalists
@@ -391,7 +391,7 @@ def comparison_seconds(
     """
     if not session.final_seeds:
         return 0.0, 0.0
-    finalists = tuple(range(1, 2 if patches else session.finalists + 1))
+    finalists = tuple(range(1, (max(2, session.finalists) if patches else session.finalists) + 1))
     comparison = FinalComparison(finalists, 0, session.final_seeds)
     end_times = comparison_end_times(comparison, lambda id: training_seconds, slots)
     without_patches = math.ceil(patches * comparison.look_seeds[-1] / slots) * training_seconds

@@ -241,7 +241,7 @@ def comparison_as_requested(run: Run) -> FinalComparison:
     """Return the final comparison that the last session with one asked for, however long it takes.
 
     With several objectives the only finalist is the best on the first one, because the result is the Pareto front. In a
-    run with patches it is the simplest of those that may be the best.
+    run with patches the simplest of those that may be the best is a finalist beside the best.
     """
     wanting = [session for session in run.sessions if session.final_seeds]
     seeds, best = (wanting[-1].final_seeds, wanting[-1].finalists) if wanting else (0, 1)
@@ -250,7 +250,8 @@ def comparison_as_requested(run: Run) -> FinalComparison:
     first = trials[: best if len(run.objectives) == 1 else 1]
     if run.patches and len(run.objectives) == 1:
         others = [trial for trial in trials if trial.id != default]
-        first = [_simplest_trial(run, others)] if others else []
+        simplest = [_simplest_trial(run, others)] if others else []  # the model may be wrong: fresh seeds decide
+        first = [*simplest, *(trial for trial in others if trial not in simplest)][: max(2, best)]
     leaders = [trial.id for trial in first if trial.feasible == trials[0].feasible]
     finalists = tuple(id for id in leaders if id != default)
     patches = {id: on for id in finalists if (on := patches_on(run, id))}
