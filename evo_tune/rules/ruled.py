@@ -106,7 +106,7 @@ class StrategyWithRules(Strategy):
             return self._as_new(screened, history)
         if not self.has_rules:
             own = self.inner.propose(history, rng)
-            return own and without_failing(own, history, switches, budget)
+            return without_failing(own, history, switches, budget) if switches and own is not None else own
         shown = self._history_for_strategy(history)
         proposal = self._propose_feasible(shown, self._prospects(history), rng)
         if proposal is None:
