@@ -446,12 +446,11 @@ def comparison_end_times(
                 start(training, 0.0 if training in fillers else ready_at)
             ready_at = max(free_at)
             end_times.append(ready_at)
-    state, genes = comparison.state(results), comparison.patches.get(chosen, ())
-    has_begun = bool(state.effects)
-    without = comparison.missing_patch_trainings(looks[0], chosen, genes, simulated)
-    if without := state.next_trainings if has_begun else without:
-        ready_at = max(start(training, ready_at) for training in without)
-        end_times.append(ready_at)
+    if genes := comparison.patches.get(chosen, ()):
+        state = comparison.state(results)
+        first_look = comparison.missing_patch_trainings(looks[0], chosen, genes, simulated)
+        if without := state.next_trainings if state.effects else first_look:
+            end_times.append(max(start(training, ready_at) for training in without))
     return end_times
 
 

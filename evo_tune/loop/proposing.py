@@ -43,7 +43,7 @@ from evo_tune.store.run import Widening as RecordedWidening
 from evo_tune.text import one_line
 
 
-def propose(strategy: Strategy, history: RunHistory, run: Run, id: int) -> Proposal | None:
+def propose(strategy: StrategyWithRules, history: RunHistory, run: Run, id: int) -> Proposal | None:
     """Return proposal `id` of a run: the default genome, a warm start, or the answer of the strategy.
 
     Args:
@@ -59,15 +59,11 @@ def propose(strategy: Strategy, history: RunHistory, run: Run, id: int) -> Propo
     if number == 0:
         return Proposal(history.space.default(), DEFAULT, budget=budget)
     if number <= len(warm):
-        follow_up = strategy.next_promotion_or_seed(history) if isinstance(strategy, StrategyWithRules) else None
-        return follow_up or Proposal(dict(warm[number - 1]), WARM_START, budget=budget)
+        return strategy.next_promotion_or_seed(history) or Proposal(dict(warm[number - 1]), WARM_START, budget=budget)
     rng = np.random.default_rng([run.manifest.settings.seed, 0, id])
     try:
-        if isinstance(strategy, StrategyWithRules):
-            switches = [patch.gene for patch in run.patches if patch.gene in history.space.genes]
-            proposal = strategy.propose(history, rng, switches)
-        else:
-            proposal = strategy.propose(history, rng)
+        switches = [patch.gene for patch in run.patches if patch.gene in history.space.genes]
+        proposal = strategy.propose(history, rng, switches)
         return None if proposal is None else _check_proposal(proposal, history)
     except Exception as error:
         raise strategy_error(run.manifest.strategy, "propose", error) from error

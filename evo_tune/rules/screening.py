@@ -58,9 +58,8 @@ def next_screening(
         return None
     genomes = [trial.genome for trial in history.ranking]
     failing = failing_switches(history, switches)
-    model = fit_switches(
-        history.space, [name for name in switches if name not in failing], genomes, history.ranked_losses()[:, 0]
-    )
+    switches = [name for name in switches if name not in failing]
+    model = fit_switches(history.space, switches, genomes, history.ranked_losses()[:, 0]) if switches else None
     if model is None:
         return None
     best = _improve(model, genomes[int(model.mean(model.features).argmin())])

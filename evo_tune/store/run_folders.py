@@ -207,8 +207,9 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
     skipped: list[str] = []
     try:
         for killed in store.glob(f".{name}.*.part"):
-            if time.time() - killed.lstat().st_mtime > ABANDONED_SECONDS:
-                safe_files.remove(store, killed.name)
+            with contextlib.suppress(FileNotFoundError):  # another process has just completed it
+                if time.time() - killed.lstat().st_mtime > ABANDONED_SECONDS:
+                    safe_files.remove(store, killed.name)
         with safe_files.folder(folder) as source, safe_files.folder(store, partial_name, make=True) as copy:
             _copy(source, copy, "", skipped)
         write_manifest(store / partial_name, manifest)

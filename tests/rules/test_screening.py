@@ -155,6 +155,34 @@ def test_a_switch_that_always_fails_is_screened_no_more() -> None:
     assert all(any(genome[name] for genome in later) for name in ("p0", "p2"))
 
 
+def test_a_run_whose_only_patch_fails_goes_on() -> None:
+    history = RunHistory(make_space(), [Minimize("loss")])
+    for id in range(FIRST + 2):
+        genome: Genome = {name: id < 3 and name == "p0" for name in SWITCHES} | {"lr": 1e-3 * (1 + id / 30)}
+        history.add_candidate(Candidate(id, 0, 0, id, **vars(Proposal(genome, DEFAULT))))
+        history.tell(id, Outcome("failed", {}) if genome["p0"] else Outcome("ok", {"loss": 1.0 + id}))
+    assert next_screening(history, ["p0"], 1.0, np.random.default_rng(0)) is None
+
+
+def test_the_strategy_proposes_no_switch_that_has_only_failed() -> None:
+    strategy = StrategyWithRules(inner=make_strategy("random", {}), settings=RunSettings())
+    history = RunHistory(make_space(), [Minimize("loss")])
+    genomes: list[Genome] = [{name: name == "p0" for name in SWITCHES} | {"lr": lr} for lr in (1e-3, 2e-3)]
+    for id, genome in enumerate(genomes):
+        history.add_candidate(Candidate(id, 0, 0, id, **vars(Proposal(genome, DEFAULT))))
+        history.tell(id, Outcome("failed", {}))
+    for settings in (RunSettings(), RunSettings(seeds_per_trial=2)):
+        ruled = replace(strategy, settings=settings)
+        proposals = [ruled.propose(history, np.random.default_rng(seed), SWITCHES) for seed in range(40)]
+        assert not any(proposal is not None and proposal.genome["p0"] for proposal in proposals)
+
+
+def test_a_quarter_of_the_first_genomes_have_a_switch_on() -> None:
+    """Half of them fail if it always fails, with one that is on half of the time."""
+    genomes = [make_space().sample_prior(np.random.default_rng(seed)) for seed in range(300)]
+    assert 0.15 < np.mean([[genome[name] is True for name in SWITCHES] for genome in genomes]) < 0.35
+
+
 def test_a_failure_accuses_the_only_switch_that_never_succeeded() -> None:
     history = RunHistory(make_space(), [Minimize("loss")])
 

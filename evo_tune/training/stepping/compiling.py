@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Hashable, Iterable
-from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import NoiseLayer
+from evo_tune.training.recipe.data.reading import cache_folder
 from evo_tune.trust.safe_files import private_folder
 
 _numbers = itertools.count()
@@ -39,9 +39,7 @@ def compile_blocks(model: nn.Module) -> None:
     layers = [module for module in model.modules() if isinstance(module, NoiseLayer) and module.noise is not None]
     if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
         # By default it is a folder of a known name in the temporary one, which another user may have made, with code.
-        base = os.environ.get("XDG_CACHE_HOME", "")
-        cache = Path(base if os.path.isabs(base) else "~/.cache").expanduser() / "evo-tune" / "compiled"
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(private_folder(cache))
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(private_folder(cache_folder() / "compiled"))
     if layers and layers[0].noise is not None:
         layers[0].noise.prepare_for_compiler(layers)
     if hasattr(model, "flex"):
