@@ -1,9 +1,9 @@
 """What all full trainings say about on/off genes, called switches: the gain by each one, and by each pair beyond that.
 
-A linear model of the loss with a normal prior for each coefficient (Bayesian linear regression), in blocks: switches,
-pairs of switches, slopes and squares of the other genes, and slopes with each switch. Each block has a prior deviation
-of its own. These and the noise are the most probable ones after the losses (type II maximum likelihood with a prior;
-MacKay 1992), found by their gradient.
+A linear model of the loss with a normal prior for each coefficient (Bayesian linear regression). The coefficients are
+in blocks: switches, pairs of switches, slopes and squares of the other genes, and slopes with each switch. Each block
+has a prior deviation of its own. These and the noise are the most probable ones after the losses (type II maximum
+likelihood with a prior; MacKay 1992), found by their gradient.
 """
 
 from __future__ import annotations

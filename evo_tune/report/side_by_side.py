@@ -1,8 +1,8 @@
 """Several runs on one page: which best genome is better, what differs between the runs, and their progress together.
 
-The best genomes are compared over the fresh seeds of the final comparisons: seed by seed where the runs share seeds
-(runs with the same `--seed` do), else by Welch's test (see `verdict`). Where the final comparisons share no metric, the
-page says so and compares nothing.
+The best genomes are compared over the fresh seeds of the final comparisons. Runs with the same `--seed` share these
+seeds and are compared seed by seed, others by Welch's test (see `verdict`). Where the final comparisons share no
+metric, the page says so and compares nothing.
 """
 
 from __future__ import annotations

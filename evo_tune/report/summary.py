@@ -288,7 +288,7 @@ def candidate_costs(run: Run) -> dict[int, float]:
     return costs
 
 
-def saved_by_pruning(run: Run) -> float:
+def pruning_savings(run: Run) -> float:
     """Return the cost that pruned trainings did not spend, in full trainings."""
     costs = candidate_costs(run)
     pruned = [run.candidates[id] for id, outcome in run.outcomes.items() if outcome.status == "pruned"]
@@ -305,7 +305,7 @@ def pruning_line(run: Run) -> str:
     if bounded is None:
         curves = sum(bool(run.outcomes[id].curve) for id in full)
         return f"pruning has not begun: it needs {MIN_CURVES} full trainings with a learning curve, and has {curves}"
-    count, saved = status_counts(run).get("pruned", 0), saved_by_pruning(run)
+    count, saved = status_counts(run).get("pruned", 0), pruning_savings(run)
     begin = f"pruning began with trial {bounded.id}, after {with_plural(len(full), 'full training')}"
     if not count:
         return f"{begin}; no training was pruned yet"

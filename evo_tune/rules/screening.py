@@ -1,12 +1,12 @@
-"""Trainings that tell which on/off genes (switches) of the best genome pay, for runs whose patches are switches.
+"""The rule for runs with patches: trainings that tell which on/off genes (switches) of the best genome pay.
 
 A search that only looks for lower losses keeps what does no harm, because nothing tells it apart from what helps. From
 the genome number `FIRST` on, two of three new genomes therefore belong to this rule, in turn:
 
-- *screening*: the best genome with a random part of its uncertain switches on: of many such genomes, the one that most
-  reduces the variance of their effects (A-optimal design, Atkinson & Donev 1992). All trainings measure all switches,
-  as in a factorial experiment, which needs fewer of them than leaving one out at a time.
-- *simplified*: the best genome without the switches whose gain is not at least `LEAST_GAIN` of its standard deviations.
+- *screening*: the best genome with a random part of its uncertain switches on. Of many such genomes, it is the one that
+  most reduces the variance of all effects (A-optimal design, Atkinson & Donev 1992). As in a factorial experiment, each
+  training measures all switches. That takes fewer trainings than leaving one out at a time.
+- *simplified*: the best genome without the switches whose gain is below `LEAST_GAIN` of its standard deviations.
 
 Effects are those of a linear model of all full trainings (`genome.switches`). The other genes stay those of the best
 trial; the strategy tunes them in between. A switch that has only failed stays off in all new genomes.

@@ -27,7 +27,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
     from evo_tune.cli.output import RunStatus
     from evo_tune.loop.slots import forecast_session
     from evo_tune.report.data import trial_summary
-    from evo_tune.report.summary import saved_by_pruning
+    from evo_tune.report.summary import pruning_savings
     from evo_tune.store.heartbeat import last_beat
     from evo_tune.store.inbox import waiting_files
 
@@ -45,7 +45,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
         results=len(statuses),
         failed=len(statuses) - statuses.count("pruned") - statuses.count("ok"),
         pruned=statuses.count("pruned"),
-        saved_by_pruning=saved_by_pruning(saved),
+        saved_by_pruning=pruning_savings(saved),
         best=None if saved.leader is None else trial_summary(saved.leader),
         waiting=len(waiting_files(saved)),
         seconds_since_last_event=time.time() - saved.last_event,

@@ -1,8 +1,8 @@
 """`MetricsFile`: the file into which a script writes its metrics, read again and again while the script runs.
 
 The file is in the trial's folder, so that no two trials share it. A folder in its place stands for all of TensorBoard's
-and W&B's files below it. Whatever is there may be of any kind and change at any time: links are not followed, and only
-regular files are opened, so that nothing waits for a FIFO.
+and W&B's files below it. A file there may be of any kind and change at any time. So links are not followed, and only
+regular files are opened: opening a FIFO would wait.
 """
 
 from __future__ import annotations
