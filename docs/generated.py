@@ -1,6 +1,6 @@
 """Fill in the generated parts of pages; `make docs` does it. `<!-- generated: NAME -->` marks the place of each part.
 
-`python docs/generated.py options.md` prints a page with its parts.
+`python docs/generated.py settings.md` prints a page with its parts.
 """
 
 from __future__ import annotations

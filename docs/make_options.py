@@ -1,4 +1,4 @@
-"""Generate the tables of docs/options.md from the declarations of evaluators and strategies: see generated.py."""
+"""Generate the tables of docs/settings.md from the declarations of evaluators and strategies: see generated.py."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def furnish(folder: Path, page: str) -> None:
     shutil.copytree(DOCS / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("sample", *([RUNS[page]] if page in RUNS else [])):
         shutil.copytree(ROOT / "populations" / "sample", folder / "populations" / name)
-    if page == "own-hugging-face.md":
+    if page == "own-text.md":
         from tests.hugging_face import make_folder
 
         make_folder(folder / "base", "gpt2")

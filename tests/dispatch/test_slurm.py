@@ -1,4 +1,4 @@
-"""A run whose slots are a job array of SLURM, by the scripts of docs/clusters.md, disturbed in every way.
+"""A run whose slots are a job array of SLURM, by the scripts of docs/devices.md, disturbed in every way.
 
 It needs a running SLURM on which this user may submit jobs, with six cores: four workers, and two for the run. It is
 skipped elsewhere.
@@ -56,7 +56,7 @@ def slurm(*words: str) -> str:
 
 
 def blocks() -> Iterator[tuple[str, str]]:
-    page = (ROOT / "docs/clusters.md").read_text()
+    page = (ROOT / "docs/devices.md").read_text()
     yield from re.findall(r"^```bash\n# (\w+\.sh)\n(.*?)^```", page, re.M | re.S)
 
 
