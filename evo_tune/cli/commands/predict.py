@@ -48,6 +48,13 @@ MAX_JSON_ROWS = 10_000
 @click.option("--base", metavar="DIR", help="Folder of the base model, for an adapter that was exported without it.")
 @click.option("--device", default="cpu", show_default=True, metavar="NAME", help="Device: 'cpu', 'cuda:0'.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="CPU threads.  [default: those of the training]")
+@click.option("--batch", type=shared.COUNT, metavar="N", help="Samples in a pass of the model.  [default: 256]")
+@click.option(
+    "--memory",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GIB",
+    help="Most memory that the model and its predictions may take.  [default: 80 % of the free memory]",
+)
 @shared.format_option("csv", "json")
 def command(
     model: str,
@@ -58,6 +65,8 @@ def command(
     base: str | None,
     device: str,
     threads: int | None,
+    batch: int | None,
+    memory: float | None,
     output_format: str,
     **sampling_flags: Any,
 ) -> None:
@@ -82,7 +91,7 @@ def command(
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"--device {device}: {reason}; `evo-tune devices` lists those of this machine") from None
-    loaded = load_model(model, device=device, threads=threads, base=base)
+    loaded = load_model(model, device=device, threads=threads, base=base, batch=batch, memory=memory)
     if prompt is not None:
         if output or keep:
             raise UsageError("--output and --keep belong to INPUT: leave them out")

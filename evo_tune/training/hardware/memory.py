@@ -56,6 +56,18 @@ def device_memory(device: torch.device | str = "cpu") -> float:
     return min(limits)
 
 
+def free_memory(device: torch.device | str = "cpu") -> float:
+    """Return the free memory of a device in bytes; of other devices than GPUs, that of the machine."""
+    if torch.device(device).type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    whole = device_memory()
+    try:
+        sizes = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        return min(whole, 1024.0 * int(sizes["MemAvailable:"]))
+    except (OSError, KeyError, ValueError):  # no Linux
+        return whole
+
+
 def measure_peak_memory(device: torch.device | str, run: Callable[[], object]) -> float | None:
     """Run a function and return torch's peak memory meanwhile, in bytes; None on a CPU.
 

@@ -21,6 +21,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from evo_tune.errors import RecipeError
+from evo_tune.training.recipe.models.base import parse_json
 from evo_tune.trust import safe_files
 
 
@@ -95,7 +96,7 @@ def read_json(folder: Path | str, name: str) -> dict[str, Any]:
         RecipeError: The file is missing, a link, too large or too deep, or no object.
     """
     try:
-        data = json.loads(safe_files.read(folder, name, limit=LARGEST_JSON))
+        data = parse_json(safe_files.read(folder, name, limit=LARGEST_JSON))
     except ERRORS as error:
         raise RecipeError("folder", str(folder), f"{_wrote(error)}, with a readable {name}") from None
     if not isinstance(data, dict):

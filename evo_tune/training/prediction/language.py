@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from evo_tune.errors import UsageError
 from evo_tune.training import TuningText, evaluation_blocks
 from evo_tune.training import encode as encode_by_folder
+from evo_tune.training.evaluation import AT_ONCE
 from evo_tune.training.models.gpt import stream_tokens
 from evo_tune.training.prediction.about import ScoredText, TrainingFacts
+from evo_tune.training.prediction.memory import tokens_bytes
 from evo_tune.training.prediction.model import Model, Part
 from evo_tune.training.prediction.readers import list_files, read_text_file
 from evo_tune.training.reading import evaluate_halves
 from evo_tune.training.recipe import Tokenizer
 from evo_tune.training.recipe.models.base import BaseModel
+from evo_tune.training.recipe.models.gpt_config import GPTConfig
 from evo_tune.training.tuned import evaluate_text
 from evo_tune.training.tuning.pretrained import tokenizer_of
 
@@ -91,11 +94,10 @@ class LanguageModel(Model):
         folder: See `Model`.
         network: Module that maps tokens to logits.
         vocabulary: Its tokens.
-        context: Longest sequence in tokens; None: any.
-        vocab_size: Number of its tokens.
+        shape: Its shape, with the longest sequence and the number of tokens.
         about: See `Model`.
         tuned: Whether it was judged as a tuned model, by windows of tokens.
-        more: device and threads, see `Model`.
+        more: device, threads and limit, see `Model`.
     """
 
     task = "text-generation"
@@ -105,14 +107,14 @@ class LanguageModel(Model):
         folder: Path,
         network: nn.Module,
         vocabulary: OwnTokens | ForeignTokens,
-        context: int | None,
-        vocab_size: int,
+        shape: GPTConfig | BaseModel,
         about: TrainingFacts,
         tuned: bool,
         **settings: Any,
     ) -> None:
         super().__init__(folder, network, about, **settings)
-        self.vocabulary, self.context, self.vocab_size, self.tuned = vocabulary, context, vocab_size, tuned
+        self.vocabulary, self.shape, self.tuned = vocabulary, shape, tuned
+        self.context, self.vocab_size = shape.context, shape.vocab_size
         self.reader = TextFiles()
 
     def stream(
@@ -137,6 +139,7 @@ class LanguageModel(Model):
             RecipeError: An argument is out of its range.
         """
         start = self.vocabulary.encode(prompt.encode("utf-8", "replace") or b"\n").tolist()
+        self._require_memory(1, min(self.context or 1 << 62, len(start) + length))
         limits: dict[str, Any] = {"context": self.context, "vocab_size": self.vocab_size}
         tokens = stream_tokens(self.network, start, length, **limits, temperature=temperature, top_k=top_k, seed=seed)
         with self.computing():
@@ -170,6 +173,10 @@ class LanguageModel(Model):
         text = data.encode("utf-8", "replace") if isinstance(data, str) else data
         encode, judged = self.vocabulary.encode, self.about.judged
         judged = judged or ScoredText(block=self.context or 1024, count=WHOLE)
+        context = judged.block if self.tuned else self.context or judged.block
+        block = min(judged.block, len(text))
+        windows_in_all = -(-block // context) * max(1, min(judged.count, len(text)) // max(1, block))
+        self._require_memory(max(1, AT_ONCE // context), context, windows_in_all)
         with self.computing() as how:
             if self.tuned:
                 tokens = encode(text)
@@ -178,7 +185,6 @@ class LanguageModel(Model):
                 total = evaluate_text(self.network, windows, **how)
                 size = total.count / share
             else:
-                context = self.context or judged.block
                 blocks = evaluation_blocks(text, encode, context=context, count=judged.count, block=judged.block)
                 first_halves, second_halves = evaluate_halves(self.network, blocks, **how)
                 total = first_halves + second_halves
@@ -186,6 +192,11 @@ class LanguageModel(Model):
         if size < 0.99 * len(text) - 1:
             self.reader.remarks["scored"] = "only a part of the text was scored, as in training"
         return np.array([[total.nll, total.count, size]], np.float64)
+
+    def _require_memory(self, at_once: int, length: int, windows: int = 0) -> None:
+        """Refuse windows of so many tokens, `at_once` in a pass, that would fill the memory; see `MemoryLimit`."""
+        needed = tokens_bytes(self.shape, at_once, length) + 32.0 * windows * length  # inputs and targets, twice
+        self.limit.require(needed, f"reading {length} tokens at once")
 
     def columns(self, outputs: NDArray[np.float64]) -> dict[str, Any]:
         """Return the columns of the scores, by name."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from evo_tune.training import GPT, Forecaster, FTTransformer, TextClassifier, Vi
 from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.models.fitted import FittedModel
 from evo_tune.training.models.linear import LinearModel
-from evo_tune.training.models.model_files import CONFIG, read_json
+from evo_tune.training.models.model_files import CONFIG, ERRORS, read_json
 from evo_tune.training.models.trees import BoostedTrees
 from evo_tune.training.prediction.about import TrainingFacts, read_training_facts
 from evo_tune.training.prediction.language import ForeignTokens, LanguageModel, OwnTokens
-from evo_tune.training.prediction.model import ClassifierModel, Model, Reader, RegressionModel
+from evo_tune.training.prediction.memory import TABLE_BYTES, MemoryLimit
+from evo_tune.training.prediction.model import PASS, ClassifierModel, Model, Reader, RegressionModel
 from evo_tune.training.prediction.readers import Pictures, Tables, Texts
 from evo_tune.training.prediction.series import ForecastModel, Past
 from evo_tune.training.recipe.models.base import read_base
+from evo_tune.training.recipe.models.gpt_config import GPTConfig
 from evo_tune.training.tuned import FINE_TUNING_FILE
 from evo_tune.training.tuning.weights import ADAPTER
 
@@ -45,7 +48,13 @@ SAMPLE_MODELS: dict[str, tuple[type[Encoder] | type[FittedModel], Callable[[Any,
 
 
 def load_model(
-    folder: Path | str, *, device: str = "cpu", threads: int | None = None, base: Path | str | None = None
+    folder: Path | str,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    base: Path | str | None = None,
+    batch: int | None = None,
+    memory: float | None = None,
 ) -> Model:
     """Return the model that `evo-tune export` wrote, to predict with.
 
@@ -54,13 +63,16 @@ def load_model(
         device: Device to compute on: 'cpu', 'cuda:0'.
         threads: Number of CPU threads; None: as in training, which gives the same digits.
         base: Folder of the base of an adapter that was exported alone; None: the folder base inside.
+        batch: Samples per pass, which may change the last digits; None: 256, as in training.
+        memory: Most memory that the model and its predictions may take, in GiB; None: 80 % of the free memory.
 
     Raises:
-        UsageError: The folder has no model of evo-tune's, or a file of it is missing, altered, a link or too large.
+        UsageError: The folder has no model of evo-tune's, or a file of it is missing, altered, a link or too large, or
+            the model would take too much memory.
     """
     place = Path(folder).expanduser()
-    names = _check_folder(place)
-    settings = {"device": device, "threads": threads}
+    names, limit = _check_folder(place), MemoryLimit(device, memory)
+    settings: dict[str, Any] = {"device": device, "threads": threads, "limit": limit}
     if ADAPTER in names:
         adapter, inside = read_json(place, ADAPTER), place / "base"
         if base is None and not inside.is_dir():
@@ -79,6 +91,8 @@ def load_model(
     kind = str(config.get("class", ""))
     if kind in SAMPLE_MODELS:
         loader, reader_of = SAMPLE_MODELS[kind]
+        _require_memory(place, config, limit)
+        settings["batch"] = batch or PASS
         network, about = loader.load(place, device), read_training_facts(place, config)
         reader = reader_of(network, about)
         if isinstance(reader, Past):
@@ -115,6 +129,15 @@ def _check_folder(folder: Path) -> set[str]:
     return names
 
 
+def _require_memory(folder: Path, config: Mapping[str, Any], limit: MemoryLimit) -> None:
+    """Refuse weights, and tables of positions and masks, that would fill the memory."""
+    needed = 2.0 * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    if config.get("class") == "GPT":
+        with suppress(*ERRORS):  # the reader of the model names what is wrong
+            needed += TABLE_BYTES * GPTConfig.from_json(config["model"]).tables
+    limit.require(needed, f"MODEL {folder}")
+
+
 def _language(folder: Path, weights: Path, config: dict[str, Any], tuned: bool, settings: dict[str, Any]) -> Model:
     """Return a language model: evo-tune's own, one of Hugging Face, or an adapter on one of them.
 
@@ -123,8 +146,9 @@ def _language(folder: Path, weights: Path, config: dict[str, Any], tuned: bool, 
         weights: Folder of its base; that of the model itself unless it is an adapter.
         config: config.json of the weights.
         tuned: Whether it was tuned.
-        settings: device and threads.
+        settings: device, threads and limit.
     """
+    _require_memory(weights, config, settings["limit"])
     about = read_training_facts(folder, read_json(folder, FINE_TUNING_FILE) if tuned else config)
     is_gpt = config.get("class") == "GPT"
     base = None if is_gpt else read_base(weights)
@@ -136,4 +160,4 @@ def _language(folder: Path, weights: Path, config: dict[str, Any], tuned: bool, 
     if weights != folder:
         load_adapter(network, folder)
     network = network.to(settings["device"]).eval()
-    return LanguageModel(folder, network, vocabulary, shape.context, shape.vocab_size, about, tuned, **settings)
+    return LanguageModel(folder, network, vocabulary, shape, about, tuned, **settings)

@@ -28,6 +28,7 @@ from evo_tune.text import to_csv_cell
 from evo_tune.training import Errors, Precision, Scores, model_outputs, reproducible
 from evo_tune.training.optim.losses import cross_entropy_sum
 from evo_tune.training.prediction.about import TrainingFacts
+from evo_tune.training.prediction.memory import InputSize, MemoryLimit, pass_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 # Samples in a pass, as in the evaluations of a training.
 PASS = 256
 
-# Samples that are read and predicted at once; whole passes.
-PART = 16 * PASS
+# Passes whose samples are read and predicted at once.
+PASSES = 16
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,17 @@ class Reader(ABC):
         self.about = about
         # What differs from the training data, each in one line, by a name that is given once.
         self.remarks: dict[str, str] = {}
+        # Samples per pass.
+        self.batch = PASS
+
+    @property
+    def part(self) -> int:
+        """Samples that are read and predicted at once."""
+        return PASSES * self.batch
+
+    @abstractmethod
+    def size(self, data: Any) -> InputSize:
+        """Return the size of data in memory, before it is read or turned into inputs."""
 
     @abstractmethod
     def encode(self, data: Any) -> Tensor:
@@ -81,7 +93,7 @@ class Reader(ABC):
 
     @abstractmethod
     def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
-        """Yield the samples of a file or a folder, in parts of `PART` samples.
+        """Yield the samples of a file or a folder, in parts of `part` samples.
 
         Args:
             path: File or folder.
@@ -108,15 +120,23 @@ class Model(ABC):
         about: Its training.
         device: Device of the network.
         threads: CPU threads; None: as in training, which gives the same digits.
+        limit: Memory that it may take.
     """
 
     # Name of the task, as Hugging Face names it: 'tabular-classification'.
     task: str
 
     def __init__(
-        self, folder: Path, network: nn.Module, about: TrainingFacts, device: str = "cpu", threads: int | None = None
+        self,
+        folder: Path,
+        network: nn.Module,
+        about: TrainingFacts,
+        device: str = "cpu",
+        threads: int | None = None,
+        limit: MemoryLimit | None = None,
     ) -> None:
         self.folder, self.network, self.about, self.device = folder, network, about, device
+        self.limit = limit or MemoryLimit(device)
         self.reader: Any  # set by each kind of model
         self.threads = threads or min(about.evaluated.threads, os.cpu_count() or 1)
 
@@ -154,25 +174,42 @@ class SampleModel(Model, Generic[R]):
 
     Args:
         reader: Kind of data.
+        batch: Samples per pass; another number may change the last digits.
         more: See `Model`.
     """
 
     # 'classification' or 'regression'.
     kind: ClassVar[str]
 
-    def __init__(self, reader: R, *model_arguments: Any, **settings: Any) -> None:
+    def __init__(self, reader: R, *model_arguments: Any, batch: int = PASS, **settings: Any) -> None:
         super().__init__(*model_arguments, **settings)
         self.reader = reader
+        self.reader.batch = batch
         self.task = f"{reader.kind}-{self.kind}"
 
     def outputs(self, data: Any) -> NDArray[np.float64]:
         """Return the network's outputs, (samples, outputs), float64."""
+        self.require_memory(self.reader.size(data))
         inputs = self.reader.encode(data)
         if not len(inputs):
             shape: Any = self.network.config
             return np.empty((0, shape.outputs))
         with self.computing() as how:
-            return model_outputs(self.network, (inputs, inputs), batch=PASS, **how).double().numpy()
+            return model_outputs(self.network, (inputs, inputs), batch=self.reader.batch, **how).double().numpy()
+
+    def require_memory(self, size: InputSize) -> None:
+        """Refuse an input whose prediction would take more memory than is allowed.
+
+        Raises:
+            UsageError: It would.
+        """
+        config: Any = self.network.config
+        largest = min(self.reader.batch, size.samples)
+
+        def predict_bytes(batch: int) -> float:
+            return pass_bytes(config, InputSize(-(-size.samples * batch // max(1, largest)), size.values), batch)
+
+        self.limit.require_pass(predict_bytes, largest)
 
     def evaluate(self, data: Any, truth: Sequence[Any] | None = None) -> dict[str, float]:
         """Return metrics of the predictions for samples with targets.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,8 @@ from torch import Tensor
 from evo_tune.errors import RecipeError, UsageError
 from evo_tune.text import one_line
 from evo_tune.training.prediction.about import TrainingFacts
-from evo_tune.training.prediction.model import PART, PASS, CategoryIndex, Part, Reader, is_missing
+from evo_tune.training.prediction.memory import InputSize
+from evo_tune.training.prediction.model import CategoryIndex, Part, Reader, is_missing
 from evo_tune.training.recipe import Columns, TextConfig, ViTConfig, encode_texts
 from evo_tune.training.recipe.data.images import read_image, read_npz
 from evo_tune.training.recipe.data.reading import TableProblem, csv_parts, parquet_parts
@@ -34,11 +37,12 @@ def join_names(names: Sequence[str], most: int = 10) -> str:
     return one_line(", ".join(names[:most])) + (f" and {omitted} more" if omitted > 0 else "")
 
 
-def table_parts(path: Path, **settings: Any) -> Iterator[Any]:
-    """Yield the rows of a CSV or Parquet file as DataFrames of `PART` rows.
+def table_parts(path: Path, rows: int, **settings: Any) -> Iterator[Any]:
+    """Yield the rows of a CSV or Parquet file as DataFrames.
 
     Args:
         path: The file.
+        rows: Most rows of a DataFrame.
         settings: Arguments of `pandas.read_csv`.
 
     Raises:
@@ -47,7 +51,7 @@ def table_parts(path: Path, **settings: Any) -> Iterator[Any]:
     packed = path.suffix in (".parquet", ".pq")
     if not path.is_file():
         raise UsageError(f"INPUT {path} is no file: expected a CSV or Parquet file")
-    parts = parquet_parts(path, PART) if packed else csv_parts(path, PART, **settings)
+    parts = parquet_parts(path, rows) if packed else csv_parts(path, rows, **settings)
     try:
         for frame in parts:
             frame.columns = frame.columns.map(str)
@@ -81,6 +85,10 @@ class Tables(Reader):
         self.columns = columns
         self.target = str(about.options.get("target") or DEFAULT_TARGET)
         self._places = {name: CategoryIndex(categories, first=1) for name, categories in columns.categorical.items()}
+
+    def size(self, data: Any) -> InputSize:
+        rows = next(iter(data.values()), ()) if isinstance(data, Mapping) else data
+        return InputSize(len(rows), len(self.columns.names))
 
     def encode(self, data: Any) -> Tensor:
         names = self.columns.names
@@ -129,7 +137,7 @@ class Tables(Reader):
 
     def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
         texts = [*self.columns.categorical, self.target]
-        for frame in table_parts(path, dtype=dict.fromkeys(texts, str)):
+        for frame in table_parts(path, self.part, dtype=dict.fromkeys(texts, str)):
             for name in keep:
                 if name not in frame.columns:
                     raise UsageError(f"--keep {name}: no such column; INPUT has {join_names(list(frame.columns))}")
@@ -186,17 +194,28 @@ class Texts(Reader):
         self.config = config
         self.text, self.label = (str(about.options.get(name) or name) for name in ("text", "label"))
 
+    def _texts(self, data: Any) -> list[Any]:
+        return list(data[self.text] if hasattr(data, "columns") and self.text in data else data)
+
+    def size(self, data: Any) -> InputSize:
+        texts = [text for text in self._texts(data) if isinstance(text, str)]
+        bytes_per_character = 4 if self.config.unit == "bytes" else 1
+        longest = max(map(len, texts), default=1) * bytes_per_character
+        return InputSize(len(data), max(1, min(self.config.length, longest)))
+
     def encode(self, data: Any) -> Tensor:
         if isinstance(data, str):
             raise UsageError("predict: one text: expected a list of texts")
-        texts = list(data[self.text] if hasattr(data, "columns") and self.text in data else data)
+        texts = self._texts(data)
         for place, text in enumerate(texts):
             if not isinstance(text, str) and not is_missing(text):
                 raise UsageError(f"text {place} is {type(text).__name__}: expected texts")
         missing = sum(is_missing(text) or not text.strip() for text in texts)
         if missing:
             self.remarks["texts"] = "some texts are missing or empty: they are predicted as an empty text"
-        return torch.from_numpy(encode_texts(["" if is_missing(text) else text for text in texts], self.config))
+        # Padding to the model's length could fill the memory.
+        shape = replace(self.config, length=self.size(data).values)
+        return torch.from_numpy(encode_texts(["" if is_missing(text) else text for text in texts], shape))
 
     def truth(self, data: Any) -> Sequence[Any] | None:
         return list(data[self.label]) if hasattr(data, "columns") and self.label in data else None
@@ -205,7 +224,7 @@ class Texts(Reader):
         lines = path.suffix in (".jsonl", ".ndjson", ".json")
         if not lines and path.suffix not in (".csv", ".parquet", ".pq", ".gz", ".bz2", ".xz"):
             files = iter(list_files(path))
-            while paths := list(islice(files, PART)):
+            while paths := list(islice(files, self.part)):
                 texts = []
                 for file in paths:
                     try:
@@ -214,7 +233,9 @@ class Texts(Reader):
                         raise UsageError(f"INPUT {file} is not UTF-8 text: convert it with iconv -t UTF-8") from None
                 yield Part(texts, len(texts), {"file": [str(file) for file in paths]})
             return
-        for columns, frame in _json_frames(path, {self.text, self.label, *keep}) if lines else _csv_frames(path):
+        for columns, frame in (
+            _json_frames(path, self.part, {self.text, self.label, *keep}) if lines else _csv_frames(path, self.part)
+        ):
             for flag, name in (("-o text", self.text), *(("--keep", name) for name in keep)):
                 if name not in frame.columns:
                     raise UsageError(f"INPUT has no column {name!r} ({flag}): it has {join_names(columns)}")
@@ -222,26 +243,26 @@ class Texts(Reader):
             yield Part(frame[self.text].tolist(), len(frame), keys, self.truth(frame))
 
 
-def _csv_frames(path: Path) -> Iterator[tuple[list[str], pd.DataFrame]]:
+def _csv_frames(path: Path, rows: int) -> Iterator[tuple[list[str], pd.DataFrame]]:
     """Yield the parts of a table of texts, each with the names of its columns."""
     settings = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
-    for frame in table_parts(path, **settings):
+    for frame in table_parts(path, rows, **settings):
         yield list(frame.columns), frame
 
 
-def _json_frames(path: Path, names: set[str]) -> Iterator[tuple[list[str], pd.DataFrame]]:
+def _json_frames(path: Path, most: int, names: set[str]) -> Iterator[tuple[list[str], pd.DataFrame]]:
     """Yield some columns of a file with one object a line in parts, each with the keys of its first line.
 
     Each line may have other keys: a table of all would fill the memory.
     """
     import pandas as pd
 
-    for rows in json_parts(path):
+    for rows in json_parts(path, most):
         yield list(rows[0]), pd.DataFrame([{name: row[name] for name in names & row.keys()} for row in rows])
 
 
-def json_parts(path: Path) -> Iterator[list[dict[str, Any]]]:
-    """Yield the objects of a file with one object a line, `PART` at once.
+def json_parts(path: Path, most: int) -> Iterator[list[dict[str, Any]]]:
+    """Yield the objects of a file with one object a line, at most `most` at once.
 
     Raises:
         UsageError: The file cannot be read, or a line is no object.
@@ -263,7 +284,7 @@ def json_parts(path: Path) -> Iterator[list[dict[str, Any]]]:
                     raise UsageError(f"INPUT {path}: {problem}: correct it") from None
                 if row is not None:
                     rows.append(row)
-                if len(rows) == PART:
+                if len(rows) == most:
                     yield rows
                     rows = []
     except OSError as error:
@@ -291,6 +312,9 @@ class Pictures(Reader):
         super().__init__(about)
         self.labels = labels
         self.shape = (config.channels, config.image_height, config.image_width)
+
+    def size(self, data: Any) -> InputSize:
+        return InputSize(len(data), math.prod(self.shape))
 
     def encode(self, data: Any) -> Tensor:
         if isinstance(data, torch.Tensor) or (isinstance(data, np.ndarray) and data.dtype.kind not in "OU"):
@@ -342,9 +366,9 @@ class Pictures(Reader):
             if "images" not in arrays:
                 raise UsageError(f"INPUT {path} has the arrays {', '.join(arrays) or 'none'}: expected images")
             images, labels = arrays["images"], arrays.get("labels")
-            for first in range(0, len(images), PASS):
-                batch = images[first : first + PASS]
-                truth = None if labels is None else labels[first : first + PASS].tolist()
+            for first in range(0, len(images), self.batch):
+                batch = images[first : first + self.batch]
+                truth = None if labels is None else labels[first : first + self.batch].tolist()
                 yield Part(batch, len(batch), {}, truth)
             return
         self._check_files()
@@ -352,7 +376,7 @@ class Pictures(Reader):
         # A file's label is the subfolder that it is in.
         subfolders = [(*file.relative_to(path).parts[:-1], "")[0] for file in files]
         named = path.is_dir() and all(name in self.labels for name in subfolders)
-        for first in range(0, len(files), PASS):
-            paths = files[first : first + PASS]
+        for first in range(0, len(files), self.batch):
+            paths = files[first : first + self.batch]
             keys = {"file": [str(file) for file in paths]}
-            yield Part(paths, len(paths), keys, subfolders[first : first + PASS] if named else None)
+            yield Part(paths, len(paths), keys, subfolders[first : first + self.batch] if named else None)

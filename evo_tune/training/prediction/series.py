@@ -13,7 +13,8 @@ from torch import Tensor
 from evo_tune.errors import RecipeError, UsageError
 from evo_tune.training import Forecaster, model_outputs
 from evo_tune.training.prediction.about import TrainingFacts
-from evo_tune.training.prediction.model import PASS, Part, Reader, SampleModel
+from evo_tune.training.prediction.memory import InputSize
+from evo_tune.training.prediction.model import Part, Reader, SampleModel
 from evo_tune.training.prediction.readers import join_names
 from evo_tune.training.recipe import ForecastScores, Series
 from evo_tune.training.recipe.data.bands import move_bands
@@ -39,6 +40,9 @@ class Past(Reader):
         if network.series is None:
             raise RecipeError("series", None, "the columns and the frequency, as export writes them")
         self.network, self.format = network, network.series
+
+    def size(self, data: Any) -> InputSize:
+        return InputSize(len(self.series(data)), self.network.config.context)
 
     def encode(self, data: Any) -> Tensor:
         return self.network.prepare(self.series(data))[0]
@@ -97,9 +101,10 @@ class ForecastModel(SampleModel[Past]):
 
     def _forecast(self, series: Sequence[Series]) -> NDArray[np.float64]:
         network = self.reader.network
+        self.require_memory(InputSize(len(series), network.config.context))
         inputs, centres, scales = network.prepare(series)
         with self.computing() as how:
-            outputs = model_outputs(network, (inputs, inputs), batch=PASS, **how).double().numpy()
+            outputs = model_outputs(network, (inputs, inputs), batch=self.reader.batch, **how).double().numpy()
         levels = network.config.levels
         return move_bands(unscale_outputs(outputs, centres, scales, len(levels)), network.offsets, scales, levels)
 

@@ -144,6 +144,11 @@ class FittedConfig:
         """Number of values in the model's file."""
         raise NotImplementedError
 
+    @property
+    def row_bytes(self) -> int:
+        """Most bytes for the prediction of a row."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True, kw_only=True)
 class TreesConfig(FittedConfig):
@@ -166,6 +171,10 @@ class TreesConfig(FittedConfig):
     def parameters(self) -> int:
         splits: int = 2**self.levels - 1
         return self.scores * (1 + self.rounds * (3 * splits + 1)) + self.positions
+
+    @property
+    def row_bytes(self) -> int:
+        return 16 * self.columns + 48 * self.scores * self.rounds  # places and nodes of all trees, of 8 bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +200,10 @@ class LinearConfig(FittedConfig):
     def parameters(self) -> int:
         weights = self.scores * (1 + self.numeric * self.terms + self.positions)
         return weights + self.numeric * (self.knots + 2)
+
+    @property
+    def row_bytes(self) -> int:
+        return 16 * self.numeric * self.terms + 8 * len(self.categories) * (1 + self.scores)
 
 
 def step_work(family: str, genome: Mapping[str, Any], config: FittedConfig, rows: int, judged: int) -> dict[str, float]:

@@ -39,6 +39,9 @@ def halve_frozen(model: nn.Module, precision: str) -> None:
                 module.register_forward_hook(lambda _, __, output: output.float())
 
 
+# Most numbers of a model's buffers, such as tables of positions, which are not among its weights.
+_LARGEST_BUFFERS = 1 << 28
+
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -127,12 +130,34 @@ def load_pretrained(base: BaseModel, device: torch.device | str = "cpu") -> GPT 
     """
     if base.gpt is not None:
         return GPT.load(base.folder, device)
+    _check_size(base)
     options = {"use_safetensors": True, "output_loading_info": True, "attn_implementation": "sdpa"}
     model, info = _load("AutoModelForCausalLM", base.folder, "a causal language model", **options)
     missing = sorted(info["missing_keys"])
     if missing:  # they would be random
         raise RecipeError("base", str(base.folder), f"all of its weights; {', '.join(missing)} are not there")
     return CausalLM(model.float().to(device)).eval()
+
+
+def _check_size(base: BaseModel) -> None:
+    """Refuse a config whose model is larger than its weights, before memory is taken for it.
+
+    Raises:
+        RecipeError: It is, or transformers cannot build the model.
+    """
+    needed = "a causal language model"
+    config = _load("AutoConfig", base.folder, needed)
+    with torch.device("meta"):
+        model = _call(
+            lambda auto: auto.from_config(config, trust_remote_code=False, attn_implementation="sdpa"),
+            "AutoModelForCausalLM",
+            base.folder,
+            needed,
+        )
+    numbers = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if numbers > base.parameters + _LARGEST_BUFFERS:
+        expected = f"a config.json whose model has the {base.parameters} numbers of its weights, not {numbers}"
+        raise RecipeError("base", str(base.folder), expected)
 
 
 def encode(base: BaseModel, text: bytes) -> Tensor:
@@ -185,17 +210,22 @@ def tokenizer_of(base: BaseModel) -> Any:
 
 
 def _load(kind: str, folder: Path, needed: str, **options: Any) -> Any:
-    """Return what a class of transformers loads from a folder, without its log, which prints the folder's strings raw.
+    """Return what a class of transformers loads from a folder; see `_call`."""
+    return _call(lambda auto_class: auto_class.from_pretrained(folder, **options, **_LOCAL), kind, folder, needed)
+
+
+def _call(function: Callable[[Any], Any], kind: str, folder: Path, needed: str) -> Any:
+    """Return `function` of a class of transformers, without its log, which prints the folder's strings raw.
 
     Raises:
-        RecipeError: It cannot load the folder, for whatever reason: the folder may be a stranger's.
+        RecipeError: It fails, for whatever reason: the folder may be a stranger's.
     """
     transformers = _transformers()
     logging = transformers.utils.logging
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)
     try:
-        return getattr(transformers, kind).from_pretrained(folder, **options, **_LOCAL)
+        return function(getattr(transformers, kind))
     except Exception as error:
         raise RecipeError("base", str(folder), f"{needed} ({_first_line(error)})") from error
     finally:

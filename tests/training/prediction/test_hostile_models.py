@@ -10,6 +10,7 @@ import pickle
 import resource
 import shutil
 import struct
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pytest
 import torch
 
 import evo_tune
-from evo_tune.errors import EvoTuneError
+from evo_tune.errors import EvoTuneError, UsageError
 from tests.training.prediction.conftest import Export
 
 pytestmark = pytest.mark.xdist_group("exported")
@@ -101,13 +102,19 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "cut weights": ("classes", lambda at: os.truncate(at / "model.safetensors", 100), "was altered"),
     "an altered adapter": ("adapter", lambda at: flip(at / "adapter.safetensors"), "was altered"),
     "deep JSON": ("classes", lambda at: (at / "config.json").write_text("[" * 10**6), "RecursionError"),
+    "an object of many values": (
+        "classes",
+        lambda at: (at / "config.json").write_text('{"x": [' + "{}," * (1 << 21) + "{}]}"),
+        "values: expected at most",
+    ),
     "huge JSON": ("classes", lambda at: os.truncate(at / "config.json", 10**9), "expected at most"),
     "no JSON": ("classes", lambda at: (at / "config.json").write_bytes(b"\xff\x00"), "config.json"),
     "another class": ("classes", lambda at: edit(at, **{"class": "os.system"}), "names the class 'os.system'"),
     "a wide model": ("classes", lambda at: edit(at, width=10**9), "where config.json has a model of"),
     "an endless model": ("prose", lambda at: edit(at, depth=10**12), "too few for 1000000000000 blocks"),
     "a number beyond all": ("prose", lambda at: edit(at, width=10**400), "."),
-    "a long context": ("prose", lambda at: edit(at, context=10**11, position="rope"), "where config.json has a model"),
+    "a long context": ("prose", lambda at: edit(at, context=10**11, position="rope"), "GiB of memory"),
+    "weights full of holes": ("classes", lambda at: os.truncate(at / "model.safetensors", 1 << 36), "GiB of memory"),
     "many quantiles": ("numbers", lambda at: edit(at, quantiles=10**12), "where config.json has a model of"),
     "trees beyond the file": ("boosted classes", lambda at: edit(at, rounds=10**5), "where config.json has a model of"),
     "endless trees": ("boosted classes", lambda at: edit(at, levels=10**9), "levels"),
@@ -220,3 +227,104 @@ def test_an_adapter_reads_only_the_base_that_is_given(copied: Copied, tmp_path: 
     (folder / "base").symlink_to(tmp_path / "other")
     with pytest.raises(EvoTuneError, match="is a link"):
         evo_tune.load_model(folder)
+
+
+def saved_text_model(folder: Path) -> Path:
+    """Write a model of texts with a length of a million."""
+    from evo_tune.training import TextClassifier
+    from evo_tune.training.recipe import TextConfig
+
+    shape = TextConfig(outputs=2, length=10**6, width=1, heads=1, depth=1, buckets=8)
+    TextClassifier(shape).save(folder, genome={"lr": 1.0}, options={}, evaluated={"device": "cpu", "threads": 1})
+    return folder
+
+
+def test_texts_are_padded_to_the_longest_and_not_to_the_model(tmp_path: Path, bounded: None) -> None:
+    """4,096 rows of a million numbers are 15 GiB."""
+    model = evo_tune.load_model(saved_text_model(tmp_path / "model"))
+    texts = tmp_path / "texts.csv"
+    texts.write_text("text\n" + "a word\n" * 4096)
+    assert sum(map(len, model.predictions(texts))) == 4096
+
+
+def test_the_memory_of_an_input_is_predicted_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bounded: None
+) -> None:
+    model = evo_tune.load_model(saved_text_model(tmp_path / "model"), memory=2.0)
+    monkeypatch.setattr("evo_tune.training.prediction.readers.encode_texts", lambda *_: pytest.fail("read"))
+    with pytest.raises(UsageError, match=r"256 samples at once needs about .* GiB .* limit is 2 GiB: give --batch 16 "):
+        model.predict(["a " * 600_000, *["b"] * 255])
+    with pytest.raises(UsageError, match=r"1 samples at once needs about .* GiB .*--memory 1 \(memory=\) allows it"):
+        evo_tune.load_model(tmp_path / "model", memory=0.01, batch=1).predict(["a " * 600_000])
+
+
+@pytest.mark.parametrize("given", [{}, {"memory": 0.5}])
+def test_an_image_model_of_many_pixels_reads_no_picture(
+    given: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bounded: None
+) -> None:
+    from evo_tune.training import ViT
+    from evo_tune.training.prediction import memory
+    from evo_tune.training.recipe import ViTConfig
+
+    shape = ViTConfig(outputs=2, image_height=8192, image_width=8192, patch=1024, width=2, heads=1, depth=1)
+    notes = {"inputs": {"dtype": "uint8", "low": 0, "high": 255}}
+    ViT(shape).save(tmp_path / "model", genome={"lr": 1.0}, options={}, **notes)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 2.0**30)
+    model = evo_tune.load_model(tmp_path / "model", **given)
+    monkeypatch.setattr("evo_tune.training.prediction.readers.read_image", lambda *_: pytest.fail("read"))
+    with pytest.raises(UsageError, match=r"predicting 1 samples at once needs about .* GiB of memory"):
+        model.predict([tmp_path / "small.png"])
+
+
+def test_tables_of_a_long_context_count_before_they_are_made(copied: Copied, bounded: None) -> None:
+    """A GPT of some kilobytes had a table of 2^24 positions, 2.8 GB."""
+    folder = copied("prose")
+    edit(folder, context=1 << 24, position="rope", window=None)
+    with pytest.raises(UsageError, match=r"MODEL .* needs about .* GiB of memory, and the limit is 1 GiB: --memory"):
+        evo_tune.load_model(folder, memory=1.0)
+
+
+def test_a_prompt_of_many_tokens_is_refused_before_it_is_read(copied: Copied) -> None:
+    from evo_tune.training.prediction.memory import MemoryLimit
+
+    model = evo_tune.load_model(copied("prose"))
+    model.limit = MemoryLimit(gib=1e-4)
+    with pytest.raises(UsageError, match=r"reading 64 tokens at once needs about .* GiB"):
+        model.generate("The " * 99, 5)
+    with pytest.raises(UsageError, match=r"reading 64 tokens at once needs about .* GiB"):
+        model.evaluate(b"The " * 9999)
+
+
+def peak_bytes(act: Callable[[], object]) -> int:
+    """Return the growth of this process's memory while a function runs."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before, sizes, done = resident(), [0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.0005):
+            sizes.append(resident())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    act()
+    done.set()
+    thread.join()
+    return max(sizes) - before
+
+
+@pytest.mark.parametrize(("length", "width", "samples"), [(256, 64, 256), (4096, 64, 32), (100_000, 16, 1)])
+def test_the_predicted_memory_is_an_upper_bound_and_near(length: int, width: int, samples: int) -> None:
+    from evo_tune.training import TextClassifier, model_outputs
+    from evo_tune.training.prediction.memory import InputSize, pass_bytes
+    from evo_tune.training.recipe import TextConfig
+
+    shape = TextConfig(outputs=3, length=length, width=width, heads=4, depth=2, buckets=100)
+    inputs = torch.randint(0, 99, (samples, length), dtype=torch.int32)
+    network = TextClassifier(shape).eval()
+    measured = peak_bytes(lambda: model_outputs(network, (inputs, inputs), batch=samples))
+    predicted = pass_bytes(shape, InputSize(samples, length), samples)
+    assert measured < 1.2 * predicted
+    assert predicted < 5 * measured

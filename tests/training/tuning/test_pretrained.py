@@ -358,6 +358,29 @@ def test_weights_of_another_shape_are_refused(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"num_key_value_heads": 10**6}, "whose model has the"),
+        ({"intermediate_size": 10**9}, "whose model has the"),
+        ({"num_hidden_layers": 20_000}, r"with 1 to \d+ in num_hidden_layers"),
+        ({"num_hidden_layers": -1}, r"with 1 to \d+ in num_hidden_layers"),
+    ],
+)
+def test_a_config_beyond_its_weights_is_refused_before_memory_is_taken(
+    hugging_face: dict[str, Path],
+    tmp_path: Path,
+    config: dict[str, object],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import transformers
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(RecipeError, match=message):
+        load_pretrained(read_base(changed(hugging_face, tmp_path, **config)))
+
+
 def test_no_tokenizer_and_one_of_another_model_are_refused(hugging_face: dict[str, Path], tmp_path: Path) -> None:
     copy = changed(hugging_face, tmp_path)
     tokenizer = json.loads((copy / "tokenizer.json").read_text())

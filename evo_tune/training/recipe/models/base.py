@@ -66,7 +66,9 @@ TARGET_PRESETS = {
 _NOT_HIDDEN = re.compile(r".*(embed|wte|wpe|positions)|(.*\.)?(head|lm_head|score)\.")
 _TRANSPOSED = ("gpt2", "openai-gpt", "imagegpt")  # their linear weights have shape (inputs, outputs)
 _LARGEST_JSON = 1 << 26  # bytes; tokenizers of large models have 20 MB
+_MOST_VALUES = 1 << 21  # in JSON; each takes up to 150 bytes of memory
 _IMPLEMENTATIONS = (None, "eager", "sdpa")  # of attention and experts, by transformers itself
+_NUMBER_OF_LAYERS = re.compile(r"(n|num)_(hidden_)?layers?")
 _FILES = (".safetensors", ".json", ".txt", ".model")
 
 
@@ -229,7 +231,6 @@ def read_base(folder: Path | str) -> BaseModel:
         raise _refusal(folder, f"a folder with config.json and model.safetensors (from {Path.cwd()})")
     _files(folder)
     config = _read_json(folder, "config.json")
-    _refuse_other_code(folder, config)
     shapes: dict[str, tuple[int, ...]] = {}
     for name in _weight_files(folder):
         try:
@@ -237,6 +238,7 @@ def read_base(folder: Path | str) -> BaseModel:
                 shapes |= {tensor: tuple(tensors.get_slice(tensor).get_shape()) for tensor in tensors.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise _refusal(folder, f"a {name} that can be read ({error})") from error
+    _check_config(folder, config, len(shapes))
     base = BaseModel(folder.resolve(), config, shapes)
     if base.gpt is not None:
         if (stored := sum(math.prod(shape) for shape in shapes.values())) != base.gpt.parameters:
@@ -248,13 +250,14 @@ def read_base(folder: Path | str) -> BaseModel:
     return base
 
 
-def _refuse_other_code(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse a config that names code of attention or experts which transformers would download and execute.
+def _check_config(folder: Path, config: dict[str, Any], tensors: int) -> None:
+    """Refuse a config that names code of attention or experts, or more layers than there are tensors.
 
-    Its names override what the caller asks for, also in the configs of parts.
+    Its names override what the caller asks for, also in the configs of parts: transformers would download and execute
+    the code.
 
     Raises:
-        RecipeError: The config names such code.
+        RecipeError: The config does so.
     """
     parts: list[Any] = [config]
     while parts:
@@ -266,6 +269,10 @@ def _refuse_other_code(folder: Path, config: dict[str, Any]) -> None:
                     f"a config.json in which {one_line(name)} is eager or sdpa, not {one_line(repr(value))}: remove it"
                 )
                 raise _refusal(folder, allowed)
+            if _NUMBER_OF_LAYERS.fullmatch(name) and isinstance(value, int) and not 0 < value <= max(1, tensors):
+                raise _refusal(
+                    folder, f"a config.json with 1 to {tensors} in {name}, its number of tensors, not {value}"
+                )
             parts.append(value)
 
 
@@ -290,9 +297,22 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
+def parse_json(text: bytes) -> Any:
+    """Return the data in JSON that may be a stranger's.
+
+    Raises:
+        ValueError: It is no JSON, or has more than 2 million values, which would fill the memory.
+        RecursionError: It is too deep.
+    """
+    values = text.count(b",") + text.count(b"[") + text.count(b"{")
+    if values > _MOST_VALUES:
+        raise ValueError(f"it has about {values} values: expected at most {_MOST_VALUES}")
+    return json.loads(text)
+
+
 def _read_json(folder: Path, name: str) -> dict[str, Any]:
     try:
-        data = json.loads((folder / name).read_text(encoding="utf-8"))
+        data = parse_json((folder / name).read_bytes())
     except FileNotFoundError:
         raise _refusal(folder, f"a checkpoint's folder, with {name} in it") from None
     except (OSError, ValueError, RecursionError) as error:
