@@ -292,6 +292,17 @@ def ask_function() -> Callable[[str], bool] | None:
     return lambda question: click.confirm(escape_unprintable(question), err=True)
 
 
+def training_command(run: Run, trial: Trial) -> str:
+    """Return the command that trains a trial of a script's run once more; '' for other runs, and for a damaged one."""
+    from evo_tune.plugins.command import command_of
+
+    manifest, device = run.manifest, trial.outcome.device or "cpu"
+    try:
+        return command_of(manifest.evaluator, trial.candidate, manifest.options, device, manifest.threads)
+    except EvoTuneError:
+        return ""
+
+
 def echo(*lines: str, err: bool = False) -> None:
     """Print lines without control characters, since parts of them may come from a run or a file."""
     for line in lines:

@@ -25,7 +25,7 @@ from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.trial import Trial
 from evo_tune.report import charts, summary
 from evo_tune.report.charts import Part, Spec, as_json, as_plotly
-from evo_tune.report.run_data import RunData
+from evo_tune.report.run_data import RunData, TrainingCommand, no_command
 from evo_tune.report.side_by_side import comparison_parts
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.note import read_note
@@ -247,14 +247,15 @@ def write_shared_library(store: Path) -> Library:
 # Reports of runs.
 
 
-def report(runs: Sequence[Run], library: Library) -> str:
+def report(runs: Sequence[Run], library: Library, training_command: TrainingCommand = no_command) -> str:
     """Return the page of one run, or of several runs side by side.
 
     Args:
         runs: One or more runs.
         library: The plotly script.
+        training_command: See `TrainingCommand`; a page of several runs has no commands.
     """
-    data = [RunData(run) for run in runs]
+    data = [RunData(run, training_command) for run in runs]
     if len(data) == 1:
         # A page beside the plotly script is in the run's folder, so it can link to other files there.
         return page(data[0].name, run_facts(data[0]), charts.parts(data[0]), library, linked=bool(library.path))
@@ -278,7 +279,7 @@ def run_facts(data: RunData) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
-def write_beside(run: Run) -> Path:
+def write_beside(run: Run, training_command: TrainingCommand = no_command) -> Path:
     """Write the report into a run's folder and the plotly script into its store; return the report's path.
 
     Raises:
@@ -286,20 +287,21 @@ def write_beside(run: Run) -> Path:
     """
     path = run.folder / REPORT
     try:
-        write_atomically(path, report([run], write_shared_library(run.folder.parent)).encode())
+        library = write_shared_library(run.folder.parent)
+        write_atomically(path, report([run], library, training_command).encode())
     except StoreError as error:
         elsewhere = f"`evo-tune report {run_reference(run.folder)} -o FILE` writes it elsewhere"
         raise StoreError(f"{error}; {elsewhere}") from None
     return path
 
 
-def write_report(runs: Sequence[Run], path: Path) -> Path:
+def write_report(runs: Sequence[Run], path: Path, training_command: TrainingCommand = no_command) -> Path:
     """Write a report that contains the plotly script, and return its path.
 
     Raises:
         StoreError: Writing failed.
     """
-    html = report(runs, inline_library())
+    html = report(runs, inline_library(), training_command)
     try:
         path.write_text(html, encoding="utf-8")
     except OSError as error:

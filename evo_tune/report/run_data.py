@@ -16,10 +16,11 @@ Watanabe, Bansal & Hutter, PED-ANOVA: efficiently quantifying hyperparameter imp
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
+from typing import TypeAlias
 
 import numpy as np
 
@@ -58,16 +59,26 @@ DENSITY_FLOOR = 1e-3
 # A sum of divergences up to this counts as zero.
 ROUNDING = 1e-9
 
+# Returns the command that trains a trial of a run once more, '' if there is none.
+TrainingCommand: TypeAlias = Callable[[Run, Trial], str]
+
+
+def no_command(run: Run, trial: Trial) -> str:
+    """Return no command: only a caller that knows evaluators has one."""
+    return ""
+
 
 class RunData:
     """One run, read once.
 
     Args:
         run: The run. While it continues, a value that was computed once stays the same.
+        training_command: See `TrainingCommand`.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, training_command: TrainingCommand = no_command) -> None:
         self.run = run
+        self.training_command = training_command
         self.name = run.name
         self.genes: dict[str, Gene] = run.genes
         self._units: dict[int, list[float]] = {}

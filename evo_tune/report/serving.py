@@ -37,7 +37,7 @@ from evo_tune.report.page import (
     section_html,
     templates,
 )
-from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
+from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData, TrainingCommand, no_command
 from evo_tune.report.summary import genome_count, results_in_words
 from evo_tune.store.heartbeat import Beat, Curve, last_beat, running_curves
 from evo_tune.store.journal import JOURNAL
@@ -194,17 +194,18 @@ class LiveReport:
 
     Args:
         folder: The run's folder.
+        training_command: See `TrainingCommand`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, training_command: TrainingCommand = no_command) -> None:
+        self.folder, self._training_command = folder, training_command
         self._lock = threading.Lock()
         self._read()
 
     def _read(self) -> None:
         began = time.monotonic()
         version = self._version_on_disk()
-        self.data = RunData(Run.open(self.folder))
+        self.data = RunData(Run.open(self.folder), self._training_command)
         self._parts = charts.parts(self.data)
         self._version = version
         self._next_reading = time.monotonic() + PAUSE * (time.monotonic() - began)
@@ -254,10 +255,11 @@ class LiveStore:
 
     Args:
         store: Folder of the saved runs.
+        training_command: See `TrainingCommand`.
     """
 
-    def __init__(self, store: Path) -> None:
-        self.store = store
+    def __init__(self, store: Path, training_command: TrainingCommand = no_command) -> None:
+        self.store, self._training_command = store, training_command
         self._lock = threading.Lock()
         self._rows: dict[Path, tuple[int, ListedRun]] = {}  # with the size of the journal that was read
         self._report: LiveReport | None = None  # of the run that was looked at last
@@ -285,7 +287,7 @@ class LiveStore:
         with self._lock, contextlib.suppress(EvoTuneError):
             if self._report is None or self._report.folder.name != name:
                 folders = [folder for folder in list_runs(self.store) if folder.name == name]
-                self._report = LiveReport(folders[0]) if folders else None
+                self._report = LiveReport(folders[0], self._training_command) if folders else None
             return self._report
         return None
 

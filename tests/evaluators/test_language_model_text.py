@@ -105,6 +105,17 @@ def test_a_warning_says_that_a_file_is_not_utf8(module: ModuleType, tmp_path: Pa
     assert not said or f"{tmp_path / 'one.txt'} looks like {said}, not like UTF-8 text: the model" in found[0]
 
 
+def test_a_warning_says_that_a_folder_has_tables_only(module: ModuleType, tmp_path: Path) -> None:
+    for name in ("one.csv", "two.TSV"):
+        (tmp_path / name).write_text("a,b\n1,2\n" * 9000)
+    options = module.Options(size="2x64", data=str(tmp_path), tokens=1000)
+    [said] = module.remarks(options)
+    assert said.startswith(f"{tmp_path} is no text corpus but 2 tables")
+    assert f"evo-tune auto {tmp_path / 'one.csv'} --target" in said
+    (tmp_path / "three.txt").write_text("a text\n" * 9000)
+    assert module.remarks(options) == []
+
+
 def test_a_warning_says_that_the_text_is_short(module: ModuleType, long: str, short: str) -> None:
     assert module.remarks(module.Options(size="2x64", data=long)) == []
     assert module.remarks(module.Options(size="large", seconds=60)) == []

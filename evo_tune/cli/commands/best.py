@@ -49,7 +49,6 @@ def command(run: str | None, store: str, output_format: str) -> None:
 
 
 def _print_one(run: Run, best: Trial) -> None:
-    from evo_tune.plugins.command import command_of
     from evo_tune.report.summary import run_result, show_fresh_values
 
     result = run_result(run)
@@ -65,6 +64,5 @@ def _print_one(run: Run, best: Trial) -> None:
     shared.echo(f"{text} (trial {best.id} of run {run.name})")
     width = max(map(len, best.genome))
     shared.echo(*(f"  {gene:<{width}} {value}" for gene, value in best.genome.items()))
-    manifest, device = run.manifest, best.outcome.device or "cpu"
-    if typed := command_of(manifest.evaluator, best.candidate, manifest.options, device, manifest.threads):
+    if typed := shared.training_command(run, best):
         shared.echo(f"train it: {typed}")

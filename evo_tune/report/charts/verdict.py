@@ -15,9 +15,12 @@ from evo_tune.report.summary import (
     verdict,
 )
 from evo_tune.store.run_folders import run_reference
-from evo_tune.text import show_value, with_plural
+from evo_tune.text import escape_unprintable, show_value, with_plural
 
 POSITION = 0
+
+# Characters of a command that a reader may want to copy.
+LONGEST_COMMAND = 4000
 
 
 def part(data: RunData) -> Part | None:
@@ -28,6 +31,8 @@ def part(data: RunData) -> Part | None:
     if data.recommended_trial is not None:
         why = "Print the genome, for a program or for --warm-start of another run:"
         commands.append(Command(why, f"evo-tune best {name} --format json"))
+        if 0 < len(typed := data.training_command(run, data.recommended_trial)) <= LONGEST_COMMAND:
+            commands.insert(0, Command("Train it once more:", escape_unprintable(typed)))
         if run.manifest.evaluator.startswith("bundled:"):
             commands.append(Command("Train it once more and keep the model:", f"evo-tune export {name} model"))
         best, default = data.recommended_trial.genome, run.candidates[0].genome

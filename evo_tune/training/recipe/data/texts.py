@@ -11,6 +11,7 @@ import glob
 import hashlib
 import io
 import math
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -20,6 +21,7 @@ from typing import BinaryIO
 import numpy as np
 
 from evo_tune.errors import OptionError, RecipeError
+from evo_tune.text import with_plural
 from evo_tune.training.recipe.data.tokens import pieces_of
 
 # Held-out share of a text: one half is for validation, the other for the test.
@@ -99,7 +101,7 @@ def size_of(data: str) -> int:
 
 
 def encoding_warnings(data: str) -> list[str]:
-    """Return a warning if a text is not UTF-8, judged by the beginning of its first files; [] if it is.
+    """Return warnings if a text is not UTF-8 or consists of tables, judged by its first files; [] for a text.
 
     Args:
         data: See `read_text`.
@@ -107,8 +109,8 @@ def encoding_warnings(data: str) -> list[str]:
     Raises:
         RecipeError: See `read_text`.
     """
-    foreign = []
-    for file in files_of(data)[:_LOOKED_AT] if data else []:
+    foreign, files = [], files_of(data)[:_LOOKED_AT] if data else []
+    for file in files:
         try:
             with _open(file) as opened:
                 encoding = _guess_encoding(opened.read(_BEGINNING))
@@ -116,16 +118,21 @@ def encoding_warnings(data: str) -> list[str]:
             raise _unreadable(data, error) from error
         if encoding:
             foreign.append((file, encoding))
+    tables = []
+    if files and all(Path(file).suffix.lower() in (".csv", ".tsv", ".parquet", ".pq") for file in files):
+        tables.append(
+            f"{data} is no text corpus but {with_plural(len(files), 'table')}, which a model learns byte by byte; "
+            f"`evo-tune auto {shlex.quote(str(files[0]))} --target COLUMN` learns to predict a column"
+        )
     if not foreign:
-        return []
+        return tables
     file, encoding = foreign[0]
     also = f" (and {len(foreign) - 1} other files)" if len(foreign) > 1 else ""
     remedy = "convert it with iconv -t UTF-8"
     if encoding == _BINARY:
         remedy = "leave it out with a glob, -o data='DIR/**/*.txt'"
-    return [
-        f"{file} looks like {encoding}, not like UTF-8 text{also}: the model learns these bytes as they are; {remedy}"
-    ]
+    foreign_text = f"{file} looks like {encoding}, not like UTF-8 text{also}"
+    return [*tables, f"{foreign_text}: the model learns these bytes as they are; {remedy}"]
 
 
 def _unreadable(data: str, error: OSError) -> RecipeError:
