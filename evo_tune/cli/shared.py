@@ -40,6 +40,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 # The value of `store.run_folders.STORE`, which takes too long to import for `evo-tune --help`.
 STORE = "populations"
 
+# Most characters of the options of a command that is printed.
+MOST_OPTIONS = 1 << 17
+
 # Names that a run may have and that no shell expands.
 WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -293,10 +296,12 @@ def ask_function() -> Callable[[str], bool] | None:
 
 
 def training_command(run: Run, trial: Trial) -> str:
-    """Return the command that trains a trial of a script's run once more; '' for other runs, and for a damaged one."""
+    """Return the command that trains a trial of a script's run once more; '' for other, damaged and huge commands."""
     from evo_tune.plugins.command import command_of
 
     manifest, device = run.manifest, trial.outcome.device or "cpu"
+    if len(str(manifest.options)) > MOST_OPTIONS:  # perhaps a stranger's configuration file, slow to read
+        return ""
     try:
         return command_of(manifest.evaluator, trial.candidate, manifest.options, device, manifest.threads)
     except EvoTuneError:

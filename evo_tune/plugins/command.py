@@ -217,8 +217,9 @@ def command_of(reference: str, candidate: Candidate, options: Mapping[str, Any],
         "folder": folder,
         "resume": "",
     }
-    shell, template, assignments = options.get("shell") is True, options.get("template"), options.get("set_values", "")
-    config = ConfigTemplate(template, assignments.splitlines()) if template else None
+    shell, template, assignments = (options.get(name) for name in ("shell", "template", "set_values"))
+    shell = shell is True
+    config = ConfigTemplate(str(template), str(assignments or "").splitlines()) if template else None
     words = CommandTemplate(text, shell, config)
     values |= candidate.genome
     make = f"mkdir -p {folder} && " if "folder" in words.names or config is not None else ""

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from evo_tune import Float, Outcome, SearchSpace
+from evo_tune import Choice, Float, Outcome, SearchSpace
 from evo_tune.report.charts import MOST_MARKS, parallel
 from evo_tune.report.page import inline_library, report, write_beside, write_report
 from evo_tune.report.recommendation import fresh_values
@@ -191,6 +191,29 @@ def test_the_titles_of_many_axes_are_whole_and_apart(browse: Open, alone: Any, m
     assert len(lefts) == 16
     assert min(tops) >= top
     assert min(np.diff(sorted(lefts))) * math.sin(math.pi / 4) > 12
+
+
+def test_long_values_of_a_gene_leave_its_title_free_and_stay_in_the_chart(browse: Open, alone: Any, made: Made) -> None:
+    values = ("adamw-with-a-long-name", "sgd-with-nesterov-momentum", "another-optimizer-that-goes-on")
+    space = SearchSpace(optimizer=Choice(values), lr=Float(1e-4, 1e-2, log=True))
+    opened = browse(alone(made(40, space=space)))
+    crossing = opened.value(
+        """[...document.querySelectorAll("#slices .chart, #pairs .chart")].flatMap((chart) => {
+          const box = (one) => one.getBoundingClientRect();
+          const whole = box(chart), found = [];
+          for (const axis of ["x", "y"]) {
+            const title = box(chart.querySelector(`.${axis}title`));
+            for (const label of chart.querySelectorAll(`.${axis}tick text`)) {
+              const { left, right, top, bottom } = box(label);
+              const apart = right <= title.left || left >= title.right || bottom <= title.top || top >= title.bottom;
+              if (!apart || left < whole.left - 1 || bottom > whole.bottom + 1) found.push(label.textContent);
+            }
+          }
+          return found;
+        })"""
+    )
+    assert opened.count("#pairs .ytick text") > 2
+    assert crossing == []
 
 
 # The table of trials.

@@ -210,14 +210,15 @@ def _tick_label(value: float) -> str:
 def gene_axis(name: str, gene: Gene) -> dict[str, Any]:
     """Return the axis of a gene's values: on its own scale, or one position for each value of a choice."""
     title = escape_label(name)
+    room = {"automargin": True}  # else long values, or values that are slanted for want of room, cross the title
     if isinstance(gene, Choice):
         positions = spread_indices(len(gene.values), 8)
         texts = [escape_label(show_value(gene.values[index]), 14) for index in positions]
         ticks = {"tickmode": "array", "tickvals": positions.tolist(), "ticktext": texts}
-        return axis(title, type="linear", range=[-0.6, len(gene.values) - 0.4], **ticks)
+        return axis(title, type="linear", range=[-0.6, len(gene.values) - 0.4], **ticks, **room)
     if isinstance(gene, Float | Int) and gene.log:
-        return axis(title, **log_axis(gene.low, gene.high))
-    return axis(title, type="linear")
+        return axis(title, **log_axis(gene.low, gene.high), **room)
+    return axis(title, type="linear", **room)
 
 
 def gene_positions(gene: Gene, values: Iterable[Value]) -> list[float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,7 +23,7 @@ from evo_tune.report.summary import DONE_CHANCE, describe_more_trials, predict_n
 from evo_tune.store.run import Run
 from evo_tune.store.run_folders import run_reference
 from evo_tune.store.table import read_comparison
-from evo_tune.text import escape_unprintable, one_line, show_seconds, show_value
+from evo_tune.text import one_line, show_seconds, show_value
 
 POSITION = 10
 
@@ -106,7 +106,7 @@ def genes_at_range_ends(data: RunData) -> dict[str, AtEnd]:
             description = f"{name} ({trials} of the best {count} trials {are} at its {end} end, {value})"
             bare = replace(wide, default=None, prior=None, spread=None, when=None, widest=None)  # type: ignore[type-var]
             # Genes from a file keep their defaults when they are widened; a command's have only what is typed.
-            hints = format_hints(gene) if _is_command(data) else ""
+            hints = format_hints(gene) if data.run.manifest.evaluator.startswith("command:") else ""
             genes[name] = AtEnd(description, f"{name}={format_gene(bare)}{hints}")
     return genes
 
@@ -133,40 +133,6 @@ def _wider_ranges(data: RunData) -> Iterator[Command]:
     why = f"{where}, and better ones may be beyond: {', '.join(gene.description for gene in genes.values())}. "
     why += "To continue with wider ranges and all results so far:"
     yield Command(why, _widening_command(data.run, genes.values()))
-    options = "" if _is_command(data) else "; add this run's -o options"
-    why = f"Or start a new run with wider ranges that begins with the best genomes of this one{options}:"
-    command = run_command(data, {name: gene.wider for name, gene in genes.items()})
-    yield Command(why, f"{command} --warm-start {run_reference(data.run.folder)}")
-
-
-def _is_command(data: RunData) -> bool:
-    """Return whether the evaluator is a command, whose genes, objectives and metrics are all typed."""
-    return data.run.manifest.evaluator.startswith("command:")
-
-
-def run_command(data: RunData, wider: Mapping[str, str]) -> str:
-    """Return the command that starts a run like this one.
-
-    Args:
-        data: This run.
-        wider: Genes to replace, as `--gene` takes them, by name.
-    """
-    manifest, options = data.run.manifest, data.run.manifest.options
-    if not _is_command(data):
-        name = manifest.evaluator.removeprefix("bundled:").removeprefix("entry:")
-        words = ["evo-tune run", shlex.quote(one_line(name))]
-        return " ".join([*words, *(f"--gene {shlex.quote(gene)}" for gene in wider.values())])
-    text = manifest.evaluator.removeprefix("command:")
-    words = ["evo-tune", "run", escape_unprintable(manifest.evaluator if text.startswith("-") else text)]
-    for name, gene in data.run.genes.items():
-        words += ["--gene", wider.get(name, f"{escape_unprintable(name)}={format_gene(gene)}")]
-    for objective in manifest.objectives:
-        words += ["--objective", escape_unprintable(objective)]
-    for pattern in str(options.get("metric") or "").splitlines():
-        words += ["--metric", escape_unprintable(pattern)]
-    if options.get("progress"):
-        words += ["--progress", escape_unprintable(str(options["progress"]))]
-    return shlex.join(words) + (" --shell" if options.get("shell") is True else "")
 
 
 # Failures.
