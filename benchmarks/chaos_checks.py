@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +21,24 @@ LARGEST_LOG = 17 << 20
 
 class Violation(Exception):
     """Something that must never happen."""
+
+
+def comes_true(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until a condition is true, and return whether it is within some seconds of an idle machine.
+
+    A busy machine gets more: a tenth of a second counts as passed when 10 ms of work are done, however long they take.
+    So no load makes a violation of what is only slow.
+    """
+    passed = 0.0
+    while not condition():
+        if passed >= seconds:
+            return False
+        began, worked = time.monotonic(), time.thread_time()
+        while time.thread_time() < worked + 0.01:
+            pass
+        time.sleep(9 * (time.monotonic() - began))
+        passed += 0.1
+    return True
 
 
 def told_and_lost(folder: Path, told: Path) -> list[int]:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
-from chaos_checks import Violation
+from chaos_checks import Violation, comes_true
 from chaos_faults import Chaos
 
 FAULTS = {"dask": ("stop", "host", "scheduler", "parent"), "ray": ("stop", "host", "scheduler", "raylet", "parent")}
@@ -149,11 +149,13 @@ class ClusterChaos(Chaos):
         assert self.parent is not None
         told = self.folder / "told-chaos"
         before = told.stat().st_size if told.exists() else 0
-        end = time.monotonic() + STARVED
-        while self.parent.poll() is None and (not told.exists() or told.stat().st_size <= before):
-            if time.monotonic() > end:
-                raise Violation(f"no result has come through the cluster for {STARVED:g} s")
-            time.sleep(0.02)
+        parent = self.parent
+
+        def has_come() -> bool:
+            return parent.poll() is not None or (told.exists() and told.stat().st_size > before)
+
+        if not comes_true(has_come, STARVED):
+            raise Violation(f"no result has come through the cluster for {STARVED:g} s of an idle machine")
         time.sleep(self.random.uniform(0.0, 0.5))
 
     def lose(self, is_needed: Callable[[psutil.Process], bool]) -> None:
@@ -171,10 +173,10 @@ class ClusterChaos(Chaos):
             with contextlib.suppress(psutil.Error):
                 if is_needed(process):
                     process.kill()
-        try:
-            code = self.parent.wait(NOTICED)
-        except subprocess.TimeoutExpired:
-            raise Violation(f"{NOTICED:g} s after its cluster the run has not ended") from None
+        parent = self.parent
+        if not comes_true(lambda: parent.poll() is not None, NOTICED):
+            raise Violation(f"{NOTICED:g} s of an idle machine after its cluster the run has not ended")
+        code = parent.returncode
         text = self.parent.stderr.read()
         if code and not any(words in text for words in SAID):
             raise Violation(f"without its cluster the run ended with {code}:\n{text}")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import chaos_session
 import psutil
-from chaos_checks import Violation, check_whole, compare, left_over, told_and_lost
+from chaos_checks import Violation, check_whole, comes_true, compare, left_over, told_and_lost
 from chaos_others import betray, come_back, flip, has_begun, move, recycle, scribble, swap
 from chaos_session import RULES, Plan, lose, protect
 
@@ -204,10 +204,10 @@ class Chaos:
         number = SIGNALS[fault]
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.parent.pid, number) if fault == "int" else self.parent.send_signal(number)
-        try:
-            code = self.parent.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            raise Violation(f"{number.name} has not stopped the run within {GRACE:g} s") from None
+        parent = self.parent
+        if not comes_true(lambda: parent.poll() is not None, GRACE):
+            raise Violation(f"{number.name} has not stopped the run within {GRACE:g} s of an idle machine")
+        code = parent.returncode
         # Before it has installed its handler, or after its end, the signal has its plain effect.
         if code not in (0, -number):
             raise Violation(f"{number.name} ended the run with {code}:\n{self.parent.stderr.read()}")
@@ -339,8 +339,8 @@ class Chaos:
         self.check_kept()
         if resume_at_once:
             self.parent = self.start(trouble=trouble)
-        _, alive = psutil.wait_procs(left, PATIENCE)
-        if left := [words for words in map(_words, alive) if words]:
+        comes_true(lambda: not any(map(_words, psutil.wait_procs(left, 0.0)[1])), PATIENCE)
+        if left := [words for words in map(_words, psutil.wait_procs(left, 0.0)[1]) if words]:
             raise Violation(f"{len(left)} processes are left behind: {left}")
         self.dismiss()
 

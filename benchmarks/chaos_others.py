@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
-from chaos_checks import Violation
+from chaos_checks import Violation, comes_true
 
 from evo_tune.errors import StoreError
 from evo_tune.store.journal import JOURNAL
@@ -111,6 +111,8 @@ def _changed(chaos: Chaos, change: Callable[[], object]) -> tuple[int, str]:
     """
     from chaos_faults import GRACE
 
+    session = chaos.parent
+    assert session is not None
     assert chaos.parent is not None
     assert chaos.parent.stderr is not None
     parent = psutil.Process(chaos.parent.pid)
@@ -119,11 +121,9 @@ def _changed(chaos: Chaos, change: Callable[[], object]) -> tuple[int, str]:
     change()
     with contextlib.suppress(psutil.Error):
         parent.resume()
-    try:
-        code = chaos.parent.wait(GRACE)
-    except subprocess.TimeoutExpired:
-        raise Violation("a run whose journal was changed goes on") from None
-    return code, chaos.parent.stderr.read()
+    if not comes_true(lambda: session.poll() is not None, GRACE):
+        raise Violation("a run whose journal was changed goes on")
+    return session.wait(), chaos.parent.stderr.read()
 
 
 def flip(chaos: Chaos) -> None:

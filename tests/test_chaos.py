@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -71,3 +72,39 @@ def test_what_is_broken_on_purpose_is_noticed() -> None:
     assert "the run wrote on behind a foreign line" in printed
     assert "a flipped bit is not named" in printed
     assert "the journal ends with half an event" in printed
+
+
+def test_limits_of_the_storm_are_longer_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(CHAOS.parent)
+    checks: Any = importlib.import_module("chaos_checks")
+    stopped = threading.Event()
+
+    def burn() -> None:
+        while not stopped.is_set():
+            pass
+
+    def seconds() -> float:
+        began = time.monotonic()
+        assert not checks.comes_true(lambda: False, 0.5)
+        return time.monotonic() - began
+
+    idle = seconds()
+    threads = [threading.Thread(target=burn) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        busy = seconds()
+    finally:
+        stopped.set()
+    assert busy > 1.5 * idle >= 0.6
+    assert checks.comes_true(lambda: True, 0.0)
+
+
+def test_a_violation_is_the_exit_status_of_the_storm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(CHAOS.parent)
+    storm: Any = importlib.import_module("chaos")
+    monkeypatch.setattr(storm, "storm", lambda *_: ("something is wrong", None))
+    monkeypatch.setattr(sys, "argv", ["chaos.py", "--rounds", "1"])
+    with pytest.raises(SystemExit) as ended:
+        storm.main()
+    assert ended.value.code
