@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import errno
 import faulthandler
 import gc
 import importlib
@@ -52,6 +53,10 @@ class Verdict(NamedTuple):
     metrics: dict[str, float]
     error: str | None
     poisoned: bool = False
+
+
+# Errors of a full disk or quota, which are no fault of the genome: after `resume` the trial is trained again.
+DISK_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT))
 
 
 def verdict_of_error(error: BaseException, path: str, folder: str) -> Verdict:
@@ -243,6 +248,8 @@ class Worker:
         if self._curve_file and folder_name is None:
             self._curve_file.begin(candidate.id, context.curve)
         verdict = self._evaluate(candidate, context, folder)
+        if verdict.status == "failed" and any(sign in (verdict.error or "") for sign in DISK_FULL):
+            return {"unfit": f"the disk is full (trial {candidate.id}: {verdict.error}): make room; its trial waits"}
         if verdict.status != "ok":  # the next attempt, if there is one, must not continue from what has failed
             with contextlib.suppress(OSError):
                 run, *names = names_inside(folder)
