@@ -123,7 +123,9 @@ def show_seconds(seconds: float) -> str:
     """Return a duration: 8 s, 2 min 05 s, 3 h 10 min."""
     if not math.isfinite(seconds):
         return "-"
-    whole_seconds = round(seconds)
+    if seconds > 3.2e9:  # a forged or a lost clock
+        return "more than 100 years"
+    whole_seconds = max(0, round(seconds))
     if whole_seconds < 60:
         return f"{whole_seconds} s"
     if whole_seconds < 3600:

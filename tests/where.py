@@ -92,6 +92,7 @@ ELSEWHERE = {
     "training/recipe/public": "training/test_package",
     "training/recipe/sizes": "evaluators/test_language_model training/recipe/test_proxies",
     "training/recipe/tuning": "evaluators/test_fine_tuning",
+    "report/connections": "report/test_serving",
     "report/charts": "report/test_charts report/test_page",
     "report/charts/__init__": "report/test_charts report/test_page",
     "report/charts/next_steps": "report/test_advice",

@@ -366,7 +366,7 @@ def _check_file(root: str, path: str) -> None:
 
 def _check_paths(root: str, texts: Sequence[str]) -> None:
     """Check that texts name nothing outside of the folder, as a whole or in a part, such as one value of a gene."""
-    patterns = (r"\Z", "=", r"[=|]", SEPARATORS)
+    patterns = (r"\Z", "=", r"[=|]", SEPARATORS, r"[^\w./~-]+")
     parts = {part.strip() for text in texts for pattern in patterns for part in re.split(pattern, text)}
     texts_and_values = parts | {part[2:] for part in parts if re.match("-[^-]", part)}  # -d/etc
     paths = [text if text.startswith(("/", "~")) else os.path.join(root, text) for text in texts_and_values if text]

@@ -357,11 +357,14 @@ def serve(source: LiveReport | LiveStore, port: int, tell: Callable[[str], objec
     app = application(source, token)
     with require_extra("evo-tune watch", "web"):
         import uvicorn
+
+        from evo_tune.report.connections import BoundedConnection
     try:
         listening = socket.create_server(("127.0.0.1", port))  # the address may be used as soon as it is printed
     except OSError as error:
         cause = os.strerror(error.errno or 0)
         raise UsageError(f"--port {port}: {cause}; leave it out to use a free port") from None
     tell(f"http://127.0.0.1:{listening.getsockname()[1]}/{token}/")
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1))
+    settings: dict[str, Any] = {"log_level": "error", "lifespan": "off", "timeout_graceful_shutdown": 1}
+    server = uvicorn.Server(uvicorn.Config(app, http=BoundedConnection, **settings))
     server.run(sockets=[listening])

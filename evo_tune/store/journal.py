@@ -103,12 +103,10 @@ class Journal:
         try:
             with safe_files.open_to_read(self.path.parent, self.path.name, limit=LARGEST) as file:
                 for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), 1):
-                    kept_lines = f"the {number - 1} lines before it (head -n {number - 1})"
+                    keep = f", or keep the {number - 1} lines before it (head -n {number - 1})" if number > 1 else ""
                     if len(line) > LONGEST:
-                        raise StoreError(
-                            f"{self.path}: line {number} is longer than {LONGEST >> 20} MiB: restore the file from a "
-                            f"copy, or keep {kept_lines} and resume"
-                        )
+                        problem = f"line {number} is longer than {LONGEST >> 20} MiB"
+                        raise StoreError(f"{self.path}: {problem}: restore the file from a copy{keep}; then resume")
                     is_ended = line.endswith(b"\n")
                     event = unseal_line(line[:-1] if is_ended else line)
                     if event is not None:
@@ -119,11 +117,16 @@ class Journal:
                         except ValueError as error:
                             raise StoreError(invalid_line_message(self.path, number, error)) from None
                         yield parsed_event
+                    elif line.endswith(b"\r\n") and unseal_line(line[:-2]) is not None:
+                        raise StoreError(
+                            f"{self.path}: line {number} ends with a carriage return, as editors for Windows write it: "
+                            f"remove them from all lines with `sed -i 's/\\r$//' {self.path.name}` in its folder; "
+                            "then resume"
+                        )
                     elif is_ended or _contains_event(line):
                         raise StoreError(
                             f"{self.path}: line {number} is damaged (its checksum does not match): restore the file "
-                            f"from a copy, remove the line if another program wrote it, or keep {kept_lines}; "
-                            "then resume"
+                            f"from a copy, remove the line if another program wrote it{keep}; then resume"
                         )
                     else:
                         self._torn = len(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -164,6 +165,9 @@ def place(folder: Path, small_run: str) -> Workplace:
                 ("{lr} -d/etc/passwd",),
                 ("{lr} file:/etc/passwd",),
                 ("{lr} train.py,/etc/passwd",),
+                *((f"{{lr}} {shlex.quote(f'a{sign}/etc/passwd')}",) for sign in "+<!'>&$#%^`\"[]"),
+                ("{lr} +data/train.py",),
+                ("{lr} a+../outside/train.py",),
             )
         ),
         ("start", {"run": "a", "evaluator": "python train.py {lr}; touch a", "options": {"shell": True}}),

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from evo_tune.cli.commands.devices import command as devices_command
 from tests.cli.conftest import Typed
+from tests.journals import events_of, write_events
 
 
 def test_status_of_a_run_that_has_ended(typed: Typed, small_run: str) -> None:
@@ -131,3 +132,12 @@ def test_devices_tells_a_gpu_by_its_model(typed: Typed, folder: Path) -> None:
     assert "79.6 GiB" in result.out
     assert result.out.count("bf16") == 3, "of each slot, and why"
     assert typed("devices", "--per-device", "auto", "--slots", "2", env=env).out.count("cuda:0") == 3
+
+
+@pytest.mark.parametrize("moment", [-1e300, 1e300, 0.0])
+def test_forged_times_are_shown_as_no_nonsense(typed: Typed, small_run: str, moment: float) -> None:
+    folder = Path("populations", small_run)
+    write_events(folder, [{**event, "time": moment} for event in events_of(folder)])
+    last = typed("status", small_run).out.splitlines()[-1]
+    assert last in ("last event more than 100 years ago", "last event 0 s ago") or last.startswith("last event 4")
+    assert json.loads(typed("status", small_run, "--format", "json").out)["seconds_since_last_event"] >= 0.0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -110,3 +112,57 @@ def test_without_the_extra_it_says_what_to_install(run: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert "pip install 'evo-tune[web]'" in done.stderr
+
+
+def test_idle_connections_neither_fill_the_server_nor_stay(address: str) -> None:
+    """1,400 connections that ask nothing used to keep everybody else out."""
+    from evo_tune.report import connections
+
+    port = int(address.split(":")[2].split("/")[0])
+    idle = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
+    try:
+        assert ask(address)[0] == 200
+        ended = sum(is_ended(connection) for connection in idle)
+        assert ended >= 300 - connections.MOST
+    finally:
+        for connection in idle:
+            connection.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: "])
+def test_a_connection_whose_request_does_not_come_ends(sent: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    import uvicorn
+
+    from evo_tune.report import connections
+
+    monkeypatch.setattr(connections, "SECONDS", 0.3)
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("asked")
+
+    config = uvicorn.Config(answer, http=connections.BoundedConnection, log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            with socket.create_connection(listening.getsockname()) as connection:
+                connection.settimeout(20)
+                for byte in sent:
+                    connection.sendall(bytes([byte]))
+                assert connection.recv(1) == b""
+        except ConnectionResetError:
+            pass
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def is_ended(connection: socket.socket) -> bool:
+    connection.settimeout(0.01)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionResetError:
+        return True

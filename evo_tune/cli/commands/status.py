@@ -48,7 +48,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
         saved_by_pruning=pruning_savings(saved),
         best=None if saved.leader is None else trial_summary(saved.leader),
         waiting=len(waiting_files(saved)),
-        seconds_since_last_event=time.time() - saved.last_event,
+        seconds_since_last_event=max(0.0, time.time() - saved.last_event),
         forecast=run_forecast and run_forecast.with_cost(price_per_hour),
         slots=slots,
     )
