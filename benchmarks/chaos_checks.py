@@ -10,7 +10,7 @@ import pandas as pd
 
 from evo_tune.errors import StoreError
 from evo_tune.loop.code import strategy_with_rules
-from evo_tune.loop.proposing import verify
+from evo_tune.loop.verifying import verify
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.store.manifest import MANIFEST, space_of
 from evo_tune.store.run import Run

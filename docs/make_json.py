@@ -19,7 +19,7 @@ from evo_tune.cli.output import Begin, End, Fresh, NewBest, Proposed, Result, Ru
 from evo_tune.cli.session import PlannedRun
 from evo_tune.cli.training.devices import Devices
 from evo_tune.genome.values import Genome, Value
-from evo_tune.loop.proposing import Verification
+from evo_tune.loop.verifying import Verification
 from evo_tune.report.data import AutoModel, ListedRun, Recommendation, RunDetails, RunSummary
 from evo_tune.report.verdict import Verdict
 from evo_tune.training.scale.recipe import ScaledRecipe

@@ -12,7 +12,7 @@ import pytest
 from evo_tune import Context, Outcome, Search
 from evo_tune.errors import UsageError
 from evo_tune.genome.trial import check_metrics
-from evo_tune.loop.proposing import verify
+from evo_tune.loop.verifying import verify
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator, load_evaluator
 from evo_tune.plugins.patches.project import prepare_code

@@ -7,8 +7,8 @@ from typing import Any
 
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.code import strategy_with_rules
-from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
+from evo_tune.loop.verifying import verify
 from evo_tune.store.run import Run
 from tests.conftest import evaluate
 

@@ -19,8 +19,8 @@ from evo_tune.genome.trial import EXTRA_SEED, PROMOTION, Candidate, Minimize, Ou
 from evo_tune.genome.values import genome_key
 from evo_tune.loop.code import load_code
 from evo_tune.loop.genes import limits_for
-from evo_tune.loop.proposing import Disagreement, verify
 from evo_tune.loop.search import Search
+from evo_tune.loop.verifying import Disagreement, verify
 from evo_tune.plugins.find import find_evaluator, make_strategy
 from evo_tune.report.charts.next_steps import range_end_lines
 from evo_tune.store.manifest import space_of

@@ -14,8 +14,8 @@ from evo_tune.errors import OptionError, StoreError, UsageError
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.genome.history import Lesson
 from evo_tune.genome.space import SearchSpace
-from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
+from evo_tune.loop.verifying import verify
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.run import Run
 from evo_tune.strategies._models import EarlierRuns

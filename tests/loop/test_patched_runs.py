@@ -18,8 +18,8 @@ from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 from evo_tune.genome.trial import Candidate, Outcome, TrialCode
 from evo_tune.loop.code import load_code, patch_set_of, remember_patch
 from evo_tune.loop.project_export import README, export_project
-from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
+from evo_tune.loop.verifying import verify
 from evo_tune.plugins.patches import CODE_FOLDER, parse_patch, read_patches
 from evo_tune.plugins.patches.project import write_copy
 from evo_tune.report.charts import patches

@@ -21,8 +21,8 @@ from evo_tune.genome.trial import Proposal
 from evo_tune.genome.values import Value
 from evo_tune.loop.code import load_code
 from evo_tune.loop.deadline import Deadline
-from evo_tune.loop.proposing import Disagreement, RangeDisagreement, verify
 from evo_tune.loop.search import Search
+from evo_tune.loop.verifying import Disagreement, RangeDisagreement, verify
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy, drive, rows, survivors

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from evo_tune.errors import SpaceError
-from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
+from evo_tune.loop.verifying import verify
 from evo_tune.store.inbox import INBOX, submit
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy, drive, evaluate, rows

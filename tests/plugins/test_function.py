@@ -18,7 +18,7 @@ import pytest
 from evo_tune import Float, Search, SearchSpace, load
 from evo_tune.errors import EvoTuneError, PluginError, StoreError, UsageError
 from evo_tune.loop.code import load_code
-from evo_tune.loop.proposing import verify
+from evo_tune.loop.verifying import verify
 from evo_tune.plugins.code import source_hash
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.settings import parse_rungs

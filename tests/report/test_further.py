@@ -10,8 +10,8 @@ import pytest
 
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Candidate, Outcome, Trial
-from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
+from evo_tune.loop.verifying import verify
 from evo_tune.report.summary import (
     MoreTrials,
     describe_more_trials,

@@ -13,8 +13,8 @@ import pytest
 from evo_tune.errors import OptionError, PluginError, RunError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.code import strategy_with_rules
-from evo_tune.loop.proposing import verify
 from evo_tune.loop.search import Search
+from evo_tune.loop.verifying import verify
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.report.recommendation import current_comparison, fresh_values, rank_trials, recommend_trial
 from evo_tune.report.summary import best_so_far, pareto_front, total_cost

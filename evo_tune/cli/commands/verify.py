@@ -25,21 +25,21 @@ def command(
 
     Each proposal is made again from the results that were known at the time, and must equal the recorded one.
     """
-    from evo_tune.loop import proposing
+    from evo_tune.loop import verifying
     from evo_tune.loop.code import load_code
     from evo_tune.store.manifest import space_of
 
     saved = shared.open_run(run, store)
     manifest = saved.manifest
     bound, rules = load_code(saved, evaluator, trust, shared.ask_function(), strategy)
-    differing = proposing.verify(saved, space_of(manifest, bound.space), rules)
-    disagreements = [row for row in differing if isinstance(row, proposing.Disagreement)]
-    ranges = [row for row in differing if isinstance(row, proposing.RangeDisagreement)]
-    changed = proposing.note_of_changed_strategy(manifest, rules.inner)
-    notes = ([changed] if changed else []) + (proposing.notes_of_changed_versions(manifest) if differing else [])
+    differing = verifying.verify(saved, space_of(manifest, bound.space), rules)
+    disagreements = [row for row in differing if isinstance(row, verifying.Disagreement)]
+    ranges = [row for row in differing if isinstance(row, verifying.RangeDisagreement)]
+    changed = verifying.note_of_changed_strategy(manifest, rules.inner)
+    notes = ([changed] if changed else []) + (verifying.notes_of_changed_versions(manifest) if differing else [])
     count = len(saved.candidates)
     if output_format == "json":
-        verification = proposing.Verification(
+        verification = verifying.Verification(
             run=saved.name, proposals=count, disagreements=disagreements, ranges=ranges, notes=notes
         )
         shared.print_json(verification)

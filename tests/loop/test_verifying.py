@@ -11,8 +11,8 @@ import pytest
 from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.code import strategy_with_rules
-from evo_tune.loop.proposing import Disagreement, RangeDisagreement, verify
 from evo_tune.loop.search import Search
+from evo_tune.loop.verifying import Disagreement, RangeDisagreement, verify
 from evo_tune.plugins.find import find_evaluator, list_strategies
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import Run
