@@ -25,6 +25,7 @@ from evo_tune.loop import slots
 from evo_tune.loop.search import Search
 from evo_tune.plugins.context import Context
 from evo_tune.store import table
+from evo_tune.store.manifest import copy_manifest
 from evo_tune.store.run import Run
 from tests.extras import extra_missed_by, reason
 from tests.here import Here
@@ -255,7 +256,7 @@ def survivors(folder: Path) -> list[tuple[int, bool]]:
 def cut_copy(run: Run, folder: Path, events: int) -> Path:
     """Make a copy of a run whose journal ends after so many events, as if it had been killed there."""
     os.makedirs(folder)
-    (folder / "_run.json").write_bytes((run.folder / "_run.json").read_bytes())
+    copy_manifest(run.folder, folder)
     lines = (run.folder / "_journal.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "_journal.jsonl").write_bytes(b"".join(lines[:events]))
     return folder

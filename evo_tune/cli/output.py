@@ -22,7 +22,7 @@ from evo_tune.report.data import RunSummary, TrialSummary
 from evo_tune.report.final_comparison import MAX_SEEDS_FACTOR
 from evo_tune.store.heartbeat import SlotWork, running_curves
 from evo_tune.store.run import Run
-from evo_tune.store.table import COMPARISON, read_comparison
+from evo_tune.store.table import read_comparison
 from evo_tune.text import escape_unprintable, show_decimals, sparkline
 
 if TYPE_CHECKING:
@@ -524,7 +524,7 @@ class EventStream:
         self._proposed = len(search.saved.candidates)
         self._results = len(search.saved.outcomes)
         self._compared = {(trial.id, trial.candidate.seed) for trial in read_comparison(search.saved)}
-        self._comparison_time = _comparison_time(search.saved)
+        self._fresh_count = len(search.saved.fresh)
         self._best = None if search.saved.leader is None else search.saved.leader.id
         self._widened = len(search.saved.widened)
         self._has_begun = self._is_stopping = False
@@ -576,10 +576,9 @@ class EventStream:
             yield Result(id=id, **vars(run.outcomes[id]))
 
     def _comparison_events(self, run: Run) -> Iterator[Fresh]:
-        comparison_time = _comparison_time(run)
-        if comparison_time == self._comparison_time:
+        if len(run.fresh) == self._fresh_count:
             return
-        self._comparison_time = comparison_time
+        self._fresh_count = len(run.fresh)
         for trial in read_comparison(run):
             key = trial.id, trial.candidate.seed
             is_without_patch = bool(run.patches) and trial.key != run.trial(trial.id).key
@@ -588,11 +587,3 @@ class EventStream:
             self._compared.add(key)
             values = {name: getattr(trial.outcome, name) for name in ("status", "metrics", "seconds", "error")}
             yield Fresh(id=trial.id, seed=trial.candidate.seed, **values)
-
-
-def _comparison_time(run: Run) -> int:
-    """Return the time of the last write to the file of the final comparison; 0 if there is none."""
-    try:
-        return (run.folder / COMPARISON).stat().st_mtime_ns
-    except OSError:
-        return 0

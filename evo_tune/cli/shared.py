@@ -11,6 +11,7 @@ import functools
 import io
 import math
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -388,6 +389,13 @@ def print_json_or_text(output_format: str, value: Struct, *lines: str) -> None:
         print_json(value)
     else:
         echo(*lines)
+
+
+def interrupt_on_signals() -> None:
+    """Let SIGTERM and SIGHUP raise, as Ctrl-C does, so that no process and no folder is left behind."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, signal.default_int_handler)
 
 
 def metric_lines(metrics: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ the strategy sees them; the files follow the record. The module also removes che
 from __future__ import annotations
 
 import contextlib
+from typing import TYPE_CHECKING
 
 from evo_tune.errors import RunError
 from evo_tune.genome.history import RunHistory
@@ -18,6 +19,9 @@ from evo_tune.plugins.strategy import Strategy
 from evo_tune.store import table
 from evo_tune.store.run import TRIALS, Run, widen
 from evo_tune.trust import safe_files
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class TrialFiles:
@@ -62,6 +66,7 @@ class TrialFiles:
         for candidate in self._run.candidates:
             self.add_candidate(candidate)
         table.set_aside_files(self._run, self._members)
+        table.repair_comparison(self._run)
         self._saved = len(self._run.sequence())
         numbers = {number for number in self._members if self._recorded_ids(number)}
         if self._run.ended is not None:
@@ -79,18 +84,42 @@ class TrialFiles:
         self._complete.clear()
         self._follow(self._saved)  # the results of earlier sessions, whose files exist
         stale = {table.file_number(self._run, generation) for generation in self._follow()}
-        if self._present_columns != self._columns:  # one schema for all files: the older ones are widened
-            self._columns = self._present_columns
-            stale |= {number for number in self._members if table.file_path(self._run, number).exists()}
-        for number in sorted(stale):
+        for number in sorted(stale | self._files_without_columns()):
             self._write(number)
+
+    def _files_without_columns(self) -> set[int]:
+        """Return the numbers of the files that lack new columns: one schema for all files, so the older are widened."""
+        if self._present_columns == self._columns:
+            return set()
+        self._columns = self._present_columns
+        return {number for number in self._members if table.file_path(self._run, number).exists()}
 
     def stop(self) -> None:
         """Write the files of open generations with the results so far, unless they are up to date."""
         open_generations = self._unreported.keys() - self._survivors.keys()
         unfinished = {table.file_number(self._run, generation) for generation in open_generations}
-        for number in sorted(unfinished - self._complete):
+        for number in sorted((unfinished | self._files_without_columns()) - self._complete):
             self._write(number)
+
+    def differences(self) -> dict[str, str]:
+        """Return how the files of a run that has ended differ from its journal, in words, by name."""
+        run = self._run
+        for candidate in run.candidates:
+            self.add_candidate(candidate)
+        self._saved = len(run.sequence())
+        expected = {table.file_path(run, number).name: self._table(number) for number in self._members}
+        if run.fresh:
+            expected[table.COMPARISON] = table.comparison_table(run)
+        names = {path.name for path in run.folder.glob("*.parquet")}
+        if run.journal.first_linked != 1 and not run.fresh:
+            names.discard(table.COMPARISON)  # version 1.0 had its results in no other file
+        differences = {}
+        for name in sorted(names | {name for name, rows in expected.items() if rows is not None}):
+            rows = expected.get(name)
+            difference = "the journal has no results for it" if rows is None else table.file_difference(run, name, rows)
+            if difference:
+                differences[name] = difference
+        return differences
 
     def _follow(self, until: int | None = None) -> list[int]:
         """Report recorded results to the history, up to a total number; return the generations that they close.
@@ -123,11 +152,17 @@ class TrialFiles:
         return [id for id in self._members[number] if id in self._run.outcomes]
 
     def _write(self, number: int) -> None:
-        """Write a file with all of its recorded results; an open generation has the survivors of this moment."""
+        """Write a file with all of its recorded results."""
+        rows = self._table(number)
+        if rows is not None:
+            table.write(table.file_path(self._run, number), rows)
+
+    def _table(self, number: int) -> pa.Table | None:
+        """Return the rows of a file, None without any; an open generation has the survivors of this moment."""
         self._follow(self._saved)
         trials = [self._run.trial(id) for id in self._recorded_ids(number)]
         if not trials:
-            return
+            return None
         is_open = any(trial.candidate.generation not in self._survivors for trial in trials)
         present_survivors = self._survivors_now() if is_open else frozenset()
         survivor_ids = [
@@ -135,7 +170,7 @@ class TrialFiles:
             for trial in trials
             if trial.id in self._survivors.get(trial.candidate.generation, present_survivors)
         ]
-        table.write(table.file_path(self._run, number), table.table_of(self._run, trials, survivor_ids))
+        return table.table_of(self._run, trials, survivor_ids)
 
 
 def strategy_error(name: str, function: str, error: Exception) -> RunError:

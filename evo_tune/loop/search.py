@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evo_tune.dispatch.slot import Slot
-from evo_tune.errors import StoreError, UsageError
+from evo_tune.errors import RunError, StoreError, UsageError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, Trial, with_genes
@@ -522,6 +522,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
                     self.saved.end(reason)
                 else:
                     try:
+                        with contextlib.suppress(RunError):  # the strategy may have ended the run
+                            self._trial_files.stop()
                         self.saved.end(str(self.drivers.error))
                     except Removed as error:  # it says where the results are saved
                         self.drivers.error = error

@@ -1,17 +1,24 @@
-"""Verification: propose every candidate of a saved run again from its history alone.
+"""Verification of a saved run: its proposals, its files, and the results of some of its trials.
 
-If all agree, the run had no hidden state (law 1).
+Every candidate is proposed again from the history alone. If all agree, the run had no hidden state (law 1). Files that
+follow from the journal are compared with it, and random trials are trained again.
 """
 
 from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Mapping
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 from msgspec import Struct
 
+from evo_tune import dispatch
+from evo_tune.dispatch.slot import Task
 from evo_tune.errors import EvoTuneError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.history import RunHistory
@@ -19,15 +26,26 @@ from evo_tune.genome.notation import format_gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Proposal
 from evo_tune.loop.code import hash_of
+from evo_tune.loop.generations import TrialFiles
 from evo_tune.loop.plan import versions_of
 from evo_tune.loop.proposing import candidate_of, propose, propose_submission
+from evo_tune.loop.slots import plan_slots
+from evo_tune.plugins.evaluator import BoundEvaluator
+from evo_tune.plugins.patches import CODE_FOLDER
 from evo_tune.plugins.strategy import Strategy
+from evo_tune.report.page import JOURNAL_FACT
+from evo_tune.report.page import LARGEST as LARGEST_REPORT
+from evo_tune.report.summary import caveats
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.rules.widening import Widening
-from evo_tune.store.manifest import Manifest
-from evo_tune.store.run import Run, history_of, widen_once
+from evo_tune.settings import SessionSettings
+from evo_tune.store.binding import CHANGED, changed_files, remembered_count
+from evo_tune.store.manifest import MANIFEST, Manifest, manifest_hash, space_of
+from evo_tune.store.run import TRIALS, Run, history_of, widen_once
 from evo_tune.store.run import Widening as RecordedWidening
+from evo_tune.store.run_folders import REPORT
 from evo_tune.text import one_line
+from evo_tune.trust import safe_files
 
 
 class Disagreement(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -59,15 +77,53 @@ class RangeDisagreement(Struct, frozen=True, forbid_unknown_fields=True, kw_only
     replayed: str | None
 
 
+class FileDifference(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A file of a run that does not agree with the journal, or not with what this machine remembers of it.
+
+    Args:
+        file: Name of the file.
+        difference: Difference in words.
+    """
+
+    file: str
+    difference: str
+
+
+class RetrainedValue(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A metric of a trial that was trained again.
+
+    Args:
+        id: Number of the trial.
+        metric: Name of the metric.
+        recorded: Value in the journal.
+        retrained: Value of the new training; null if it failed.
+    """
+
+    id: int
+    metric: str
+    recorded: float
+    retrained: float | None
+
+
 class Verification(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The result of replaying the proposals of a run.
+    """What was verified of a run. The exit code is 1 if anything does not agree.
 
     Args:
         run: Name of the run.
         proposals: Number of proposals that were replayed.
-        disagreements: Proposals that differ; the exit code is 1 if there are any.
-        ranges: Ranges that were widened otherwise than the results ask for; the exit code is 1 if there are any.
+        disagreements: Proposals that differ.
+        ranges: Ranges that were widened otherwise than the results ask for.
         notes: Changes since the run began, a sentence each.
+        records: Number of records in the journal.
+        head: SHA-256 of all records, which the report shows too.
+        bound_from: First record with the hash of all before it: 1 in a run that this version began; null if version 1.0
+            wrote all records, whose results are not bound.
+        broken_at: First record whose hash is not that of the records before it; null if all agree.
+        results: 'unchanged' since this machine last wrote the run, 'changed', or 'not known here'.
+        remembered: Number of records that 'unchanged' is about. Later ones are of a killed session or another machine.
+        files: Files that do not agree; null while a session runs, or after it was killed, until `resume` writes them.
+        retrained: Values of the trials that were trained again (`--retrain`).
+        undetected: What no comparison can find, in words.
     """
 
     run: str
@@ -75,6 +131,134 @@ class Verification(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     disagreements: list[Disagreement]
     ranges: list[RangeDisagreement]
     notes: list[str]
+    records: int
+    head: str
+    bound_from: int | None
+    broken_at: int | None
+    results: str
+    remembered: int
+    files: list[FileDifference] | None
+    retrained: list[RetrainedValue]
+    undetected: str
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all that was compared agrees."""
+        is_other = any(value.retrained != value.recorded for value in self.retrained)
+        is_changed = self.broken_at is not None or self.results == "changed"
+        return not (self.disagreements or self.ranges or self.files or is_changed or is_other)
+
+
+# What no comparison can find.
+UNDETECTED = "a run that somebody forged as a whole, with proposals and hashes that agree (--retrain N trains N trials)"
+
+
+def verify_run(
+    run: Run, evaluator: BoundEvaluator, strategy: StrategyWithRules, retrain: int, session: SessionSettings
+) -> Verification:
+    """Verify a saved run.
+
+    Args:
+        run: Saved run.
+        evaluator: Evaluator of the run, with its options.
+        strategy: Strategy of the run.
+        retrain: Number of random trials to train again (int ≥ 0).
+        session: Settings for these trainings.
+
+    Raises:
+        RunError: The strategy raised an error.
+        OptionError: There is no slot for the trainings.
+    """
+    space, journal = space_of(run.manifest, evaluator.space), run.journal
+    differences, files = verify(run, space, strategy), None
+    if run.ended is not None:
+        trial_files = TrialFiles(run, strategy, history_of(run, space))
+        files = [FileDifference(file=file, difference=text) for file, text in trial_files.differences().items()]
+    others = list(_other_differences(run))
+    if others:
+        files = [*(files or []), *others]
+    remembered = remembered_count(journal, run.manifest.identity)
+    retrained = retrain_trials(run, evaluator, retrain, session) if retrain else []
+    is_other = any(value.retrained != value.recorded for value in retrained)
+    notes = [note_of_changed_strategy(run.manifest, strategy.inner)]
+    if is_other:
+        notes += [f"a repeated training may differ: {reason}" for reason in caveats(run)]
+        notes += ["the evaluator has changed since the trials were trained"] * (
+            evaluator.plugin.hash != run.evaluator_hash
+        )
+    if differences or is_other:
+        notes += notes_of_changed_versions(run.manifest)
+    return Verification(
+        run=run.name,
+        proposals=len(run.candidates),
+        disagreements=[row for row in differences if isinstance(row, Disagreement)],
+        ranges=[row for row in differences if isinstance(row, RangeDisagreement)],
+        notes=[note for note in notes if note],
+        records=journal.count,
+        head=journal.head,
+        bound_from=journal.first_linked,
+        broken_at=journal.first_broken,
+        results="not known here" if remembered is None else "changed" if remembered == CHANGED else "unchanged",
+        remembered=max(0, remembered or 0),
+        files=files,
+        retrained=retrained,
+        undetected=UNDETECTED,
+    )
+
+
+def _other_differences(run: Run) -> Iterator[FileDifference]:
+    """Yield the differences of the files that are not tables: the manifest, and those that this machine remembers."""
+    if run.manifest_hashes - {manifest_hash(run.folder, run.manifest)}:
+        yield FileDifference(file=MANIFEST, difference="it is not the one with which the sessions began")
+    changed = set(changed_files(run.folder))
+    for name in sorted(changed):
+        yield FileDifference(file=name, difference="it is not as this machine wrote it")
+    with contextlib.suppress(OSError):
+        page = safe_files.read(run.folder, REPORT, limit=LARGEST_REPORT).decode("utf-8", "replace")
+        shown = JOURNAL_FACT.search(page)
+        if REPORT not in changed and shown and run.journal.head_at(int(shown[1])) != shown[2]:
+            yield FileDifference(file=REPORT, difference="it was made from other results")
+
+
+def retrain_trials(run: Run, evaluator: BoundEvaluator, count: int, session: SessionSettings) -> list[RetrainedValue]:
+    """Train random trials again in one slot of this machine, and return all metrics that the run is about.
+
+    A trial that continued another one is left out: it cannot be trained alone. So are failures, and trials of an
+    earlier evaluator.
+
+    Args:
+        run: Saved run.
+        evaluator: Evaluator of the run, with its options.
+        count: Number of trials (int ≥ 1); all that can be trained if there are fewer.
+        session: Settings of the session: devices and time limit.
+
+    Raises:
+        OptionError: There is no slot for the trainings.
+    """
+    whole = [id for id in run.recorded[run.unchanged_from :] if run.candidates[id].resumes is None]
+    trials = [run.trial(id) for id in whole if run.outcomes[id].status == "ok"]
+    places = np.random.default_rng().permutation(len(trials))[:count]  # unseeded, so that no forger can know them
+    metrics = dict.fromkeys([goal.metric for goal in run.objectives] + [bound.metric for bound in run.constraints])
+    planned = plan_slots(session, run.manifest.threads, run.manifest.options)
+    values = []
+    with tempfile.TemporaryDirectory() as folder:
+        if run.patches:
+            shutil.copytree(run.folder / CODE_FOLDER, Path(folder, CODE_FOLDER), symlinks=True)
+        trials_folder = Path(folder, TRIALS)
+        task = Task.of(evaluator, run.objectives, trials_folder, run.manifest.threads, fingerprint=run.fingerprint)
+        slot = dispatch.open_slots(task, planned, session.timeout, session.retries)[0]
+        try:
+            for trial in (trials[place] for place in sorted(places)):
+                new_metrics = slot.run(trial.candidate).metrics
+                for metric in metrics:
+                    recorded = trial.outcome.metrics[metric]
+                    values.append(
+                        RetrainedValue(id=trial.id, metric=metric, recorded=recorded, retrained=new_metrics.get(metric))
+                    )
+        finally:
+            slot.kill()
+            slot.close()
+    return values
 
 
 def verify(run: Run, space: SearchSpace, strategy: StrategyWithRules) -> list[Disagreement | RangeDisagreement]:

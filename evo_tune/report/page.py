@@ -27,6 +27,7 @@ from evo_tune.report import charts, summary
 from evo_tune.report.charts import Part, Spec, as_json, as_plotly
 from evo_tune.report.run_data import RunData, TrainingCommand, no_command
 from evo_tune.report.side_by_side import comparison_parts
+from evo_tune.store.binding import remember_file
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.note import read_note
 from evo_tune.store.run import Run
@@ -43,6 +44,9 @@ MOST_ROWS = 200
 
 # Rows of a long table that the page shows at a time, the first ones without its script.
 FIRST_ROWS = 20
+
+# What the page says of the journal that it was made from: number of records, and their hash.
+JOURNAL_FACT = re.compile(r"([0-9]{1,9}) records, SHA-256 ([0-9a-f]{64})")
 
 # Longest text of a table cell that has no line break, in characters.
 SHORT = 36
@@ -258,7 +262,9 @@ def report(runs: Sequence[Run], library: Library, training_command: TrainingComm
     data = [RunData(run, training_command) for run in runs]
     if len(data) == 1:
         # A page beside the plotly script is in the run's folder, so it can link to other files there.
-        return page(data[0].name, run_facts(data[0]), charts.parts(data[0]), library, linked=bool(library.path))
+        journal = data[0].run.journal
+        facts = {**run_facts(data[0]), "journal": f"{journal.count} records, SHA-256 {journal.head}"}
+        return page(data[0].name, facts, charts.parts(data[0]), library, linked=bool(library.path))
     title, facts = f"{len(data)} runs side by side", {"runs": ", ".join(run.name for run in runs)}
     return page(title, facts, comparison_parts(data), library)
 
@@ -287,8 +293,9 @@ def write_beside(run: Run, training_command: TrainingCommand = no_command) -> Pa
     """
     path = run.folder / REPORT
     try:
-        library = write_shared_library(run.folder.parent)
-        write_atomically(path, report([run], library, training_command).encode())
+        data = report([run], write_shared_library(run.folder.parent), training_command).encode()
+        write_atomically(path, data)
+        remember_file(run.folder, REPORT, data)
     except StoreError as error:
         elsewhere = f"`evo-tune report {run_reference(run.folder)} -o FILE` writes it elsewhere"
         raise StoreError(f"{error}; {elsewhere}") from None

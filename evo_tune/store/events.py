@@ -19,8 +19,8 @@ from evo_tune.errors import OptionError, UsageError
 from evo_tune.genome.genes import Gene, gene_from
 from evo_tune.genome.trial import Candidate, Outcome, Status
 from evo_tune.settings import SessionSettings, read_settings
-from evo_tune.store.journal import LONGEST, SEAL
-from evo_tune.store.manifest import Finite, PatchName, PatchRecord, Seeds, Share, Spent, Whole
+from evo_tune.store.journal import LINK, LONGEST, SEAL
+from evo_tune.store.manifest import Finite, Hash, PatchName, PatchRecord, Seeds, Share, Spent, Whole
 
 # Metrics by name; None for a value that is not finite, because JSON has no such number.
 Metrics: TypeAlias = dict[str, Finite | None]
@@ -109,9 +109,11 @@ class SessionBegun(_Event, tag="session"):
 
     Args:
         session: Settings of the session by name.
+        manifest: SHA-256 of the manifest's values, without its identity; missing in version 1.0.
     """
 
     session: dict[str, Plain | None]
+    manifest: Hash | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         self.settings()
@@ -325,6 +327,26 @@ class BaselineTrained(_Event, tag="baseline"):
     outcome: Result
 
 
+class FreshTrained(_Event, tag="fresh"):
+    """A genome was trained with a fresh seed for the final comparison. It is no trial: no strategy sees it.
+
+    Args:
+        id: Id of the trial with this genome.
+        seed: Seed of the training.
+        outcome: The result.
+        evaluator_hash: SHA-256 of the evaluator's code.
+        fingerprint: Identity of the data.
+        genome: Genome of the training if it differs from the trial's: without one of its patches; missing if not.
+    """
+
+    id: Whole
+    seed: Whole
+    outcome: Result
+    evaluator_hash: str
+    fingerprint: str
+    genome: dict[str, Plain] | UnsetType = UNSET
+
+
 class Ended(_Event, tag="ended"):
     """The session ended or was interrupted; the event is missing if its process was killed.
 
@@ -345,6 +367,7 @@ Event: TypeAlias = (
     | PatchAdded
     | ComparisonPlanned
     | BaselineTrained
+    | FreshTrained
     | Ended
 )
 
@@ -399,7 +422,7 @@ def check_event(event: Event) -> tuple[bytes, Event]:
         line = write(event)
     except TypeError as error:
         raise ValueError(str(error)) from None
-    if len(line) >= LONGEST - SEAL:
+    if len(line) >= LONGEST - LINK - SEAL:
         raise ValueError(f"it has {len(line)} bytes, expected less than {LONGEST}: report fewer points of a curve")
     return line, read(line)
 

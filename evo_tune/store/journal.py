@@ -1,7 +1,8 @@
 """Files that survive a crash at any byte: an append-only journal, and atomic writes.
 
-Each line of the journal ends with its checksum, so damage differs from an unfinished line. This module does not
-know the meaning of the events.
+Each line of the journal ends with its checksum, so damage differs from an unfinished line. Before it is the SHA-256 of
+all lines before, so a changed, removed or moved line is found by the next one. This module does not know the meaning of
+the events.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import warnings
@@ -36,26 +38,40 @@ _SEAL = re.compile(rb',"crc32":"([0-9a-f]{8})"\}')
 # Length in bytes of a line's checksum, with its key and the brace that ends the line.
 SEAL = len(',"crc32":"01234567"}')
 
+# Beginning of a line's SHA-256 of all lines before, and its length in bytes with its key and a brace.
+_LINK = b',"sha256_before":"'
+LINK = len(_LINK) + 64 + len('"}')
+
 
 class Removed(StoreError):
     """Another program removed or replaced the journal while the run wrote it; the open file still has all events."""
 
 
-def seal_line(event: bytes) -> bytes:
+def seal_line(event: bytes, sha256_before: str = "") -> bytes:
     """Return the line of an event: the same JSON object with its checksum as the last key.
 
     The checksum is the CRC-32 of all bytes before it, so it is checked without parsing.
 
     Args:
         event: A JSON object with at least one key, without line end.
+        sha256_before: SHA-256 of all lines before; '' for a line as version 1.0 wrote it.
     """
-    return b'%b,"crc32":"%08x"}' % (event[:-1], zlib.crc32(event[:-1]))
+    body = event[:-1] + (b'%b%b"' % (_LINK, sha256_before.encode()) if sha256_before else b"")
+    return b'%b,"crc32":"%08x"}' % (body, zlib.crc32(body))
 
 
 def unseal_line(line: bytes) -> bytes | None:
     """Return the event of a line without line end; None if its checksum is missing or does not match."""
     body = line[:-SEAL]
     return body + b"}" if line[-SEAL:] == b',"crc32":"%08x"}' % zlib.crc32(body) else None
+
+
+def split_link(event: bytes) -> tuple[bytes, str]:
+    """Return an event of `unseal_line` without the SHA-256 of all lines before, and that; '' if it has none."""
+    is_linked = event.startswith(_LINK, max(0, len(event) - LINK)) and event.endswith(b'"}')
+    return (
+        (event[:-LINK] + b"}", event[len(_LINK) - LINK : -2].decode("ascii", "replace")) if is_linked else (event, "")
+    )
 
 
 def _contains_event(tail: bytes) -> bool:
@@ -86,6 +102,30 @@ class Journal:
         self._torn = 0
         # Whether the last event lacks its line end.
         self._unended = False
+        self._forget_lines()
+
+    def _forget_lines(self) -> None:
+        # SHA-256 of all lines.
+        self._lines_hash = hashlib.sha256()
+        # Number of lines.
+        self.count = 0
+        # Number of the first line with the SHA-256 of all lines before; None without one, as version 1.0 wrote them.
+        self.first_linked: int | None = None
+        # Number of the first line whose SHA-256 is not that of the lines before, or is missing; None if all agree.
+        self.first_broken: int | None = None
+
+    @property
+    def head(self) -> str:
+        """SHA-256 of all lines."""
+        return self._lines_hash.hexdigest()
+
+    def _note_link(self, sha256_before: str) -> None:
+        """Compare the SHA-256 in the next line with that of the lines before it."""
+        number = self.count + 1
+        if sha256_before and self.first_linked is None:
+            self.first_linked = number
+        if self.first_broken is None and sha256_before != (self.head if self.first_linked else ""):
+            self.first_broken = number
 
     def read(self, parse: Callable[[bytes], E]) -> Iterator[E]:
         """Yield every complete event.
@@ -100,6 +140,7 @@ class Journal:
             StoreError: A line is damaged or not understood, or the file cannot be read.
         """
         self._end, self._torn, self._unended = 0, 0, False
+        self._forget_lines()
         try:
             with safe_files.open_to_read(self.path.parent, self.path.name, limit=LARGEST) as file:
                 for number, line in enumerate(iter(lambda: file.readline(LONGEST + 1), b""), 1):
@@ -112,6 +153,10 @@ class Journal:
                     if event is not None:
                         self._end += len(line)
                         self._unended = not is_ended
+                        event, sha256_before = split_link(event)
+                        self._note_link(sha256_before)
+                        self._lines_hash.update(line)
+                        self.count = number
                         try:
                             parsed_event = parse(event)
                         except ValueError as error:
@@ -134,6 +179,24 @@ class Journal:
             return
         except OSError as error:
             raise StoreError(f"cannot read {self.path}: {error.strerror}") from None
+
+    def head_at(self, count: int) -> str:
+        """Return the SHA-256 of the first lines of the file; '' if it has fewer.
+
+        Args:
+            count: Number of lines (int ≥ 0).
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        lines_hash = hashlib.sha256()
+        with safe_files.open_to_read(self.path.parent, self.path.name, limit=LARGEST) as file:
+            for _ in range(count):
+                line = file.readline(LONGEST + 1)
+                if not line:
+                    return ""
+                lines_hash.update(line)
+        return lines_hash.hexdigest()
 
     @property
     def is_empty(self) -> bool:
@@ -184,6 +247,7 @@ class Journal:
         assert self._file is not None
         os.ftruncate(self._file, 0)
         self._end, self._torn, self._unended = 0, 0, False
+        self._forget_lines()
 
     def append(self, events: Iterable[bytes], sync: bool) -> None:
         """Append events.
@@ -196,7 +260,13 @@ class Journal:
             StoreError: The events cannot be written, or another program has changed, replaced or removed the file;
                 earlier events stay as they are.
         """
-        data = b"\n" * self._unended + b"".join(seal_line(event) + b"\n" for event in events)
+        lines_hash, count, data = self._lines_hash.copy(), self.count, b"\n" * self._unended
+        lines_hash.update(data)
+        for event in events:
+            line = seal_line(event, lines_hash.hexdigest()) + b"\n"
+            lines_hash.update(line)
+            data += line
+            count += 1
         try:
             if self._file is None:
                 self.claim(make=True)
@@ -218,6 +288,7 @@ class Journal:
         self._require_size(self._end + len(data))  # another program may have written since the first check
         self._end += len(data)
         self._unended = False
+        self._lines_hash, self.count, self.first_linked = lines_hash, count, self.first_linked or self.count + 1
 
     def _require_size(self, size: int) -> None:
         """Require that the claimed file is the one at the path, has no other name, and is as this object left it.
@@ -271,7 +342,7 @@ class Journal:
             assert new_journal._file is not None
             for position in range(0, self._end, 1 << 20):
                 _write(new_journal._file, os.pread(self._file, min(1 << 20, self._end - position), position))
-            new_journal._end, new_journal._unended = self._end, self._unended
+            new_journal._end, new_journal._unended, new_journal._lines_hash = self._end, self._unended, self._lines_hash
             new_journal.append(events, sync=True)
         finally:
             new_journal.close()

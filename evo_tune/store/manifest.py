@@ -5,8 +5,10 @@ This module does not know the journal, strategies or slots.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
+import uuid
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypedDict
 
@@ -205,6 +207,34 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
+def manifest_hash(folder: Path, manifest: Manifest) -> str:
+    """Return the SHA-256 of the manifest in a folder, without its identity, which a copy of the run has anew.
+
+    Args:
+        folder: Folder of the run.
+        manifest: The manifest, for a folder where it is not written yet.
+
+    Raises:
+        ValueError: It is not JSON.
+    """
+    try:
+        data = safe_files.read(folder, MANIFEST, limit=LARGEST)
+    except OSError:
+        data = _manifest_data(manifest)
+    return hashlib.sha256(json.dumps({**read_json(data), "identity": ""}, sort_keys=True).encode()).hexdigest()
+
+
+def copy_manifest(folder: Path, target: Path) -> None:
+    """Write a run's manifest into the folder of a copy, with an identity of its own and no other change.
+
+    Raises:
+        StoreError: The manifest is damaged, or the copy cannot be written.
+    """
+    read_manifest(folder)
+    fields = {**read_json(safe_files.read(folder, MANIFEST, limit=LARGEST)), "identity": uuid.uuid4().hex}
+    write_atomically(target / MANIFEST, json.dumps(fields, indent=2).encode() + b"\n")
+
+
 def read_manifest(folder: Path) -> Manifest:
     """Return the manifest of a run's folder.
 
@@ -259,13 +289,17 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
     return manifest
 
 
+def _manifest_data(manifest: Manifest) -> bytes:
+    return json.dumps(msgspec.to_builtins(manifest), indent=2).encode() + b"\n"
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest atomically; a folder with a manifest is a run.
 
     Raises:
         StoreError: The manifest cannot be written, or could not be read back.
     """
-    path, data = folder / MANIFEST, json.dumps(msgspec.to_builtins(manifest), indent=2).encode() + b"\n"
+    path, data = folder / MANIFEST, _manifest_data(manifest)
     try:
         if len(data) > LARGEST:
             raise ValueError(f"it has {len(data)} bytes, expected at most {LARGEST}: warm-start fewer genomes")

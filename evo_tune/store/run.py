@@ -31,8 +31,17 @@ from evo_tune.genome.view import average_trials
 from evo_tune.genome.widening import WIDENINGS, widen_to_limits
 from evo_tune.settings import SessionSettings
 from evo_tune.store import events
+from evo_tune.store.binding import HeadMemory
 from evo_tune.store.journal import JOURNAL, Journal, Removed, invalid_line_message
-from evo_tune.store.manifest import MOST_LEARNED, Learned, Manifest, PatchRecord, read_manifest, write_manifest
+from evo_tune.store.manifest import (
+    MOST_LEARNED,
+    Learned,
+    Manifest,
+    PatchRecord,
+    manifest_hash,
+    read_manifest,
+    write_manifest,
+)
 from evo_tune.store.run_folders import (
     TRIALS,
     missing_journal_message,
@@ -67,6 +76,21 @@ class Widening:
     reason: str
     submitted: bool = False
     patch: str = ""
+
+
+@dataclass(frozen=True)
+class FreshResult:
+    """A result of the final comparison.
+
+    Args:
+        trial: The trial whose genome was trained again, with the seed and the result of that training.
+        evaluator_hash: SHA-256 of the evaluator's code.
+        fingerprint: Identity of the data.
+    """
+
+    trial: Trial
+    evaluator_hash: str
+    fingerprint: str
 
 
 # Settings of a session on which the planned final comparison depends.
@@ -114,6 +138,8 @@ class Run:
         self.planned: events.ComparisonPlanned | None = None
         # Name and last result of the baseline of the present evaluator and data; None if it was not trained.
         self.baseline: tuple[str, Outcome] | None = None
+        # Results of the final comparison, of earlier evaluators and data too.
+        self.fresh: list[FreshResult] = []
         # Reason why the last session ended; None while it runs, or if it was killed.
         self.ended: str | None = None
         # Time spent in all sessions, in seconds; a killed session counts up to its last event.
@@ -126,6 +152,11 @@ class Run:
         self.recorded_at: dict[int, float] = {}
         # `seconds` when each session began.
         self.resumed: list[float] = []
+        # Number of results before the last change of evaluator, data or strategy.
+        self.unchanged_from = 0
+        # Hash of the manifest at the beginning of each session.
+        self.manifest_hashes: set[str] = set()
+        self._head_memory = HeadMemory(journal, manifest.identity)
         self._metrics: set[str] = set()
         self._early: set[str] = set()
         self._reported_orders: dict[int, int] = {}
@@ -253,7 +284,9 @@ class Run:
     def begin(self, session: SessionSettings) -> None:
         """Begin a session, durably. This and the next methods raise StoreError if the event cannot be written."""
         self._began = time.monotonic()
-        self._write(events.SessionBegun(session=session.to_json(), time=_now()), sync=True)
+        manifest = manifest_hash(self.folder, self.manifest)
+        self._write(events.SessionBegun(session=session.to_json(), manifest=manifest, time=_now()), sync=True)
+        self._head_memory.update(at_once=True)
 
     def change(self, evaluator_hash: str, fingerprint: str, strategy_hash: str) -> None:
         """Record a change of the evaluator, its data or the strategy's file, durably."""
@@ -305,6 +338,7 @@ class Run:
         now = _now()
         reported = [events.Reported(id=id, time=now)] if tell else []
         self._write(events.Recorded(id=id, outcome=events.Result.of(outcome), time=now), *reported, sync=True)
+        self._head_memory.update(at_once=False)
 
     def tell(self, ids: Sequence[int]) -> None:
         """Write that the strategy sees recorded results, in this order."""
@@ -325,9 +359,28 @@ class Run:
         """Write the result of the evaluator's baseline, durably."""
         self._write(events.BaselineTrained(name=name, outcome=events.Result.of(outcome), time=_now()), sync=True)
 
+    def record_fresh(self, *results: FreshResult) -> None:
+        """Write results of the final comparison, durably."""
+        new_events = []
+        for result in results:
+            candidate = result.trial.candidate
+            is_whole = is_same(candidate.genome, self.candidates[candidate.id].genome)
+            event = events.FreshTrained(
+                id=candidate.id,
+                seed=candidate.seed,
+                outcome=events.Result.of(result.trial.outcome),
+                evaluator_hash=result.evaluator_hash,
+                fingerprint=result.fingerprint,
+                genome=msgspec.UNSET if is_whole else candidate.genome,
+                time=_now(),
+            )
+            new_events.append(event)
+        self._write(*new_events, sync=True)
+
     def end(self, reason: str) -> None:
         """End the session, durably."""
         self._write(events.Ended(reason=reason, time=_now()), sync=True)
+        self._head_memory.update(at_once=True)
 
     def _write(self, *new_events: events.Event, sync: bool = False) -> None:
         """Append events to the journal, then apply them as read back.
@@ -407,12 +460,13 @@ class Run:
             if self.sessions and any(getattr(session, name) != getattr(self.session, name) for name in PLANNED_BY):
                 self.planned = None
             self._by_hand, self.ended = False, None
+            self.manifest_hashes |= set() if event.manifest is msgspec.UNSET else {event.manifest}
             self.sessions.append(session)
             self.resumed.append(self.seconds)
         elif isinstance(event, events.Changed):
             self.evaluator_hash, self.fingerprint = event.evaluator_hash, event.fingerprint
             self.strategy_hash = event.strategy_hash
-            self.baseline = None
+            self.baseline, self.unchanged_from = None, len(self.recorded)
         elif isinstance(event, events.Widened):
             self._apply_widened(event.genes, event.reason)
         elif isinstance(event, events.PatchAdded):
@@ -424,6 +478,10 @@ class Run:
             self.planned = event
         elif isinstance(event, events.BaselineTrained):
             self.baseline = event.name, event.outcome.outcome()
+        elif isinstance(event, events.FreshTrained):
+            genome = None if event.genome is msgspec.UNSET else event.genome
+            trial = self.fresh_trial(event.id, event.seed, genome, event.outcome.outcome())
+            self.fresh.append(FreshResult(trial, event.evaluator_hash, event.fingerprint))
         else:
             self.ended = event.reason
 
@@ -464,6 +522,10 @@ class Run:
         self.submitted_files.add(event.file)
         defaults: Genome = {name: gene.middle() for name, gene in genes.items()}
         self.candidates = [with_genes(candidate, defaults) for candidate in self.candidates]
+        self.fresh = [
+            replace(result, trial=replace(result.trial, candidate=with_genes(result.trial.candidate, defaults)))
+            for result in self.fresh
+        ]
         self._trials.clear()
         self.planned = None
         for name in ("widest_genes", "patch_hashes"):
@@ -523,6 +585,30 @@ class Run:
         if trial.rankable and trial.losses is not None and not trial.candidate.extra_seed:
             mine = trial.violation, trial.losses, id
             self._leader = mine if self._leader is None else min(self._leader, mine)
+
+    def fresh_trial(self, id: int, seed: int, genome: Genome | None, outcome: Outcome) -> Trial:
+        """Return a result of the final comparison as a trial.
+
+        Args:
+            id: Id of the trial with its genome.
+            seed: Its seed.
+            genome: Its genome if it differs from the trial's.
+            outcome: Its outcome.
+
+        Raises:
+            ValueError, EvoTuneError: There is no such trial, or genome and outcome are not of this run.
+        """
+        if id not in self.outcomes:
+            raise ValueError(f"the final comparison has trial {id}, which has no result")
+        candidate = replace(self.candidates[id], seed=seed)
+        if genome is not None and not is_same(genome, candidate.genome):
+            if genome.keys() != candidate.genome.keys():
+                raise ValueError(f"the final comparison has other genes than trial {id}")
+            candidate = replace(candidate, genome={name: self.genes[name].check(genome[name]) for name in genome})
+        trial = Trial.of(candidate, outcome, -1, self.objectives, self.constraints)  # -1: the strategy does not see it
+        if outcome.status == "ok" and trial.losses is None:
+            raise ValueError("an objective of the final comparison is missing or not finite")
+        return trial
 
     # Values derived from the events.
 

@@ -15,11 +15,9 @@ import uuid
 import warnings
 from pathlib import Path
 
-import msgspec
-
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.store.journal import JOURNAL, Journal
-from evo_tune.store.manifest import MANIFEST, read_manifest, write_manifest
+from evo_tune.store.manifest import MANIFEST, copy_manifest, read_manifest
 from evo_tune.text import one_line
 from evo_tune.trust import safe_files
 
@@ -202,7 +200,7 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
         StoreError: The copy cannot be written, or the manifest is damaged.
     """
     target = new_run_folder(store, name)
-    manifest = msgspec.structs.replace(read_manifest(folder), identity=uuid.uuid4().hex)
+    read_manifest(folder)  # to refuse a damaged one first
     partial_name = f".{name}.{uuid.uuid4().hex}.part"  # several processes may make a copy of this name at a time
     skipped: list[str] = []
     try:
@@ -212,7 +210,7 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
                     safe_files.remove(store, killed.name)
         with safe_files.folder(folder) as source, safe_files.folder(store, partial_name, make=True) as copy:
             _copy(source, copy, "", skipped)
-        write_manifest(store / partial_name, manifest)
+        copy_manifest(folder, store / partial_name)
         target = new_run_folder(store, name)  # again: another process may have taken the name meanwhile
         remove_unfinished_creation(target)
         os.replace(store / partial_name, target)  # fails if another process has made this folder meanwhile

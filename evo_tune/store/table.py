@@ -12,7 +12,6 @@ import json
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ from evo_tune.genome.values import Genome
 from evo_tune.store.events import Result
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.manifest import Whole, read_json
-from evo_tune.store.run import Run
+from evo_tune.store.run import FreshResult, Run
 from evo_tune.text import one_line
 from evo_tune.trust import safe_files
 
@@ -207,7 +206,7 @@ def open_parquet(run: Run, name: str, limit: int = MAX_FILE_BYTES, dictionary_co
 
 
 def set_aside_files(run: Run, numbers: Iterable[int]) -> None:
-    """Rename the files of trials that are not in the journal, so that no reader uses them.
+    """Rename files of trials, and of a final comparison, that are not in the journal, so that no reader uses them.
 
     Such files exist if a journal was cut or lost. They are kept, because they may be the only copy of the results.
 
@@ -219,9 +218,11 @@ def set_aside_files(run: Run, numbers: Iterable[int]) -> None:
         StoreError: A file cannot be renamed.
     """
     known_names = {file_path(run, number).name for number in numbers}
-    for path in sorted(run.folder.glob("trials-*.parquet")):
+    if run.fresh or run.journal.first_linked != 1:  # version 1.0 had the final comparison in no other file
+        known_names.add(COMPARISON)
+    for path in sorted([*run.folder.glob("trials-*.parquet"), *run.folder.glob(COMPARISON)]):
         if path.name not in known_names:
-            aside = path.with_name(f"_{path.name}.aside")
+            aside = path.with_name(f"_{path.name.lstrip('_')}.aside")
             message = one_line(f"the journal knows nothing of {path}: renamed to {aside.name}")
             warnings.warn(message, stacklevel=2)
             try:
@@ -231,124 +232,177 @@ def set_aside_files(run: Run, numbers: Iterable[int]) -> None:
 
 
 # The run's final comparison: its results are not in the history. The id of a row is that of the trial whose genome is
-# trained again. Each row names the evaluator and the data of its training. Rows of another evaluator or other data are
-# kept, but not read.
+# trained again. Each row names the evaluator and the data of its training; rows of other ones count no more. The
+# results are in the journal. Version 1.0 had them in this file alone, so the files of its runs are read.
 
 COMPARISON = "_comparison.parquet"
-
-# Maximum size of the file in bytes, because it is read as a whole.
-MAX_COMPARISON_BYTES = 1 << 24
 
 MAX_COMPARISON_ROWS = 100_000
 
 # Maximum length of an error, a device name or a value, in bytes.
 MAX_TEXT_BYTES = 10_000
 
+# Maximum number of parents of a trial, on average.
+MAX_PARENTS = 1000
+
 # Columns with the evaluator and the data of a row's training.
 EVALUATOR_COLUMN, DATA_COLUMN = "evaluator_hash", "fingerprint"
 
 
 def read_comparison(run: Run) -> list[Trial]:
-    """Return the results of the final comparison as trials; a damaged file counts as empty."""
-    trials, _ = _read_comparison(run)
-    return trials
+    """Return the results of the final comparison, of the run's present evaluator and data, as trials."""
+    present = run.evaluator_hash, run.fingerprint
+    results = run.fresh or unrecorded_comparison(run)
+    return [result.trial for result in results if (result.evaluator_hash, result.fingerprint) == present]
 
 
-def write_comparison(run: Run, trials: Sequence[Trial]) -> None:
-    """Write all results of the run's present evaluator and data, replacing the earlier ones.
+def unrecorded_comparison(run: Run) -> list[FreshResult]:
+    """Return the results in the file of a run that version 1.0 began, until its journal has them.
+
+    A damaged file counts as empty.
+    """
+    is_in_journal = run.fresh or run.journal.first_linked == 1
+    if is_in_journal or not safe_files.exists(run.folder, COMPARISON):  # checked often while a run continues
+        return []
+    results = []
+    try:
+        for row in _read_comparison_rows(run).to_pylist():
+            # Checked, because they are used below: a damaged file may hold other types.
+            id, seed, *origin = msgspec.convert(
+                (row["id"], row["seed"], row[EVALUATOR_COLUMN], row[DATA_COLUMN]), tuple[Whole, Whole, str, str]
+            )
+            genome = to_genome(row, run.genes_when_proposed(id))
+            results.append(FreshResult(run.fresh_trial(id, seed, genome, to_outcome(row)), *origin))
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, EvoTuneError):  # msgspec's are ValueErrors
+        warnings.warn(f"{run.folder / COMPARISON} is damaged: the final comparison is done again", stacklevel=3)
+        return []
+    return results
+
+
+def comparison_table(run: Run) -> pa.Table:
+    """Return the results of the final comparison in the journal as an Arrow table."""
+    import pyarrow as pa
+
+    trials, metric_names, units = [result.trial for result in run.fresh], run.metric_names, run.manifest.units
+    extra_metrics = sorted({name for trial in trials for name in trial.outcome.metrics}.difference(metric_names))
+    # A metric on the test set has the unit of the same metric in the search.
+    units = {**units, **{test_metric: units.get(name, "") for name, test_metric in run.manifest.tests.items()}}
+    rows = from_trials(trials, (), trial_schema(run.genes, [*metric_names, *extra_metrics], units))
+    for name in (EVALUATOR_COLUMN, DATA_COLUMN):
+        rows = rows.append_column(name, pa.array([getattr(result, name) for result in run.fresh], pa.string()))
+    return rows
+
+
+def write_comparison(run: Run) -> None:
+    """Write the file of the final comparison from the journal.
 
     Raises:
         StoreError: The file cannot be written.
     """
-    import pyarrow as pa
-
-    _, old_rows = _read_comparison(run)
-    metric_names = run.metric_names
-    extra_metrics = sorted({name for trial in trials for name in trial.outcome.metrics}.difference(metric_names))
-    units = run.manifest.units
-    # A metric on the test set has the unit of the same metric in the search.
-    units = {**units, **{test_metric: units.get(name, "") for name, test_metric in run.manifest.tests.items()}}
-    rows = from_trials(trials, (), trial_schema(run.genes, [*metric_names, *extra_metrics], units))
-    for name, value in ((EVALUATOR_COLUMN, run.evaluator_hash), (DATA_COLUMN, run.fingerprint)):
-        rows = rows.append_column(name, pa.array([value] * len(trials), pa.string()))
-    if old_rows is not None:
-        foreign_mask = [not _is_of_present_evaluator(row, run) for row in old_rows.to_pylist()]
-        if any(foreign_mask):
-            rows = pa.concat_tables([old_rows.filter(pa.array(foreign_mask)), rows], promote_options="default")
-    write(run.folder / COMPARISON, rows)
+    write(run.folder / COMPARISON, comparison_table(run))
 
 
-def _read_comparison(run: Run) -> tuple[list[Trial], pa.Table | None]:
-    """Return the results of the present evaluator and data, and the whole table; None if no table can be read."""
-    if not safe_files.exists(run.folder, COMPARISON):  # checked often while a run continues
-        return [], None
-    trials: list[Trial] = []
-    try:
-        rows = _read_comparison_rows(run)
-        for row in rows.to_pylist():
-            if not _is_of_present_evaluator(row, run):
-                continue
-            # Checked, because they are used below: a damaged file may hold other types. -1: not reported.
-            id, seed = msgspec.convert((row["id"], row["seed"]), tuple[Whole, Whole])
-            candidate = replace(run.candidates[id], genome=to_genome(row, run.genes_when_proposed(id)), seed=seed)
-            trial = Trial.of(candidate, to_outcome(row), -1, run.objectives, run.constraints)
-            if trial.outcome.status == "ok" and trial.losses is None:
-                raise ValueError("an objective is missing or not finite")
-            trials.append(trial)
-        return trials, rows
-    except (OSError, ValueError, TypeError, AttributeError, LookupError, EvoTuneError):  # msgspec's are ValueErrors
-        warnings.warn(f"{run.folder / COMPARISON} is damaged: the final comparison is done again", stacklevel=3)
-        return [], None
+def repair_comparison(run: Run) -> None:
+    """Write the file of the final comparison again if it is not as the journal of an opened run has it.
+
+    Raises:
+        StoreError: The file cannot be written.
+    """
+    difference = file_difference(run, COMPARISON, comparison_table(run)) if run.fresh else ""
+    if difference:
+        if run.ended is not None:  # a killed session may have written the journal only
+            text = one_line(f"{run.folder / COMPARISON} does not agree with the journal ({difference}): written again")
+            warnings.warn(text, stacklevel=2)
+        write_comparison(run)
 
 
 def _read_comparison_rows(run: Run) -> pa.Table:
-    """Return the file's rows, with the needed columns only.
+    """Return the rows of a comparison's file, with the needed columns only; it raises as `_read_rows` does."""
+    import pyarrow as pa
 
-    A few kilobytes of a stranger's Parquet can expand to any size, because repeated values cost nothing on disk. So the
-    rows are counted first, only codecs with a low compression ratio are allowed, and distinct texts are checked once.
+    with open_parquet(run, COMPARISON) as file:
+        file_schema = file.schema_arrow
+    metrics = [name.removeprefix(METRIC_PREFIX) for name in file_schema.names if name.startswith(METRIC_PREFIX)]
+    needed = {"id", "seed", "status", "seconds", "device", "error"}  # and genes and metrics, whose prefix has a dot
+    fields = [field for field in trial_schema(run.genes, metrics, {}) if field.name in needed or "." in field.name]
+    fields += [pa.field(name, pa.string()) for name in (EVALUATOR_COLUMN, DATA_COLUMN)]
+    return _read_rows(run, COMPARISON, pa.schema(fields), MAX_COMPARISON_ROWS, MAX_TEXT_BYTES)
+
+
+def _read_rows(run: Run, name: str, schema: pa.Schema, most_rows: int, longest_text: int) -> pa.Table:
+    """Return the rows of a Parquet file that may come from a stranger.
+
+    A few kilobytes can expand to any size, because repeated values cost nothing on disk. So the rows are counted first,
+    only codecs with a low compression ratio are allowed, and distinct texts are checked once.
+
+    Args:
+        run: Saved run.
+        name: Name of the file.
+        schema: Columns to read, with their types.
+        most_rows: Maximum number of rows.
+        longest_text: Maximum length of a text in bytes.
 
     Raises:
         OSError: The file cannot be read or is too large.
         ValueError: The file is not Parquet, or not as evo-tune writes it.
+        KeyError: It lacks a column.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    with open_parquet(run, COMPARISON, MAX_COMPARISON_BYTES) as plain_file:  # without dictionaries, to see its types
+    with open_parquet(run, name) as plain_file:  # without dictionaries, to see its types
         metadata, file_schema = plain_file.metadata, plain_file.schema_arrow
-        metrics = [name.removeprefix(METRIC_PREFIX) for name in file_schema.names if name.startswith(METRIC_PREFIX)]
-        needed = {"id", "seed", "status", "seconds", "device", "error"}  # and genes and metrics, whose prefix has a dot
-        present_schema = trial_schema(run.genes, metrics, {})
-        types = {field.name: field.type for field in present_schema if field.name in needed or "." in field.name}
-        types |= {EVALUATOR_COLUMN: pa.string(), DATA_COLUMN: pa.string()}
-        if any(file_schema.field(name).type != arrow_type for name, arrow_type in types.items()):
+        if any(file_schema.field(field.name).type != field.type for field in schema):
             raise ValueError("its columns have other types")
-        if metadata.num_rows > MAX_COMPARISON_ROWS:
+        if metadata.num_rows > most_rows:
             raise ValueError(f"it has {metadata.num_rows} rows")
         groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-        codecs = {group.column(i).compression for group in groups for i in range(group.num_columns)}
-        if not codecs <= {"SNAPPY", "UNCOMPRESSED"}:
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        if not {chunk.compression for chunk in chunks} <= {"SNAPPY", "UNCOMPRESSED"}:
             raise ValueError("its compression is not that of evo-tune")
-    text_columns = [name for name, arrow_type in types.items() if arrow_type == pa.string()]
-    needed_schema = pa.schema(types)
-    parts = [needed_schema.empty_table()]
-    with open_parquet(run, COMPARISON, MAX_COMPARISON_BYTES, text_columns) as file:
-        for batch in file.iter_batches(batch_size=1000, columns=list(types), use_threads=False):
-            for name in text_columns:
-                longest = pc.max(pc.binary_length(batch.column(name).dictionary)).as_py()
-                if (longest or 0) > MAX_TEXT_BYTES:
-                    raise ValueError(f"a text in its column {name} has {longest} bytes")
-            parts.append(pa.Table.from_batches([batch]).select(list(types)).cast(needed_schema))
+        if any(chunk.num_values > MAX_PARENTS * most_rows for chunk in chunks):
+            raise ValueError("a list in it is too long")
+    text_columns = [field.name for field in schema if field.type == pa.string()]
+    plain_schema = pa.schema([field.remove_metadata() for field in schema])
+    parts = [plain_schema.empty_table()]
+    with open_parquet(run, name, dictionary_columns=text_columns) as file:
+        for batch in file.iter_batches(batch_size=1000, columns=schema.names, use_threads=False):
+            for column in text_columns:
+                longest = pc.max(pc.binary_length(batch.column(column).dictionary)).as_py()
+                if (longest or 0) > longest_text:
+                    raise ValueError(f"a text in its column {column} has {longest} bytes")
+            parts.append(pa.Table.from_batches([batch]).select(schema.names).cast(plain_schema))
     return pa.concat_tables(parts)
 
 
-def _is_of_present_evaluator(row: Mapping[str, Any], run: Run) -> bool:
-    """Return whether a result is from the run's present evaluator and data.
+def file_difference(run: Run, name: str, expected: pa.Table) -> str:
+    """Return how a Parquet file of a run differs from rows that follow from the journal, in words; '' if it does not.
 
-    Raises:
-        ValueError: The row does not name them.
+    Args:
+        run: Saved run.
+        name: Name of the file.
+        expected: The rows.
     """
-    origin = row[EVALUATOR_COLUMN], row[DATA_COLUMN]
-    if None in origin:
-        raise ValueError("a row does not say under which evaluator or data it was made")
-    return origin == (run.evaluator_hash, run.fingerprint)
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = [pc.max(pc.binary_length(column)).as_py() or 0 for column in expected if column.type == pa.string()]
+    try:
+        with open_parquet(run, name) as file:
+            fields = [
+                [(field.name, field.type, field.metadata) for field in schema]
+                for schema in (file.schema_arrow, expected.schema)
+            ]
+            if fields[0] != fields[1]:
+                return "its columns, types or units are others"
+        rows = _read_rows(run, name, expected.schema, len(expected), max(texts))
+    except FileNotFoundError:
+        return "it is missing"
+    except (OSError, ValueError) as error:
+        return one_line(str(error), 200)
+    if len(rows) != len(expected):
+        return f"it has {len(rows)} rows in place of {len(expected)}"
+    # Values as text, because NaN is not equal to itself, and 0.0 is to -0.0.
+    columns = zip(rows.column_names, rows, expected, strict=True)
+    names = [name for name, *pair in columns if len({str(column.to_pylist()) for column in pair}) > 1]
+    return f"other values in {', '.join(names)}" if names else ""

@@ -199,14 +199,16 @@ def remember_file(path: Path, hash: str) -> None:
     _remember("files", str(_real(path)), hash)
 
 
-def remember_run(folder: Path, hashes: Mapping[str, str]) -> None:
+def remember_run(folder: Path, hashes: Mapping[str, str]) -> bool:
     """Remember hashes of what the user gave to a run, by name; earlier ones of other names stay.
+
+    Returns whether that was possible.
 
     Args:
         folder: Folder of the run.
         hashes: All of `reason_for_distrust`'s `hashes` if the user began the run, or others.
     """
-    _remember("runs", str(_real(folder)), dict(hashes))
+    return _remember("runs", str(_real(folder)), dict(hashes))
 
 
 def is_remembered(folder: Path, hashes: Mapping[str, str]) -> bool:
@@ -277,8 +279,8 @@ def _read_memory() -> _Memory:
     return _Memory(files={}, runs={})
 
 
-def _remember(kind: Literal["files", "runs"], key: str, value: Any) -> None:
-    """Add an entry as the newest one; a dict is added to the one that is there.
+def _remember(kind: Literal["files", "runs"], key: str, value: Any) -> bool:
+    """Add an entry as the newest one, and return whether it is there; a dict is added to the one that is there.
 
     If the folder cannot be written, the user is told, and asked again next time.
     """
@@ -293,7 +295,7 @@ def _remember(kind: Literal["files", "runs"], key: str, value: Any) -> None:
             if isinstance(value, dict):
                 value = {**(earlier_value or {}), **value}
             if value == earlier_value:
-                return
+                return True
             newest = {**dict(list(of_kind.items())[1 - MOST :]), key: value}
             with tempfile.NamedTemporaryFile(
                 "w", dir=memory.parent, prefix=".trusted-", delete=False, encoding="utf-8"
@@ -308,6 +310,8 @@ def _remember(kind: Literal["files", "runs"], key: str, value: Any) -> None:
         reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
         name = one_line(os.path.basename(key), 80)
         warnings.warn(f"cannot remember that {name} is yours ({reason}): evo-tune will ask again", stacklevel=2)
+        return False
+    return True
 
 
 # The paths outside of a run's folder that its values name, or to which links in its data lead. Only names and kinds of

@@ -174,7 +174,9 @@ def test_verify_names_a_changed_strategy_and_changed_versions(typed: Typed, fold
     fields = json.loads(manifest.read_text())
     manifest.write_text(json.dumps({**fields, "versions": {**fields["versions"], "numpy": "1.0"}}))
     verified = typed("verify", "mine", "--trust")
-    assert (verified.code, verified.err) == (0, ""), "what changed has changed nothing"
+    edited = "mine: _run.json does not agree: it is not the one with which the sessions began\n"
+    assert (verified.code, verified.err) == (1, edited), "the version has changed no proposal"
+    assert "all 4 proposals agree" in verified.out
     changed = text.replace("return unseen", "rng.random()\n        return unseen")
     assert changed != text
     own.write_text(changed)
@@ -184,6 +186,7 @@ def test_verify_names_a_changed_strategy_and_changed_versions(typed: Typed, fold
     assert f"the strategy's file {own} (or a module that it imports) has changed since the run began" in verified.err
     assert f"numpy was 1.0, and is {np.__version__}" in verified.err
     assert len(json.loads(typed("verify", "mine", "--format", "json").out)["notes"]) == 2
+    manifest.write_text(json.dumps(fields))
     own.rename(folder / "gone.py")
     for command in ("verify", "resume"):
         gone = typed(command, "mine")

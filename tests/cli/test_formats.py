@@ -57,6 +57,7 @@ LOOKS = [
     "delete renamed --yes",
     "convert one --to optuna",
     "verify one",
+    "verify one --retrain 2",
     "watch one",
     "describe tabular",
     "evaluators",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -26,6 +28,7 @@ from evo_tune.report.summary import RunResult, best_trials, run_result, verdict
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
 from tests.conftest import drive, rows
+from tests.journals import make_older
 
 Begin = Callable[..., Search]
 
@@ -237,18 +240,64 @@ def test_results_of_another_evaluator_or_other_data_are_not_used(begin: Begin, r
     assert len(set(table["evaluator_hash"].to_pylist())) == 2
 
 
+def forge_comparison(folder: Path) -> None:
+    """Let the file of a run's final comparison say that its finalist is much better."""
+    rows = pq.read_table(folder / "_comparison.parquet", partitioning=None).to_pandas()
+    rows.loc[rows["id"] != 0, "metric.loss"] = -99.0
+    pq.write_table(pa.Table.from_pandas(rows, preserve_index=False), folder / "_comparison.parquet")
+
+
 @pytest.mark.usefixtures("here")
-def test_a_damaged_file_is_done_again(begin: Begin, resume: Begin) -> None:
+@pytest.mark.parametrize("damage", ["forged", "cut", "removed"])
+def test_a_file_that_was_changed_is_not_used_and_written_again(begin: Begin, resume: Begin, damage: str) -> None:
     drive(begin("run", trials=6), evaluate=falling)
-    search = resume("run", slots=1, final_seeds=1).run()
-    path = search.saved.folder / "_comparison.parquet"
+    saved = resume("run", slots=1, final_seeds=1).run().saved
+    before, path = comparison_result(saved), saved.folder / "_comparison.parquet"
     whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
+    if damage == "forged":
+        forge_comparison(saved.folder)
+    elif damage == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    else:
+        path.unlink()
+    assert comparison_result(Run.open(saved.folder)) == before
+    with pytest.warns(UserWarning, match=r"_comparison\.parquet does not agree with the journal .*: written again"):
+        again = resume("run").run().saved
+    assert comparison_result(again) == before
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.usefixtures("here")
+def test_a_file_without_results_in_the_journal_is_set_aside(begin: Begin, resume: Begin) -> None:
+    drive(begin("other", trials=6), evaluate=falling)
+    other = resume("other", slots=1, final_seeds=1).run().saved
+    folder = drive(begin("run", trials=6), evaluate=falling).saved.folder
+    shutil.copy(other.folder / "_comparison.parquet", folder)
+    assert read_comparison(Run.open(folder)) == []
+    with pytest.warns(UserWarning, match="knows nothing of .*_comparison.parquet: renamed"):
+        assert read_comparison(resume("run").saved) == []
+    assert (folder / "_comparison.parquet.aside").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_the_file_of_version_1_0_is_read_and_goes_into_the_journal(begin: Begin, resume: Begin) -> None:
+    drive(begin("run", trials=6), evaluate=falling)
+    folder = resume("run", slots=1, final_seeds=1).run().saved.folder
+    before = read_comparison(Run.open(folder))
+    assert len(before) == 4
+    make_older(folder)
+    assert [(one.id, one.candidate, one.outcome) for one in read_comparison(Run.open(folder))] == [
+        (one.id, one.candidate, one.outcome) for one in before
+    ]
+    again = resume("run", final_seeds=6, slots=1).run().saved
+    assert len(again.fresh) > 4
+    assert read_comparison(again)[:4] == before
+    (folder / "_comparison.parquet").unlink()
+    assert read_comparison(Run.open(folder)) == read_comparison(again)
+    make_older(folder)
+    (folder / "_comparison.parquet").write_bytes(b"PAR1")
     with pytest.warns(UserWarning, match=r"_comparison\.parquet is damaged: the final comparison is done again"):
-        assert read_comparison(Run.open(search.saved.folder)) == []
-    with pytest.warns(UserWarning, match="is damaged"):
-        again = resume("run").run()
-    assert len(read_comparison(Run.open(again.saved.folder))) == 4
+        assert read_comparison(Run.open(folder)) == []
 
 
 @pytest.mark.usefixtures("here")

@@ -235,7 +235,7 @@ FULL = """
     from evo_tune.errors import StoreError
     from evo_tune.store.journal import Journal, seal_line, write_atomically
 
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
     journal = Journal(Path(sys.argv[1]))
     written = 0
     try:
@@ -247,7 +247,7 @@ FULL = """
     journal.close()
     assert [event["id"] for event in list(Journal(Path(sys.argv[1])).read(json.loads))] == list(range(written))
     try:
-        write_atomically(Path(sys.argv[2]), bytes(2000))
+        write_atomically(Path(sys.argv[2]), bytes(4000))
     except StoreError as error:
         print(error)
 """

@@ -26,9 +26,9 @@ from evo_tune.store.journal import Journal
 from evo_tune.store.manifest import read_manifest
 from evo_tune.store.run import Run
 from evo_tune.store.run_folders import HEARTBEAT, copy_run, list_runs, new_run_folder, remove_unfinished_creation
-from evo_tune.store.table import file_is_whole, read_comparison, write_comparison
+from evo_tune.store.table import file_is_whole, read_comparison
 from tests.conftest import drive
-from tests.journals import events_of, write_events
+from tests.journals import events_of, make_older, save_comparison, write_events
 
 Begin = Callable[..., Search]
 
@@ -37,7 +37,7 @@ Begin = Callable[..., Search]
 def run(begin: Begin) -> Path:
     """A run of six trials, with a final comparison."""
     search = drive(begin("mine", trials=6))
-    write_comparison(search.saved, [search.saved.trial(0), search.saved.trial(1)])
+    save_comparison(search.saved.folder, [search.saved.trial(0), search.saved.trial(1)])
     return search.saved.folder
 
 
@@ -116,11 +116,11 @@ def test_a_line_that_is_too_long_is_named(run: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_journal_cannot_be_made_larger_than_it_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journals, "LARGEST", 120)
+    monkeypatch.setattr(journals, "LARGEST", 200)
     journal = Journal(tmp_path / "_journal.jsonl")
     journal.append([b"x" * 90], sync=False)
     refused(lambda: journal.append([b"x" * 90], sync=False), "larger than")
-    assert (tmp_path / "_journal.jsonl").stat().st_size == 110
+    assert (tmp_path / "_journal.jsonl").stat().st_size == 193
 
 
 @pytest.mark.parametrize(
@@ -262,6 +262,7 @@ def bomb(table: pa.Table, kind: str) -> tuple[pa.Table, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rows", "texts", "codec", "id", "status", "seed", "null", "types"])
 def test_a_final_comparison_that_stands_for_much_counts_as_none(run: Path, kind: str) -> None:
+    make_older(run)
     path, saved = run / "_comparison.parquet", Run.open(run)
     assert [trial.id for trial in read_comparison(saved)] == [0, 1]
     table, codec = bomb(pq.read_table(path, partitioning=None), kind)

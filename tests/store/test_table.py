@@ -20,8 +20,9 @@ from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.trial import Candidate, Minimize, Outcome, Trial
 from evo_tune.loop.search import Search
 from evo_tune.store import table
-from evo_tune.store.table import file_path, read_comparison, write_comparison
+from evo_tune.store.table import file_path, read_comparison
 from tests.conftest import drive, evaluate, rows, survivors
+from tests.journals import save_comparison
 
 pytestmark = pytest.mark.usefixtures("small_files")
 
@@ -97,7 +98,7 @@ def test_a_run_is_one_table_for_pandas_and_duckdb(begin: Callable[..., Search]) 
     (search.saved.folder / "_trials" / "000001").mkdir(parents=True)
     (search.saved.folder / "_trials" / "000001" / "log.txt").write_text("so far")
     drive(search, evaluate=failing)
-    write_comparison(search.saved, [search.saved.trial(0)])
+    save_comparison(search.saved.folder, [search.saved.trial(0)])
     folder = search.saved.folder
     assert {"_run.json", "_journal.jsonl", "_comparison.parquet", "_trials"} <= {p.name for p in folder.iterdir()}
     frame = pd.read_parquet(folder)
@@ -192,8 +193,8 @@ def test_a_metric_of_the_final_comparison_alone_changes_no_generation(
         search.tell(candidate, evaluate(search, candidate))
     one = search.saved.trial(0)
     other = replace(one, outcome=replace(one.outcome, metrics={**one.outcome.metrics, "extra": 1.0}))
-    write_comparison(search.saved, [one, other])
     search.close()
+    save_comparison(search.saved.folder, [one, other])
     assert "metric.extra" not in pd.read_parquet(search.saved.folder).columns
     back = read_comparison(resume("compared").saved)
     assert [trial.outcome.metrics for trial in back] == [one.outcome.metrics, other.outcome.metrics]
@@ -240,7 +241,10 @@ def test_files_that_the_journal_knows_nothing_of_are_set_aside(
     journal = search.saved.journal.path
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(lines[:17]))  # by hand: five results are left
-    with pytest.warns(UserWarning, match="knows nothing of .*trials-0002.parquet: renamed"):
+    with (
+        pytest.warns(UserWarning, match="knows nothing of .*trials-0002.parquet: renamed"),
+        pytest.warns(UserWarning, match="_journal.jsonl is not as this machine left it: see `evo-tune verify`"),
+    ):
         again = resume("run")
     assert len(pd.read_parquet(again.saved.folder)) == len(again.trials) == 5
     assert (again.saved.folder / "_trials-0002.parquet.aside").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 
 import click
 
@@ -80,12 +79,7 @@ def command(
     genome = space.check(space.parse(values), fill_defaults=True)
     planned = plan(1, devices, 1, threads)
     shared.print_remarks(bound, genome, extra_seeds=False)
-    for number in (
-        signal.SIGTERM,
-        signal.SIGHUP,
-    ):  # they raise, as Ctrl-C does: no process and no folder is left behind
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            signal.signal(number, signal.default_int_handler)
+    shared.interrupt_on_signals()
     with tempfile.TemporaryDirectory() as scratch:
         task = Task.of(bound, plugin.objectives, folder or scratch, planned.threads)
         slot = open_slots(task, planned, timeout, 0)[0]

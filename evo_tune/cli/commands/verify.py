@@ -1,11 +1,17 @@
-"""`evo-tune verify`: replay the proposals of a run and compare them with the recorded ones."""
+"""`evo-tune verify`: replay the proposals of a run, compare its files with its journal, and train trials again."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import click
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
+from evo_tune.text import with_plural
+
+if TYPE_CHECKING:
+    from evo_tune.loop.verifying import Verification
 
 # Most disagreements to print.
 SHOWN = 5
@@ -16,46 +22,89 @@ SHOWN = 5
 @shared.store_option
 @shared.evaluator_option
 @click.option("--strategy", metavar="PATH", help="New path of the strategy's file, if it has moved.")
+@click.option("--retrain", metavar="N", type=shared.COUNT, help="Train N random trials again and compare their values.")
 @shared.trust_option
 @shared.format_option("table", "json")
 def command(
-    run: str | None, store: str, evaluator: str | None, strategy: str | None, trust: bool, output_format: str
+    run: str | None,
+    store: str,
+    evaluator: str | None,
+    strategy: str | None,
+    retrain: int | None,
+    trust: bool,
+    output_format: str,
 ) -> int:
-    """Replay the proposals of RUN against the recorded ones.
+    """Replay the proposals of RUN, and say whether its results have changed.
 
-    Each proposal is made again from the results that were known at the time, and must equal the recorded one.
+    Each proposal is made again from the results that were known at the time, and must equal the recorded one. The
+    journal must be as this machine wrote it, and the other files must agree with it. The exit code is 1 if not.
     """
-    from evo_tune.loop import verifying
-    from evo_tune.loop.code import load_code
-    from evo_tune.store.manifest import space_of
+    from evo_tune.loop.code import load_code, session_settings_to_trust
+    from evo_tune.loop.verifying import verify_run
 
     saved = shared.open_run(run, store)
-    manifest = saved.manifest
     bound, rules = load_code(saved, evaluator, trust, shared.ask_function(), strategy)
-    differing = verifying.verify(saved, space_of(manifest, bound.space), rules)
-    disagreements = [row for row in differing if isinstance(row, verifying.Disagreement)]
-    ranges = [row for row in differing if isinstance(row, verifying.RangeDisagreement)]
-    changed = verifying.note_of_changed_strategy(manifest, rules.inner)
-    notes = ([changed] if changed else []) + (verifying.notes_of_changed_versions(manifest) if differing else [])
-    count = len(saved.candidates)
+    session = session_settings_to_trust(saved, {}) if retrain else saved.session
+    local = {"slots": 1, "per_device": 1, "address": None, "scheduler_file": None}
+    if retrain:
+        shared.interrupt_on_signals()
+    verification = verify_run(saved, bound, rules, retrain or 0, session.with_changes(**local))
     if output_format == "json":
-        verification = verifying.Verification(
-            run=saved.name, proposals=count, disagreements=disagreements, ranges=ranges, notes=notes
-        )
         shared.print_json(verification)
-        return 1 if differing else 0
-    if not differing:
-        shared.echo(f"{saved.name}: all {count} proposals agree with the recorded ones")
-    lines = []
-    for row in disagreements[:SHOWN]:
-        replayed = shared.show_genome(row.replayed.genome) if row.replayed else "nothing"
-        lines += [f"trial {row.id}: recorded {shared.show_genome(row.recorded.genome)}", f"  but replayed {replayed}"]
-    for change in ranges[:SHOWN]:
+    else:
+        shared.echo(*_agreements(verification))
+        shared.echo(*_disagreements(verification), *verification.notes, err=True)
+    return 0 if verification.agrees else 1
+
+
+def _agreements(verification: Verification) -> list[str]:
+    """Return what agrees, and what is not known, a line each."""
+    row, lines = verification, []
+    if not row.disagreements and not row.ranges:
+        lines.append(f"all {row.proposals} proposals agree with the recorded ones")
+    if row.bound_from is None:
+        lines.append("results not bound: version 1.0 wrote the run")
+    elif row.bound_from > 1:
+        lines.append(f"results not bound up to record {row.bound_from - 1}, which version 1.0 wrote")
+    if row.results == "unchanged":
+        later = row.records - row.remembered
+        more = f"; {with_plural(later, 'later record')} not known here" if later else ""
+        lines.append(f"results unchanged since this machine last wrote the run ({row.remembered} records){more}")
+    elif row.results == "not known here":
+        lines.append("results not known here: this machine has not written the run")
+    if row.files is None:
+        lines.append("files not compared: the last session has not ended, and resume writes them again")
+    elif not row.files:
+        lines.append("files agree with the journal")
+    if row.retrained and all(value.retrained == value.recorded for value in row.retrained):
+        lines.append(
+            f"{with_plural(len({value.id for value in row.retrained}), 'trial')} trained again, with the same values"
+        )
+    return [*(f"{row.run}: {line}" for line in lines), f"not detected: {row.undetected}"]
+
+
+def _disagreements(verification: Verification) -> list[str]:
+    """Return what does not agree, a line each."""
+    row, lines = verification, []
+    for proposal in row.disagreements[:SHOWN]:
+        replayed = shared.show_genome(proposal.replayed.genome) if proposal.replayed else "nothing"
+        lines.append(f"trial {proposal.id}: recorded {shared.show_genome(proposal.recorded.genome)}")
+        lines.append(f"  but replayed {replayed}")
+    for change in row.ranges[:SHOWN]:
         lines.append(f"before trial {change.before}: recorded {change.recorded or 'no wider range'}")
         lines.append(f"  but replayed {change.replayed or 'no wider range'}")
-    if ranges:
-        lines.append(f"{saved.name}: {len(ranges)} changes of ranges do not agree")
-    if disagreements:
-        lines.append(f"{saved.name}: {len(disagreements)} of {count} proposals do not agree")
-    shared.echo(*lines, *notes, err=True)
-    return 1 if differing else 0
+    if row.ranges:
+        lines.append(f"{row.run}: {len(row.ranges)} changes of ranges do not agree")
+    if row.disagreements:
+        lines.append(f"{row.run}: {len(row.disagreements)} of {row.proposals} proposals do not agree")
+    if row.results == "changed":
+        lines.append(f"{row.run}: results changed since this machine last wrote the run")
+    if row.broken_at is not None:
+        place = f"a record before record {row.broken_at}" if row.broken_at > 1 else "the first record"
+        lines.append(f"{row.run}: {place} was changed, removed or moved")
+    lines += [f"{row.run}: {file.file} does not agree: {file.difference}" for file in row.files or ()]
+    for value in row.retrained:
+        if value.retrained != value.recorded:
+            new_value = "no value" if value.retrained is None else value.retrained
+            lines.append(f"trial {value.id}: recorded {value.metric} {value.recorded}, trained again {new_value}")
+    return lines

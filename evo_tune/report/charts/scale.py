@@ -19,6 +19,7 @@ from evo_tune.genome.trial import DECAYED
 from evo_tune.report import charts
 from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Command, Part, Spec
 from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
+from evo_tune.store.binding import remember_file
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.manifest import Count, Finite, Whole
 from evo_tune.store.run import Run
@@ -87,7 +88,9 @@ def write_recipe(run: Run, recipe: TransferredRecipe) -> None:
     Raises:
         StoreError: Writing failed.
     """
-    write_atomically(run.folder / FILE, msgspec.json.format(msgspec.json.encode(recipe)))
+    data = msgspec.json.format(msgspec.json.encode(recipe))
+    write_atomically(run.folder / FILE, data)
+    remember_file(run.folder, FILE, data)
 
 
 class Training(NamedTuple):
