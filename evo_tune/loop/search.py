@@ -522,7 +522,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                     self.saved.end(reason)
                 else:
                     try:
-                        with contextlib.suppress(RunError):  # the strategy may have ended the run
+                        with contextlib.suppress(RunError, StoreError):  # which may have ended the run
                             self._trial_files.stop()
                         self.saved.end(str(self.drivers.error))
                     except Removed as error:  # it says where the results are saved
