@@ -1,11 +1,13 @@
 """Families of models: `evo-tune auto` on tables against itself with the Transformer only, and against peers.
 
-A fifth of the rows of each table is kept apart; all methods get the other rows and the same wall time. `auto` divides
-them by itself. Peers: scikit-learn's histogram boosting and random forest with their defaults, on all of these rows,
-and LightGBM with Optuna (up to 20 trials on three quarters of the rows, then all of them). The tables come with
-scikit-learn and statsmodels; nothing is downloaded. LightGBM and Optuna may be in an environment of their own:
+A fifth of the rows of each table is kept apart; all methods get the other rows. `auto` divides them by itself, and has
+`--hours`. Peers: scikit-learn's histogram boosting and random forest with their defaults, on all of these rows, and
+LightGBM with 20 trials of Optuna, of which the defaults are the first (on three quarters of the rows, then all of
+them). "boosting, 20 trials" is `evo-tune run` with 20 trials of boosted trees; it has three fifths of the rows to learn
+from and a fifth for the choice, as "LightGBM, same rows" has. Final trainings have other seeds than the trials. The
+tables come with scikit-learn and statsmodels; nothing is downloaded:
 
-    python benchmarks/families.py --hours 0.033 --peers /path/to/venv/bin/python --results families.jsonl
+    python benchmarks/families.py --hours 0.033 --results families.jsonl
 
 Each row is appended to the results when it is known; a row that is there is not measured again.
 """
@@ -28,7 +30,9 @@ import pandas as pd
 
 TABLES = "wine", "diabetes", "breast cancer", "digits", "votes", "affairs", "visits"
 AUTO = {"all families": "all", "transformer": "transformer", "boosting": "boosting"}
-PEERS = "histogram boosting", "random forest", "LightGBM, 20 trials"
+RUN = "boosting, 20 trials"
+PEERS = "histogram boosting", "random forest", "LightGBM, 20 trials", "LightGBM, same rows"
+TRIALS = 20
 
 Predict = Callable[[pd.DataFrame], Any]
 """Returns predicted numbers, (n,), or probabilities of classes, (n, classes), in the classes' order."""
@@ -61,46 +65,71 @@ def scores(predicted: Any, truth: pd.Series) -> dict[str, float]:
     return {"loss": float(-np.log(shares).mean()), "accuracy": float((predicted.argmax(1) == places).mean())}
 
 
-def by_auto(train: pd.DataFrame, test: pd.DataFrame, target: str, families: str, hours: float, seed: int) -> Any:
-    """Return the predictions of `evo-tune auto` for rows kept apart, and the genome of its model."""
+def by_auto(families: str, hours: float, target: str, seed: int) -> list[str]:
+    """Return the command that searches with `evo-tune auto`."""
+    words = f"auto train.csv --families {families} --hours {hours:g} --evaluator tabular --slots 1 --seed {seed}"
+    return [f"{words} --target {target} --out model --quiet"]
+
+
+def by_run(target: str, seed: int) -> list[str]:
+    """Return the commands that search boosted trees and export the best ones."""
+    words = f"run tabular -o data=train.csv -o target={target} -o families=boosting --trials {TRIALS} --slots 1"
+    return [
+        f"{words} --seed {seed} --final-seeds 0 --no-baseline --no-report --name trees --quiet",
+        f"export trees model --seed {seed + 1000}",
+    ]
+
+
+def predicted_by(commands: list[str], train: pd.DataFrame, test: pd.DataFrame, target: str) -> Any:
+    """Return the predictions of a model that commands of evo-tune make, for rows kept apart, and its genome."""
     import evo_tune
 
     with tempfile.TemporaryDirectory() as folder:
         train.to_csv(Path(folder) / "train.csv", index=False)
-        words = ["auto", "train.csv", "--target", target, "--families", families, "--hours", f"{hours:g}"]
-        words += ["--evaluator", "tabular", "--slots", "1", "--seed", f"{seed}", "--out", "model", "--quiet"]
-        command = [sys.executable, "-m", "evo_tune", *words]
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for words in commands:
+            command = [sys.executable, "-m", "evo_tune", *words.split()]
+            subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         model: Any = evo_tune.load_model(Path(folder) / "model")
         rows = test.drop(columns=[target])
         predicted = model.predict_proba(rows) if hasattr(model, "classes_") else model.predict(rows)
         return predicted, model.about.genome
 
 
-def by_peer(name: str, train: pd.DataFrame, target: str, hours: float, seed: int) -> Predict:
-    """Return a peer's model, fitted to all rows."""
+def by_peer(name: str, train: pd.DataFrame, target: str, seed: int) -> Predict:
+    """Return a peer's model."""
     from sklearn import ensemble
 
     x, y = train.drop(columns=[target]), train[target]
     kind = "Regressor" if pd.api.types.is_numeric_dtype(y) else "Classifier"
-    if name == PEERS[2]:
-        return _lightgbm(x, y, kind, hours, seed)
+    if name.startswith("LightGBM"):
+        return _lightgbm(x, y, kind, seed, refit=name == PEERS[2])
     model = getattr(ensemble, f"{'HistGradientBoosting' if name == PEERS[0] else 'RandomForest'}{kind}")
     fitted = model(random_state=seed).fit(x, y)
     return fitted.predict if kind == "Regressor" else fitted.predict_proba  # type: ignore[no-any-return]
 
 
-def _lightgbm(x: pd.DataFrame, y: pd.Series, kind: str, hours: float, seed: int) -> Predict:
+def _lightgbm(x: pd.DataFrame, y: pd.Series, kind: str, seed: int, refit: bool) -> Predict:
     import lightgbm
     import optuna
     from sklearn.model_selection import train_test_split
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     of_classes = kind == "Classifier"
-    parts = train_test_split(x, y, random_state=seed, stratify=y if of_classes else None)
+    if of_classes:  # eval_y takes no texts
+        y = pd.Series(np.unique(y, return_inverse=True)[1], y.index)
 
-    def make(options: dict[str, Any]) -> Any:
-        return getattr(lightgbm, f"LGBM{kind}")(verbose=-1, random_state=seed, n_jobs=1, subsample_freq=1, **options)
+    def divide(x: pd.DataFrame, y: pd.Series, share: float) -> Any:
+        parts = train_test_split(x, y, test_size=share, random_state=seed, stratify=y if of_classes else None)
+        return (parts[0], parts[2]), (parts[1], parts[3])
+
+    learnt, judged = divide(x, y, 0.25)
+    if not refit:
+        learnt, judged = divide(*divide(x, y, 0.2)[0], 0.25)
+
+    def fit(options: dict[str, Any], seed: int) -> Any:
+        model = getattr(lightgbm, f"LGBM{kind}")(verbose=-1, random_state=seed, n_jobs=1, subsample_freq=1, **options)
+        stop = lightgbm.early_stopping(50, verbose=False)
+        return model.fit(*learnt, eval_X=judged[0], eval_y=judged[1], callbacks=[stop])
 
     def objective(trial: Any) -> float:
         options = {
@@ -112,15 +141,22 @@ def _lightgbm(x: pd.DataFrame, y: pd.Series, kind: str, hours: float, seed: int)
             "reg_lambda": trial.suggest_float("reg_lambda", 1e-3, 30.0, log=True),
             "n_estimators": 1000,
         }
-        stop = lightgbm.early_stopping(50, verbose=False)
-        model = make(options).fit(parts[0], parts[2], eval_set=[(parts[1], parts[3])], callbacks=[stop])
+        model = fit(options, seed)
         trial.set_user_attr("options", {**options, "n_estimators": int(model.best_iteration_)})
-        predicted = model.predict_proba(parts[1]) if of_classes else model.predict(parts[1])
-        return next(iter(scores(predicted, parts[3]).values()))
+        predicted = model.predict_proba(judged[0]) if of_classes else model.predict(judged[0])
+        return next(iter(scores(predicted, judged[1]).values()))
 
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
-    study.optimize(objective, n_trials=20, timeout=hours * 3600)
-    model = make(study.best_trial.user_attrs["options"]).fit(x, y)
+    first = {"learning_rate": 0.1, "num_leaves": 31, "min_child_samples": 20, "subsample": 1.0, "colsample_bytree": 1.0}
+    study.enqueue_trial({**first, "reg_lambda": 1e-3})
+    study.optimize(objective, n_trials=TRIALS)
+    options = study.best_trial.user_attrs["options"]
+    if refit:
+        model = getattr(lightgbm, f"LGBM{kind}")(
+            verbose=-1, random_state=seed + 1000, n_jobs=1, subsample_freq=1, **options
+        ).fit(x, y)
+    else:
+        model = fit({**options, "n_estimators": 1000}, seed + 1000)
     return model.predict_proba if of_classes else model.predict  # type: ignore[no-any-return]
 
 
@@ -131,10 +167,11 @@ def measured(name: str, method: str, hours: float, seed: int) -> dict[str, Any]:
     cut = len(frame) // 5
     test, train = (frame.iloc[rows].reset_index(drop=True) for rows in (order[:cut], order[cut:]))
     began, genome = time.monotonic(), {}
-    if method in AUTO:
-        predicted, genome = by_auto(train, test, target, AUTO[method], hours, seed)
+    if method in PEERS:
+        predicted = by_peer(method, train, target, seed)(test.drop(columns=[target]))
     else:
-        predicted = by_peer(method, train, target, hours, seed)(test.drop(columns=[target]))
+        commands = by_run(target, seed) if method == RUN else by_auto(AUTO[method], hours, target, seed)
+        predicted, genome = predicted_by(commands, train, test, target)
     seconds, load = time.monotonic() - began, os.getloadavg()[1]
     return {"name": name, "method": method, "seed": seed, "seconds": seconds, "load": load, "genome": genome} | scores(
         predicted, test[target]
@@ -162,9 +199,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Families of models on tables, against peers.")
     parser.add_argument("--hours", type=float, default=0.033, help="Hours for each method and table.")
     parser.add_argument("--data", nargs="+", default=list(TABLES), choices=TABLES, metavar="NAME")
-    parser.add_argument("--methods", nargs="+", default=[*list(AUTO)[:2], *PEERS], metavar="NAME")
+    parser.add_argument("--methods", nargs="+", default=[*list(AUTO)[:2], RUN, *PEERS], metavar="NAME")
     parser.add_argument("--splits", type=int, default=1)
-    parser.add_argument("--peers", default=sys.executable, help="Python of an environment with the peers.")
     parser.add_argument("--results", type=Path, default=Path("families.jsonl"), help="File that rows are added to.")
     given = parser.parse_args()
     rows = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
@@ -173,24 +209,9 @@ def main() -> None:
             for method in given.methods:
                 if any((row["name"], row["method"], row["seed"]) == (name, method, seed) for row in rows):
                     continue
-                if method in AUTO or given.peers == sys.executable:
-                    row = measured(name, method, given.hours, seed)
-                    with given.results.open("a") as results:
-                        results.write(json.dumps(row) + "\n")
-                else:
-                    words = [
-                        "--data",
-                        name,
-                        "--methods",
-                        method,
-                        "--splits",
-                        f"{seed + 1}",
-                        "--hours",
-                        f"{given.hours}",
-                    ]
-                    command = [given.peers, __file__, *words, "--results", str(given.results)]
-                    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-                    row = json.loads(given.results.read_text().splitlines()[-1])
+                row = measured(name, method, given.hours, seed)
+                with given.results.open("a") as results:
+                    results.write(json.dumps(row) + "\n")
                 rows.append(row)
                 print({key: value for key, value in row.items() if key != "genome"}, flush=True)
     print("\n".join(lines(rows)))

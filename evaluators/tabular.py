@@ -17,7 +17,7 @@ epochs=30`).
 The baseline is gradient boosting: scikit-learn's HistGradientBoosting with its defaults, on the same rows. A run trains
 it once and compares the best trial with it; `--no-baseline` leaves it out.
 
-`-o families=all` searches over boosted trees and a linear model as well; `family` is then a gene (see
+`-o families=auto` searches over boosted trees (LightGBM's) and a linear model as well; `family` is then a gene (see
 `evo_tune.training.recipe.families`).
 
 The default genome of the Transformer follows the default of FT-Transformer's paper (Gorishniy et al., arXiv:2106.11959,
@@ -158,8 +158,8 @@ class Options(FamilyOptions, TableOptions, SplitOptions, ClassifierOptions, Quan
 
 
 def describe(options: Options) -> list[str]:
-    """Return what was read: rows, target, and the kind of each column."""
-    return describe_table(options.table)
+    """Return what was read: rows, target, and the kind of each column; first a family that is left out."""
+    return options.describe_families() + describe_table(options.table)
 
 
 def fingerprint(options: Options) -> str:
@@ -234,14 +234,14 @@ def _fitted_config(genome: Mapping[str, Any], options: Options) -> FittedConfig:
     numeric, categories = table.columns.sizes
     shape: dict[str, Any] = {"outputs": len(table.target.labels) or 1, "numeric": numeric, "categories": categories}
     if options.family_of(genome) == BOOSTING:
-        return TreesConfig(**shape, rounds=0, levels=genome["tree_depth"])
+        return TreesConfig(**shape)
     return LinearConfig(**shape, knots=genome["knots"])
 
 
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, steps and gpu_memory; of a Transformer also flops and samples."""
-    if (family := options.family_of(genome)) != TRANSFORMER:
-        return fitted_estimate(family, options, _fitted_config(genome, options), work(genome, options))
+    if options.family_of(genome) != TRANSFORMER:
+        return fitted_estimate(options, genome, _fitted_config(genome, options), work(genome, options))
     return encoder_estimate(genome, options, **_workload(genome, options))
 
 

@@ -9,6 +9,7 @@ from importlib.util import find_spec
 import pytest
 
 EXTRAS = {
+    "boosting": ("lightgbm",),
     "bpe": ("tokenizers",),
     "cma": ("cmaes",),
     "dask": ("distributed", "dask", "cryptography"),

@@ -25,12 +25,15 @@ from evo_tune.training.recipe.metrics import METRICS
 from evo_tune.training.samples import ClassifierTraining, SampleTraining
 from evo_tune.training.session import training_notes
 
+# Most steps without an improvement, if there is patience: LightGBM is often given so many.
+LONGEST_PATIENCE = 50
+
 
 def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context) -> tuple[FittedModel, dict[str, float]]:
     """Fit a model to the training rows up to the run's budget, and judge it on the validation rows.
 
-    The model is the one of the step with the smallest validation loss. With `patience`, the fit ends after so many
-    evaluations without an improvement.
+    The model is the one of the step with the smallest validation loss. With `patience`, the fit ends after the steps of
+    so many evaluations without an improvement, `LONGEST_PATIENCE` steps at most.
 
     Args:
         plan: The evaluator's description of the training, with `fit_steps`.
@@ -101,7 +104,9 @@ def _row_weights(task: SampleTraining, targets: torch.Tensor) -> Floats:
 
 
 def _keep_best(model: FittedModel, outputs: Iterator[Any], task: SampleTraining, steps: int, last: int) -> int:
-    """Fit, report the learning curve, and leave the model of the best evaluation. Return the number of steps.
+    """Fit, report the learning curve, and leave the model of the best step. Return the number of steps.
+
+    With patience every step is judged, otherwise those of the evaluations are.
 
     Args:
         model: The model.
@@ -113,19 +118,22 @@ def _keep_best(model: FittedModel, outputs: Iterator[Any], task: SampleTraining,
     options: Any = task.plan.options
     aims = task.training_targets(task.examples.held_out[1])
     marks = {-(-steps * point // options.evaluations) for point in range(1, options.evaluations + 1)} | {last}
-    best, state, waited, step = np.inf, model.state(), 0, 0
+    most_waiting = np.inf
+    if options.patience is not None:
+        most_waiting = min(LONGEST_PATIENCE, options.patience * max(1, steps // options.evaluations))
+    best, state, best_step, step = np.inf, None, 0, 0
     for step, values in enumerate(outputs, 1):
-        if step not in marks:
+        if step not in marks and options.patience is None:
             continue
         predicted = torch.from_numpy(np.ascontiguousarray(values))
-        loss = F.cross_entropy(predicted, aims) if aims.ndim == 1 else F.mse_loss(predicted, aims.double())
-        waited += 1
-        if float(loss) < best:
-            best, state, waited = float(loss), model.state(), 0
-        task.run.report(step / steps, val_loss=float(loss))
-        if options.patience is not None and waited >= options.patience:
+        loss = float(F.cross_entropy(predicted, aims) if aims.ndim == 1 else F.mse_loss(predicted, aims.double()))
+        if loss < best:
+            best, state, best_step = loss, model.state(), step
+        if step in marks:
+            task.run.report(step / steps, val_loss=loss)
+        if step - best_step >= most_waiting:
             break
-    model.finish(state if best < np.inf else model.state())
+    model.finish(model.state() if state is None else state)
     return step
 
 

@@ -406,7 +406,7 @@ def test_a_table_is_searched_over_all_families_unless_the_user_names_some(data: 
         "--format",
         "json",
     )
-    for flags, families in (((), "all"), (("--families", "boosting"), "boosting")):
+    for flags, families in (((), "auto"), (("--families", "boosting"), "boosting")):
         planned = msgspec.json.decode(typed(*words, *flags).out, type=PlannedRun)
         assert planned.options["families"] == families
     refused = typed("auto", "named.csv", "--evaluator", "forecasting", "--families", "linear")

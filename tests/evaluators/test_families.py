@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from evo_tune.plugins.cost import Cost, TimedGenome
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.settings import parse_settings
+from tests.extras import need
+
+need("boosting")
 
 FAMILIES = ("boosting", "linear", "transformer")
 
@@ -58,9 +63,9 @@ def test_a_familys_genes_are_active_in_its_genomes_only(data: Path) -> None:
     assert set(bind(data, "linear,boosting").space.genes) & {"family", "lr", "l2"} == {"family", "l2"}
 
 
-@pytest.mark.parametrize("wrong", ["forest", "", "boosting,boosting", "all,linear", "boosting, linear"])
+@pytest.mark.parametrize("wrong", ["forest", "", "boosting,boosting", "all,linear", "auto,linear", "boosting, linear"])
 def test_an_unknown_family_is_named(wrong: str, data: Path) -> None:
-    with pytest.raises(OptionError, match="expected boosting, linear, transformer with commas"):
+    with pytest.raises(OptionError, match="transformer with commas between them, all, or auto"):
         bind(data, wrong)
 
 
@@ -127,14 +132,15 @@ def test_a_share_of_the_budget_is_the_beginning_of_the_same_training(data: Path,
 
 
 def test_patience_ends_a_fit_and_the_best_step_is_kept(data: Path, tmp_path: Path) -> None:
-    bound = bind(data, "boosting", patience=2, evaluations=50)
-    genome = bound.space.check({"shrinkage": 0.3, "leaf_rows": 1}, fill_defaults=True)
-    context = Context(seed=0, folder=tmp_path)
-    metrics = bound.evaluate(genome, context)
-    losses = [point["val_loss"] for _, point in context.curve]
-    assert metrics["steps"] < 300
-    assert metrics["val_loss"] == pytest.approx(min(losses), rel=1e-5)
-    assert np.argmin(losses) == len(losses) - 3
+    for patience, waited in ((2, 2), (80, 50)):
+        bound = bind(data, "boosting", patience=patience, evaluations=1000)
+        genome = bound.space.check({"shrinkage": 0.3, "leaf_rows": 2}, fill_defaults=True)
+        context = Context(seed=0, folder=tmp_path)
+        metrics = bound.evaluate(genome, context)
+        losses = [point["val_loss"] for _, point in context.curve]
+        assert metrics["steps"] == len(losses) < 300
+        assert metrics["val_loss"] == pytest.approx(min(losses), rel=1e-5)
+        assert np.argmin(losses) == len(losses) - 1 - waited
 
 
 def test_balanced_class_weights_change_a_fit(data: Path, tmp_path: Path) -> None:
@@ -165,3 +171,22 @@ def test_untimed_work_of_a_family_has_a_cost(data: Path) -> None:
     for family in FAMILIES:
         other = bound.space.check({"family": family}, fill_defaults=True)
         assert bound.with_options(cost=cost.text(), seconds=1.0).estimate(other)["steps"] >= 1
+
+
+def test_without_lightgbm_auto_leaves_boosting_out_and_the_rest_says_what_to_install(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    genome = bind(data, "all").space.default()
+    assert "left out" not in str(bind(data, "auto").describe())
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    bound = bind(data, "auto")
+    assert bound.space.genes["family"].values == ("linear", "transformer")  # type: ignore[union-attr]
+    assert bound.describe()[0] == ("boosting is left out: LightGBM is not installed: pip install 'evo-tune[boosting]'")
+    for families in ("boosting", "all", "linear,boosting"):
+        with pytest.raises(
+            OptionError, match=rf"families={families}: LightGBM .* 'evo-tune\[boosting\]', or give -o f"
+        ):
+            _ = bind(data, families).space
+    with pytest.raises(OptionError, match=r"boosting needs LightGBM, .*: pip install 'evo-tune\[boosting\]'"):
+        bound.evaluate({**bound.space.default(), **genome, "family": "boosting"}, Context(seed=0, folder=tmp_path))

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--out", metavar="MODEL", help="Folder of the model.  [default: _model in the run's folder]")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier model in the folder of --out.")
 @click.option("--evaluator", metavar="NAME", help="Evaluator to use instead of the recognised one.")
-@click.option("--families", metavar="LIST", help="Families of models, with commas between them.  [default: all]")
+@click.option("--families", metavar="LIST", help="Families of models, with commas between them.  [default: auto]")
 @shared.evaluator_options_option
 @click.option("--seed", type=shared.NOT_NEGATIVE, default=0, show_default=True, help="Seed of the run.")
 @click.option("--slots", type=shared.COUNT, help="Trainings at the same time.")
@@ -88,7 +88,7 @@ def command(
         raise UsageError(f"--evaluator {plugin.name}: it has no export(genome, context, folder): use `evo-tune run`")
     if "families" in plugin.options:
         asked = {} if families is None else {"families": families}
-        task = replace(task, options={"families": "all", **task.options, **asked})
+        task = replace(task, options={"families": "auto", **task.options, **asked})
     elif families is not None:
         raise UsageError(f"--families {families}: {plugin.name} has models of one family: leave it out")
     shared.echo(f"{data} is taken for {plugin.name}: {task.why}{alternative}", err=True)

@@ -6,31 +6,39 @@ This module knows no data: it gets the numbers of rows and columns.
 
 from __future__ import annotations
 
+import importlib.util
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from evo_tune.errors import OptionError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
-from evo_tune.options.declare import Options, check_integer, option
+from evo_tune.options.declare import AUTO, Options, check_integer, option
 from evo_tune.training.recipe.hardware.computing import TimeBudget
 
 TRANSFORMER, BOOSTING, LINEAR = "transformer", "boosting", "linear"
 
-# Value of the option that stands for every family of an evaluator.
-ALL = "all"
+# Values of the option that stand for every family of an evaluator, and for those whose packages are installed.
+ALL, EVERY = "all", ("all", AUTO)
 
 # Steps of a full training without a budget in time, and most steps with one. A step of boosting adds a tree for each
 # output; a step of the linear model is `LBFGS_ITERATIONS`.
-STEPS = {BOOSTING: 300, LINEAR: 20}
+STEPS = {BOOSTING: 1000, LINEAR: 20}
 MOST_STEPS = {BOOSTING: 3000, LINEAR: 50}
 LBFGS_ITERATIONS = 10
 
 # Seconds of a unit of each kind of work on one core of a CPU (see `step_work`).
-FAMILY_COSTS = {"levels": 1e-4, "histograms": 5e-9, "splits": 2e-8, "moves": 2e-8, "iterations": 1e-3, "terms": 4e-9}
+FAMILY_COSTS = {"trees": 2e-5, "histograms": 2e-9, "splits": 1e-8, "moves": 1.3e-8, "iterations": 1e-3, "terms": 4e-9}
 
-# Deepest tree of an exported model, and most trees.
-DEEPEST, MOST_TREES = 12, 10**6
+# LightGBM's bins of a column: most of them, and fewest rows of one.
+MOST_BINS, BIN_ROWS = 255, 3
+
+# What to do without LightGBM.
+REMEDY = "LightGBM is not installed: pip install 'evo-tune[boosting]'"
+
+# Most splits from the root of a tree to a leaf.
+DEEPEST = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +49,9 @@ class FamilyOptions(Options):
     every_family: ClassVar[tuple[str, ...]] = (BOOSTING, LINEAR, TRANSFORMER)
 
     families: str = option(
-        TRANSFORMER, gene=None, help="Families of models to search: transformer, boosting, linear, or all; with commas"
+        TRANSFORMER,
+        gene=None,
+        help="Families of models to search: transformer, boosting, linear, with commas; all; or auto: those installed",
     )
 
     def check(self) -> None:
@@ -51,15 +61,23 @@ class FamilyOptions(Options):
             OptionError: One is unknown.
         """
         names = self.families.split(",")
-        if names != [ALL] and (not set(names) <= set(self.every_family) or len(set(names)) < len(names)):
-            expected = f"{', '.join(self.every_family)} with commas between them, or {ALL}"
+        if self.families not in EVERY and (not set(names) <= set(self.every_family) or len(set(names)) < len(names)):
+            expected = f"{', '.join(self.every_family)} with commas between them, {ALL}, or {AUTO}"
             raise OptionError(f"-o families={self.families}: expected {expected}")
 
     @property
     def family_names(self) -> tuple[str, ...]:
         """Families to search, in the order of `every_family`."""
-        names = self.families.split(",")
-        return tuple(name for name in self.every_family if name in names or names == [ALL])
+        names = self.every_family if self.families in EVERY else self.families.split(",")
+        return tuple(name for name in self.every_family if name in names and name not in self._left_out)
+
+    @property
+    def _left_out(self) -> tuple[str, ...]:
+        return () if self.families != AUTO or _has_lightgbm() else (BOOSTING,)
+
+    def describe_families(self) -> list[str]:
+        """Return a line about a family that is left out because its package is not installed, if there is one."""
+        return [f"{family} is left out: {REMEDY}" for family in self._left_out]
 
     def family_of(self, genome: Mapping[str, Any]) -> str:
         """Return the family of a genome."""
@@ -70,7 +88,12 @@ class FamilyOptions(Options):
 
         Args:
             transformer: Genes of the Transformer.
+
+        Raises:
+            OptionError: The user asks for boosting, and LightGBM is not installed.
         """
+        if BOOSTING in self.family_names and not _has_lightgbm():
+            raise OptionError(f"-o families={self.families}: {REMEDY}, or give -o families={AUTO}")
         genes = {TRANSFORMER: transformer, **GENES}
         if len(names := self.family_names) == 1:
             return dict(genes[names[0]])
@@ -82,15 +105,19 @@ class FamilyOptions(Options):
         return {"family": Choice(names, default=names[0]), **conditional}
 
 
+def _has_lightgbm() -> bool:
+    return importlib.util.find_spec("lightgbm") is not None
+
+
+# The defaults of boosting are LightGBM's; the priors are around what is usual after tuning.
 GENES: dict[str, dict[str, Gene]] = {
     BOOSTING: {
-        "shrinkage": Float(0.01, 0.3, log=True, default=0.1),
-        "tree_depth": Int(2, 8, default=5),
-        "leaf_rows": Int(1, 100, log=True, default=20),
-        "leaf_l2": Float(0.01, 100.0, log=True, default=1.0),
-        "row_share": Float(0.4, 1.0, default=0.8),
-        "column_share": Float(0.2, 1.0, default=0.8),
-        "bins": Choice((32, 64, 128, 255), ordered=True, default=64),
+        "shrinkage": Float(0.01, 0.3, log=True, default=0.1, prior=0.05, spread=2.0),
+        "leaves": Int(4, 128, log=True, default=31, prior=16, spread=2.5),
+        "leaf_rows": Int(2, 100, log=True, default=20, prior=15, spread=2.5),
+        "leaf_l2": Float(1e-3, 30.0, log=True, default=1e-3, prior=0.3, spread=10.0),
+        "row_share": Float(0.5, 1.0, default=1.0, prior=0.8, spread=0.2),
+        "column_share": Float(0.2, 1.0, default=1.0, prior=0.6, spread=0.3),
     },
     LINEAR: {
         "l2": Float(1e-6, 1.0, log=True, default=1e-3),
@@ -155,22 +182,26 @@ class TreesConfig(FittedConfig):
     """Shape of boosted trees.
 
     Args:
-        rounds: Number of trees of each score.
-        levels: Splits from the root of a tree to a leaf; every tree has 2^levels leaves.
+        trees: Number of trees of all scores.
+        nodes: Number of splits and leaves of all trees.
+        passing: Number of categories that pass, of all splits by categories.
+        levels: Most splits from the root of a tree to a leaf.
     """
 
-    rounds: int
-    levels: int
+    trees: int = 0
+    nodes: int = 0
+    passing: int = 0
+    levels: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_integer("rounds", self.rounds, 0, MOST_TREES)
-        check_integer("levels", self.levels, 1, DEEPEST)
+        for name in ("trees", "nodes", "passing"):
+            check_integer(name, getattr(self, name), 0)
+        check_integer("levels", self.levels, 0, DEEPEST)
 
     @property
     def parameters(self) -> int:
-        splits: int = 2**self.levels - 1
-        return self.scores * (1 + self.rounds * (3 * splits + 1)) + self.positions
+        return self.trees + 6 * self.nodes + self.passing
 
     @property
     def row_bytes(self) -> int:
@@ -219,14 +250,15 @@ def step_work(family: str, genome: Mapping[str, Any], config: FittedConfig, rows
     if family == LINEAR:
         terms = config.numeric * (genome["knots"] + 2) + len(config.categories)
         return {"iterations": 1.0, "terms": float(LBFGS_ITERATIONS * terms * config.scores * rows)}
-    depth: int = genome["tree_depth"]
-    columns = max(1.0, genome["column_share"] * config.columns)
+    chosen, columns = genome["row_share"] * rows, max(1.0, genome["column_share"] * config.columns)
+    leaves = max(2.0, min(genome["leaves"], chosen / genome["leaf_rows"]))
+    levels = math.log2(leaves)
     return {
-        "levels": float(config.scores * (depth + 1)),
-        # At each level below the root, only the rows of the smaller child of each node are counted.
-        "histograms": config.scores * rows * genome["row_share"] * columns * (1 + depth) / 2,
-        "splits": config.scores * columns * genome["bins"] * 2.0**depth,
-        "moves": float(config.scores * (rows + judged) * depth),
+        "trees": float(config.scores),
+        # Below the root, only the rows of the smaller child of each node are counted.
+        "histograms": config.scores * chosen * columns * (1 + levels) / 2,
+        "splits": config.scores * columns * leaves * min(MOST_BINS, 1 + rows / BIN_ROWS),
+        "moves": config.scores * (rows + judged) * levels,
     }
 
 
@@ -242,10 +274,12 @@ def full_steps(family: str, options: TimeBudget, work: Mapping[str, float]) -> i
 
 
 def fitted_estimate(
-    family: str, options: TimeBudget, config: FittedConfig, work: Mapping[str, float]
+    options: TimeBudget, genome: Mapping[str, Any], config: FittedConfig, work: Mapping[str, float]
 ) -> dict[str, float]:
     """Return the figures known before training: params, steps, gpu_memory, and seconds if the cost was measured."""
-    steps = full_steps(family, options, work)
-    shape = replace(config, rounds=steps) if isinstance(config, TreesConfig) else config
-    figures = {"params": float(shape.parameters), "gpu_memory": 0.0, "steps": float(steps)}
+    steps = full_steps(BOOSTING if isinstance(config, TreesConfig) else LINEAR, options, work)
+    if isinstance(config, TreesConfig):
+        trees = steps * config.scores
+        config = replace(config, trees=trees, nodes=trees * (2 * genome["leaves"] - 1))
+    figures = {"params": float(config.parameters), "gpu_memory": 0.0, "steps": float(steps)}
     return {**figures, **options.seconds_estimate(work, steps)}

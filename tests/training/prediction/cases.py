@@ -151,8 +151,9 @@ LANGUAGE = {"size": "2x64x64x512", "evaluations": 2, "tokens": 3072}
 
 TABLE = {**SHORT, "categorical": "code"}
 
-# One evaluation: the best step is the last one, whatever the validation rows are.
-BOOSTED, LINEAR = ({**TABLE, "evaluations": 1, "families": family} for family in ("boosting", "linear"))
+# One evaluation and no patience: the best step is the last one, whatever the validation rows are.
+LAST = {**TABLE, "evaluations": 1, "patience": None}
+BOOSTED, LINEAR = ({**LAST, "families": family} for family in ("boosting", "linear"))
 
 CASES = {
     "classes": Case("tabular", table, table_rows, {**TABLE, "target": "kind", "ignore": "price"}),
