@@ -205,7 +205,7 @@ class TreesConfig(FittedConfig):
 
     @property
     def row_bytes(self) -> int:
-        return 16 * self.columns + 48 * self.scores * self.rounds  # places and nodes of all trees, of 8 bytes
+        return 16 * self.columns + 80 * self.trees  # ten numbers of 8 bytes for each tree, categories included
 
 
 @dataclass(frozen=True, kw_only=True)
