@@ -331,9 +331,9 @@ def recommend_trial(run: Run) -> Trial | None:
     trials = run.ranked()
     chosen = next(trial for trial in trials if trial.id == comparison.state.chosen)
     default = next((trial for trial in trials if is_default(trial, run)), None)
-    if default is None or default.violation > chosen.violation:
-        return chosen
     failures = {row.id: row.failures for row in comparison.values}
+    if default is None or default.id not in failures or default.violation > chosen.violation:
+        return chosen
     more_failures = failures[chosen.id] - failures[default.id]
     return default if more_failures > 0 or (more_failures == 0 and comparison.state.gain <= 0) else chosen
 

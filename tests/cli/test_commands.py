@@ -19,6 +19,7 @@ import pytest
 from click.testing import CliRunner
 
 from evo_tune.cli import cli, command_module, command_names, commands
+from evo_tune.store.journal import seal_line
 from tests.cli.conftest import Typed
 
 ROOT = Path(__file__).parents[2]
@@ -196,6 +197,42 @@ def test_verify_names_a_changed_strategy_and_changed_versions(typed: Typed, fold
     (folder / "found").mkdir()
     (folder / "found" / "own.py").write_text(text)
     assert typed("verify", "mine", "--strategy", "found/own.py").code == 0
+
+
+def test_verify_says_what_agrees_what_does_not_and_what_is_not_detected(typed: Typed, folder: Path) -> None:
+    words = ["--trials", "4", "--name", "mine", "--quiet", "--no-report", "--final-seeds", "0"]
+    assert typed("run", "quick.py", *words).code == 0
+    agreed = typed("verify", "mine", "--retrain", "2")
+    assert (agreed.code, agreed.err) == (0, "")
+    assert agreed.out.splitlines()[:-1] == [
+        "mine: all 4 proposals agree with the recorded ones",
+        "mine: results unchanged since this machine last wrote the run (14 records)",
+        "mine: files agree with the journal",
+        "mine: 2 trials trained again, with the same values",
+    ]
+    assert agreed.out.splitlines()[-1].startswith("not detected: a run that somebody forged as a whole")
+    journal = folder / "populations" / "mine" / "_journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    place = max(number for number, line in enumerate(lines) if line.startswith(b'{"event":"recorded"'))
+    last = json.loads(lines[place])
+    last["outcome"]["metrics"]["loss"] = -1.0
+    link = last.pop("sha256_before")
+    del last["crc32"]
+    lines[place] = seal_line(json.dumps(last).encode(), link) + b"\n"
+    journal.write_bytes(b"".join(lines))
+    changed = typed("verify", "mine", "--retrain", "4")
+    assert changed.code == 1
+    assert "mine: all 4 proposals agree" in changed.out, "no later proposal was bred from the last result"
+    assert "mine: results changed since this machine last wrote the run" in changed.err
+    assert f"mine: record {place + 2} does not follow: one was changed, removed or moved before it" in changed.err
+    assert "mine: trials-0000.parquet does not agree: other values in metric.loss" in changed.err
+    assert f"trial {last['id']}: recorded loss -1.0, trained again " in changed.err
+    row = json.loads(typed("verify", "mine", "--format", "json").out)
+    assert (row["results"], row["broken_at"], row["bound_from"]) == ("changed", place + 2, 1)
+    assert (
+        typed("resume", "mine", "--trials", "5", "--quiet", "--no-report").err.count("is not as this machine left it")
+        == 1
+    )
 
 
 def test_a_pareto_front(typed: Typed) -> None:

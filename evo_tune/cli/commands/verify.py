@@ -100,8 +100,7 @@ def _disagreements(verification: Verification) -> list[str]:
     if row.results == "changed":
         lines.append(f"{row.run}: results changed since this machine last wrote the run")
     if row.broken_at is not None:
-        place = f"a record before record {row.broken_at}" if row.broken_at > 1 else "the first record"
-        lines.append(f"{row.run}: {place} was changed, removed or moved")
+        lines.append(f"{row.run}: record {row.broken_at} does not follow: one was changed, removed or moved before it")
     lines += [f"{row.run}: {file.file} does not agree: {file.difference}" for file in row.files or ()]
     for value in row.retrained:
         if value.retrained != value.recorded:
