@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -29,7 +30,22 @@ from evo_tune.training.session import training_notes
 LONGEST_PATIENCE = 50
 
 
-def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context) -> tuple[FittedModel, dict[str, float]]:
+@dataclass(frozen=True)
+class FittedSteps:
+    """Steps of a fit.
+
+    Args:
+        last: The last one.
+        best: The one with the smallest validation loss.
+    """
+
+    last: int
+    best: int
+
+
+def fit_task(
+    plan: SampleTask, kind: type[SampleTraining], run: Context, refit: bool = False
+) -> tuple[FittedModel, dict[str, float]]:
     """Fit a model to the training rows up to the run's budget, and judge it on the validation rows.
 
     The model is the one of the step with the smallest validation loss. With `patience`, the fit ends after the steps of
@@ -39,43 +55,48 @@ def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context) -> tupl
         plan: The evaluator's description of the training, with `fit_steps`.
         kind: Class of the task.
         run: Device, seed, budget and folders; receives the learning curve.
+        refit: Whether to return a model that is then fitted to the training and the validation rows, with as many steps
+            as the best model has. The metrics of the test set are its own.
 
     Returns:
         The model on the CPU, and the rows of `METRICS` that it has.
     """
     began = time.perf_counter()
     with reproducible(run.threads):
-        task, model = kind(plan, run), plan.build(seed_for(run.seed, "weights"))
-        training = task.examples.training
+        seed = seed_for(run.seed, "weights")
+        task, model = kind(plan, run), plan.build(seed)
+        parts = task.examples
         if isinstance(task, ClassifierTraining):
             task.classes = model.config.outputs
-        targets = task.training_targets(training[1])
         steps = plan.fit_steps or 1
-        rows = FitRows(
-            training[0].numpy(),
-            (targets[:, 0].double() if targets.ndim > 1 else targets).numpy(),
-            _row_weights(task, targets),
-            task.examples.held_out[0].numpy(),
-        )
-        last = max(1, round(steps * run.budget))
-        outputs = model.fit(rows, plan.genome, last, seed_for(run.seed, "weights"))
+        most = max(1, round(steps * run.budget))
+        outputs = model.fit(_fit_rows(task, parts.training), plan.genome, most, seed)
         if run.timing:
             return model, _time_steps(outputs, steps, run.timing, began)
-        last = _keep_best(model, outputs, task, steps, last)
-        metrics = {"steps": float(last), "epochs": float(last), "samples": float(last * len(rows.inputs))}
+        fitted = _keep_best(model, outputs, task, steps, most)
+        last = float(fitted.last)
+        metrics = {"steps": last, "epochs": last, "samples": last * len(parts.training[0])}
+        metrics |= {"train_loss": judge(task, model, parts.training_sample).loss}
+        held_out = SimpleNamespace(scores=judge(task, model, parts.held_out))
+        if refit:
+            model = plan.build(seed)
+            for _ in model.fit(_fit_rows(task, parts.training, parts.held_out), plan.genome, fitted.best, seed):
+                pass
+            model.finish(model.state())
         metrics |= {"params": float(model.config.parameters)}
-        metrics |= {"train_loss": judge(task, model, task.examples.training_sample).loss}
-        scores = {name: judge(task, model, getattr(task.examples, name)) for name in ("held_out", "test")}
+        test = SimpleNamespace(scores=judge(task, model, parts.test))
         for row in METRICS:
             if row.test and row.read is not None and task.group in row.groups:
-                metrics[row.name] = float(row.read(SimpleNamespace(scores=scores["held_out"])) or 0.0)
+                metrics[row.name] = float(row.read(held_out) or 0.0)
                 if run.test:
-                    metrics[row.test_name] = float(row.read(SimpleNamespace(scores=scores["test"])) or 0.0)
+                    metrics[row.test_name] = float(row.read(test) or 0.0)
         return model, metrics
 
 
 def export_fitted(plan: SampleTask, kind: type[SampleTraining], run: Context, folder: Path | str) -> dict[str, float]:
     """Fit a model, write it to a folder, and return its metrics.
+
+    With the option `refit`, the model has learned from the validation rows as well.
 
     Args:
         plan: See `fit_task`.
@@ -83,7 +104,8 @@ def export_fitted(plan: SampleTask, kind: type[SampleTraining], run: Context, fo
         run: Device, seed, budget and folders.
         folder: Folder to write; created if missing.
     """
-    model, metrics = fit_task(plan, kind, run)
+    options: Any = plan.options
+    model, metrics = fit_task(plan, kind, run, options.refit)
     rows = {name: len(part) for name, part in zip(("training", "held_out", "test"), plan.parts, strict=True)}
     notes = training_notes(plan, run, "fp32", metrics, rows=rows)
     model.save(folder, **{**notes, "evaluated": {**notes["evaluated"], "device": "cpu"}})
@@ -96,6 +118,17 @@ def judge(task: SampleTraining, model: FittedModel, samples: MicroBatch) -> Scor
     return cast(Scores | Errors, task.evaluate(on_cpu, samples, model))
 
 
+def _fit_rows(task: SampleTraining, *parts: MicroBatch) -> FitRows:
+    """Return the rows of some parts to learn from, and those of the validation part to follow."""
+    targets = torch.cat([task.training_targets(part[1]) for part in parts])
+    return FitRows(
+        torch.cat([part[0] for part in parts]).numpy(),
+        (targets[:, 0].double() if targets.ndim > 1 else targets).numpy(),
+        _row_weights(task, targets),
+        task.examples.held_out[0].numpy(),
+    )
+
+
 def _row_weights(task: SampleTraining, targets: torch.Tensor) -> Floats:
     """Return the weight of each training row; their mean is 1."""
     if isinstance(task, ClassifierTraining) and (weights := task.plan.class_weights(task.classes or 1)):
@@ -103,8 +136,8 @@ def _row_weights(task: SampleTraining, targets: torch.Tensor) -> Floats:
     return np.ones(len(targets))
 
 
-def _keep_best(model: FittedModel, outputs: Iterator[Any], task: SampleTraining, steps: int, last: int) -> int:
-    """Fit, report the learning curve, and leave the model of the best step. Return the number of steps.
+def _keep_best(model: FittedModel, outputs: Iterator[Any], task: SampleTraining, steps: int, last: int) -> FittedSteps:
+    """Fit, report the learning curve, and leave the model of the best step.
 
     With patience every step is judged, otherwise those of the evaluations are.
 
@@ -134,7 +167,7 @@ def _keep_best(model: FittedModel, outputs: Iterator[Any], task: SampleTraining,
         if step - best_step >= most_waiting:
             break
     model.finish(model.state() if state is None else state)
-    return step
+    return FittedSteps(step, best_step or step)
 
 
 def _time_steps(outputs: Iterator[Any], steps: int, count: int, began: float) -> dict[str, float]:

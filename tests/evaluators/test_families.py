@@ -84,12 +84,17 @@ def test_families_report_the_same_metrics_and_export_a_model_with_the_same_score
         names[family] = {name for name in metrics if name in {**bound.plugin.tests, **_swap(bound.plugin.tests)}}
         if family != "transformer":
             assert metrics["steps"] <= bound.estimate(genome)["steps"]
-            exported = bound.export(genome, Context(seed=3, folder=tmp_path / "again"), tmp_path / family)
-            assert exported["test_loss"] == metrics["test_loss"]
             rows = pd.read_csv(data).iloc[bound.values.table.test]
-            assert load_model(tmp_path / family).evaluate(rows)["loss"] == pytest.approx(metrics["test_loss"])
-            notes = json.loads((tmp_path / family / "config.json").read_text())
-            assert notes["metrics"]["test_loss"] == metrics["test_loss"]
+            for refit in (False, True):
+                folder = tmp_path / f"{family}-{refit}"
+                chosen = bind(data, "all", **options, refit=refit)
+                exported = chosen.export(genome, Context(seed=3, folder=tmp_path / "again"), folder)
+                assert exported["val_loss"] == metrics["val_loss"]
+                assert (exported["test_loss"] == metrics["test_loss"]) != refit
+                loss = load_model(folder).evaluate(rows)["loss"]
+                assert loss == pytest.approx(exported["test_loss"], rel=1e-5)
+                notes = json.loads((folder / "config.json").read_text())
+                assert notes["metrics"]["test_loss"] == exported["test_loss"]
     assert names["boosting"] == names["linear"] == names["transformer"]
     assert len(names["linear"]) >= 8
 

@@ -147,6 +147,7 @@ EFFECTS: dict[str, Effect] = {
     "ignore": Effect("a"),
     "split_by": Effect("b"),
     "families": Effect("boosting"),
+    "refit": Effect(False, given={"families": "linear"}, sees="exported"),
     "time": Effect("step", given={"target": "y1"}),
     "key": Effect("shop", given={"target": "y1"}),
     "horizon": Effect(2),
@@ -225,7 +226,8 @@ class Bench:
         whole = {**space.default(), **asked}
         if effect.sees == "exported":
             options.export(whole, Context(seed=1, folder=self.folder / "t"), self.folder / "model")
-            return {"exported": sorted(path.name for path in (self.folder / "model").iterdir())}
+            weights = (self.folder / "model").glob("*.safetensors")
+            return {"exported": {path.name: path.read_bytes() for path in weights}}
         return self._train(whole, options, effect.budget)
 
     def _train(self, genome: dict[str, Any], options: BoundEvaluator, budget: float) -> dict[str, Any]:

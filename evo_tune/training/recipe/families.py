@@ -54,6 +54,10 @@ class FamilyOptions(Options):
         help="Families of models to search: transformer, boosting, linear, with commas; all; or auto: those installed",
     )
 
+    refit: bool = option(
+        True, gene=None, help="Export: fit boosted trees and linear models to the validation rows as well"
+    )
+
     def check(self) -> None:
         """Require families that the evaluator has.
 
