@@ -21,7 +21,14 @@ from tests.public import script
 DOCS = Path(__file__).parent.parent / "docs"
 EXAMPLES = DOCS / "examples"
 NAMES = ["command", "pytorch_loop", "sklearn_forest"]
-LINKED = ["careful", "resumable", "ridge", "tested"]  # by docs/evaluators.md, for one thing each
+LINKED = [
+    "careful",
+    "heads",
+    "resumable",
+    "ridge",
+    "ridge_options",
+    "tested",
+]  # by docs/evaluators.md, for one thing each
 
 
 def blocks(page: str, language: str = "python") -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A run whose slots are a job array of SLURM, by the scripts of docs/devices.md, disturbed in every way.
+"""A run whose slots are a job array of SLURM, by the scripts of docs/examples/slurm/, disturbed in every way.
 
 It needs a running SLURM on which this user may submit jobs, with six cores: four workers, and two for the run. It is
 skipped elsewhere.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -56,8 +55,7 @@ def slurm(*words: str) -> str:
 
 
 def blocks() -> Iterator[tuple[str, str]]:
-    page = (ROOT / "docs/devices.md").read_text()
-    yield from re.findall(r"^```bash\n# (\w+\.sh)\n(.*?)^```", page, re.M | re.S)
+    yield from ((path.name, path.read_text()) for path in (ROOT / "docs/examples/slurm").glob("*.sh"))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import re
 from evo_tune.plugins.find import PACKAGE
 from tests.test_architecture import ROOT
 
-TABLE = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8").partition("## Comparison")[0]
+TABLE = (ROOT / "docs" / "strategies.md").read_text(encoding="utf-8").partition("## Write your own")[0]
 BUNDLED = sorted(path.stem for path in (PACKAGE / "strategies").glob("*.py") if not path.stem.startswith("_"))
 
 
