@@ -30,6 +30,7 @@ from evo_tune.dispatch.worker import WORKER, resident_memory
 from evo_tune.genome.trial import Candidate, Outcome, Status
 from evo_tune.plugins.context import THREAD_VARIABLES
 from evo_tune.plugins.scripts.processes import kill_marked, kill_strays
+from evo_tune.trust.safe_files import compiled_code_folder
 
 # Seconds between two checks of a silent worker. A timeout counts these ticks, so that a pause of the machine counts as
 # at most one second.
@@ -78,6 +79,7 @@ class Process:
         self._mark = f"{WORKER}={mark}"
         env = {**os.environ, "CUDA_VISIBLE_DEVICES": device.visible, WORKER: mark}
         env |= dict.fromkeys(THREAD_VARIABLES, str(task.threads))
+        env.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled_code_folder()))
         env.setdefault("PYTHONHASHSEED", "0")  # same order of sets in all workers
         ours, theirs = socket.socketpair()
         fd = fcntl.fcntl(theirs, fcntl.F_DUPFD_CLOEXEC, 3)  # 0 to 2 become the worker's standard streams

@@ -1,5 +1,7 @@
 """The public names of `evo_tune.training`. Importing this module loads torch."""
 
+import os
+
 from evo_tune.plugins.ranks import RankFailed
 from evo_tune.training.baselines import baseline_metrics, image_baseline, ngram_baseline, table_baseline, text_baseline
 from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint

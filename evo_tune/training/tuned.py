@@ -29,7 +29,6 @@ from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.optimizer import AdamW
 from evo_tune.training.recipe import tuning as planned
-from evo_tune.training.recipe.data.reading import cache_folder
 from evo_tune.training.recipe.hardware.memory import NewWeights
 from evo_tune.training.recipe.models.base import BaseModel, read_base
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
@@ -47,6 +46,7 @@ from evo_tune.training.tuning.pretrained import (
     save_merged,
 )
 from evo_tune.training.tuning.weights import Adapters, LoRA, add_adapter, load_adapter, save_adapter, trainable_weights
+from evo_tune.trust.safe_files import cache_folder
 
 
 @dataclass(frozen=True, kw_only=True)

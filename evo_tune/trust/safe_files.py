@@ -11,6 +11,7 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -286,3 +287,29 @@ def private_folder(folder: Path) -> Path:
         if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022:
             return folder
     return Path(tempfile.mkdtemp(prefix=f"{folder.name}-"))
+
+
+def cache_folder() -> Path:
+    """Return evo-tune's folder in the user's cache on this operating system; it may not exist yet.
+
+    What is in it can be computed again at any time.
+
+    `XDG_CACHE_HOME` moves it on Linux, `LOCALAPPDATA` on Windows.
+    """
+    if sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        xdg_home = os.environ.get("XDG_CACHE_HOME", "")
+        base = Path(xdg_home if os.path.isabs(xdg_home) else "~/.cache").expanduser()  # a relative one is invalid
+    return base / "evo-tune"
+
+
+def compiled_code_folder() -> Path:
+    """Return the user's folder for code that torch compiles.
+
+    By default, already its import makes one of a known name in the temporary folder, which another user may have made
+    before, with code.
+    """
+    return private_folder(cache_folder() / "compiled")

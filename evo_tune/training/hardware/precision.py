@@ -17,8 +17,8 @@ import torch.nn.functional as F
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import check_integer, check_name, check_number
-from evo_tune.training.recipe.data.reading import cache_folder
 from evo_tune.trust import safe_files
+from evo_tune.trust.safe_files import cache_folder
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
+import tempfile
 from collections.abc import Callable, Hashable, Iterable
 from types import FunctionType
 from typing import Any
@@ -18,8 +20,10 @@ from torch import Tensor, nn
 
 from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import NoiseLayer
-from evo_tune.training.recipe.data.reading import cache_folder
-from evo_tune.trust.safe_files import private_folder
+from evo_tune.trust.safe_files import compiled_code_folder
+
+# Before the first optimizer, whose making imports the compiler. Workers have it from their parent.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compiled_code_folder()))
 
 _numbers = itertools.count()
 
@@ -36,10 +40,10 @@ def compile_blocks(model: nn.Module) -> None:
 
     The masks of windows and documents become those of flex_attention, where device and shape allow it.
     """
+    if "torch._inductor.codecache" not in sys.modules:
+        # Compiled headers and autotuning are below the temporary folder, whatever TORCHINDUCTOR_CACHE_DIR is.
+        tempfile.tempdir = os.environ["TMPDIR"] = str(compiled_code_folder())
     layers = [module for module in model.modules() if isinstance(module, NoiseLayer) and module.noise is not None]
-    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
-        # By default it is a folder of a known name in the temporary one, which another user may have made, with code.
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(private_folder(cache_folder() / "compiled"))
     if layers and layers[0].noise is not None:
         layers[0].noise.prepare_for_compiler(layers)
     if hasattr(model, "flex"):

@@ -10,6 +10,8 @@ import copy
 import itertools
 import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -293,20 +295,35 @@ def test_tf32_is_a_gpus_and_is_put_back() -> None:
         Precision(name="tf32").check_device(torch.device("cpu"))
 
 
+@pytest.mark.parametrize("place", ["_HEADER_DIR", "cache_dir()"])
+def test_headers_of_compiled_code_are_in_a_folder_of_the_user(tmp_path: Path, place: str) -> None:
+    """torch has them below the temporary folder, under a name that another user can make before."""
+    code = (
+        "import torch; from evo_tune.training import GPT; from evo_tune.training.recipe import GPTConfig\n"
+        "from evo_tune.training.stepping.compiling import compile_blocks\n"
+        "compile_blocks(GPT(GPTConfig(context=8, depth=1, width=8, heads=1)))\n"
+        f"from torch._inductor import codecache; print(codecache.{place})"
+    )
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path / "temporary")}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    told = subprocess.run([sys.executable, "-c", code], env=environment, text=True, stdout=subprocess.PIPE, check=True)
+    assert Path(told.stdout.strip()).is_relative_to(tmp_path / "evo-tune" / "compiled")
+    assert not list((tmp_path / "temporary").iterdir())
+
+
 @pytest.mark.parametrize("named", [False, True])
-def test_compiled_code_is_kept_in_a_folder_of_the_user(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "own"))
-    if not named:
-        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    folders = []
-
-    def record_folder(function: Callable[..., Any]) -> Callable[..., Any]:
-        folders.append(os.environ["TORCHINDUCTOR_CACHE_DIR"])
-        return function
-
-    monkeypatch.setattr(torch, "compile", record_folder)
-    compile_blocks(GPT(GPTConfig(context=8, depth=1, width=8, heads=1)))
-    assert folders == [str(tmp_path / ("own" if named else "evo-tune/compiled"))]
+def test_compiled_code_is_kept_in_a_folder_of_the_user(tmp_path: Path, named: bool) -> None:
+    """An optimizer already imports the compiler, which makes the folder."""
+    code = (
+        "import os, torch; from evo_tune.training import GPT; torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))]);"
+        "print(os.environ['TORCHINDUCTOR_CACHE_DIR'])"
+    )
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path / "temporary")}
+    environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
+    if named:
+        environment["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "own")
+    told = subprocess.run([sys.executable, "-c", code], env=environment, text=True, stdout=subprocess.PIPE, check=True)
+    assert told.stdout.strip() == str(tmp_path / ("own" if named else "evo-tune/compiled"))
+    assert not list((tmp_path / "temporary").iterdir())

@@ -31,7 +31,7 @@ from filelock import FileLock
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.declare import Options, fixed_option
-from evo_tune.training.recipe.data.reading import cache_folder, open_own
+from evo_tune.training.recipe.data.reading import open_own
 from evo_tune.training.recipe.data.texts import (
     BOUNDARY,
     HELD_OUT,
@@ -44,6 +44,7 @@ from evo_tune.training.recipe.data.texts import (
     split_tail,
 )
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer, library_version, pieces_of, tokenizer_for
+from evo_tune.trust.safe_files import cache_folder
 
 # Bytes of a held-out block per token of the longest window; more than a byte-pair token usually has.
 BLOCK_BYTES_PER_TOKEN = 4

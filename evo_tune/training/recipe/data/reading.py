@@ -15,7 +15,6 @@ import lzma
 import os
 import re
 import stat
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,23 +37,6 @@ LONGEST_HEADER = 1 << 24
 NUL_BYTES = 1 << 20
 
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-
-
-def cache_folder() -> Path:
-    """Return evo-tune's folder in the user's cache on this operating system; it may not exist yet.
-
-    What is in it can be computed again at any time.
-
-    `XDG_CACHE_HOME` moves it on Linux, `LOCALAPPDATA` on Windows.
-    """
-    if sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        xdg_home = os.environ.get("XDG_CACHE_HOME", "")
-        base = Path(xdg_home if os.path.isabs(xdg_home) else "~/.cache").expanduser()  # a relative one is invalid
-    return base / "evo-tune"
 
 
 def open_own(path: Path) -> BinaryIO | None:

@@ -20,8 +20,8 @@ from evo_tune.training.recipe import BPE, Corpus, split_text
 from evo_tune.training.recipe.data import corpus as module
 from evo_tune.training.recipe.data import texts
 from evo_tune.training.recipe.data.corpus import prepare
-from evo_tune.training.recipe.data.reading import cache_folder
 from evo_tune.training.recipe.data.texts import SEPARATOR, read_documents, size_of, split_evenly
+from evo_tune.trust.safe_files import cache_folder
 from tests.extras import need
 
 LINES = b"".join(b"%d: the quick brown fox jumps over dog %d\n" % (n, n * n) for n in range(900))
