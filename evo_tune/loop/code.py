@@ -48,6 +48,7 @@ from evo_tune.plugins.scripts.script import TRIAL_PLACEHOLDERS
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import DEVICE_SETTINGS, SessionSettings
+from evo_tune.store.binding import copied_head
 from evo_tune.store.journal import JOURNAL, write_atomically
 from evo_tune.store.manifest import MANIFEST, Manifest, read_manifest
 from evo_tune.store.run import Run
@@ -217,7 +218,8 @@ def remember_copy(run: Run, original: Path) -> None:
         for patch in run.added_patches
         if is_remembered(original, {f"patch {patch.hash}": manifest.identity})
     }
-    remember_run(run.folder, {**run_hashes(original), **mine, **of_patches})
+    head = copied_head(original, manifest.identity, run.manifest.identity)
+    remember_run(run.folder, {**run_hashes(original), **mine, **of_patches, **head})
 
 
 # Name of the hash of the genes' values.

@@ -181,6 +181,8 @@ def verify_run(
     retrained = retrain_trials(run, evaluator, retrain, session) if retrain else []
     is_other = any(value.retrained != value.recorded for value in retrained)
     notes = [note_of_changed_strategy(run.manifest, strategy.inner)]
+    if len(retrained) < retrain:
+        notes.append(f"fewer than {retrain} trials can be trained again: failed ones, and parts of longer ones, cannot")
     if is_other:
         notes += [f"a repeated training may differ: {reason}" for reason in caveats(run)]
         notes += ["the evaluator has changed since the trials were trained"] * (

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from evo_tune.store.journal import Journal
+from evo_tune.store.journal import JOURNAL, Journal
 from evo_tune.text import one_line
 from evo_tune.trust import safe_files
 from evo_tune.trust.decide import remember_run, run_hashes
@@ -88,6 +88,18 @@ def remembered_count(journal: Journal, identity: str) -> int | None:
         return int(count) if journal.head_at(int(count)) == head else CHANGED
     except OSError:
         return CHANGED
+
+
+def copied_head(original: Path, identity: str, copy_identity: str) -> dict[str, str]:
+    """Return what to remember of the journal of a copy: that it has changed, if that of the original has.
+
+    Args:
+        original: Folder of the original, which another process may be continuing.
+        identity: Identity of the original.
+        copy_identity: Identity of the copy.
+    """
+    is_changed = remembered_count(Journal(original / JOURNAL), identity) == CHANGED
+    return {HEAD: f"0 changed {copy_identity}" if is_changed else ""}
 
 
 def remember_file(folder: Path, name: str, data: bytes) -> None:

@@ -389,20 +389,18 @@ def file_difference(run: Run, name: str, expected: pa.Table) -> str:
     texts = [pc.max(pc.binary_length(column)).as_py() or 0 for column in expected if column.type == pa.string()]
     try:
         with open_parquet(run, name) as file:
-            fields = [
-                [(field.name, field.type, field.metadata) for field in schema]
-                for schema in (file.schema_arrow, expected.schema)
-            ]
-            if fields[0] != fields[1]:
-                return "its columns, types or units are others"
+            schemas = file.schema_arrow, expected.schema
+        fields, expected_fields = ([(field.name, field.type, field.metadata) for field in schema] for schema in schemas)
+        if fields != expected_fields:
+            return "its columns, types or units are others"
         rows = _read_rows(run, name, expected.schema, len(expected), max(texts))
+        if len(rows) != len(expected):
+            return f"it has {len(rows)} rows in place of {len(expected)}"
+        # Values as text, because NaN is not equal to itself, and 0.0 is to -0.0.
+        columns = zip(rows.column_names, rows, expected, strict=True)
+        names = [name for name, *pair in columns if len({str(column.to_pylist()) for column in pair}) > 1]
     except FileNotFoundError:
         return "it is missing"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         return one_line(str(error), 200)
-    if len(rows) != len(expected):
-        return f"it has {len(rows)} rows in place of {len(expected)}"
-    # Values as text, because NaN is not equal to itself, and 0.0 is to -0.0.
-    columns = zip(rows.column_names, rows, expected, strict=True)
-    names = [name for name, *pair in columns if len({str(column.to_pylist()) for column in pair}) > 1]
     return f"other values in {', '.join(names)}" if names else ""

@@ -259,3 +259,28 @@ def test_a_run_of_version_1_0_is_not_bound_and_is_bound_from_the_next_session_on
     (folder / JOURNAL).write_bytes(b"".join([*lines[:3], sealed([{**changed, "time": 1.0}], [""]), *lines[4:]]))
     row = verified(folder)
     assert (row.broken_at, row.results) == (row.bound_from, "changed"), "what was not bound before is so by now"
+
+
+def test_no_damage_of_a_table_is_a_traceback(folder: Path) -> None:
+    whole = (folder / TRIALS).read_bytes()
+    for place in range(0, len(whole), 41):
+        data = bytearray(whole)
+        data[place] ^= 0xFF
+        (folder / TRIALS).write_bytes(data)
+        assert answer(folder) in ("", f"{TRIALS} differs"), place
+
+
+def test_a_copy_of_a_changed_run_has_changed_and_one_of_a_running_run_has_not(folder: Path) -> None:
+    store = folder.parent
+    running = Search.resume("mine", store=store, trials=8)
+    Search.resume("mine", store=store, copy_as="copied").close()
+    running.close()
+    assert answer(store / "copied") == ""
+    assert verified(store / "copied").results == "unchanged"
+    events = events_of(folder)
+    next(event for event in events if event["event"] == "recorded")["time"] += 1
+    (folder / JOURNAL).write_bytes(forged(events))
+    for copy in ("first", "second"):
+        with pytest.warns(UserWarning, match="is not as this machine left it"):
+            Search.resume("mine", store=store, copy_as=copy).close()
+        assert "results changed" in answer(store / copy)
