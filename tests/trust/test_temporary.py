@@ -121,7 +121,9 @@ def test_no_cluster_makes_a_name_that_others_foresee(names_of: Callable[..., dic
 @pytest.mark.timeout(1200)
 def test_no_command_makes_a_name_that_others_foresee(names_of: Callable[..., dict[str, int]], tmp_path: Path) -> None:
     """Commands that write or train; each is typed twice, with other names of its outputs."""
-    (tmp_path / "table.csv").write_text("a,kind\n" + "".join(f"{n},{'xy'[n % 2]}\n" for n in range(60)))
+    (tmp_path / "table.csv").write_text(
+        "a,kind\n" + "".join(f"{n * 37 % 101 / 7:.3f},{'xy'[n * n % 7 % 2]}\n" for n in range(60))
+    )
     (tmp_path / "seeds.csv").write_text("variant,seed,loss\n" + "".join(f"{n % 2},{n},{n}.5\n" for n in range(20)))
     data = ["-o", "data=table.csv", "-o", "target=kind"]
     commands = [
