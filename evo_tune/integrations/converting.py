@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from evo_tune.store.heartbeat import Curve, running_curves
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
+from evo_tune.trust.safe_files import complete_or_absent
 
 
 class _Tool(NamedTuple):
@@ -103,21 +103,19 @@ def convert(run: Run, tool: str, path: Path) -> None:
 
     Raises:
         UsageError: The path exists, or the tool is not installed.
-        StoreError: The path cannot be written; it is removed again.
+        StoreError: The path cannot be written.
     """
     flag = f"--to {tool}"
     if os.path.lexists(path):
         raise UsageError(f"{flag}: {path} exists: choose another -o PATH, or remove it")
-    target = sink(tool, path, flag)
     try:
-        target.update(run)
-    except BaseException as error:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-        if isinstance(error, EvoTuneError) or not isinstance(error, Exception):
-            raise
+        with complete_or_absent(path) as part:
+            target = sink(tool, part, flag)
+            target.final_name = path.name
+            target.update(run)
+    except EvoTuneError:
+        raise
+    except Exception as error:
         why = getattr(error, "strerror", None) or one_line(f"{type(error).__name__}: {error}")
         raise StoreError(f"cannot write {path}: {why}; choose another -o PATH") from error
 

@@ -36,7 +36,7 @@ class MLflowDatabase(Sink):
 
         rows, path = Rows(run, pending_curves), self.path.resolve()
         path.touch(exist_ok=False)  # raises the system's own error if it cannot be written
-        artifacts = path.with_name(f"{path.name}-artifacts").as_uri()
+        artifacts = path.with_name(f"{self.final_name}-artifacts").as_uri()
         with silence_loggers():
             client = MlflowClient(tracking_uri=f"sqlite:///{path}")
             experiment_id = client.create_experiment(_allowed_name(rows.name), artifact_location=artifacts)

@@ -45,6 +45,8 @@ class Sink:
     def __init__(self, path: Path, flag: str) -> None:
         self.path = path
         self.flag = flag
+        # Name that the path gets when it is complete.
+        self.final_name = path.name
 
     def update(self, run: Run, pending_curves: Mapping[int, Curve] | None = None) -> None:
         """Write the parts of a run that are not written yet.

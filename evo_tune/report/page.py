@@ -310,7 +310,8 @@ def write_report(runs: Sequence[Run], path: Path, training_command: TrainingComm
     """
     html = report(runs, inline_library(), training_command)
     try:
-        path.write_text(html, encoding="utf-8")
+        with safe_files.complete_or_absent(path) as part:
+            part.write_text(html, encoding="utf-8")
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}; choose another -o FILE") from None
     return path

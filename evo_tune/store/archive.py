@@ -45,10 +45,12 @@ def pack_run(folder: Path, file: Path) -> int:
     """
     if os.path.lexists(file):
         raise UsageError(f"{file} exists: choose another name with -o")
-    part = file.with_name(f".{file.name}.part")
     try:
-        part.unlink(missing_ok=True)  # of a command that was killed
-        with open(part, "xb") as raw, zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive:
+        with (
+            safe_files.complete_or_absent(file) as part,
+            open(part, "xb") as raw,
+            zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
             for names in _names_of_files(folder):
                 with (
                     safe_files.open_to_read(folder, *names, limit=1 << 40) as source,
@@ -56,10 +58,7 @@ def pack_run(folder: Path, file: Path) -> int:
                 ):
                     while piece := source.read(_PIECE):
                         target.write(piece)
-        os.replace(part, file)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise StoreError(f"cannot pack {folder} into {file}: {error.strerror or error}") from None
     return file.stat().st_size
 

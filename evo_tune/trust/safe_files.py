@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
+import shutil
 import stat
 import sys
 import tempfile
@@ -273,6 +275,33 @@ def sync_folder(root: Root) -> None:
                 _unsynced = True
                 text = f"the file system cannot sync a folder ({error.strerror}): a power cut may lose the last files"
                 warnings.warn(f"{text} of a run, and nothing else changes", stacklevel=3)
+
+
+@contextlib.contextmanager
+def complete_or_absent(path: Path) -> Iterator[Path]:
+    """Yield a new path beside a file or folder, which gets its name at the end; after an error it is removed.
+
+    So a killed process leaves nothing of that name that is not complete. A link is followed. What is neither a file nor
+    an empty folder, such as /dev/stdout, keeps its own name.
+
+    Args:
+        path: The file, which may exist, or a folder that is missing or empty.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        part.unlink(missing_ok=True)
 
 
 def private_folder(folder: Path) -> Path:

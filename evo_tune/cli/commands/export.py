@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ import click
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
+from evo_tune.trust.safe_files import complete_or_absent
 
 if TYPE_CHECKING:
     from evo_tune.genome.trial import Candidate
@@ -98,10 +100,6 @@ def command(
             raise OptionError(f"--{name}: evaluator {plugin.name} has no option {name!r}; leave the flag out")
         other_budgets = dict.fromkeys(bound.options.keys() & {"flops", "tokens", "seconds"})
         bound = plugin.bind({**bound.options, **other_budgets, **budget})
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make {target}: {error.strerror}; choose another DIR") from None
     planned = plan(1, devices, 1, threads)
     pace = choose_pace(saved, bound, candidate, planned, threads)
     # The command for the model card, without the device and the store.
@@ -112,8 +110,8 @@ def command(
     training = Training(saved, bound, candidate, planned, pace, candidate.seed if seed is None else seed, typed)
     # An evaluator may print anything; only the JSON belongs on standard output.
     output = contextlib.redirect_stdout(sys.stderr) if output_format == "json" else contextlib.nullcontext()
-    with tempfile.TemporaryDirectory() as scratch, output:
-        metrics = training.write(target, Path(scratch), err=output_format == "json")
+    with tempfile.TemporaryDirectory() as scratch, output, _new_folder(target) as part:
+        metrics = training.write(part, Path(scratch), err=output_format == "json")
     files = sorted(path.name for path in target.iterdir())
     model = ExportedModel(
         run=saved.name, trial=candidate.id, genome=candidate.genome, folder=str(target), files=files, metrics=metrics
@@ -122,16 +120,24 @@ def command(
     shared.print_json_or_text(output_format, model, *shared.metric_lines(metrics), wrote, usage)
 
 
+@contextlib.contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder that becomes the target once it is complete."""
+    with complete_or_absent(target) as part:
+        try:
+            part.mkdir(parents=True)
+        except OSError as error:
+            raise StoreError(f"cannot make {target}: {error.strerror}; choose another DIR") from None
+        yield part
+
+
 def _export_project(saved: Run, candidate: Candidate, target: Path, output_format: str) -> None:
     """Write the project of a trial with its patches, and print what was written."""
     from evo_tune.cli.formats import ExportedModel
     from evo_tune.loop.project_export import README, export_project
 
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make {target}: {error.strerror}; choose another DIR") from None
-    export_project(saved, candidate, target)
+    with _new_folder(target) as part:
+        export_project(saved, candidate, part)
     outcome = saved.outcomes.get(candidate.id)
     exported = ExportedModel(
         run=saved.name,

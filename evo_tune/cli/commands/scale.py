@@ -13,6 +13,7 @@ from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 from evo_tune.errors import OptionError, UsageError
 from evo_tune.text import with_plural
+from evo_tune.trust.safe_files import complete_or_absent
 
 if TYPE_CHECKING:
     from evo_tune.genome.trial import Trial
@@ -138,7 +139,8 @@ def command(
         reference = plugin.name if plugin.origin == "bundled" else plugin.reference
         flags = recipe_config_toml(reference, new_name, recipe, saved.manifest.options, plugin.options)
         try:
-            emit.write_text(flags, encoding="utf-8")
+            with complete_or_absent(emit) as part:
+                part.write_text(flags, encoding="utf-8")
         except OSError as error:
             raise OptionError(f"--emit {emit}: {error.strerror}; choose another file") from None
         recipe.emitted = str(emit)

@@ -287,13 +287,12 @@ def copy_model(model: Path, target: Path) -> None:
     Raises:
         StoreError: The disk refuses.
     """
-    part = target.with_name(f"{target.name}.part")
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(model, part, symlinks=True)
-        if target.is_dir():
-            shutil.rmtree(target)
-        part.rename(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with safe_files.complete_or_absent(target) as part:
+            shutil.copytree(model, part, symlinks=True)
+            if target.is_dir():
+                shutil.rmtree(target)
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror}; the model is in {model}") from None
 
