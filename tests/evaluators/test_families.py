@@ -53,7 +53,7 @@ def test_without_the_option_the_space_is_that_of_the_transformer(data: Path) -> 
 
 
 def test_a_familys_genes_are_active_in_its_genomes_only(data: Path) -> None:
-    space = bind(data, "all").space
+    space = bind(data, "auto").space
     assert space.genes["family"].values == FAMILIES  # type: ignore[union-attr]
     boosted = space.check({"family": "boosting", "lr": 0.02, "shrinkage": 0.05}, fill_defaults=True)
     assert boosted["shrinkage"] == 0.05
@@ -63,9 +63,9 @@ def test_a_familys_genes_are_active_in_its_genomes_only(data: Path) -> None:
     assert set(bind(data, "linear,boosting").space.genes) & {"family", "lr", "l2"} == {"family", "l2"}
 
 
-@pytest.mark.parametrize("wrong", ["forest", "", "boosting,boosting", "all,linear", "auto,linear", "boosting, linear"])
+@pytest.mark.parametrize("wrong", ["forest", "", "boosting,boosting", "auto,linear", "boosting, linear"])
 def test_an_unknown_family_is_named(wrong: str, data: Path) -> None:
-    with pytest.raises(OptionError, match="transformer with commas between them, all, or auto"):
+    with pytest.raises(OptionError, match="transformer with commas between them, or auto"):
         bind(data, wrong)
 
 
@@ -76,7 +76,7 @@ def test_families_report_the_same_metrics_and_export_a_model_with_the_same_score
     options = {"target": target, "ignore": "", "epochs": 2.0}
     names = {}
     for family in FAMILIES:
-        bound = bind(data, "all", **options)
+        bound = bind(data, "auto", **options)
         genome = bound.space.check({"family": family}, fill_defaults=True)
         context = Context(seed=3, folder=tmp_path / f"{family}-trial", test=True)
         metrics = bound.evaluate(genome, context)
@@ -87,7 +87,7 @@ def test_families_report_the_same_metrics_and_export_a_model_with_the_same_score
             rows = pd.read_csv(data).iloc[bound.values.table.test]
             for refit in (False, True):
                 folder = tmp_path / f"{family}-{refit}"
-                chosen = bind(data, "all", **options, refit=refit)
+                chosen = bind(data, "auto", **options, refit=refit)
                 exported = chosen.export(genome, Context(seed=3, folder=tmp_path / "again"), folder)
                 assert exported["val_loss"] == metrics["val_loss"]
                 assert (exported["test_loss"] == metrics["test_loss"]) != refit
@@ -158,7 +158,7 @@ def test_balanced_class_weights_change_a_fit(data: Path, tmp_path: Path) -> None
 
 
 def test_a_run_trains_the_default_genome_of_each_family_first(data: Path, tmp_path: Path) -> None:
-    bound = bind(data, "all")
+    bound = bind(data, "auto")
     plan = plan_run(
         bound.plugin, Request(options=bound.options | {"epochs": 1.0}), *parse_settings({"trials": 5}), tmp_path
     )
@@ -169,7 +169,7 @@ def test_a_run_trains_the_default_genome_of_each_family_first(data: Path, tmp_pa
 
 
 def test_untimed_work_of_a_family_has_a_cost(data: Path) -> None:
-    bound = bind(data, "all")
+    bound = bind(data, "auto")
     genome = bound.space.default()
     timed = TimedGenome(bound.work(genome), 0.01, 0.1)
     cost = Cost.fit([timed], "cpu", bound.plugin.cpu_costs)
@@ -181,14 +181,14 @@ def test_untimed_work_of_a_family_has_a_cost(data: Path) -> None:
 def test_without_lightgbm_auto_leaves_boosting_out_and_the_rest_says_what_to_install(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    genome = bind(data, "all").space.default()
+    genome = bind(data, "auto").space.default()
     assert "left out" not in str(bind(data, "auto").describe())
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     bound = bind(data, "auto")
     assert bound.space.genes["family"].values == ("linear", "transformer")  # type: ignore[union-attr]
     assert bound.describe()[0] == ("boosting is left out: LightGBM is not installed: pip install 'evo-tune[boosting]'")
-    for families in ("boosting", "all", "linear,boosting"):
+    for families in ("boosting", "linear,boosting"):
         with pytest.raises(
             OptionError, match=rf"families={families}: LightGBM .* 'evo-tune\[boosting\]', or give -o f"
         ):

@@ -29,22 +29,29 @@ PARAMETERS = {
     "column_share": "feature_fraction",
 }
 
+# Types of the fields of all nodes.
+NODE_TYPES = {
+    **dict.fromkeys(("first_child", "second_child", "feature"), torch.int32),
+    **dict.fromkeys(("threshold", "value"), torch.float64),
+    "missing_first": torch.bool,
+}
+
 
 @dataclass
 class Node:
     """A node of a tree; both children of a leaf are the leaf itself.
 
     Args:
-        first: Place of the child for rows that pass the test.
-        second: Place of the other child.
+        first_child: Place of the child for rows that pass the test.
+        second_child: Place of the other child.
         feature: Column that is tested.
         threshold: Largest number that passes; NaN: some categories pass instead.
         missing_first: Whether a missing number passes.
         value: Value of a leaf.
     """
 
-    first: int
-    second: int
+    first_child: int
+    second_child: int
     feature: int = 0
     threshold: float = 0.0
     missing_first: bool = False
@@ -68,18 +75,15 @@ class BoostedTrees(FittedModel):
 
     def build(self, config: TreesConfig) -> None:
         self.register_buffer("root", torch.zeros(config.trees, dtype=torch.int32))
-        for name in ("feature", "first_child", "second_child"):
-            self.register_buffer(name, torch.zeros(config.nodes, dtype=torch.int32))
-        self.register_buffer("missing_first", torch.zeros(config.nodes, dtype=torch.bool))
-        for name in ("threshold", "value"):
-            self.register_buffer(name, torch.zeros(config.nodes, dtype=torch.float64))
+        for name, dtype in NODE_TYPES.items():
+            self.register_buffer(name, torch.zeros(config.nodes, dtype=dtype))
         # Categories that pass: node · width + category, ascending; a width is that of the column with most of them.
         self.register_buffer("passing", torch.zeros(config.passing, dtype=torch.int64))
 
     def check(self) -> None:
-        bounds = {"feature": self.config.columns, "root": self.config.nodes}
-        for name, bound in {**bounds, "first_child": self.config.nodes, "second_child": self.config.nodes}.items():
+        for name in ("feature", "root", "first_child", "second_child"):
             tensor: Tensor = getattr(self, name)
+            bound = self.config.columns if name == "feature" else self.config.nodes
             if tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) < bound:
                 raise ValueError(f"{name}: a number that is not among the {bound} from 0")
 
@@ -150,23 +154,15 @@ class BoostedTrees(FittedModel):
                 node.threshold = np.nan
             else:  # a number that was never missing in training counts as 0 where it is
                 node.missing_first = tree["default_left"] if tree["missing_type"] == "NaN" else node.threshold >= 0.0
-            node.first, node.second = (add(tree[side], level + 1) for side in ("left_child", "right_child"))
+            node.first_child = add(tree["left_child"], level + 1)
+            node.second_child = add(tree["right_child"], level + 1)
             return place
 
         root = [add(tree["tree_structure"], 0) for tree in trees]
         self.config = replace(self.config, trees=len(root), nodes=len(nodes), passing=len(passing), levels=levels)
         self.build(self.config)
-        columns = {
-            "root": root,
-            "feature": [node.feature for node in nodes],
-            "threshold": [node.threshold for node in nodes],
-            "missing_first": [node.missing_first for node in nodes],
-            "first_child": [node.first for node in nodes],
-            "second_child": [node.second for node in nodes],
-            "value": [node.value for node in nodes],
-            "passing": sorted(passing),
-        }
-        for name, values in columns.items():
+        columns = {name: [getattr(node, name) for node in nodes] for name in NODE_TYPES}
+        for name, values in {**columns, "root": root, "passing": sorted(passing)}.items():
             buffer: Tensor = getattr(self, name)
             buffer.copy_(torch.tensor(values, dtype=buffer.dtype))
 

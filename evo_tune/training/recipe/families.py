@@ -19,9 +19,6 @@ from evo_tune.training.recipe.hardware.computing import TimeBudget
 
 TRANSFORMER, BOOSTING, LINEAR = "transformer", "boosting", "linear"
 
-# Values of the option that stand for every family of an evaluator, and for those whose packages are installed.
-ALL, EVERY = "all", ("all", AUTO)
-
 # Steps of a full training without a budget in time, and most steps with one. A step of boosting adds a tree for each
 # output; a step of the linear model is `LBFGS_ITERATIONS`.
 STEPS = {BOOSTING: 1000, LINEAR: 20}
@@ -51,7 +48,7 @@ class FamilyOptions(Options):
     families: str = option(
         TRANSFORMER,
         gene=None,
-        help="Families of models to search: transformer, boosting, linear, with commas; all; or auto: those installed",
+        help="Families of models to search: transformer, boosting, linear, with commas; auto: all that are installed",
     )
 
     refit: bool = option(
@@ -65,23 +62,22 @@ class FamilyOptions(Options):
             OptionError: One is unknown.
         """
         names = self.families.split(",")
-        if self.families not in EVERY and (not set(names) <= set(self.every_family) or len(set(names)) < len(names)):
-            expected = f"{', '.join(self.every_family)} with commas between them, {ALL}, or {AUTO}"
+        if names != [AUTO] and (not set(names) <= set(self.every_family) or len(set(names)) < len(names)):
+            expected = f"{', '.join(self.every_family)} with commas between them, or {AUTO}"
             raise OptionError(f"-o families={self.families}: expected {expected}")
 
     @property
     def family_names(self) -> tuple[str, ...]:
         """Families to search, in the order of `every_family`."""
-        names = self.every_family if self.families in EVERY else self.families.split(",")
-        return tuple(name for name in self.every_family if name in names and name not in self._left_out)
-
-    @property
-    def _left_out(self) -> tuple[str, ...]:
-        return () if self.families != AUTO or _has_lightgbm() else (BOOSTING,)
+        names = self.families.split(",")
+        if self.families == AUTO:
+            names = [name for name in self.every_family if name != BOOSTING or _has_lightgbm()]
+        return tuple(name for name in self.every_family if name in names)
 
     def describe_families(self) -> list[str]:
         """Return a line about a family that is left out because its package is not installed, if there is one."""
-        return [f"{family} is left out: {REMEDY}" for family in self._left_out]
+        is_left_out = self.families == AUTO and BOOSTING not in self.family_names
+        return [f"{BOOSTING} is left out: {REMEDY}"] if is_left_out else []
 
     def family_of(self, genome: Mapping[str, Any]) -> str:
         """Return the family of a genome."""
