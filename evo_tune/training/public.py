@@ -42,7 +42,6 @@ from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
 from evo_tune.training.optim.losses import CrossEntropy, Loss, QuantileLoss, SquaredError
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon, decay_groups
 from evo_tune.training.optim.watching import Diverged, DivergenceWatch, EarlyStopping
-from evo_tune.training.probing.coordinates import check_coordinates
 from evo_tune.training.reading import LanguageTraining, Material, export_language
 from evo_tune.training.samples import (
     ClassifierTraining,

@@ -9,8 +9,8 @@ import torch
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import GPT
-from evo_tune.training.probing.coordinates import check_coordinates
 from evo_tune.training.recipe.models.rules import Factors, Parametrisation
+from tests.training.probing.coordinates import check_coordinates
 
 SHORT = {"widths": (32, 64, 128), "depths": (2, 4, 8), "steps": 3}
 WIDTHS = {**SHORT, "depths": ()}
