@@ -25,7 +25,7 @@ from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.trial import Trial
 from evo_tune.report import charts, summary
 from evo_tune.report.charts import Part, Spec, as_json, as_plotly
-from evo_tune.report.run_data import RunData, TrainingCommand, no_command
+from evo_tune.report.run_data import RunData, TrainingCommand
 from evo_tune.report.side_by_side import comparison_parts
 from evo_tune.store.binding import remember_file
 from evo_tune.store.journal import write_atomically
@@ -251,7 +251,7 @@ def write_shared_library(store: Path) -> Library:
 # Reports of runs.
 
 
-def report(runs: Sequence[Run], library: Library, training_command: TrainingCommand = no_command) -> str:
+def report(runs: Sequence[Run], library: Library, training_command: TrainingCommand | None = None) -> str:
     """Return the page of one run, or of several runs side by side.
 
     Args:
@@ -285,7 +285,7 @@ def run_facts(data: RunData) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
-def write_beside(run: Run, training_command: TrainingCommand = no_command) -> Path:
+def write_beside(run: Run, training_command: TrainingCommand | None = None) -> Path:
     """Write the report into a run's folder and the plotly script into its store; return the report's path.
 
     Raises:
@@ -302,7 +302,7 @@ def write_beside(run: Run, training_command: TrainingCommand = no_command) -> Pa
     return path
 
 
-def write_report(runs: Sequence[Run], path: Path, training_command: TrainingCommand = no_command) -> Path:
+def write_report(runs: Sequence[Run], path: Path, training_command: TrainingCommand | None = None) -> Path:
     """Write a report that contains the plotly script, and return its path.
 
     Raises:

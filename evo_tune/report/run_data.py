@@ -63,20 +63,15 @@ ROUNDING = 1e-9
 TrainingCommand: TypeAlias = Callable[[Run, Trial], str]
 
 
-def no_command(run: Run, trial: Trial) -> str:
-    """Return no command: only a caller that knows evaluators has one."""
-    return ""
-
-
 class RunData:
     """One run, read once.
 
     Args:
         run: The run. While it continues, a value that was computed once stays the same.
-        training_command: See `TrainingCommand`.
+        training_command: See `TrainingCommand`; None where the caller knows no evaluators.
     """
 
-    def __init__(self, run: Run, training_command: TrainingCommand = no_command) -> None:
+    def __init__(self, run: Run, training_command: TrainingCommand | None = None) -> None:
         self.run = run
         self.training_command = training_command
         self.name = run.name

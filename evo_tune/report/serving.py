@@ -37,7 +37,7 @@ from evo_tune.report.page import (
     section_html,
     templates,
 )
-from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData, TrainingCommand, no_command
+from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData, TrainingCommand
 from evo_tune.report.summary import genome_count, results_in_words
 from evo_tune.store.heartbeat import Beat, Curve, last_beat, running_curves
 from evo_tune.store.journal import JOURNAL
@@ -197,7 +197,7 @@ class LiveReport:
         training_command: See `TrainingCommand`.
     """
 
-    def __init__(self, folder: Path, training_command: TrainingCommand = no_command) -> None:
+    def __init__(self, folder: Path, training_command: TrainingCommand | None = None) -> None:
         self.folder, self._training_command = folder, training_command
         self._lock = threading.Lock()
         self._read()
@@ -258,7 +258,7 @@ class LiveStore:
         training_command: See `TrainingCommand`.
     """
 
-    def __init__(self, store: Path, training_command: TrainingCommand = no_command) -> None:
+    def __init__(self, store: Path, training_command: TrainingCommand | None = None) -> None:
         self.store, self._training_command = store, training_command
         self._lock = threading.Lock()
         self._rows: dict[Path, tuple[int, ListedRun]] = {}  # with the size of the journal that was read

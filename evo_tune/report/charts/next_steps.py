@@ -127,11 +127,8 @@ def _wider_ranges(data: RunData) -> Iterator[Command]:
     genes = genes_at_range_ends(data)
     if not genes:
         return
-    where = "The best values of some genes are at the ends of their ranges"
-    if len(genes) == 1:
-        where = "The best value of a gene is at an end of its range"
-    why = f"{where}, and better ones may be beyond: {', '.join(gene.description for gene in genes.values())}. "
-    why += "To continue with wider ranges and all results so far:"
+    ends = ", ".join(gene.description for gene in genes.values())
+    why = f"At an end of its range: {ends}. Better values may be beyond it. To continue with all results so far:"
     yield Command(why, _widening_command(data.run, genes.values()))
 
 

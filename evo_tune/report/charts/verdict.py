@@ -31,7 +31,8 @@ def part(data: RunData) -> Part | None:
     if data.recommended_trial is not None:
         why = "Print the genome, for a program or for --warm-start of another run:"
         commands.append(Command(why, f"evo-tune best {name} --format json"))
-        if 0 < len(typed := data.training_command(run, data.recommended_trial)) <= LONGEST_COMMAND:
+        typed = data.training_command(run, data.recommended_trial) if data.training_command else ""
+        if 0 < len(typed) <= LONGEST_COMMAND:
             commands.insert(0, Command("Train it once more:", escape_unprintable(typed)))
         if run.manifest.evaluator.startswith("bundled:"):
             commands.append(Command("Train it once more and keep the model:", f"evo-tune export {name} model"))
