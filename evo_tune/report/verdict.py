@@ -35,6 +35,10 @@ LEVEL = 0.05
 Losses: TypeAlias = Mapping[str, float | None]
 
 
+# Largest loss: one beyond counts as failed, because its square overflows.
+LARGEST = 1e100
+
+
 class VariantVerdict(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The verdict about one variant.
 
@@ -109,6 +113,10 @@ def give_verdict(losses: Mapping[str, Losses], baseline: str, objective: Objecti
     Raises:
         UsageError: The baseline is neither, or has no result; or there is no other variant.
     """
+    losses = {
+        name: {seed: loss if loss is not None and abs(loss) <= LARGEST else None for seed, loss in rows.items()}
+        for name, rows in losses.items()
+    }
     others = {name: rows for name, rows in losses.items() if name != baseline}
     reference = losses[baseline] if baseline in losses else _constant(baseline, losses, objective)
     if not _values(reference) or not others:
@@ -181,7 +189,7 @@ def _constant(baseline: str, losses: Mapping[str, Losses], objective: Objective)
     """Return a number as the losses of a baseline that has it on every seed."""
     try:
         number = float(baseline)
-        if math.isfinite(number):
+        if abs(number) <= LARGEST:
             return {seed: objective.sign * number for rows in losses.values() for seed in rows}
     except ValueError:
         pass

@@ -122,3 +122,12 @@ def test_the_best_is_rarely_ruled_out_and_its_interval_holds() -> None:
 def test_a_verdict_needs_two_sides(losses: dict[str, Losses], baseline: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         give_verdict(losses, baseline, Minimize("loss"))
+
+
+def test_a_loss_whose_square_overflows_counts_as_failed() -> None:
+    """The sum of such losses ended the command with a traceback."""
+    losses: dict[str, Losses] = {"base": {1: 1.0, 2: 2.0, 3: -1e308}, "huge": {1: 1e308, 2: 1e308, 3: 1.5}}
+    row = row_of(give_verdict(losses, "base", Minimize("loss")), "huge")
+    assert (row.failures, row.mean) == (2, 1.5)
+    with pytest.raises(UsageError, match="expected a variant or a number"):
+        give_verdict(losses, "1e308", Minimize("loss"))
