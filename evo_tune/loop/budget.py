@@ -221,13 +221,17 @@ def choose_seconds(
         planning: Seconds of the hours that are already spent.
         trainings: Full trainings of a search without options and limits; None for another search.
     """
-    own_seconds = evaluator.with_options(cost=cost.text()).estimate(default)["seconds"]
+    timed = evaluator.with_options(cost=cost.text())
+    own_seconds = timed.estimate(default)["seconds"]
     if session.hours is not None:
         limit, words, trainings = max(0.0, session.hours * 3600 - planning), "--hours", TRAININGS
     elif trainings is not None:
         limit, words = DEFAULT_SEARCH, f"{DEFAULT_SEARCH / 60:.0f} minutes of search"
     else:
-        return float(f"{own_seconds:.3g}"), "the time of the default genome with the evaluator's own budget"
+        defaults = evaluator.space.family_defaults()  # a network needs longer than trees
+        longest = max([own_seconds, *(timed.estimate(genome)["seconds"] for genome in defaults)])
+        genome_words = "the default genome of the slowest family" if defaults else "the default genome"
+        return float(f"{longest:.3g}"), f"the time of {genome_words} with the evaluator's own budget"
     seconds = max(limit * slots / trainings, SHORTEST * own_seconds)
     reason = f"so that {limit * slots / seconds:.0f} full trainings fit into {words}"
     own_remarks = evaluator.remarks()

@@ -15,6 +15,7 @@ import pytest
 from evo_tune import Context, load_model
 from evo_tune.errors import OptionError
 from evo_tune.forecast.timing import genomes_to_time
+from evo_tune.loop.budget import choose_seconds
 from evo_tune.loop.plan import Request, plan_run
 from evo_tune.plugins.cost import Cost, TimedGenome
 from evo_tune.plugins.evaluator import BoundEvaluator
@@ -176,6 +177,19 @@ def test_untimed_work_of_a_family_has_a_cost(data: Path) -> None:
     for family in FAMILIES:
         other = bound.space.check({"family": family}, fill_defaults=True)
         assert bound.with_options(cost=cost.text(), seconds=1.0).estimate(other)["steps"] >= 1
+
+
+def test_the_slowest_family_sets_the_time_of_a_training(data: Path) -> None:
+    bound = bind(data, "auto")
+    default = bound.space.default()
+    cost = Cost.fit([TimedGenome(bound.work(default), 0.0005, 0.0)], "cpu", bound.plugin.cpu_costs)
+    timed = bound.with_options(cost=cost.text())
+    own = {genome["family"]: timed.estimate(genome)["seconds"] for genome in bound.space.family_defaults()}
+    assert own["transformer"] == max(own.values()) > 2.0 * own["boosting"]
+    _, session = parse_settings({"trials": 5})
+    seconds, words = choose_seconds(bound, default, cost, session, 1, 0.0, None)
+    assert seconds == pytest.approx(own["transformer"], rel=0.01)
+    assert words == "the time of the default genome of the slowest family with the evaluator's own budget"
 
 
 def test_without_lightgbm_auto_leaves_boosting_out_and_the_rest_says_what_to_install(
