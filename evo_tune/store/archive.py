@@ -95,6 +95,8 @@ def unpack_run(file: Path, store: Path, name: str) -> Path:
     store.mkdir(parents=True, exist_ok=True)
     try:
         safe_files.remove(store, part)
+        if file.exists() and not file.is_file():
+            raise ValueError("it is no regular file")  # a device may have no end
         with zipfile.ZipFile(file) as archive:
             entries = _checked_entries(archive, file.stat().st_size)
             with safe_files.folder(store, part, make=True) as folder:

@@ -151,3 +151,9 @@ def test_a_packed_run_continues(tmp_path: Path) -> None:
     continued = Search.resume("copy", store=tmp_path, trials=5)  # nothing asks for trust: it is the user's own
     continued.run()
     assert len(continued.trials) == 5
+
+
+def test_a_device_is_no_archive(tmp_path: Path) -> None:
+    """/dev/zero filled the memory; /dev/null only shows that nothing is read."""
+    with pytest.raises(StoreError, match="it is no regular file"):
+        unpack_run(Path("/dev/null"), tmp_path, "run")
