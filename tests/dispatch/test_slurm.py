@@ -107,8 +107,12 @@ def test_a_disturbed_run_has_the_trials_of_an_undisturbed_one(
         return job
 
     def start_again(job: str) -> None:
-        """SLURM waits for minutes before it starts a requeued job again."""
+        """Start a requeued job now: SLURM waits for minutes.
+
+        It refuses a job that starts in the second in which it was requeued ("Job credential revoked").
+        """
         assert until(lambda: slurm("squeue", "-h", "-o", "%T", "-j", job) == "PENDING", 90.0)
+        time.sleep(3)
         while slurm("squeue", "-h", "-o", "%T", "-j", job) == "PENDING":
             subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], capture_output=True)
             time.sleep(1)
