@@ -8,6 +8,7 @@ likelihood with a prior; MacKay 1992), found by their gradient.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -85,6 +86,15 @@ class SwitchModel:
         projected = contrasts @ self.features.T
         explained = np.einsum("ij,ij->i", projected @ self.inverse, projected)
         return np.asarray(self.deviation**2 * np.maximum((contrasts**2).sum(axis=1) - explained, 0.0))
+
+    def expected_improvements(self, genomes: Sequence[Genome], best: float) -> np.ndarray:
+        """Return by how much each genome is expected to improve on a loss (Jones et al. 1998), shape (genomes,)."""
+        from scipy.special import ndtr  # SciPy takes a tenth of a second, needed only where a model is fitted
+
+        features = self.encode(genomes)
+        deviations = np.maximum(np.sqrt(self.variance(features)), 1e-12 * self.deviation)
+        scores = (best - self.mean(features)) / deviations
+        return np.asarray(deviations * (scores * ndtr(scores) + np.exp(-0.5 * scores**2) / math.sqrt(2.0 * math.pi)))
 
     def pair_gains(self) -> tuple[np.ndarray, np.ndarray]:
         """Return gains and their standard deviations.

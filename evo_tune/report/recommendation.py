@@ -44,7 +44,7 @@ MEMO: WeakKeyDictionary[Run, tuple[int, dict[int, float]]] = WeakKeyDictionary()
 MIN_TRIALS = 10
 
 # Number of standard deviations by which the simplest trial may be worse than the best (benchmarks/patches.py).
-LEVEL_ERRORS = 1.4
+LEVEL_ERRORS = 2.0
 
 # Ranking.
 
