@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.integrate import quad
+from scipy.stats import norm
 
 from evo_tune.genome.genes import Float, Gene
 from evo_tune.genome.space import SearchSpace
@@ -97,6 +99,22 @@ def test_the_scales_are_a_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
         assert slope == pytest.approx(function(best)[1][place], abs=1e-4)
         assert function(best)[0] <= function(best + 0.1 * shift)[0]
         assert function(best)[0] <= function(best - 0.1 * shift)[0]
+
+
+def test_expected_improvements_are_those_of_a_normal_loss() -> None:
+    """The integral of how far a loss is below the best one, over its normal distribution."""
+    rng = np.random.default_rng(3)
+    on = (rng.random((12, 3)) < 0.5).astype(float)
+    model = fit(on, rng.random((12, 2)), 1.0 - on @ [0.2, 0.1, 0.0] + rng.normal(0.0, 0.1, 12))
+    genomes = [model.space.sample(np.random.default_rng(seed)) for seed in range(5)]
+    features = model.encode(genomes)
+    best = float(model.mean(features).mean())
+    for mean, variance, gain in zip(
+        model.mean(features), model.variance(features), model.expected_improvements(genomes, best), strict=True
+    ):
+        loss = norm(mean, np.sqrt(variance))
+        below = quad(lambda value, loss=loss: (best - value) * loss.pdf(value), loss.ppf(1e-12), best)[0]
+        assert gain == pytest.approx(below, rel=1e-6, abs=1e-12)
 
 
 def test_equal_losses_have_no_model() -> None:

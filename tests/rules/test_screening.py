@@ -18,10 +18,13 @@ from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.rules.screening import (
     FIRST,
+    IMPROVEMENT,
     SCREENING,
     SIMPLIFIED,
+    TURNS,
     failing_switches,
     next_screening,
+    suspected_switches,
     without_failing,
 )
 from evo_tune.settings import RunSettings
@@ -63,11 +66,27 @@ def simulate(
     return history, proposals
 
 
-def test_the_strategy_keeps_a_third_of_the_later_genomes() -> None:
-    kinds = [proposal.operator for proposal in simulate(FIRST + 12)[1]]
-    assert not {SCREENING, SIMPLIFIED} & {*kinds[:FIRST]}
-    assert all(kind not in (SCREENING, SIMPLIFIED) for kind in kinds[FIRST::3])
-    assert {SCREENING} <= {*kinds[FIRST + 1 :: 3]} <= {SCREENING, "random"}  # random once all variants were trained
+# Number of trainings after which a simplified genome is due.
+BEFORE_SIMPLIFIED = FIRST + 5 * len(TURNS) + TURNS.index(SIMPLIFIED)
+
+
+def test_the_kinds_take_turns_with_the_strategy() -> None:
+    kinds = [proposal.operator for proposal in simulate(FIRST + 5 * len(TURNS))[1]][FIRST:]
+    assert {*kinds[2::4]} == {"random"}
+    assert {*kinds[0::4]} == {IMPROVEMENT}
+    assert SCREENING in kinds[1::4]
+    assert {*kinds[1::4]} <= {SCREENING, "random"}  # random once all variants were trained
+    assert {*kinds[3::4]} <= {SIMPLIFIED, IMPROVEMENT}  # until a simple genome may be as good
+
+
+def test_improvements_use_the_switches_that_help() -> None:
+    for seed in range(4):
+        history, proposals = simulate(FIRST + 16, seed=seed)
+        best = history.ranking[0].genome
+        assert [best[name] for name in ("p0", "p1")] == [True, True]
+        assert abs(np.log10(best["lr"]) + 3.0) < 0.5
+        rates = {proposal.genome["lr"] for proposal in proposals if proposal.operator == IMPROVEMENT}
+        assert len(rates) > 1
 
 
 def next_after(genomes: list[Genome], losses: np.ndarray) -> Proposal:
@@ -84,7 +103,7 @@ def next_after(genomes: list[Genome], losses: np.ndarray) -> Proposal:
 def test_a_switch_that_is_only_noise_is_dropped() -> None:
     """All genomes so far have it on."""
     rng = np.random.default_rng(0)
-    on = np.column_stack([np.ones(FIRST + 2), rng.random((FIRST + 2, 5)) < 0.5])
+    on = np.column_stack([np.ones(BEFORE_SIMPLIFIED), rng.random((BEFORE_SIMPLIFIED, 5)) < 0.5])
     genomes: list[Genome] = [{**dict(zip(SWITCHES, map(bool, row), strict=True)), "lr": 1e-3} for row in on]
     proposal = next_after(genomes, 1.0 - 0.1 * on[:, 1] + rng.normal(0.0, 0.002, len(on)))
     assert proposal.operator == SIMPLIFIED
@@ -94,7 +113,7 @@ def test_a_switch_that_is_only_noise_is_dropped() -> None:
 def test_a_switch_that_helped_elsewhere_is_added() -> None:
     """It was on with a bad learning rate only, and is off in all good genomes."""
     rng = np.random.default_rng(0)
-    on = (rng.random((FIRST + 2, 6)) < 0.5) * [1, 1, 0, 0, 0, 0]
+    on = (rng.random((BEFORE_SIMPLIFIED, 6)) < 0.5) * [1, 1, 0, 0, 0, 0]
     rates = np.where(on[:, 0] > 0.0, 1e-4, 1e-3)
     genomes: list[Genome] = [
         {**dict(zip(SWITCHES, map(bool, row), strict=True)), "lr": float(rate)}
@@ -118,17 +137,18 @@ def test_no_genome_is_trained_twice_and_all_are_valid() -> None:
 
 
 def test_it_is_a_function_of_the_history() -> None:
-    history, _ = simulate(FIRST + 2)
-    again = [next_screening(history, SWITCHES, 1.0, np.random.default_rng(7)) for _ in range(2)]
-    assert again[0] is not None
-    assert again[0] == again[1]
+    for count in (FIRST, FIRST + 1):
+        history, _ = simulate(count)
+        again = [next_screening(history, SWITCHES, 1.0, np.random.default_rng(7)) for _ in range(2)]
+        assert again[0] is not None
+        assert again[0] == again[1]
 
 
 @pytest.mark.parametrize("case", ["no switches", "two objectives", "failures only", "equal losses"])
 def test_without_switches_or_results_the_strategy_proposes(case: str) -> None:
     metrics = ["loss", "seconds"] if case == "two objectives" else ["loss"]
     history = RunHistory(make_space(), [Minimize(metric) for metric in metrics])
-    for id in range(FIRST + 1):
+    for id in range(FIRST + len(TURNS)):
         genome = history.space.sample(np.random.default_rng(id))
         history.add_candidate(Candidate(id, 0, 0, id, **vars(Proposal(genome, DEFAULT))))
         loss = 1.0 if case == "equal losses" else float(id)
@@ -148,9 +168,10 @@ def test_a_switch_that_always_fails_is_screened_no_more() -> None:
         history.add_candidate(Candidate(id, 0, 0, id, **vars(proposal)))
         failed = proposal.genome["p1"] is True
         history.tell(id, Outcome("failed", {}) if failed else Outcome("ok", {"loss": loss_of(proposal.genome, rng)}))
-        if proposal.operator in (SCREENING, SIMPLIFIED):
+        if id > 20 and proposal.operator in (IMPROVEMENT, SCREENING, SIMPLIFIED):
             later.append(proposal.genome)
-    assert len(later) > 5
+    assert len(history.failed) <= 10
+    assert len(later) > 20
     assert not any(genome["p1"] for genome in later)
     assert all(any(genome[name] for genome in later) for name in ("p0", "p2"))
 
@@ -198,11 +219,30 @@ def test_a_failure_accuses_the_only_switch_that_never_succeeded() -> None:
     train(3, "p2", "p3")
     assert failing_switches(history, SWITCHES) == {"p1"}
     genome = dict.fromkeys(SWITCHES[:3], True) | dict.fromkeys(SWITCHES[3:], False) | {"lr": 1e-3}
+    assert suspected_switches(history, SWITCHES) == {"p1"}
     changed = without_failing(Proposal(genome, "random"), history, SWITCHES, 1.0)
     assert changed.genome == {**genome, "p1": False}
     assert without_failing(replace(changed, resumes=0), history, SWITCHES, 1.0).genome == changed.genome
     resumed = Proposal(genome, "promotion", resumes=0)
     assert without_failing(resumed, history, SWITCHES, 1.0) == resumed
+
+
+def test_a_genome_has_at_most_one_suspected_switch() -> None:
+    """After a failure of many switches, the next ones tell which it was."""
+    history = RunHistory(make_space(), [Minimize("loss")])
+    for number in range(FIRST):
+        genome: Genome = dict.fromkeys(SWITCHES, number == 1) | {"lr": 1e-3 * (1 + number / 10)}
+        history.add_candidate(Candidate(number, 0, 0, number, **vars(Proposal(genome, DEFAULT))))
+        history.tell(number, Outcome("failed", {}) if number == 1 else Outcome("ok", {"loss": 1.0}))
+    history.add_candidate(
+        Candidate(FIRST, 0, 0, FIRST, **vars(Proposal(history.space.default() | {"lr": 2e-3}, DEFAULT)))
+    )
+    history.tell(FIRST, Outcome("ok", {"loss": 1.1}))
+    assert suspected_switches(history, SWITCHES) == {*SWITCHES}
+    proposals = [next_screening(history, SWITCHES, 1.0, np.random.default_rng(seed)) for seed in range(8)]
+    counts = {sum(proposal.genome[name] is True for name in SWITCHES) for proposal in proposals if proposal is not None}
+    assert counts
+    assert counts <= {0, 1}
 
 
 def test_new_genomes_begin_at_the_first_rung() -> None:
