@@ -29,6 +29,7 @@ from evo_tune.store.inbox import waiting_files
 from evo_tune.store.manifest import PatchRecord
 from evo_tune.store.note import read_note
 from evo_tune.store.run import Run
+from evo_tune.text import show_value
 
 
 class TrialSummary(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -264,6 +265,12 @@ class ListedRun(Struct, forbid_unknown_fields=True, kw_only=True):
     created: str
     state: str
     note: str
+
+    @property
+    def best_text(self) -> str:
+        """The best value with its metric, on the test set where fresh seeds have one; '' without a value."""
+        metric = (self.seeds or "").partition(", ")[2] or self.objective
+        return "" if self.best is None else f"{metric} {show_value(self.best)}"
 
 
 class PatchState(Struct, forbid_unknown_fields=True, kw_only=True):

@@ -269,7 +269,7 @@ class LiveStore:
         with self._lock:
             rows = list(filter(None, map(self._row, list_runs(self.store))))
         rows.sort(key=lambda row: row.created, reverse=True)
-        content = {"store": str(self.store), "rows": [structs.asdict(row) for row in rows]}
+        content = {"store": str(self.store), "rows": [{**structs.asdict(row), "best": row.best_text} for row in rows]}
         style = Markup(asset("page.css"))
         return templates().get_template("runs.html").render(content, style=style, policy=Markup(policy([])))
 

@@ -16,9 +16,11 @@ from evo_tune.genome.trial import Candidate, Maximize, Outcome
 from evo_tune.loop.comparison import comparison_jobs, record_result
 from evo_tune.loop.search import Search
 from evo_tune.report.recommendation import comparison_objective, current_comparison, fresh_values, recommend_trial
+from evo_tune.report.serving import LiveStore
 from evo_tune.report.summary import run_result, verdict
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
+from evo_tune.text import show_value
 from tests.conftest import drive
 from tests.journals import events_of
 
@@ -132,6 +134,9 @@ def test_everything_that_tells_of_fresh_seeds_says_test(begin: Begin, quick: Pat
     shown = json.loads(typed("show", "run", "--format", "json"))
     assert shown["best"][0]["fresh_seeds"]["metric"] == "test_loss"
     assert json.loads(typed("list", "--format", "json"))[0]["seeds"].endswith("fresh seeds, test_loss")
+    value = f"test_loss {show_value(best.mean)}"
+    assert value in typed("list").replace("\n", " ")
+    assert value in LiveStore(tmp_path / "store").page()
     exported = typed("export", "run", str(tmp_path / "out"), "--evaluator", str(quick), "--trust")
     assert "test_loss" in exported
 

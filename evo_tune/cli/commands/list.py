@@ -46,9 +46,7 @@ def command(texts: tuple[str, ...], sort: str, store: str, output_format: str) -
     if output_format == "json":
         shared.print_json(runs)
         return
-    rows = [structs.asdict(run) for run in runs]
-    if output_format == "table":
-        rows = [_table_row(run) for run in runs]
+    rows = [_table_row(run) if output_format == "table" else structs.asdict(run) for run in runs]
     matching = " that matches" if texts else ""
     shared.print_rows(
         rows,
@@ -64,15 +62,14 @@ def _contains(row: dict[str, Any], text: str) -> bool:
 
 def _table_row(run: ListedRun) -> dict[str, Any]:
     """Return the columns of a table: the first ones fit a narrow terminal."""
-    best = "" if run.best is None else f"{run.objective} {shared.show_value(run.best)}"
     return {
         "run": run.run,
         "began": run.created[:16].replace("T", " "),
         "evaluator": _shorten(run.evaluator.removeprefix("bundled:").removeprefix("command:"), 24),
         "state": run.state,
         "trials": run.results,
-        "best": best,
-        "seeds": run.seeds or "",
+        "best": run.best_text,
+        "seeds": (run.seeds or "").partition(", ")[0],
         "failed": run.failed,
         "wall time": shared.show_seconds(run.seconds),
         "strategy": run.strategy,

@@ -124,12 +124,10 @@ def _widening_command(run: Run, genes: Iterable[AtEnd]) -> str:
 
 
 def _wider_ranges(data: RunData) -> Iterator[Command]:
-    genes = genes_at_range_ends(data)
-    if not genes:
-        return
-    ends = ", ".join(gene.description for gene in genes.values())
-    why = f"At an end of its range: {ends}. Better values may be beyond it. To continue with all results so far:"
-    yield Command(why, _widening_command(data.run, genes.values()))
+    if genes := genes_at_range_ends(data):
+        ends = ", ".join(gene.description for gene in genes.values())
+        why = f"At an end of its range: {ends}. Better values may be beyond it. To continue with all results so far:"
+        yield Command(why, _widening_command(data.run, genes.values()))
 
 
 # Failures.
