@@ -67,7 +67,7 @@ def test_what_other_programs_do_to_a_run_costs_no_result() -> None:
 
 
 def test_what_is_broken_on_purpose_is_noticed() -> None:
-    printed = chaos("--mutants", "lock", "checks", "checksum", "truncate", "--rounds", "4")
+    printed = chaos("--mutants", "lock", "checks", "checksum", "truncate", "--rounds", "8")
     assert "a second parent" in printed
     assert "the run wrote on behind a foreign line" in printed
     assert "a flipped bit is not named" in printed

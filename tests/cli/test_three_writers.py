@@ -38,7 +38,7 @@ def main():
     else:
         options = {"sleep": float(sys.argv[1])}
         search = Search(
-            "quick.py", name="busy", options=options, trials=10_000, slots=4, strategy="random", seed=1
+            "quick.py", name="busy", options=options, trials=1_000_000, slots=4, strategy="random", seed=1
         )
 
     def propose():
