@@ -37,7 +37,7 @@ def test_what_is_proposed_waits_and_a_longer_run_trains_it(folder: Path, small_r
     assert [candidate.genome["x"] for candidate in run.candidates[8:]] == [0.25, 0.125, 0.5, -0.5, 0.75]
     assert {candidate.operator for candidate in run.candidates[8:]} == {"proposed by eve"}
     assert inbox(folder, small_run) == []
-    assert typed("verify", small_run).out == "one: all 13 proposals agree with the recorded ones\n"
+    assert typed("verify", small_run).out.startswith("one: all 13 proposals agree with the recorded ones\n")
     assert "proposed by eve" in typed("show", small_run, "--top", "13").out
 
 

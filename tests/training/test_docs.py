@@ -31,17 +31,11 @@ def test_files_and_tests_of_a_row_are_there(row: list[str]) -> None:
         assert name in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}, reference
 
 
-def test_the_short_examples_run(capsys: pytest.CaptureFixture[str]) -> None:
-    schedule, check = re.findall(r"^```python\n(from .*?)^```", PAGE, re.M | re.S)
+def test_the_short_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (schedule,) = re.findall(r"^```python\n(from .*?)^```", PAGE, re.M | re.S)
     exec(schedule, {})
     rates = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
     assert (len(rates), max(rates)) == (40, 3e-4)
-    exec(check.replace("(32, 64, 128, 256)", "(32, 64)").replace("(2, 4, 8)", "(1, 2)"), {})
-    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [
-        "stream over width",
-        "logits over width",
-        "stream over depth",
-    ]
 
 
 def test_the_example_runs_and_learns(

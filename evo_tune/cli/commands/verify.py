@@ -34,7 +34,7 @@ def command(
     trust: bool,
     output_format: str,
 ) -> int:
-    """Replay the proposals of RUN, and say whether its results have changed.
+    """Check that the proposals and results of RUN are unchanged.
 
     Each proposal is made again from the results that were known at the time, and must equal the recorded one. The
     journal must be as this machine wrote it, and the other files must agree with it. The exit code is 1 if not.

@@ -27,7 +27,8 @@ def test_an_input_that_does_not_fit_into_memory_is_predicted_in_parts(
     made = export("classes")
     model, frame = evo_tune.load_model(made.folder), pd.read_csv(made.held_out)
     whole = model.predict(frame)
-    monkeypatch.setattr("evo_tune.training.prediction.readers.PART", 7)
+    monkeypatch.setattr("evo_tune.training.prediction.model.PASSES", 1)
+    model = evo_tune.load_model(made.folder, batch=7)
     found = model.predictions(made.held_out)
     parts = list(found)
     assert len(parts) == -(-len(frame) // 7)
@@ -184,7 +185,7 @@ def test_an_empty_folder_has_nothing_to_predict(export: Export, tmp_path: Path) 
 def test_a_bad_row_keeps_the_predictions_before_it(
     export: Export, typed: Typed, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evo_tune.training.prediction.readers.PART", samples.PASS)
+    monkeypatch.setattr("evo_tune.training.prediction.model.PASSES", 1)
     frame = pd.read_csv(export("classes").held_out)
     frame = pd.concat([frame] * 10)[: 2 * samples.PASS].astype({"width": object})
     frame.iloc[-1, 0] = "wide"
