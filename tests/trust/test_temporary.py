@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import shutil
 import stat
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,13 +58,12 @@ def names_made_in(folder: Path) -> Iterator[dict[str, int]]:
 
 
 @pytest.fixture
-def names_of(tmp_path: Path) -> Callable[..., dict[str, int]]:
-    """Return a function that types a command and returns the names that it makes in its temporary folder."""
+def names_of(tmp_path: Path) -> Iterator[Callable[..., dict[str, int]]]:
+    """Yield a function that types a command and returns the names that it makes in its temporary folder."""
+    temporary = Path(tempfile.mkdtemp(dir="/tmp"))  # Ray's sockets have short paths
+    temporary.chmod(0o1777)
 
     def names(*words: str) -> dict[str, int]:
-        temporary = tmp_path / "temporary"
-        temporary.mkdir(exist_ok=True)
-        temporary.chmod(0o1777)
         environment = {**os.environ, "TMPDIR": str(temporary), "RAY_TMPDIR": str(temporary)}
         environment.pop("TORCHINDUCTOR_CACHE_DIR", None)
         with names_made_in(temporary) as modes:
@@ -71,7 +72,8 @@ def names_of(tmp_path: Path) -> Callable[..., dict[str, int]]:
         assert ended.returncode == 0, ended.stderr[-2000:]
         return modes
 
-    return names
+    yield names
+    shutil.rmtree(temporary)
 
 
 def check(first: dict[str, int], second: dict[str, int], allowed: tuple[str, ...] = ()) -> None:
