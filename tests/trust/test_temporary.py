@@ -105,8 +105,13 @@ EVALUATORS = {
 }
 
 
+PROOFS = ("text_classification", "image_classification", "forecasting", "fine_tuning")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("evaluator", EVALUATORS)
+@pytest.mark.parametrize(
+    "evaluator", [pytest.param(name, marks=[pytest.mark.proof] * (name in PROOFS)) for name in EVALUATORS]
+)
 def test_no_evaluator_makes_a_name_that_others_foresee(names_of: Callable[..., dict[str, int]], evaluator: str) -> None:
     words = ["evaluate", evaluator, *EVALUATORS[evaluator]]
     check(names_of(*words), names_of(*words))
@@ -119,7 +124,7 @@ def test_no_cluster_makes_a_name_that_others_foresee(names_of: Callable[..., dic
     check(*(names_of(*TABULAR, "--name", name, "--backend", backend) for name in ("a", "b")))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.timeout(1200)
 def test_no_command_makes_a_name_that_others_foresee(names_of: Callable[..., dict[str, int]], tmp_path: Path) -> None:
     """Commands that write or train; each is typed twice, with other names of its outputs."""
