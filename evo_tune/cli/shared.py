@@ -11,6 +11,7 @@ import functools
 import io
 import math
 import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -297,16 +298,24 @@ def ask_function() -> Callable[[str], bool] | None:
 
 
 def training_command(run: Run, trial: Trial) -> str:
-    """Return the command that trains a trial of a script's run once more; '' for other, damaged and huge commands."""
+    """Return the command that trains a trial of a script's run once more; '' for other, damaged and huge commands.
+
+    With patches, the project of the trial is written first.
+    """
     from evo_tune.plugins.command import command_of
 
     manifest, device = run.manifest, trial.outcome.device or "cpu"
     if len(str(manifest.options)) > MOST_OPTIONS:  # perhaps a stranger's configuration file, slow to read
         return ""
     try:
-        return command_of(manifest.evaluator, trial.candidate, manifest.options, device, manifest.threads)
+        typed = command_of(manifest.evaluator, trial.candidate, manifest.options, device, manifest.threads)
     except EvoTuneError:
         return ""
+    if trial.candidate.code is None or not trial.candidate.code.patches:
+        return typed
+    folder = f"{run.name}-{trial.id}"
+    export = ["evo-tune", "export", run.name, folder, "--trial", str(trial.id)]
+    return f"{shlex.join(export)} && cd {shlex.quote(folder)} && {typed}"
 
 
 def echo(*lines: str, err: bool = False) -> None:

@@ -37,6 +37,9 @@ HOPE = 1.5
 # Seconds that a slot needs after its training was ended.
 RESTART = 1.0
 
+# Seconds that a comparison takes beside its trainings: they wait for the last ones of the search and for each other.
+START = 2.0
+
 
 @dataclass
 class Deadline:
@@ -181,7 +184,7 @@ class Deadline:
             return 0.0, 0.0
         middles = [(end_times[0] + end_times[-1]) / 2 for end_times in ends]
         preferred = next((middle for middle in middles if middle <= SHARE * self.limit_seconds), least)
-        return max(preferred, least), least
+        return max(preferred, least) + START, least + START
 
     def predicted_seconds(self, id: int) -> float:
         """Return the predicted seconds of a full training of a trial's genome."""

@@ -71,11 +71,13 @@ def find_widening(history: RunHistory, leaders: Sequence[Candidate], limits: Map
     if not leaders or len(history.spaces) > WIDENINGS:
         return None
     units = np.stack([history.proposed_units[leader.id] for leader in leaders])
+    active = history.space.active(units)
     for index, (name, gene) in enumerate(history.space.genes.items()):
         margin = max(END_SHARE, 0.51 / gene.size)
         needed = leaders_needed(len(leaders), max(END_SHARE, 1.0 / gene.size))
         for end in ENDS if name in limits else ():
             at_end = units[:, index] <= margin if end == "low" else units[:, index] >= 1.0 - margin
+            at_end &= active[:, index]  # else its value is the default, which no result depends on
             if not at_end[0] or at_end.sum() < needed:
                 continue
             wide = widen_end(gene, end, limits[name])

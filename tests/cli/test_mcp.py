@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -249,6 +250,9 @@ def test_an_agent_proposes_patches_one_of_them_broken(folder: Path, monkeypatch:
 
     using(folder, do)
     assert typed("verify", "mine").startswith("mine: all 6 proposals agree with the recorded ones\n")
+    (command,) = re.findall(r"^train it: (.*)$", typed("best", "mine"), re.MULTILINE)
+    assert command.startswith("evo-tune export mine mine-")
+    assert command.count(" && ") == 2  # the project with the patch first
 
 
 def test_a_run_that_was_not_started_for_patches_of_agents_takes_none(folder: Path, small_run: str) -> None:

@@ -15,7 +15,7 @@ from evo_tune.forecast.timing import Durations, Pace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.loop.comparison import ComparisonJobs
-from evo_tune.loop.deadline import Deadline
+from evo_tune.loop.deadline import START, Deadline
 from evo_tune.loop.driving import NO_MORE_JOBS, Job
 from evo_tune.loop.search import Search
 from evo_tune.report.recommendation import current_comparison
@@ -103,7 +103,7 @@ def test_hours_leave_room_for_a_training_and_the_final_comparison(begin: Begin) 
     deadline, candidate = deadline_of(search, clock), search.ask()
     assert candidate is not None
     # The middle of the comparison's looks: one finalist and the default, 2, 4 or 6 seeds, two slots.
-    room = 100.0 * (2 + 6) / 2 + CLOSING_SECONDS
+    room = 100.0 * (2 + 6) / 2 + START + CLOSING_SECONDS
     clock[0] = 3600.0 - room - 101
     assert deadline.fits(candidate)
     assert deadline.limit_reason() is None
@@ -114,7 +114,7 @@ def test_hours_leave_room_for_a_training_and_the_final_comparison(begin: Begin) 
     assert deadline.limit_reason() == "the search's part of 1 hours is over (the rest is for the final comparison)"
     assert deadline_of(search, clock, slots=4).limit_reason() is None
     assert not deadline.is_over()
-    clock[0] = 3600.0 - 1.1 * 200.0 - CLOSING_SECONDS - 0.9
+    clock[0] = 3600.0 - 1.1 * 200.0 - START - CLOSING_SECONDS - 0.9
     assert deadline.is_over(), "running trainings leave the time of the smallest comparison"
     alone = deadline_of(search, clock, session=search.session.with_changes(final_seeds=0))
     assert alone.fits(candidate)

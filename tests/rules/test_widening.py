@@ -73,6 +73,19 @@ def test_more_leaders_must_agree_where_a_value_is_a_large_share_of_the_range() -
     assert decided(history({"few": 4}, {"few": 4}, {"few": 4}, {"few": 4}, {"few": 2}), limits=FEW) is None
 
 
+def test_genes_that_are_not_active_in_the_leaders_stay() -> None:
+    """Their value is the default, here an end, on which no result depends."""
+    space = SearchSpace(kind=Choice(("a", "b")), y=Float(-1.0, 1.0, default=-1.0, when={"kind": "a"}))
+    for kind in ("a", "b"):
+        trained = RunHistory(space, [Minimize("loss")])
+        for id in range(20):
+            genome = {"kind": kind, "y": -1.0} if id < 5 else {"kind": "a", "y": 0.2 + 0.03 * id}
+            trained.add_candidate(Candidate(id, 0, 0, 0, genome, "random", (), 1.0))
+            trained.tell(id, Outcome("ok", {"loss": float(id)}))
+        due = decided(trained, {"y": (-9.0, 9.0)})
+        assert (due is not None) == (kind == "a")
+
+
 def test_steps_and_choices_count_by_their_last_value() -> None:
     due = decided(history({"n": 8}, {"n": 8, "y": 0.1}, {}, {"n": 8, "y": 0.2}))
     assert due is not None
