@@ -145,7 +145,7 @@ class Deadline:
         compared = comparison_seconds(self.session, default_seconds, self.slots, len(self.run.patches))[1]
         comparison = MARGIN * (math.ceil(trainings / self.slots) * default_seconds + compared)
         # The next session starts its workers again, and the time of this one counts.
-        total = 2 * self.elapsed() + comparison + self._rest() + CLOSING_SECONDS
+        total = 2 * self.elapsed() + comparison + START + self._rest() + CLOSING_SECONDS
         return default_seconds, float(f"{total / 3600:.2g}")
 
     def _rest(self) -> float:
