@@ -7,9 +7,9 @@ independent of models.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Hashable, Iterable
 from types import FunctionType
@@ -40,9 +40,7 @@ def compile_blocks(model: nn.Module) -> None:
 
     The masks of windows and documents become those of flex_attention, where device and shape allow it.
     """
-    if "torch._inductor.codecache" not in sys.modules:
-        # Compiled headers and autotuning are below the temporary folder, whatever TORCHINDUCTOR_CACHE_DIR is.
-        tempfile.tempdir = os.environ["TMPDIR"] = str(compiled_code_folder())
+    _import_compiler()
     layers = [module for module in model.modules() if isinstance(module, NoiseLayer) and module.noise is not None]
     if layers and layers[0].noise is not None:
         layers[0].noise.prepare_for_compiler(layers)
@@ -56,6 +54,18 @@ def compile_blocks(model: nn.Module) -> None:
             compiled[kind] = torch.compile(_copy_of_code(_call_forward, type(block).__name__))
         lengths = getattr(model, "lengths_vary", False)
         block.forward = _with_dynamic_sizes(compiled[kind], block, lengths=lengths)
+
+
+def _import_compiler() -> None:
+    """Import the compiler, which takes its folder of compiled headers from the temporary folder of that moment.
+
+    TORCHINDUCTOR_CACHE_DIR does not move that folder. The caller's temporary folder stays what it was.
+    """
+    before, tempfile.tempdir = tempfile.tempdir, str(compiled_code_folder())
+    try:
+        importlib.import_module("torch._inductor.codecache")
+    finally:
+        tempfile.tempdir = before
 
 
 def supports_flex(model: nn.Module) -> bool:

@@ -297,12 +297,16 @@ def test_tf32_is_a_gpus_and_is_put_back() -> None:
 
 @pytest.mark.parametrize("place", ["_HEADER_DIR", "cache_dir()"])
 def test_headers_of_compiled_code_are_in_a_folder_of_the_user(tmp_path: Path, place: str) -> None:
-    """torch has them below the temporary folder, under a name that another user can make before."""
+    """torch has them below the temporary folder, under a name that another user can make before.
+
+    The temporary folder of the process that trains stays what it was.
+    """
     code = (
         "import torch; from evo_tune.training import GPT; from evo_tune.training.recipe import GPTConfig\n"
         "from evo_tune.training.stepping.compiling import compile_blocks\n"
         "compile_blocks(GPT(GPTConfig(context=8, depth=1, width=8, heads=1)))\n"
-        f"from torch._inductor import codecache; print(codecache.{place})"
+        f"from torch._inductor import codecache; print(codecache.{place})\n"
+        "import os, tempfile; assert tempfile.gettempdir() == os.environ['TMPDIR']"
     )
     (tmp_path / "temporary").mkdir()
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path / "temporary")}
