@@ -174,13 +174,15 @@ def print_summary(
     result = report.run_result(run)
     shared.echo("")
     rows: list[dict[str, Any]] = []
-    best, default = ("best", result.best, result.fresh_best), ("default", result.default, result.fresh_default)
-    for name, trial, fresh_values in (best, default):
+    best = "best", result.best, result.fresh_best, result.best_seeds
+    default = "default", result.default, result.fresh_default, result.default_seeds
+    for name, trial, fresh_values, seeds in (best, default):
         if trial is not None:
             row: dict[str, Any] = {"": name, "trial": trial.id}
             if result.fresh_best or result.fresh_default:
                 row[f"{result.reported_metric} over fresh seeds"] = report.show_fresh_values(fresh_values)
-            rows.append({**row, f"{result.metric}, {result.seeds_text}": trial.outcome.metrics[result.metric]})
+            value = shared.show_value(trial.outcome.metrics[result.metric])
+            rows.append({**row, f"{result.metric} in the search": f"{value} (n={seeds})"})
     if rows:
         shared.print_rows(rows, "table")
     report_lines = [] if report_file is None else [f"report: {report_file}"]

@@ -495,7 +495,7 @@ def run_row(run: Run) -> ListedRun:
     """Return a run as one row of a list; its best value is that over fresh seeds where there are any."""
     result = summary.run_result(run)
     best = result.best.outcome.metrics[result.metric] if result.best else None
-    seeds = result.seeds_text if result.best else None
+    seeds = summary.seeds_text(result.best_seeds) if result.best else None
     if result.fresh_best is not None and result.fresh_best.values:
         test_metric = f", {result.reported_metric}" if result.on_test_set else ""
         best, seeds = result.fresh_best.mean, f"{len(result.fresh_best.values)} fresh seeds{test_metric}"

@@ -49,7 +49,8 @@ class RunResult:
         partial: Number of ok results of partial trainings.
         pruned: Number of pruned trainings.
         comparison: State of the final comparison; None before its first result.
-        seeds_text: Seeds of the best's value in the search: 'one seed' or 'the mean of N seeds'.
+        best_seeds: Number of seeds of the best's value in the search.
+        default_seeds: Number of seeds of the default's.
         predicted_value: Value of the best that is predicted for other seeds (see `recommendation`); None if unknown.
         reported_metric: Metric over fresh seeds: on the test set if the evaluator has one, else `metric`.
         reduced_comparison: How the final comparison was made to fit into the hours, in words; '' if it is as asked for.
@@ -66,7 +67,8 @@ class RunResult:
     partial: int
     pruned: int
     comparison: ComparisonState | None = None
-    seeds_text: str = "one seed"
+    best_seeds: int = 1
+    default_seeds: int = 1
     predicted_value: float | None = None
     reported_metric: str = ""
     reduced_comparison: str = ""
@@ -123,7 +125,8 @@ def run_result(run: Run) -> RunResult:
         partial=sum(outcome.status == "ok" and run.candidates[id].budget < 1 for id, outcome in run.outcomes.items()),
         pruned=counts.get("pruned", 0),
         comparison=None if final is None else final.state,
-        seeds_text="one seed" if best is None else seeds_text(best, run),
+        best_seeds=_seed_count(best, run),
+        default_seeds=_seed_count(default, run),
         predicted_value=None if best is None else recommendation.predict_value(run, best),
         reported_metric=recommendation.comparison_objective(run).metric,
         reduced_comparison=_reduced_comparison(run),
@@ -150,9 +153,13 @@ def _reduced_comparison(run: Run) -> str:
 # Trials.
 
 
-def seeds_text(ranked_trial: Trial, run: Run) -> str:
-    """Return how many seeds a ranked trial's value comes from: 'one seed' or 'the mean of N seeds'."""
-    count = sum(trial.rankable and trial.key == ranked_trial.key for trial in run.trials())
+def _seed_count(ranked_trial: Trial | None, run: Run) -> int:
+    """Return how many seeds a ranked trial's value in the search comes from; 0 without a trial."""
+    return sum(trial.rankable and trial.key == ranked_trial.key for trial in run.trials()) if ranked_trial else 0
+
+
+def seeds_text(count: int) -> str:
+    """Return how many seeds a value comes from: 'one seed' or 'the mean of N seeds'."""
     return "one seed" if count < 2 else f"the mean of {count} seeds"
 
 
@@ -555,7 +562,8 @@ def _compare_with_default(result: RunResult) -> str:
         advice = "give another one in a new run, such as --gene 'NAME=LOW|HIGH @ DEFAULT'"
         return f"the default genome has no value, so the best cannot be compared with it: {advice}"
     if final is None:
-        gain = f"difference: {show_decimals(result.gain)} on one seed each: it may be luck"
+        seeds = f"best: {seeds_text(result.best_seeds)}, default: {seeds_text(result.default_seeds)}"
+        gain = f"difference: {show_decimals(result.gain)} ({seeds}): it may be luck"
         return "nothing beat the default genome" if best.id == default.id else gain
     if not final.over:
         return "the final comparison is not complete: `evo-tune resume` continues it; the best is that of the search"
@@ -602,7 +610,7 @@ def baseline_verdict(baseline: AgainstBaseline) -> str:
     values = f"{baseline.metric} {show_decimals(best)} against {show_decimals(value)}"
     if baseline.gain is None or baseline.error is None:
         better = "better" if (baseline.gain or 0.0) > 0.0 else "not better"
-        return f"the best trial is {better} than {name} on one seed: {values}, on the data that chose the best"
+        return f"the best trial is {better} than {name}: {values}, without an error over fresh seeds: it may be luck"
     gain, error = show_decimals(baseline.gain), show_decimals(baseline.error)
     if baseline.beaten is None:
         return f"the best trial does not clearly beat {name}: {values}, a difference of {gain} ± {error}"

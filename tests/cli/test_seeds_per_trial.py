@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from evo_tune.cli.session import print_summary
 from evo_tune.loop.search import Search
 from tests.cli.conftest import Typed
 
@@ -82,6 +83,19 @@ def test_show_says_why_the_first_is_not_the_one_that_looks_best(
     assert told in shown
     best = json.loads(typed("show", "byhand", "--format", "json").out)["best"]
     assert best[0]["metrics"]["loss"] == first
+
+
+@pytest.mark.usefixtures("noisy")
+def test_the_end_of_a_run_says_of_how_many_seeds_each_value_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with Search("noisy.py", strategy="random", seeds_per_trial=2, trials=2, name="byhand") as search:
+        for candidate, loss in zip((search.ask(), search.ask()), (1.0, 0.7), strict=True):
+            search.tell(candidate, {"loss": loss, "size": 1.0})
+        search.tell(search.ask(), {"loss": 0.9, "size": 1.0})
+        print_summary(search.saved)
+    out = capsys.readouterr().out
+    assert "0.8 (n=2)" in out
+    assert "1 (n=1)" in out
+    assert "difference: 0.20000 (best: the mean of 2 seeds, default: one seed): it may be luck" in out
 
 
 @pytest.mark.usefixtures("noisy")

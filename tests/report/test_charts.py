@@ -137,7 +137,7 @@ def test_one_genome_is_recommended_and_marked_in_all_charts(made: Made, monkeypa
         monkeypatch.setattr(f"evo_tune.report.{module}.recommend_trial", lambda run: chosen)
     found = charts.parts(RunData(made()))
     assert f"trial {chosen.id}" in " ".join(found["verdict"].facts)
-    said = f"The star is the recommended trial {chosen.id}; trial {first.id} was the best on one seed and is not"
+    said = f"The star is the recommended trial {chosen.id}; trial {first.id} was the best in the search and is not"
     assert said in found["history"].explanation
     for name, at in (("history", {chosen.id}), ("parallel", set())):
         marked = [one for one in found[name].figures[0].figure["data"] if one["name"].startswith("recommended")]

@@ -50,6 +50,20 @@ def test_the_verdict_tells_the_spread_between_seeds(gain: float, error: float, b
     assert words in verdict(end)
 
 
+@pytest.mark.parametrize(
+    ("best_seeds", "default_seeds", "words"),
+    [
+        (4, 1, "difference: 0.00000 (best: the mean of 4 seeds, default: one seed): it may be luck"),
+        (1, 1, "difference: 0.00000 (best: one seed, default: one seed): it may be luck"),
+    ],
+)
+def test_a_difference_in_the_search_says_the_seeds_of_both_values(
+    best_seeds: int, default_seeds: int, words: str
+) -> None:
+    result = replace(ended(0.0, 0.0, False), comparison=None, best_seeds=best_seeds, default_seeds=default_seeds)
+    assert verdict(result) == words
+
+
 BOUND = ((0.5, "val_loss", 2.0),)
 
 

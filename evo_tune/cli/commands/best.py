@@ -49,11 +49,11 @@ def command(run: str | None, store: str, output_format: str) -> None:
 
 
 def _print_one(run: Run, best: Trial) -> None:
-    from evo_tune.report.summary import run_result, show_fresh_values
+    from evo_tune.report.summary import run_result, seeds_text, show_fresh_values
 
     result = run_result(run)
     metric, measured = result.metric, result.reported_metric
-    text = f"{best.outcome.metrics[metric]:.6g} on {result.seeds_text}"
+    text = f"{best.outcome.metrics[metric]:.6g} on {seeds_text(result.best_seeds)}"
     if result.predicted_value is not None:
         text += f" ({result.predicted_value:.6g} is predicted over other seeds)"
     if result.fresh_best is None:

@@ -118,8 +118,9 @@ def _print_trials(run: Run, top: int) -> None:
     title = "Pareto front"
     if len(metrics) == 1:
         has_extra_seeds = any(candidate.extra_seed for candidate in run.candidates)
-        notes = ["means over seeds where there are several" if has_extra_seeds else "one seed each"]
-        settings, ranks = run.manifest.settings, [(trial.violation, trial.losses) for trial in trials]
+        seeds = "means over seeds where there are several" if has_extra_seeds else "one seed each"
+        notes, settings = [f"{metrics[0]}: {seeds}"], run.manifest.settings
+        ranks = [(trial.violation, trial.losses) for trial in trials]
         if fresh_rows:
             notes.append("the choice of the final comparison is first")
         elif ranks and ranks[0] != min(ranks):  # the recommended trial is before one with a better value

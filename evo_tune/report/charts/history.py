@@ -145,7 +145,7 @@ def part(data: RunData) -> Part | None:
         explanation += f" The star is the recommended trial {data.recommended_trial.id}"
         first = data.ranked_trials[0].id if data.ranked_trials else data.recommended_trial.id
         if first != data.recommended_trial.id and len(data.run.objectives) == 1:
-            explanation += f"; trial {first} was the best on {data.result.seeds_text} and is not recommended"
+            explanation += f"; trial {first} was the best in the search and is not recommended"
         explanation += "."
     direction = "falls" if data.better_direction == "lower" else "rises"
     explanation += f" If the line still {direction} at the end, more trials are likely to help."

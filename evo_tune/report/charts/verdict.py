@@ -79,11 +79,12 @@ def _facts(data: RunData) -> dict[str, str]:
     """Return the results in a few numbers, by name."""
     result, run = data.result, data.run
     facts = {}
-    rows = (("best", result.best, result.fresh_best), ("default", result.default, result.fresh_default))
-    for name, trial, row in rows:
+    best = "best", result.best, result.fresh_best, result.best_seeds
+    default = "default", result.default, result.fresh_default, result.default_seeds
+    for name, trial, row, seeds in (best, default):
         if trial is not None:
             metric = result.metric if row is None else result.reported_metric
-            value = f"{trial.outcome.metrics[result.metric]:.5g}" if row is None else show_fresh_values(row)
+            value = f"{trial.outcome.metrics[result.metric]:.5g} (n={seeds})" if row is None else show_fresh_values(row)
             facts[f"{name}: {metric} (trial {trial.id})"] = value
     if result.baseline is not None:
         facts[f"{result.baseline.name}: {result.baseline.metric}"] = show_value(result.baseline.value)
