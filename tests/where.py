@@ -51,7 +51,6 @@ ELSEWHERE = {
     "loop/project_export": "loop/test_patched_runs",
     "plugins/patches/__init__": "plugins/patches/test_patches",
     "plugins/patches/project": "loop/test_patched_runs",
-    "plugins/patches/running": "loop/test_patched_runs",
     "plugins/code": "plugins/test_scripts plugins/test_plugins",
     "plugins/command": "plugins/test_scripts",
     "plugins/context": "plugins/test_evaluator",

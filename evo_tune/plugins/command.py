@@ -27,7 +27,7 @@ from evo_tune.options.binding import bind_options, did_you_mean, options_of
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.patches.combining import PatchSet
-from evo_tune.plugins.patches.running import run_trial
+from evo_tune.plugins.patches.project import run_trial
 from evo_tune.plugins.scripts.metrics_file import writer_remarks
 from evo_tune.plugins.scripts.script import CommandTemplate, Script, placeholder_value
 from evo_tune.plugins.scripts.template import ConfigTemplate

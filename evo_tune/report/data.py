@@ -27,8 +27,8 @@ from evo_tune.report.summary import MoreTrials, predict_next_generation, present
 from evo_tune.store.heartbeat import last_beat
 from evo_tune.store.inbox import waiting_files
 from evo_tune.store.manifest import PatchRecord
-from evo_tune.store.note import read_note
 from evo_tune.store.run import Run
+from evo_tune.store.run_folders import read_note
 from evo_tune.text import show_value
 
 

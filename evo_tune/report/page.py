@@ -29,9 +29,8 @@ from evo_tune.report.run_data import RunData, TrainingCommand
 from evo_tune.report.side_by_side import comparison_parts
 from evo_tune.store.binding import remember_file
 from evo_tune.store.journal import write_atomically
-from evo_tune.store.note import read_note
 from evo_tune.store.run import Run
-from evo_tune.store.run_folders import DEFAULT_STORE, REPORT, find_run, run_reference
+from evo_tune.store.run_folders import DEFAULT_STORE, REPORT, find_run, read_note, run_reference
 from evo_tune.text import escape_unprintable, show_seconds, show_value, with_plural
 from evo_tune.trust import safe_files
 

@@ -19,7 +19,7 @@ from evo_tune.report.inference import HARMFUL, REAL
 from evo_tune.report.recommendation import comparison_objective
 from evo_tune.report.run_data import RunData
 from evo_tune.report.verdict import Losses, VariantVerdict, Verdict, give_verdict
-from evo_tune.store.note import read_note
+from evo_tune.store.run_folders import read_note
 from evo_tune.text import show_decimals, show_seconds, show_value
 
 # First columns of the tables; the others have the names of the runs.

@@ -1,4 +1,4 @@
-"""Folders of runs: where they are, which names are free, the lock of the writing process, and copies.
+"""Folders of runs: where they are, which names are free, the lock of the writing process, copies, and notes.
 
 This module does not know what the files of a run contain.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.store.journal import JOURNAL, Journal
 from evo_tune.store.manifest import MANIFEST, copy_manifest, read_manifest
-from evo_tune.text import one_line
+from evo_tune.text import is_encodable, one_line
 from evo_tune.trust import safe_files
 
 # Default folder of the saved runs.
@@ -32,6 +32,9 @@ TRIALS = "_trials"
 
 # The report in a run's folder. Readers of the folder as one Parquet table skip names with an underscore.
 REPORT = "_report.html"
+
+# The note that a user writes on a run, also while it is in progress, and its maximum size in bytes.
+NOTE, LARGEST_NOTE = "_note.txt", 1 << 14
 
 
 def list_runs(store: Path) -> list[Path]:
@@ -254,3 +257,29 @@ def _copy(source: int, target: int, prefix: str, skipped: list[str]) -> None:
             safe_files.copy_file(source, target, name)
         else:
             skipped.append(prefix + name)
+
+
+def read_note(folder: Path) -> str:
+    """Return the note on a run; '' if there is none, or it is no text."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return safe_files.read(folder, NOTE, limit=LARGEST_NOTE).decode().strip()
+    return ""
+
+
+def write_note(folder: Path, text: str) -> None:
+    """Write the note on a run; an empty text removes it.
+
+    Raises:
+        UsageError: The text is too long.
+        StoreError: The disk refuses.
+    """
+    data = (text.strip() + "\n").encode() if is_encodable(text) else b""
+    if not data or len(data) > LARGEST_NOTE:
+        raise UsageError(f"a note of {len(text)} characters: expected UTF-8 text of at most {LARGEST_NOTE} bytes")
+    try:
+        if text.strip():
+            safe_files.replace(folder, NOTE, data, f"{NOTE}.part")
+        else:
+            safe_files.remove(folder, NOTE)
+    except OSError as error:
+        raise StoreError(f"cannot write {folder / NOTE}: {error.strerror}") from None

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import StoreError, UsageError
-from evo_tune.store.note import LARGEST, NOTE, read_note, write_note
+from evo_tune.store.run_folders import LARGEST_NOTE, NOTE, read_note, write_note
 
 
 @given(st.text(st.characters(codec="utf-8"), max_size=200))
@@ -22,7 +22,7 @@ def test_a_note_is_read_as_it_was_written(tmp_path_factory: pytest.TempPathFacto
 
 
 def test_what_is_no_text_is_no_note(tmp_path: Path) -> None:
-    for data in (b"\xff", b"x" * (LARGEST + 1)):
+    for data in (b"\xff", b"x" * (LARGEST_NOTE + 1)):
         (tmp_path / NOTE).write_bytes(data)
         assert read_note(tmp_path) == ""
     (tmp_path / NOTE).unlink()
@@ -34,6 +34,6 @@ def test_what_is_no_text_is_no_note(tmp_path: Path) -> None:
 
 def test_what_cannot_be_written_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected UTF-8 text of at most"):
-        write_note(tmp_path, "x" * LARGEST)
+        write_note(tmp_path, "x" * LARGEST_NOTE)
     with pytest.raises(StoreError, match=r"cannot write .*_note\.txt"):
         write_note(tmp_path / "missing", "text")

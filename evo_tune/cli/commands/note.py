@@ -22,8 +22,7 @@ def command(run: str, text: str | None, store: str, output_format: str) -> None:
     progress.
     """
     from evo_tune.cli.formats import RunNote
-    from evo_tune.store.note import read_note, write_note
-    from evo_tune.store.run_folders import find_run
+    from evo_tune.store.run_folders import find_run, read_note, write_note
 
     folder = find_run(Path(store), run)
     if text is not None:

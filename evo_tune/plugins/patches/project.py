@@ -1,4 +1,4 @@
-"""The project that patches change: its files when the run began, and a clean copy of them for each trial.
+"""The project that patches change: its files when the run began, and each trial's training in a clean copy of them.
 
 The project is the folder where evo-tune was started. Files of code are copied into the run, named by their SHA-256, so
 that later edits of the user change no trial. Data are linked. Every file is checked when a trial's copy is made, as a
@@ -17,17 +17,19 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from evo_tune.errors import OptionError, PluginError
-from evo_tune.genome.trial import TrialCode
+from evo_tune.genome.trial import Objective, TrialCode
 from evo_tune.genome.values import Genome
+from evo_tune.plugins.context import Context
 from evo_tune.plugins.patches import CODE_FOLDER, Patch, parse_patch, read_code, read_patch_folder, text_hash
 from evo_tune.plugins.patches.combining import PatchSet
 from evo_tune.plugins.patches.diff import checked_path
 from evo_tune.plugins.scripts.processes import Ended
-from evo_tune.plugins.scripts.script import TRIAL_PLACEHOLDERS, CommandTemplate
+from evo_tune.plugins.scripts.script import TRIAL_PLACEHOLDERS, CommandTemplate, Script
 from evo_tune.text import one_line
 from evo_tune.trust import safe_files
 
@@ -378,3 +380,61 @@ def check_protected(listing: Listing, copy: Path) -> None:
         if present.get(path) != listing.protected.get(path):
             what = "removed" if path not in present else "changed" if path in listing.protected else "made"
             raise Ended(f"the trial {what} {one_line(path, 200)}, which is protected (--protect)")
+
+
+# Folders of the copies in that of the trial.
+COPY, JUDGE_COPY = "project", "judge"
+
+
+def run_trial(script: Script, judge: Script | None, genome: Genome, context: Context) -> dict[str, float]:
+    """Train once, and return the metrics; those of the judge replace the training's own.
+
+    With patches, both run in copies of the project, the judge in one without patches. The copies are removed.
+
+    Args:
+        script: Command of the training.
+        judge: Command that measures the objectives. Its {folder} is the trial's folder if the training's command names
+            that, else the folder where the training ran. None: the training's own metrics count.
+        genome: Values of the genes.
+        context: Context of the evaluation.
+
+    Raises:
+        RunError: A program failed, or the training changed a protected file.
+        PluginError: The code of the run has changed.
+    """
+    copies: list[Path] = []
+    try:
+        place = listing = None
+        if context.code is not None:
+            run_folder, place = run_folder_of(context), context.folder.absolute() / COPY
+            copies.append(place)
+            listing = write_copy(run_folder, context.code, genome, place)
+        training = context if judge is None else _part_of(context, context.folder, ())
+        metrics = script.run(genome, training, place)
+        if listing is not None and place is not None:
+            check_protected(listing, place)
+        if judge is None:
+            return metrics
+        output, clean = context.folder if "folder" in script.command.names or place is None else place, None
+        if context.code is not None:
+            clean = context.folder.absolute() / JUDGE_COPY
+            copies.append(clean)
+            write_copy(run_folder_of(context), TrialCode(context.code.project), genome, clean)
+        own = {objective.metric for objective in context.objectives}
+        judged = judge.run(genome, _part_of(context, output, context.objectives), clean)
+        return {**{name: value for name, value in metrics.items() if name not in own}, **judged}
+    finally:
+        for copy in copies:
+            remove_copy(copy)
+
+
+def run_folder_of(context: Context) -> Path:
+    """Return the folder of the run that an evaluation belongs to."""
+    return Path(os.path.abspath(context.folder)).parents[1]
+
+
+def _part_of(context: Context, folder: Path, objectives: Sequence[Objective]) -> Context:
+    """Return the context of a part of an evaluation, with its own folder and objectives, and no bounds."""
+    names = ("device", "threads", "seed", "budget", "resume_folder", "test", "code")
+    shared: dict[str, Any] = {name: getattr(context, name) for name in names}
+    return Context(folder=folder, objectives=objectives, **shared)
