@@ -40,6 +40,7 @@ from evo_tune.errors import OptionError
 from evo_tune.training.recipe import (
     BOOSTING,
     FAMILY_COSTS,
+    TABLE_RIVALS,
     TRANSFORMER,
     UNIT_COSTS,
     ArchitectureOptions,
@@ -47,7 +48,6 @@ from evo_tune.training.recipe import (
     ClassifierTask,
     EncoderSize,
     FamilyOptions,
-    FittedConfig,
     FTConfig,
     LinearConfig,
     QuantileOptions,
@@ -55,6 +55,7 @@ from evo_tune.training.recipe import (
     SplitOptions,
     StoppingOptions,
     Table,
+    TableConfig,
     TableOptions,
     TableSource,
     TreesConfig,
@@ -69,7 +70,6 @@ from evo_tune.training.recipe import (
     read_table,
     redeclare,
     repair_heads,
-    step_work,
 )
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class Options(FamilyOptions, TableOptions, SplitOptions, ClassifierOptions, Quan
     """The table."""
 
     sizes = SIZES
+    rivals = TABLE_RIVALS
 
     data: str = option("", gene=None, help="CSV or Parquet file; empty: scikit-learn's breast cancer")
     target: str = option("", gene=None, help="The column to predict from the others")
@@ -228,7 +229,7 @@ def _workload(genome: Mapping[str, Any], options: Options) -> dict[str, Any]:
     return {"config": config, "rows": len(options.table.training), "flops_per_sample": config.flops_per_sample}
 
 
-def _fitted_config(genome: Mapping[str, Any], options: Options) -> FittedConfig:
+def _fitted_config(genome: Mapping[str, Any], options: Options) -> TableConfig:
     """Return the shape of a model of another family, before it is fitted."""
     table = options.table
     numeric, categories = table.columns.sizes
@@ -247,9 +248,9 @@ def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
-    if (family := options.family_of(genome)) != TRANSFORMER:
+    if options.family_of(genome) != TRANSFORMER:
         rows, held_out = len(options.table.training), len(options.table.held_out)
-        return step_work(family, genome, _fitted_config(genome, options), rows, held_out)
+        return _fitted_config(genome, options).step_work(genome, rows, held_out)
     return encoder_step_work(genome, options, **_workload(genome, options))
 
 

@@ -1,4 +1,4 @@
-"""Base class of models of tables that are no networks: they learn from all training rows at once, in numpy.
+"""Base classes of models that are no networks: they learn from all training rows at once.
 
 Such a model has the interface of an encoder: it is a module whose buffers are what it has learned, with `save` and
 `load`. So exported folders, predictions and scores are those of all models.
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from evo_tune.errors import RecipeError
 from evo_tune.training.models.model_files import read_model, write_model
 from evo_tune.training.recipe.data.tables import Columns
-from evo_tune.training.recipe.families import FittedConfig
+from evo_tune.training.recipe.families import FittedConfig, TableConfig
 
 M = TypeVar("M", bound="FittedModel")
 
@@ -33,48 +33,36 @@ class FitRows:
     """Rows to fit a model to.
 
     Args:
-        inputs: (n, columns), training rows as `Columns.encode` gives them.
+        inputs: (n, values), training rows as the model reads them.
         targets: (n,), class numbers (int64), or standardised real numbers (float64).
         weights: (n,), weight of each row; their mean is 1.
-        held_out: (m, columns), rows whose outputs are wanted after each step.
+        held_out: (m, values), rows whose outputs are wanted after each step.
     """
 
-    inputs: NDArray[np.float32]
+    inputs: NDArray[Any]
     targets: NDArray[Any]
     weights: Floats
-    held_out: NDArray[np.float32]
+    held_out: NDArray[Any]
 
 
 class FittedModel(nn.Module):
-    """A model of tables that is fitted in steps.
+    """A model that is fitted in steps.
 
     Args:
         config: Shape of the model.
         labels: Names of the outputs: of the classes in order, or of the predicted number.
-        columns: Names of the columns and their known categories.
-        scale: Mean and standard deviation of the predicted number, whose standardised value is the output; None: the
-            outputs are logits of classes.
 
     Raises:
-        RecipeError: The labels or the columns do not fit the shape.
+        RecipeError: The labels do not fit the shape.
     """
 
     config_class: ClassVar[type[FittedConfig]]
-    # First place of each categorical column in tables of all categories.
-    first: Tensor
 
-    def __init__(
-        self, config: Any, *, labels: Sequence[str], columns: Columns, scale: Sequence[float] | None = None
-    ) -> None:
+    def __init__(self, config: Any, *, labels: Sequence[str]) -> None:
         super().__init__()
         if len(labels) != config.outputs:
             raise RecipeError("labels", len(labels), f"as many as there are outputs, {config.outputs}")
-        if columns.sizes != (config.numeric, config.categories):
-            raise RecipeError("columns", columns.sizes, f"those of the shape, {(config.numeric, config.categories)}")
-        self.config, self.labels, self.columns = config, [str(label) for label in labels], columns
-        self.scale = scale if scale is None else (float(scale[0]), float(scale[1]))
-        starts = np.cumsum([0, *(number + 1 for number in config.categories)])[:-1]
-        self.register_buffer("first", torch.from_numpy(starts.astype(np.int64)), persistent=False)
+        self.config, self.labels = config, [str(label) for label in labels]
         self.build(config)
         add_hook: Any = self.register_load_state_dict_post_hook  # untyped
         add_hook(lambda module, _: module.check())
@@ -109,10 +97,6 @@ class FittedModel(nn.Module):
             ValueError: A number in them is out of its range.
         """
 
-    def places(self, rows: Tensor) -> Tensor:
-        """Return the place of each category in tables of all categories, (batch, categorical columns)."""
-        return rows[:, self.config.numeric :].long() + self.first
-
     def outputs(self, scores: Tensor) -> Tensor:
         """Return outputs, (batch, outputs), of scores; with two classes the score is the logit of the second."""
         return torch.cat((torch.zeros_like(scores), scores), 1) if self.config.outputs == 2 else scores
@@ -124,8 +108,21 @@ class FittedModel(nn.Module):
             folder: Folder to write; created if missing.
             notes: Plain data to add to config.json.
         """
-        about = {"model": asdict(self.config), "labels": self.labels, "columns": asdict(self.columns)}
-        write_model(folder, self, {**about, "scale": self.scale, **notes})
+        write_model(folder, self, {**self.to_json(), **notes})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the data that `load` needs in addition to the buffers, as plain data."""
+        return {"model": asdict(self.config), "labels": self.labels}
+
+    @classmethod
+    def from_json(cls: type[M], data: Mapping[str, Any]) -> M:
+        """Build a model from data that `to_json` returned; its buffers are not loaded."""
+        return cls(cls.config_class(**data["model"]), **cls.facts_of(data))
+
+    @classmethod
+    def facts_of(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of the model beside its shape, from data that `to_json` returned."""
+        return {"labels": msgspec.convert(data["labels"], list[str])}
 
     @classmethod
     def load(cls: type[M], folder: Path | str, device: torch.device | str = "cpu") -> M:
@@ -134,14 +131,46 @@ class FittedModel(nn.Module):
         Raises:
             RecipeError: The folder has no such model.
         """
+        return read_model(folder, lambda shape: cls.config_class(**shape), cls.from_json).to(device).eval()
 
-        def shape_of(data: dict[str, Any]) -> FittedConfig:
-            return cls.config_class(**data)
 
-        def build(config: dict[str, Any]) -> M:
-            columns = msgspec.convert(config["columns"], Columns)
-            scale = msgspec.convert(config["scale"], tuple[float, float] | None)
-            labels = msgspec.convert(config["labels"], list[str])
-            return cls(shape_of(config["model"]), labels=labels, columns=columns, scale=scale)
+class TableModel(FittedModel):
+    """A model of tables that is fitted in steps.
 
-        return read_model(folder, shape_of, build).to(device).eval()
+    Args:
+        config: Shape of the model.
+        labels: See `FittedModel`.
+        columns: Names of the columns and their known categories.
+        scale: Mean and standard deviation of the predicted number, whose standardised value is the output; None: the
+            outputs are logits of classes.
+
+    Raises:
+        RecipeError: The labels or the columns do not fit the shape.
+    """
+
+    config: TableConfig
+    # First place of each categorical column in tables of all categories.
+    first: Tensor
+
+    def __init__(
+        self, config: Any, *, labels: Sequence[str], columns: Columns, scale: Sequence[float] | None = None
+    ) -> None:
+        super().__init__(config, labels=labels)
+        if columns.sizes != (config.numeric, config.categories):
+            raise RecipeError("columns", columns.sizes, f"those of the shape, {(config.numeric, config.categories)}")
+        self.columns = columns
+        self.scale = scale if scale is None else (float(scale[0]), float(scale[1]))
+        starts = np.cumsum([0, *(number + 1 for number in config.categories)])[:-1]
+        self.register_buffer("first", torch.from_numpy(starts.astype(np.int64)), persistent=False)
+
+    def places(self, rows: Tensor) -> Tensor:
+        """Return the place of each category in tables of all categories, (batch, categorical columns)."""
+        return rows[:, self.config.numeric :].long() + self.first
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "columns": asdict(self.columns), "scale": self.scale}
+
+    @classmethod
+    def facts_of(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        scale = msgspec.convert(data["scale"], tuple[float, float] | None)
+        return {**super().facts_of(data), "columns": msgspec.convert(data["columns"], Columns), "scale": scale}

@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evo_tune.training.models.fitted import FitRows, FittedModel, Floats
+from evo_tune.training.models.fitted import FitRows, Floats, TableModel
 from evo_tune.training.recipe.families import LBFGS_ITERATIONS, LinearConfig
 
 # Largest standardised number: a row far outside of the training rows would dominate all terms.
 MOST_DEVIATIONS = 10.0
 
 
-class LinearModel(FittedModel):
-    """A linear model; see `FittedModel` for the arguments."""
+class LinearModel(TableModel):
+    """A linear model; see `TableModel` for the arguments."""
 
     config_class = LinearConfig
     config: LinearConfig

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from evo_tune.errors import OptionError
-from evo_tune.training.models.fitted import FitRows, FittedModel, Floats
+from evo_tune.training.models.fitted import FitRows, Floats, TableModel
 from evo_tune.training.recipe.families import DEEPEST, TreesConfig
 
 # LightGBM's parameter of each gene.
@@ -58,8 +58,8 @@ class Node:
     value: float = 0.0
 
 
-class BoostedTrees(FittedModel):
-    """Boosted trees; see `FittedModel` for the arguments."""
+class BoostedTrees(TableModel):
+    """Boosted trees; see `TableModel` for the arguments."""
 
     config_class = TreesConfig
     config: TreesConfig

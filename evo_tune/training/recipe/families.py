@@ -1,7 +1,8 @@
 """Families of models that compete with the Transformer in one search: their genes, the work of a step, and their sizes.
 
 A family is a gene. The genes of a family are active only in its genomes. A run with one family has no gene `family`.
-This module knows no data: it gets the numbers of rows and columns.
+An evaluator names its families and their genes in `FamilyOptions.rivals`. This module knows no data: it gets the
+numbers of rows and columns.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ STEPS = {BOOSTING: 1000, LINEAR: 20}
 MOST_STEPS = {BOOSTING: 3000, LINEAR: 50}
 LBFGS_ITERATIONS = 10
 
-# Seconds of a unit of each kind of work on one core of a CPU (see `step_work`).
+# Seconds of a unit of each kind of work on one core of a CPU (see `FittedConfig.step_work`).
 FAMILY_COSTS = {"trees": 2e-5, "histograms": 2e-9, "splits": 1e-8, "moves": 1.3e-8, "iterations": 1e-3, "terms": 4e-9}
 
 # LightGBM's bins of a column: most of them, and fewest rows of one.
@@ -42,18 +43,17 @@ DEEPEST = 64
 class FamilyOptions(Options):
     """Families of models."""
 
-    # Families of the evaluator; the first one is that of the default genome if there are several.
-    every_family: ClassVar[tuple[str, ...]] = (BOOSTING, LINEAR, TRANSFORMER)
+    # Families of the evaluator beside the Transformer, with their genes. The first one of a search is that of the
+    # default genome.
+    rivals: ClassVar[Mapping[str, Mapping[str, Gene]]] = {}
 
     families: str = option(
         TRANSFORMER,
         gene=None,
-        help="Families of models to search: transformer, boosting, linear, with commas; auto: all that are installed",
+        help="Families of models to search, with commas between them; auto: all that are installed",
     )
 
-    refit: bool = option(
-        True, gene=None, help="Export: fit boosted trees and linear models to the validation rows as well"
-    )
+    refit: bool = option(True, gene=None, help="Export: fit models without gradient steps to the validation rows too")
 
     def check(self) -> None:
         """Require families that the evaluator has.
@@ -67,6 +67,11 @@ class FamilyOptions(Options):
             raise OptionError(f"-o families={self.families}: expected {expected}")
 
     @property
+    def every_family(self) -> tuple[str, ...]:
+        """Families of the evaluator."""
+        return (*self.rivals, TRANSFORMER)
+
+    @property
     def family_names(self) -> tuple[str, ...]:
         """Families to search, in the order of `every_family`."""
         names = self.families.split(",")
@@ -76,7 +81,7 @@ class FamilyOptions(Options):
 
     def describe_families(self) -> list[str]:
         """Return a line about a family that is left out because its package is not installed, if there is one."""
-        is_left_out = self.families == AUTO and BOOSTING not in self.family_names
+        is_left_out = self.families == AUTO and BOOSTING in {*self.rivals} - {*self.family_names}
         return [f"{BOOSTING} is left out: {REMEDY}"] if is_left_out else []
 
     def family_of(self, genome: Mapping[str, Any]) -> str:
@@ -94,7 +99,7 @@ class FamilyOptions(Options):
         """
         if BOOSTING in self.family_names and not _has_lightgbm():
             raise OptionError(f"-o families={self.families}: {REMEDY}, or give -o families={AUTO}")
-        genes = {TRANSFORMER: transformer, **GENES}
+        genes = {TRANSFORMER: transformer, **self.rivals}
         if len(names := self.family_names) == 1:
             return dict(genes[names[0]])
         conditional = {
@@ -110,7 +115,7 @@ def _has_lightgbm() -> bool:
 
 
 # The defaults of boosting are LightGBM's; the priors are around what is usual after tuning.
-GENES: dict[str, dict[str, Gene]] = {
+TABLE_RIVALS: dict[str, dict[str, Gene]] = {
     BOOSTING: {
         "shrinkage": Float(0.01, 0.3, log=True, default=0.1, prior=0.05, spread=2.0),
         "leaves": Int(4, 128, log=True, default=31, prior=16, spread=2.5),
@@ -128,38 +133,21 @@ GENES: dict[str, dict[str, Gene]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class FittedConfig:
-    """Shape of a model of a table that is no network.
+    """Shape of a model that is no network.
 
     Args:
-        outputs: Number of classes, or 1 for a real number.
-        numeric: Number of numeric columns.
-        categories: Number of categories of each categorical column.
+        outputs: Number of classes, or of real numbers.
 
     Raises:
         RecipeError: A field is no integer, or out of its range.
     """
 
     outputs: int
-    numeric: int
-    categories: tuple[int, ...] = ()
+    family: ClassVar[str]
     tables: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "categories", tuple(self.categories))  # JSON has lists only
         check_integer("outputs", self.outputs, 1)
-        check_integer("numeric", self.numeric, 0)
-        for number in self.categories:
-            check_integer("categories", number, 0)
-
-    @property
-    def columns(self) -> int:
-        """Number of columns."""
-        return self.numeric + len(self.categories)
-
-    @property
-    def positions(self) -> int:
-        """Number of categories of all columns, with one more per column for missing ones."""
-        return sum(self.categories) + len(self.categories)
 
     @property
     def scores(self) -> int:
@@ -176,9 +164,54 @@ class FittedConfig:
         """Most bytes for the prediction of a row."""
         raise NotImplementedError
 
+    def step_work(self, genome: Mapping[str, Any], rows: int, judged: int) -> dict[str, float]:
+        """Return the work of a step.
+
+        Args:
+            genome: Gene values.
+            rows: Number of training rows.
+            judged: Number of validation rows.
+        """
+        raise NotImplementedError
+
+    def sized(self, genome: Mapping[str, Any], steps: int) -> FittedConfig:
+        """Return the largest shape after a fit; by default it is known before."""
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
-class TreesConfig(FittedConfig):
+class TableConfig(FittedConfig):
+    """Shape of a model of a table.
+
+    Args:
+        outputs: Number of classes, or 1 for a real number.
+        numeric: Number of numeric columns.
+        categories: Number of categories of each categorical column.
+    """
+
+    numeric: int
+    categories: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "categories", tuple(self.categories))  # JSON has lists only
+        check_integer("numeric", self.numeric, 0)
+        for number in self.categories:
+            check_integer("categories", number, 0)
+
+    @property
+    def columns(self) -> int:
+        """Number of columns."""
+        return self.numeric + len(self.categories)
+
+    @property
+    def positions(self) -> int:
+        """Number of categories of all columns, with one more per column for missing ones."""
+        return sum(self.categories) + len(self.categories)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreesConfig(TableConfig):
     """Shape of boosted trees.
 
     Args:
@@ -188,6 +221,7 @@ class TreesConfig(FittedConfig):
         levels: Most splits from the root of a tree to a leaf.
     """
 
+    family = BOOSTING
     trees: int = 0
     nodes: int = 0
     passing: int = 0
@@ -207,15 +241,33 @@ class TreesConfig(FittedConfig):
     def row_bytes(self) -> int:
         return 16 * self.columns + 80 * self.trees  # ten numbers of 8 bytes for each tree, categories included
 
+    def step_work(self, genome: Mapping[str, Any], rows: int, judged: int) -> dict[str, float]:
+        """Return the work of a step, which adds a tree for each score; see `FittedConfig`."""
+        chosen, columns = genome["row_share"] * rows, max(1.0, genome["column_share"] * self.columns)
+        leaves = max(2.0, min(genome["leaves"], chosen / genome["leaf_rows"]))
+        levels = math.log2(leaves)
+        return {
+            "trees": float(self.scores),
+            # Below the root, only the rows of the smaller child of each node are counted.
+            "histograms": self.scores * chosen * columns * (1 + levels) / 2,
+            "splits": self.scores * columns * leaves * min(MOST_BINS, 1 + rows / BIN_ROWS),
+            "moves": self.scores * (rows + judged) * levels,
+        }
+
+    def sized(self, genome: Mapping[str, Any], steps: int) -> TreesConfig:
+        trees = steps * self.scores
+        return replace(self, trees=trees, nodes=trees * (2 * genome["leaves"] - 1))
+
 
 @dataclass(frozen=True, kw_only=True)
-class LinearConfig(FittedConfig):
+class LinearConfig(TableConfig):
     """Shape of a linear model.
 
     Args:
         knots: Number of knots of each numeric column: its effect is a line that may bend there; 0: a line.
     """
 
+    family = LINEAR
     knots: int
 
     def __post_init__(self) -> None:
@@ -236,30 +288,10 @@ class LinearConfig(FittedConfig):
     def row_bytes(self) -> int:
         return 16 * self.numeric * self.terms + 8 * len(self.categories) * (1 + self.scores)
 
-
-def step_work(family: str, genome: Mapping[str, Any], config: FittedConfig, rows: int, judged: int) -> dict[str, float]:
-    """Return the work of a step: of boosting a tree for each score, of the linear model some L-BFGS iterations.
-
-    Args:
-        family: 'boosting' or 'linear'.
-        genome: Gene values.
-        config: Shape of the model.
-        rows: Number of training rows.
-        judged: Number of validation rows.
-    """
-    if family == LINEAR:
-        terms = config.numeric * (genome["knots"] + 2) + len(config.categories)
-        return {"iterations": 1.0, "terms": float(LBFGS_ITERATIONS * terms * config.scores * rows)}
-    chosen, columns = genome["row_share"] * rows, max(1.0, genome["column_share"] * config.columns)
-    leaves = max(2.0, min(genome["leaves"], chosen / genome["leaf_rows"]))
-    levels = math.log2(leaves)
-    return {
-        "trees": float(config.scores),
-        # Below the root, only the rows of the smaller child of each node are counted.
-        "histograms": config.scores * chosen * columns * (1 + levels) / 2,
-        "splits": config.scores * columns * leaves * min(MOST_BINS, 1 + rows / BIN_ROWS),
-        "moves": config.scores * (rows + judged) * levels,
-    }
+    def step_work(self, genome: Mapping[str, Any], rows: int, judged: int) -> dict[str, float]:
+        """Return the work of a step, some L-BFGS iterations; see `FittedConfig`."""
+        terms = self.numeric * self.terms + len(self.categories)
+        return {"iterations": 1.0, "terms": float(LBFGS_ITERATIONS * terms * self.scores * rows)}
 
 
 def full_steps(family: str, options: TimeBudget, work: Mapping[str, float]) -> int:
@@ -277,9 +309,7 @@ def fitted_estimate(
     options: TimeBudget, genome: Mapping[str, Any], config: FittedConfig, work: Mapping[str, float]
 ) -> dict[str, float]:
     """Return the figures known before training: params, steps, gpu_memory, and seconds if the cost was measured."""
-    steps = full_steps(BOOSTING if isinstance(config, TreesConfig) else LINEAR, options, work)
-    if isinstance(config, TreesConfig):
-        trees = steps * config.scores
-        config = replace(config, trees=trees, nodes=trees * (2 * genome["leaves"] - 1))
-    figures = {"params": float(config.parameters), "gpu_memory": 0.0, "steps": float(steps)}
+    steps = full_steps(config.family, options, work)
+    params = config.sized(genome, steps).parameters
+    figures = {"params": float(params), "gpu_memory": 0.0, "steps": float(steps)}
     return {**figures, **options.seconds_estimate(work, steps)}

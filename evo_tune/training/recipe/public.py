@@ -68,14 +68,14 @@ from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer, tokenize
 from evo_tune.training.recipe.families import (
     BOOSTING,
     FAMILY_COSTS,
+    TABLE_RIVALS,
     TRANSFORMER,
     FamilyOptions,
-    FittedConfig,
     LinearConfig,
+    TableConfig,
     TreesConfig,
     fitted_estimate,
     full_steps,
-    step_work,
 )
 from evo_tune.training.recipe.forecasting import PATCH_LENGTHS, ForecastOptions, ForecastTask
 from evo_tune.training.recipe.hardware.computing import (
