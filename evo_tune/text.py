@@ -97,6 +97,13 @@ def show_decimals(value: float) -> str:
     return f"{value:.5f}" if abs(value) < 1e9 else f"{value:.6g}"
 
 
+def show_error(error: float | None) -> str:
+    """Return a standard error behind its sign, ' ± 0.00283'; '' if it is unknown, or 0: equal values estimate none."""
+    if not error or not math.isfinite(error):
+        return ""
+    return f" ± {show_decimals(error)}" if error >= 1e-5 else f" ± {error:.2g}"
+
+
 def sparkline(values: Sequence[float], width: int = 30) -> str:
     """Return numbers as a row of bars between their lowest and highest; '' if none is finite.
 

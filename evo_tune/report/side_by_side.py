@@ -20,7 +20,7 @@ from evo_tune.report.recommendation import comparison_objective
 from evo_tune.report.run_data import RunData
 from evo_tune.report.verdict import Losses, VariantVerdict, Verdict, give_verdict
 from evo_tune.store.run_folders import read_note
-from evo_tune.text import show_decimals, show_seconds, show_value
+from evo_tune.text import show_decimals, show_error, show_seconds, show_value
 
 # First columns of the tables; the others have the names of the runs.
 RESULT, SETTING, GENE = "result", "setting", "gene"
@@ -127,8 +127,7 @@ def describe_difference(variant: VariantVerdict, verdict: Verdict) -> str:
 
 
 def _difference(variant: VariantVerdict) -> str:
-    error = "" if variant.error is None else f" ± {show_decimals(variant.error)}"
-    return f"{show_decimals(abs(variant.gain or 0.0))}{error}"
+    return f"{show_decimals(abs(variant.gain or 0.0))}{show_error(variant.error)}"
 
 
 def _result_rows(runs: Sequence[RunData], verdict: Verdict | None) -> list[dict[str, str]]:

@@ -22,7 +22,7 @@ from evo_tune.report.recommendation import AgainstBaseline, FreshValues
 from evo_tune.settings import MIN_CURVES, SessionSettings
 from evo_tune.store.run import Run, Widening
 from evo_tune.store.table import read_comparison
-from evo_tune.text import escape_unprintable, one_line, show_decimals, show_value, with_plural
+from evo_tune.text import escape_unprintable, one_line, show_decimals, show_error, show_value, with_plural
 
 # Units of metrics that depend on the machine.
 TIMES = ("s", "ms", "1/s", "tokens/s")
@@ -540,8 +540,8 @@ def show_fresh_values(row: FreshValues | None) -> str:
     if not row.values:
         return f"all {row.failures} failed"
     failed = f" ({row.failures} failed)" if row.failures else ""
-    error = f" ± {show_decimals(row.error)}" if len(row.values) > 1 else ""
-    return f"{show_decimals(row.mean)}{error} (n={len(row.values)}){failed}"
+    equal = ", all equal" if row.error == 0.0 else ""
+    return f"{show_decimals(row.mean)}{show_error(row.error)} (n={len(row.values)}{equal}){failed}"
 
 
 def verdict(result: RunResult) -> str:
@@ -572,15 +572,18 @@ def _compare_with_default(result: RunResult) -> str:
     if not final.pairs:
         return f"on all {final.seeds} fresh seeds the best or the default failed: they cannot be compared"
     gain = show_decimals(abs(final.gain))
-    error = "" if math.isnan(final.error) else f" ± {show_decimals(final.error)}"
+    error = show_error(final.error)
     if best.id == final.chosen:
         beats = f"the best {'beats' if final.beats else 'does not clearly beat'} the default"
         gain = show_decimals(final.gain)
-        if not error:
+        if math.isnan(final.error):
             return f"difference: {gain} on one fresh seed: {beats}"
-        errors = f"{final.gain / final.error:.1f} standard errors" if final.error else "no spread between seeds"
         test_set = ", on the test set" if result.on_test_set else ""
-        return f"difference: {gain}{error}: {beats} ({errors}, paired over {final.pairs} fresh seeds{test_set})"
+        how = f"the same on all {final.pairs} fresh seeds{test_set}, which says nothing about other data"
+        if final.error:
+            errors = f"{final.gain / final.error:.1f} standard errors"
+            how = f"{errors}, paired over {final.pairs} fresh seeds{test_set}; t test at 5%"
+        return f"difference: {gain}{error}: {beats} ({how})"
     if final.gain <= 0.0:
         test_set = " and the test set" if result.on_test_set else ""
         worse = f"{gain}{error} worse" if final.gain else "exactly as good"
@@ -594,7 +597,7 @@ def patch_verdicts(state: ComparisonState | None) -> list[str]:
     effects = () if state is None or not state.over else state.effects
     lines = []
     for effect in effects:
-        gain = f"{show_decimals(effect.gain)} ± {show_decimals(effect.error)}"
+        gain = f"{show_decimals(effect.gain)}{show_error(effect.error)}"
         measured = f"gain {gain}, paired over {effect.pairs} fresh seeds" if effect.pairs else "it fails without it"
         lines.append(f"patch {effect.gene}: {effect.verdict} ({measured})")
     return lines
@@ -611,12 +614,12 @@ def baseline_verdict(baseline: AgainstBaseline) -> str:
     if baseline.gain is None or baseline.error is None:
         better = "better" if (baseline.gain or 0.0) > 0.0 else "not better"
         return f"the best trial is {better} than {name}: {values}, without an error over fresh seeds: it may be luck"
-    gain, error = show_decimals(baseline.gain), show_decimals(baseline.error)
+    gain = f"{show_decimals(baseline.gain)}{show_error(baseline.error)}"
     if baseline.beaten is None:
-        return f"the best trial does not clearly beat {name}: {values}, a difference of {gain} ± {error}"
+        return f"the best trial does not clearly beat {name}: {values}, a difference of {gain}"
     if baseline.beaten:
-        return f"the best trial beats {name} by {gain} ± {error}: {values}"
-    return f"{name} beats the best trial by {gain.removeprefix('-')} ± {error}: {values}; use {name}, or train longer"
+        return f"the best trial beats {name} by {gain}: {values}"
+    return f"{name} beats the best trial by {gain.removeprefix('-')}: {values}; use {name}, or train longer"
 
 
 # Widened ranges as text

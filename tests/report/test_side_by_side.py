@@ -67,7 +67,7 @@ def test_runs_with_the_same_seed_are_compared_seed_by_seed(noisy: Runner) -> Non
     part = parts_of(*runs)["verdict"]
     assert part.title == "first is better than second"
     assert (
-        f"second is {-expected.gain:.5f} ± {expected.total_error:.5f} worse than first by mean test_loss"
+        f"second is {-expected.gain:.5f} ± {expected.total_error:.2g} worse than first by mean test_loss"
         in part.explanation
     )
     assert f"paired over {row.pairs} fresh seeds" in part.explanation

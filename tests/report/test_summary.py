@@ -12,6 +12,7 @@ import pytest
 
 from evo_tune.genome.trial import Candidate, Outcome, Trial
 from evo_tune.report.final_comparison import ComparisonState
+from evo_tune.report.recommendation import FreshValues
 from evo_tune.report.summary import (
     RunResult,
     failures_by_cause,
@@ -19,6 +20,7 @@ from evo_tune.report.summary import (
     full_training_count,
     genome_count,
     pruning_line,
+    show_fresh_values,
     verdict,
 )
 from evo_tune.settings import SessionSettings
@@ -38,9 +40,16 @@ def ended(gain: float, error: float, beats: bool) -> RunResult:
 @pytest.mark.parametrize(
     ("gain", "error", "beats", "words"),
     [
-        (0.2, 0.0, True, "beats the default (no spread between seeds, paired over 3 fresh seeds)"),
-        (0.0, 0.0, False, "does not clearly beat the default (no spread"),
-        (0.2, 1e-9, True, "beats the default (200000000.0 standard errors"),
+        (
+            0.2,
+            0.0,
+            True,
+            "difference: 0.20000: the best beats the default "
+            "(the same on all 3 fresh seeds, which says nothing about other data)",
+        ),
+        (0.0, 0.0, False, "0.00000: the best does not clearly beat the default (the same on all 3"),
+        (0.2, 1e-9, True, "difference: 0.20000 ± 1e-09: the best beats the default (200000000.0 standard errors"),
+        (0.2, 0.1, False, "(2.0 standard errors, paired over 3 fresh seeds; t test at 5%)"),
         (0.2, math.nan, False, "difference: 0.20000 on one fresh seed: the best does not clearly beat"),
     ],
 )
@@ -62,6 +71,12 @@ def test_a_difference_in_the_search_says_the_seeds_of_both_values(
 ) -> None:
     result = replace(ended(0.0, 0.0, False), comparison=None, best_seeds=best_seeds, default_seeds=default_seeds)
     assert verdict(result) == words
+
+
+def test_equal_values_over_fresh_seeds_have_no_error() -> None:
+    assert show_fresh_values(FreshValues(1, (0.5, 0.5), 0)) == "0.50000 (n=2, all equal)"
+    assert show_fresh_values(FreshValues(1, (0.5, 0.7), 1)) == "0.60000 ± 0.10000 (n=2) (1 failed)"
+    assert show_fresh_values(FreshValues(1, (0.5,), 0)) == "0.50000 (n=1)"
 
 
 BOUND = ((0.5, "val_loss", 2.0),)

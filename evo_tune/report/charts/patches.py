@@ -15,7 +15,7 @@ from evo_tune.report.final_comparison import PatchEffect
 from evo_tune.report.recommendation import comparison_result, fit_patches, genome_without
 from evo_tune.report.run_data import RunData
 from evo_tune.store.table import read_comparison
-from evo_tune.text import show_value
+from evo_tune.text import show_error, show_value
 
 POSITION = 15
 
@@ -91,7 +91,7 @@ def rows(data: RunData) -> list[dict[str, Any]]:
 def _show_effect(effect: PatchEffect) -> str:
     if not math.isfinite(effect.gain):
         return "-"
-    return f"{effect.gain:.4g} ± {effect.error:.2g}" if math.isfinite(effect.error) else f"{effect.gain:.4g}"
+    return f"{effect.gain:.4g}{show_error(effect.error)}"
 
 
 def _cost(name: str, trials: list[Trial], without: list[Trial]) -> float:

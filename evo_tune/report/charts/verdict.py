@@ -15,7 +15,7 @@ from evo_tune.report.summary import (
     verdict,
 )
 from evo_tune.store.run_folders import run_reference
-from evo_tune.text import escape_unprintable, show_value, with_plural
+from evo_tune.text import escape_unprintable, show_decimals, show_error, show_value, with_plural
 
 POSITION = 0
 
@@ -68,8 +68,9 @@ def _explanation(data: RunData) -> str:
     sentences = [f"{text[:1].upper()}{text[1:]}." for text in verdicts]
     sentences.insert(1, f"{data.metric} is {first}: {data.better_direction} is better.")
     explanation = " ".join(sentences)
-    if not math.isnan(result.gain_error):
-        explanation += " Numbers after ± are standard errors over fresh seeds."
+    if result.gain_error > 0.0:
+        explanation += " Numbers after ± are standard errors over fresh seeds, not over other data; t test at 5% means "
+        explanation += "that at most 5% of the runs without a gain say by mistake that the best beats the default."
     if result.on_test_set:
         explanation += f" {result.reported_metric} is {result.metric} on the test set, which had no part in the search."
     return explanation
@@ -89,8 +90,7 @@ def _facts(data: RunData) -> dict[str, str]:
     if result.baseline is not None:
         facts[f"{result.baseline.name}: {result.baseline.metric}"] = show_value(result.baseline.value)
     if not math.isnan(result.gain) and result.best and result.default and result.best.id != result.default.id:
-        error = "" if math.isnan(result.gain_error) else f" ± {result.gain_error:.2g}"
-        facts["gain over the default"] = f"{result.gain:.4g}{error}"
+        facts["gain over the default"] = f"{show_decimals(result.gain)}{show_error(result.gain_error)}"
     counts = {"failed": result.failures, "pruned": result.pruned}
     remarks = [f"{count} {name}" for name, count in counts.items() if count]
     facts["evaluations"] = f"{result.results}" + (f" ({', '.join(remarks)})" if remarks else "")
