@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import msgspec
@@ -323,6 +324,32 @@ def load_code(
     chosen = _allow_strategy(run.manifest, user, strategy)
     bound = bind_to_run(run, load_run_evaluator(run, evaluator, trust, ask, accept_changes))
     return bound, strategy_with_rules(run.manifest, bound, chosen)
+
+
+def load_code_to_replay(
+    run: Run, trust: bool = False, ask: Ask | None = None, strategy: str | None = None
+) -> tuple[BoundEvaluator, StrategyWithRules]:
+    """Load what makes the proposals of a saved run again; see `load_code`.
+
+    A command has no part in proposals: it is not executed, needs no script and no trust. A file that is missing is left
+    out. In both cases the evaluator cannot train, and `unsupported["training"]` says why.
+    """
+    kind, _, text = run.manifest.evaluator.partition(":")
+    path = Reference.read(run.manifest.evaluator).path if kind == FUNCTION else run.manifest.evaluator
+    if kind == COMMAND:
+        missing = "not checked: whether trials give these values again; --retrain N trains N of them, with the script"
+    elif path and is_file_name(path) and not os.path.isfile(path):
+        missing = f"not checked: all that needs the evaluator {path!r}, which is not here: --evaluator PATH names it"
+    else:
+        return load_code(run, None, trust, ask, strategy)
+    patches, module = patch_set_of(run), ModuleType(kind)
+    space = SearchSpace(None if patches is None else patches.repair, None, **run.manifest.genes())
+    remedy = {"training": missing}
+    vars(module).update(SPACE=space, OBJECTIVES=[], UNSUPPORTED=remedy, evaluate=lambda genome, context: {})
+    origin = COMMAND if kind == COMMAND else FUNCTION
+    bound = Evaluator(module, text, run.manifest.evaluator, Path(path), origin).bind({})
+    user = Consent(trust, ask)
+    return bound, strategy_with_rules(run.manifest, bound, _allow_strategy(run.manifest, user, strategy))
 
 
 def bind_to_run(run: Run, evaluator: Evaluator) -> BoundEvaluator:

@@ -30,6 +30,7 @@ from evo_tune.loop.generations import TrialFiles
 from evo_tune.loop.plan import versions_of
 from evo_tune.loop.proposing import candidate_of, propose, propose_submission
 from evo_tune.loop.slots import plan_slots
+from evo_tune.plugins.command import COMMAND
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.patches import CODE_FOLDER
 from evo_tune.plugins.strategy import Strategy
@@ -110,10 +111,10 @@ class Verification(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     Args:
         run: Name of the run.
-        proposals: Number of proposals that were replayed.
+        proposals: Number of proposals that were replayed; 0 if that needs a file that is missing.
         disagreements: Proposals that differ.
         ranges: Ranges that were widened otherwise than the results ask for.
-        notes: Changes since the run began, a sentence each.
+        notes: Changes since the run began, and what was not checked, a sentence each.
         records: Number of records in the journal.
         head: SHA-256 of all records, which the report shows too.
         bound_from: First record with the hash of all before it: 1 in a run that this version began; null if version 1.0
@@ -180,7 +181,10 @@ def verify_run(
     remembered = remembered_count(journal, run.manifest.identity)
     retrained = retrain_trials(run, evaluator, retrain, session) if retrain else []
     is_other = any(value.retrained != value.recorded for value in retrained)
-    notes = [note_of_changed_strategy(run.manifest, strategy.inner)]
+    missing = evaluator.plugin.unsupported.get("training", "")
+    if not_replayed := bool(differences) and evaluator.plugin.origin != COMMAND and missing != "":
+        differences = []  # a repair or an estimate of the missing file may be the reason
+    notes = [note_of_changed_strategy(run.manifest, strategy.inner), missing]
     if len(retrained) < retrain:
         notes.append(f"fewer than {retrain} trials can be trained again: failed ones, and parts of longer ones, cannot")
     if is_other:
@@ -192,7 +196,7 @@ def verify_run(
         notes += notes_of_changed_versions(run.manifest)
     return Verification(
         run=run.name,
-        proposals=len(run.candidates),
+        proposals=0 if not_replayed else len(run.candidates),
         disagreements=[row for row in differences if isinstance(row, Disagreement)],
         ranges=[row for row in differences if isinstance(row, RangeDisagreement)],
         notes=[note for note in notes if note],

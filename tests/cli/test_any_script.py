@@ -94,7 +94,7 @@ def test_a_strangers_command_is_executed_when_the_user_says_so(typed: Typed, fol
         return done.code, refused
 
     assert resume(2) == (2, True)
-    assert "look at it, then give --trust" in typed("verify", "strange").err
+    assert "look at it, then give --trust" in typed("verify", "strange", "--retrain", "1").err
     assert not (folder / "steps").exists()
     assert resume(2, "--trust") == (0, False)
     assert resume(3) == (0, False)  # said once
@@ -112,7 +112,7 @@ def test_a_command_that_came_back_changed_is_asked_about(typed: Typed, folder: P
     path = folder / "populations" / "one" / "_run.json"
     before = path.read_text()
     path.write_text(before.replace("train.py", f"train.py --a-long-word-{'x' * 400} ; touch pwned"))
-    for words in (["resume", "one", *BRIEF, "--trials", "2", "--accept-changes"], ["verify", "one"]):
+    for words in (["resume", "one", *BRIEF, "--trials", "2", "--accept-changes"], ["verify", "one", "--retrain", "1"]):
         done = typed(*words)
         assert done.code == 2, done
         assert "run one was begun by you here and has changed since (_run.json); it executes" in done.err

@@ -153,6 +153,46 @@ def test_a_packed_run_is_looked_at_by_every_command(typed: Typed, small_run: str
     assert "expected a file that `evo-tune pack` wrote" in typed("unpack", "quick.py").err
 
 
+SCRIPT = "import sys\nprint('loss', float(sys.argv[1]) + int(sys.argv[2]) % 7)\n"
+
+
+def test_an_unpacked_run_is_verified_without_its_script(
+    typed: Typed, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "train.py").write_text(SCRIPT)
+    command = f"{sys.executable} train.py {{x}} {{seed}}"
+    words = ["--gene", "x=float(0,1)", "--objective", "loss:min", "--trials", "3", "--final-seeds", "0", "--quiet"]
+    assert typed("run", command, *words, "--name", "mine").code == 0
+    assert typed("pack", "mine").code == 0
+    (folder / "train.py").unlink()
+    monkeypatch.setenv("XDG_STATE_HOME", str(folder / "another machine"))
+    assert typed("unpack", "mine.zip", "--as", "theirs").code == 0
+    verified = typed("verify", "theirs")
+    assert (verified.code, "all 3 proposals agree" in verified.out) == (0, True), verified
+    assert verified.err.startswith("not checked: whether trials give these values again; --retrain N trains N of them")
+    assert "was not begun by you here" in typed("verify", "theirs", "--retrain", "1").err, "nothing was allowed"
+    refused = typed("verify", "theirs", "--retrain", "1", "--trust")
+    assert refused.code == 2
+    assert "--retrain trains with the code of the run: there is no script 'train.py'" in refused.err
+    journal = folder / "populations" / "theirs" / "_journal.jsonl"
+    journal.write_text(re.sub(r'"loss":[^,}]*', '"loss":0.5', journal.read_text()))
+    assert typed("verify", "theirs").code == 1
+
+
+@pytest.mark.parametrize("repair", ["", "lambda genome: {**genome, 'x': round(genome['x'], 1)}, None, "])
+def test_a_run_is_verified_without_the_file_of_its_evaluator(typed: Typed, folder: Path, repair: str) -> None:
+    (folder / "own.py").write_text(Path("quick.py").read_text().replace("SearchSpace(x", f"SearchSpace({repair}x"))
+    assert typed("run", "own.py", "--trials", "4", "--final-seeds", "0", "--quiet", "--name", "mine").code == 0
+    (folder / "own.py").rename(folder / "moved.py")
+    verified = typed("verify", "mine")
+    assert verified.code == 0, verified
+    assert verified.err.startswith("not checked: all that needs the evaluator 'own.py', which is not here: --evaluator")
+    assert ("all 4 proposals agree" in verified.out) == (repair == "")
+    assert "results unchanged" in verified.out
+    again = typed("verify", "mine", "--evaluator", "moved.py")
+    assert (again.code, again.err, "all 4 proposals agree" in again.out) == (0, "", True)
+
+
 @pytest.fixture
 def address(three: list[str], folder: Path) -> Iterator[str]:
     """Address of the page of all runs."""

@@ -8,6 +8,7 @@ import click
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
+from evo_tune.errors import PluginError
 from evo_tune.text import with_plural
 
 if TYPE_CHECKING:
@@ -37,13 +38,20 @@ def command(
     """Check that the proposals and results of RUN are unchanged.
 
     Each proposal is made again from the results that were known at the time, and must equal the recorded one. The
-    journal must be as this machine wrote it, and the other files must agree with it. The exit code is 1 if not.
+    journal must be as this machine wrote it, and the other files must agree with it. The exit code is 1 if not. Only
+    --retrain trains: without it no script is needed.
     """
-    from evo_tune.loop.code import load_code, session_settings_to_trust
+    from evo_tune.loop.code import load_code, load_code_to_replay, session_settings_to_trust
     from evo_tune.loop.verifying import verify_run
 
     saved = shared.open_run(run, store)
-    bound, rules = load_code(saved, evaluator, trust, shared.ask_function(), strategy)
+    try:
+        if retrain or evaluator:
+            bound, rules = load_code(saved, evaluator, trust, shared.ask_function(), strategy)
+        else:
+            bound, rules = load_code_to_replay(saved, trust, shared.ask_function(), strategy)
+    except PluginError as error:
+        raise PluginError(f"--retrain trains with the code of the run: {error}" if retrain else str(error)) from None
     session = session_settings_to_trust(saved, {}) if retrain else saved.session
     local = {"slots": 1, "per_device": 1, "address": None, "scheduler_file": None}
     if retrain:
@@ -60,7 +68,7 @@ def command(
 def _agreements(verification: Verification) -> list[str]:
     """Return what agrees, and what is not known, a line each."""
     row, lines = verification, []
-    if not row.disagreements and not row.ranges:
+    if row.proposals and not row.disagreements and not row.ranges:
         lines.append(f"all {row.proposals} proposals agree with the recorded ones")
     if row.bound_from is None:
         lines.append("results not bound: version 1.0 wrote the run")
