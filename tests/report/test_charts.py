@@ -247,6 +247,30 @@ def test_a_resumed_best_has_the_whole_of_its_curve(promoted: Run) -> None:
     assert chain[0].x[0] < chain[-1].x[0]
 
 
+@pytest.mark.parametrize(
+    ("values", "words", "x"),
+    [
+        ((3.0, 2.0, 1.0), "the last value of its line", 1.0),
+        ((3.0, 1.0, 2.0), "an earlier value of its line", 0.5),
+        ((3.0, 2.0, 2.0), "measured once more at the end", 1.0),
+    ],
+)
+def test_the_curves_say_which_of_their_values_is_the_result(
+    made: Made, values: tuple[float, ...], words: str, x: float
+) -> None:
+    data = RunData(made(12))
+    best = data.recommended_trial
+    assert best is not None
+    points = zip((0.25, 0.5, 1.0), ({data.metric: value} for value in values), strict=True)
+    outcome = replace(best.outcome, curve=tuple(points), metrics={**best.outcome.metrics, data.metric: 1.0})
+    data.run.outcomes = {id: replace(other, curve=()) for id, other in data.run.outcomes.items()} | {best.id: outcome}
+    part = curves.part(data)
+    assert part is not None
+    assert f"The result of a trial is {words} (1 trial); the star is that of the recommended one." in part.explanation
+    star = part.figures[0].figure["data"][-1]
+    assert (star["x"], star["y"]) == ([x], [1.0])
+
+
 # Front and resources.
 
 

@@ -14,6 +14,7 @@ from evo_tune.genome.trial import Trial
 from evo_tune.report import charts
 from evo_tune.report.charts import CaptionedFigure, Color, Part, Spec
 from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
+from evo_tune.text import with_plural
 
 POSITION = 70
 
@@ -62,6 +63,18 @@ def curves(data: RunData) -> list[Curve]:
     return all_curves
 
 
+def result_origins(data: RunData) -> dict[int, str]:
+    """Return which value of its curve the result of each successful training is, in words, by trial."""
+    origins = {}
+    for trial in data.trials if curve_metric(data) == data.metric else ():
+        values = [metrics.get(data.metric) for _, metrics in trial.outcome.curve]
+        if values and trial.outcome.status == "ok":
+            result = trial.outcome.metrics[data.metric]
+            origin = "an earlier value of its line" if result in values else "measured once more at the end"
+            origins[trial.id] = "the last value of its line" if result == values[-1] else origin
+    return origins
+
+
 def draw(data: RunData) -> Spec | None:
     """Return the figure; None if no training reported a curve."""
     all_curves = curves(data)
@@ -79,6 +92,11 @@ def draw(data: RunData) -> Spec | None:
         *_trace(default, "default", Color.DEFAULT, 2.5),
         *_trace(curve_with_rungs(all_curves, best), "best", Color.BEST, 3.0),
     ]
+    if best is not None and (origin := result_origins(data).get(best)) is not None:
+        outcome = data.run.outcomes[best]
+        result, end = outcome.metrics[data.metric], outcome.curve[-1][0]
+        x = [next((x for x, metrics in reversed(outcome.curve) if metrics.get(data.metric) == result), end)]
+        traces.append(charts.star(x, [result], 12, f"result: %{{y:.5g}}, {origin}", showlegend=False))
     if pruned:
         cross = {"symbol": "x-thin", "size": 7, "line": {"width": 1.5, "color": Color.PRUNED}}
         x, y = [curve.x[-1] for curve in pruned], [curve.y[-1] for curve in pruned]
@@ -118,6 +136,9 @@ def part(data: RunData) -> Part | None:
     if figure is None:
         return None
     explanation = "Each line is a training. "
+    if origins := Counter(result_origins(data).values()):
+        trials = "; ".join(f"{origin} ({with_plural(count, 'trial')})" for origin, count in origins.most_common())
+        explanation += f"The result of a trial is {trials}; the star is that of the recommended one. "
     explanation += "If lines cross late, early results mislead, and rungs or --prune stop good trials."
     rows: list[dict[str, Any]] = []
     if any(rung < 1 for rung in data.run.manifest.settings.rungs):
