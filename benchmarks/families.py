@@ -1,4 +1,4 @@
-"""Families of models: `evo-tune auto` on tables against itself with the Transformer only, and against peers.
+"""Families of models: `evo-tune auto` against itself with the Transformer only, and against peers.
 
 A fifth of the rows of each table is kept apart; all methods get the other rows. `auto` divides them by itself, and has
 `--hours`. Peers: scikit-learn's histogram boosting and random forest with their defaults, on all of these rows, and
@@ -9,14 +9,21 @@ tables come with scikit-learn and statsmodels; nothing is downloaded:
 
     python benchmarks/families.py --hours 0.033 --results families.jsonl
 
+Texts are the docstrings of the default data, and those of the packages of `PACKAGES` that are installed, with the
+package as the label; the peer is TfidfVectorizer with LogisticRegression, both with their defaults:
+
+    python benchmarks/families.py --data docstrings packages --methods "all families" transformer "TF-IDF, logistic"
+
 Each row is appended to the results when it is known; a row that is there is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -29,10 +36,18 @@ import numpy as np
 import pandas as pd
 
 TABLES = "wine", "diabetes", "breast cancer", "digits", "votes", "affairs", "visits"
-AUTO = {"all families": "all", "transformer": "transformer", "boosting": "boosting"}
+TEXTS = "docstrings", "packages"
+AUTO = {"all families": "auto", "transformer": "transformer", "boosting": "boosting"}
 RUN = "boosting, 20 trials"
-PEERS = "histogram boosting", "random forest", "LightGBM, 20 trials", "LightGBM, same rows"
+TF_IDF = "TF-IDF, logistic"
+PEERS = "histogram boosting", "random forest", "LightGBM, 20 trials", "LightGBM, same rows", TF_IDF
 TRIALS = 20
+
+PACKAGES = re.findall(
+    r"\w+",
+    """accelerate click deap distributed duckdb hypothesis jinja2 joblib lightning matplotlib mlflow networkx numpy
+    optuna pandas plotly pyarrow ray rich scipy sklearn sphinx statsmodels sympy torch transformers""",
+)
 
 Predict = Callable[[pd.DataFrame], Any]
 """Returns predicted numbers, (n,), or probabilities of classes, (n, classes), in the classes' order."""
@@ -40,6 +55,11 @@ Predict = Callable[[pd.DataFrame], Any]
 
 def table(name: str) -> tuple[pd.DataFrame, str]:
     """Return a table and the name of its target."""
+    if name in TEXTS:
+        from evo_tune.training.recipe import read_docstrings
+
+        rows = read_docstrings() if name == "docstrings" else package_docstrings()
+        return pd.DataFrame(rows, columns=["text", "label"]), "label"
     if name in ("wine", "diabetes", "breast cancer", "digits"):
         from sklearn import datasets
 
@@ -55,6 +75,24 @@ def table(name: str) -> tuple[pd.DataFrame, str]:
     return datasets.randhie.load_pandas().data.sample(4000, random_state=0), "mdvis"  # visits to a doctor
 
 
+def package_docstrings() -> list[tuple[str, str]]:
+    """Return the first paragraphs of up to 120 docstrings of each package, with its name masked, and the package."""
+    from evo_tune.training.recipe.data.labelled_texts import DOCSTRING, SHORTEST
+
+    rows = []
+    for package in PACKAGES:
+        spec, name, paragraphs = importlib.util.find_spec(package), re.compile(package, re.I), set()
+        if spec is None or spec.origin is None:
+            continue
+        for file in sorted(Path(spec.origin).parent.rglob("*.py"))[:400]:
+            if "tests" not in file.parts:
+                found = DOCSTRING.findall(file.read_text(encoding="utf-8", errors="replace"))
+                paragraphs |= {" ".join(name.sub("_", paragraph).split()) for paragraph in found}
+        usable = sorted(paragraph for paragraph in paragraphs if len(paragraph) >= SHORTEST)
+        rows += [(paragraph, package) for paragraph in usable[:: -(-len(usable) // 120)]]
+    return rows
+
+
 def scores(predicted: Any, truth: pd.Series) -> dict[str, float]:
     """Return rmse, or the cross-entropy (loss) and the accuracy, of predictions for rows kept apart."""
     if np.ndim(predicted) == 1:
@@ -65,10 +103,11 @@ def scores(predicted: Any, truth: pd.Series) -> dict[str, float]:
     return {"loss": float(-np.log(shares).mean()), "accuracy": float((predicted.argmax(1) == places).mean())}
 
 
-def by_auto(families: str, hours: float, target: str, seed: int) -> list[str]:
+def by_auto(families: str, hours: float, target: str, seed: int, is_text: bool) -> list[str]:
     """Return the command that searches with `evo-tune auto`."""
-    words = f"auto train.csv --families {families} --hours {hours:g} --evaluator tabular --slots 1 --seed {seed}"
-    return [f"{words} --target {target} --out model --quiet"]
+    evaluator = "text_classification" if is_text else f"tabular --target {target}"
+    words = f"auto train.csv --families {families} --hours {hours:g} --evaluator {evaluator} --slots 1 --seed {seed}"
+    return [f"{words} --out model --quiet"]
 
 
 def by_run(target: str, seed: int) -> list[str]:
@@ -100,6 +139,13 @@ def by_peer(name: str, train: pd.DataFrame, target: str, seed: int) -> Predict:
     from sklearn import ensemble
 
     x, y = train.drop(columns=[target]), train[target]
+    if name == TF_IDF:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+
+        model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(x["text"], y)
+        return lambda rows: model.predict_proba(rows["text"])
     kind = "Regressor" if pd.api.types.is_numeric_dtype(y) else "Classifier"
     if name.startswith("LightGBM"):
         return _lightgbm(x, y, kind, seed, refit=name == PEERS[2])
@@ -170,7 +216,7 @@ def measured(name: str, method: str, hours: float, seed: int) -> dict[str, Any]:
     if method in PEERS:
         predicted = by_peer(method, train, target, seed)(test.drop(columns=[target]))
     else:
-        commands = by_run(target, seed) if method == RUN else by_auto(AUTO[method], hours, target, seed)
+        commands = by_run(target, seed) if method == RUN else by_auto(AUTO[method], hours, target, seed, name in TEXTS)
         predicted, genome = predicted_by(commands, train, test, target)
     seconds, load = time.monotonic() - began, os.getloadavg()[1]
     return {"name": name, "method": method, "seed": seed, "seconds": seconds, "load": load, "genome": genome} | scores(
@@ -196,10 +242,10 @@ def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Families of models on tables, against peers.")
+    parser = argparse.ArgumentParser(description="Families of models, against peers.")
     parser.add_argument("--hours", type=float, default=0.033, help="Hours for each method and table.")
-    parser.add_argument("--data", nargs="+", default=list(TABLES), choices=TABLES, metavar="NAME")
-    parser.add_argument("--methods", nargs="+", default=[*list(AUTO)[:2], RUN, *PEERS], metavar="NAME")
+    parser.add_argument("--data", nargs="+", default=list(TABLES), choices=TABLES + TEXTS, metavar="NAME")
+    parser.add_argument("--methods", nargs="+", default=[*list(AUTO)[:2], RUN, *PEERS[:-1]], metavar="NAME")
     parser.add_argument("--splits", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("families.jsonl"), help="File that rows are added to.")
     given = parser.parse_args()

@@ -12,6 +12,9 @@ A fifth of each class judges trials and a fifth is the test set, the same texts 
 genomes have the same budget: time (by default that of the default genome with `-o flops=2e10`), arithmetic
 (`-o flops=`) or passes over the texts (`-o epochs=10`).
 
+`-o families=auto` searches over a linear model on TF-IDF of words and characters as well; `family` is then a gene (see
+`evo_tune.training.recipe.linear_texts`).
+
 The default genome is a pre-norm encoder that reads the mean of its tokens (after fast baselines: Joulin et al.,
 arXiv:1607.01759), with the dropout and label smoothing of 0.1 of Vaswani et al. (arXiv:1706.03762), whose feed-forward
 layers of 4 `size=large` has too; it is trained by Muon (`-o optimizer=adamw` is the other). How to train is
@@ -28,17 +31,25 @@ from typing import TYPE_CHECKING, Any, Literal
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
 from evo_tune.training.recipe import (
+    FAMILY_COSTS,
+    TEXT_RIVALS,
+    TRANSFORMER,
     UNIT_COSTS,
     ClassifierOptions,
     ClassifierTask,
     EncoderSize,
+    FamilyOptions,
     LabelledTexts,
+    LinearTextConfig,
     OptimizerOptions,
     SplitOptions,
     TextConfig,
+    encode_pieces,
     encode_texts,
     encoder_estimate,
     encoder_step_work,
+    fitted_estimate,
+    full_steps,
     metric_units,
     names_on_test_set,
     read_labelled_texts,
@@ -48,14 +59,14 @@ from evo_tune.training.recipe import (
 
 if TYPE_CHECKING:
     from evo_tune import Context
-    from evo_tune.training import Ranks, TextClassifier
+    from evo_tune.training import Ranks
 
 OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = metric_units("classes")
 TEST = names_on_test_set("classes")
 SUPPORTS = ["budget", "curve", "timing"]
-CPU_COSTS = UNIT_COSTS
+CPU_COSTS = UNIT_COSTS | FAMILY_COSTS
 BASELINE = "a linear model on TF-IDF"
 
 
@@ -93,10 +104,11 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SplitOptions, ClassifierOptions):
+class Options(FamilyOptions, SplitOptions, ClassifierOptions):
     """The texts."""
 
     sizes = SIZES
+    rivals = TEXT_RIVALS
 
     data: str = option("", gene=None, help="CSV or JSONL file; empty: docstrings of installed packages")
     text: str = option("text", gene=None, help="Name of the column of texts")
@@ -175,7 +187,7 @@ def search_space(options: Options) -> SearchSpace:
     """
     _ = options.texts  # they can be read
     size = SIZES[options.size]
-    genes = {
+    transformer = {
         **size.steps(options.lr_factor),
         **size.shape,
         "ffn_mult": size.ffn_mult,
@@ -185,8 +197,10 @@ def search_space(options: Options) -> SearchSpace:
         "warmup": Float(0.0, 0.1, default=0.05),
     }
     if options.length is None:
-        genes["length"] = size.length
-    return SearchSpace(lambda genome: repair_heads(genome, size.heads.high), **genes).near_default()
+        transformer["length"] = size.length
+    has_heads = TRANSFORMER in options.family_names
+    repair = (lambda genome: repair_heads(genome, size.heads.high)) if has_heads else None
+    return SearchSpace(repair, **options.family_genes(transformer)).near_default()
 
 
 SPACE = search_space
@@ -210,13 +224,25 @@ def _workload(genome: Mapping[str, Any], options: Options) -> dict[str, Any]:
     return {"config": config, "rows": rows, "flops_per_sample": config.flops_per_sample(tokens)}
 
 
+def _linear_config(genome: Mapping[str, Any], options: Options) -> LinearTextConfig:
+    """Return the shape of a linear model, before it is fitted."""
+    names = ("word_ngrams", "character_ngrams")
+    return LinearTextConfig(outputs=len(options.texts.labels), **{name: genome[name] for name in names})
+
+
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
-    """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
+    """Return what is known before training: params, steps and gpu_memory; of a Transformer also flops and samples."""
+    if options.family_of(genome) != TRANSFORMER:
+        return fitted_estimate(options, genome, _linear_config(genome, options), work(genome, options))
     return encoder_estimate(genome, options, **_workload(genome, options))
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
+    if options.family_of(genome) != TRANSFORMER:
+        config = _linear_config(genome, options)
+        characters = options.texts.count_characters((options.validation, options.test), config.length)
+        return config.step_work(genome, characters, 0)
     return encoder_step_work(genome, options, **_workload(genome, options))
 
 
@@ -226,23 +252,31 @@ def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
     """Return a genome as a training."""
 
-    def build(seed: int) -> TextClassifier:
-        from evo_tune.training import TextClassifier
+    def build(seed: int) -> Any:
+        from evo_tune.training import LinearTextClassifier, TextClassifier
 
-        return TextClassifier(config, seed=seed, labels=texts.labels)
+        if not is_network:
+            return LinearTextClassifier(_linear_config(genome, options), labels=texts.labels)
+        return TextClassifier(_config(genome, options), seed=seed, labels=texts.labels)
 
-    texts, config = options.texts, _config(genome, options)
+    texts, family, step = options.texts, options.family_of(genome), work(genome, options)
+    is_network = family == TRANSFORMER
+    if is_network:
+        inputs, flops = encode_texts(texts.texts, _config(genome, options)), _workload(genome, options)
+    else:
+        inputs, flops = encode_pieces(texts.texts, _linear_config(genome, options).length), {}
     return ClassifierTask(
         options=options,
         genome=genome,
         build=build,
-        inputs=encode_texts(texts.texts, config),
+        inputs=inputs,
         classes=texts.classes,
         division=texts.division,
-        flops_per_sample=config.flops_per_sample(options.token_statistics(config)[1]),
+        flops_per_sample=flops.get("flops_per_sample", 0.0),
         reference=SIZES[options.size].batch.values[0],
         data=fingerprint(options),
-        work=work(genome, options),
+        work=step,
+        fit_steps=None if is_network else full_steps(family, options, step),
     )
 
 
@@ -255,9 +289,12 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
     Raises:
         Diverged: The training was lost.
     """
-    from evo_tune.training import ClassifierTraining, evaluate_task
+    from evo_tune.training import ClassifierTraining, evaluate_task, fit_task
 
-    return evaluate_task(_task(genome, options), ClassifierTraining, train_rank, context)
+    task = _task(genome, options)
+    if task.fit_steps is not None:
+        return fit_task(task, ClassifierTraining, context)[1]
+    return evaluate_task(task, ClassifierTraining, train_rank, context)
 
 
 def train_rank(
@@ -277,6 +314,9 @@ def export(genome: Mapping[str, Any], context: Context, folder: Path | str, opti
 
     One process trains, whatever ranks says. Returns what `evaluate` returns.
     """
-    from evo_tune.training import export_encoder
+    from evo_tune.training import ClassifierTraining, export_encoder, export_fitted
 
-    return export_encoder(_task(genome, options), context, folder)
+    task = _task(genome, options)
+    if task.fit_steps is not None:
+        return export_fitted(task, ClassifierTraining, context, folder)
+    return export_encoder(task, context, folder)

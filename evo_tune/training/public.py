@@ -37,6 +37,7 @@ from evo_tune.training.models.encoder import Encoder, FTTransformer, TextClassif
 from evo_tune.training.models.forecaster import Forecaster
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.linear import LinearModel
+from evo_tune.training.models.linear_texts import LinearTextClassifier
 from evo_tune.training.models.trees import BoostedTrees
 from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
 from evo_tune.training.optim.losses import CrossEntropy, Loss, QuantileLoss, SquaredError

@@ -6,7 +6,7 @@ The fit minimises the mean loss and l2 / 2 times the sum of the squared weights,
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,55 @@ from evo_tune.training.recipe.families import LBFGS_ITERATIONS, LinearConfig
 
 # Largest standardised number: a row far outside of the training rows would dominate all terms.
 MOST_DEVIATIONS = 10.0
+
+
+def fit_loss(outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Return the mean weighted loss: half of the squared error of real numbers, else the cross-entropy.
+
+    Args:
+        outputs: (n, outputs).
+        targets: (n,), real numbers or class numbers.
+        weights: (n,).
+    """
+    if targets.is_floating_point():
+        losses = (outputs[:, 0] - targets.float()) ** 2 / 2
+    else:
+        losses = F.cross_entropy(outputs, targets, reduction="none")
+    return (weights * losses).mean()
+
+
+def descend(parameters: list[Tensor], loss: Callable[[], Tensor], steps: int, history: int = 100) -> Iterator[None]:
+    """Minimise a loss by L-BFGS, and yield after each step of `LBFGS_ITERATIONS`, until it falls no more.
+
+    Args:
+        parameters: Tensors to change in place; they need no gradients afterwards.
+        loss: Function that returns the loss of the present parameters.
+        steps: Most steps.
+        history: Iterations that a direction is made of; each takes twice the memory of the parameters.
+    """
+    for parameter in parameters:
+        parameter.requires_grad_()
+    settings: dict[str, Any] = {"max_iter": LBFGS_ITERATIONS, "line_search_fn": "strong_wolfe"}
+    optimizer = torch.optim.LBFGS(parameters, history_size=history, **settings)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        total = loss()
+        total.backward()  # type: ignore[no-untyped-call]
+        return total.detach()
+
+    step: Any = optimizer.step  # untyped
+    previous = np.inf
+    try:
+        for _ in range(steps):
+            value = float(step(closure))
+            yield
+            if not value < previous:
+                return
+            previous = value
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
 
 
 class LinearModel(TableModel):
@@ -64,36 +113,15 @@ class LinearModel(TableModel):
         self._standardise(rows.inputs[:, : self.config.numeric])
         terms, places, weights = self._terms(inputs), self.places(inputs), torch.from_numpy(rows.weights).float()
         targets = torch.from_numpy(rows.targets)
-        parameters = [self.weight, self.effects, self.bias]
-        for parameter in parameters:
-            parameter.requires_grad_()
-        optimizer = torch.optim.LBFGS(parameters, max_iter=LBFGS_ITERATIONS, line_search_fn="strong_wolfe")
 
         def loss() -> Tensor:
-            optimizer.zero_grad()
             outputs = self.outputs(self._scores(terms, places))
-            if targets.is_floating_point():
-                losses = (outputs[:, 0] - targets.float()) ** 2 / 2
-            else:
-                losses = F.cross_entropy(outputs, targets, reduction="none")
             penalty = sum((parameter**2).sum() for parameter in (self.weight, self.effects))
-            total: Tensor = (weights * losses).mean() + genome["l2"] / 2 * penalty
-            total.backward()  # type: ignore[no-untyped-call]
-            return total.detach()
+            return fit_loss(outputs, targets, weights) + genome["l2"] / 2 * penalty
 
-        step: Any = optimizer.step  # untyped
-        previous = np.inf
-        try:
-            for _ in range(steps):
-                value = float(step(loss))
-                with torch.no_grad():
-                    yield self.forward(held_out).double().numpy()
-                if not value < previous:
-                    return
-                previous = value
-        finally:
-            for parameter in parameters:
-                parameter.requires_grad_(False)
+        for _ in descend([self.weight, self.effects, self.bias], loss, steps):
+            with torch.no_grad():
+                yield self.forward(held_out).double().numpy()
 
     def state(self) -> list[Tensor]:
         return [parameter.detach().clone() for parameter in (self.weight, self.effects, self.bias)]

@@ -104,6 +104,7 @@ def task_of(config: Mapping[str, Any]) -> str:
         "Forecaster": "time-series-forecasting",
         "FTTransformer": of_table,
         "LinearModel": of_table,
+        "LinearTextClassifier": "text-classification",
         "TextClassifier": "text-classification",
         "ViT": "image-classification",
     }

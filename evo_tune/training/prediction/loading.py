@@ -19,6 +19,7 @@ from evo_tune.training import GPT, Forecaster, FTTransformer, TextClassifier, Vi
 from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.models.fitted import FittedModel
 from evo_tune.training.models.linear import LinearModel
+from evo_tune.training.models.linear_texts import LinearTextClassifier
 from evo_tune.training.models.model_files import CONFIG, ERRORS, read_json
 from evo_tune.training.models.trees import BoostedTrees
 from evo_tune.training.prediction.about import TrainingFacts, read_training_facts
@@ -42,6 +43,7 @@ SAMPLE_MODELS: dict[str, tuple[type[Encoder] | type[FittedModel], Callable[[Any,
     "Forecaster": (Forecaster, lambda network, about: Past(about, network)),
     "FTTransformer": (FTTransformer, lambda network, about: Tables(about, network.columns)),
     "LinearModel": (LinearModel, lambda network, about: Tables(about, network.columns)),
+    "LinearTextClassifier": (LinearTextClassifier, lambda network, about: Texts(about, network.config)),
     "TextClassifier": (TextClassifier, lambda network, about: Texts(about, network.config)),
     "ViT": (ViT, lambda network, about: Pictures(about, network.config, network.labels)),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from evo_tune.errors import UsageError
 from evo_tune.training.hardware.memory import free_memory
-from evo_tune.training.recipe import TextConfig
+from evo_tune.training.recipe import LinearTextConfig, TextConfig
 from evo_tune.training.recipe.families import FittedConfig
 from evo_tune.training.recipe.models.base import BaseModel
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig
@@ -96,6 +96,8 @@ def pass_bytes(config: EncoderConfig | FittedConfig, size: InputSize, batch: int
         batch: Samples per pass.
     """
     batch = min(batch, size.samples)
+    if isinstance(config, LinearTextConfig):
+        config = replace(config, length=size.values)
     if isinstance(config, FittedConfig):
         per_sample = float(config.row_bytes)
     else:

@@ -20,7 +20,7 @@ from evo_tune.text import one_line
 from evo_tune.training.prediction.about import TrainingFacts
 from evo_tune.training.prediction.memory import InputSize
 from evo_tune.training.prediction.model import CategoryIndex, Part, Reader, is_missing
-from evo_tune.training.recipe import Columns, TextConfig, ViTConfig, encode_texts
+from evo_tune.training.recipe import Columns, LinearTextConfig, TextConfig, ViTConfig, encode_pieces, encode_texts
 from evo_tune.training.recipe.data.images import read_image, read_npz
 from evo_tune.training.recipe.data.reading import TableProblem, csv_parts, parquet_parts
 
@@ -189,7 +189,7 @@ class Texts(Reader):
 
     kind = "text"
 
-    def __init__(self, about: TrainingFacts, config: TextConfig) -> None:
+    def __init__(self, about: TrainingFacts, config: TextConfig | LinearTextConfig) -> None:
         super().__init__(about)
         self.config = config
         self.text, self.label = (str(about.options.get(name) or name) for name in ("text", "label"))
@@ -199,7 +199,7 @@ class Texts(Reader):
 
     def size(self, data: Any) -> InputSize:
         texts = [text for text in self._texts(data) if isinstance(text, str)]
-        bytes_per_character = 4 if self.config.unit == "bytes" else 1
+        bytes_per_character = 4 if isinstance(self.config, TextConfig) and self.config.unit == "bytes" else 1
         longest = max(map(len, texts), default=1) * bytes_per_character
         return InputSize(len(data), max(1, min(self.config.length, longest)))
 
@@ -213,9 +213,12 @@ class Texts(Reader):
         missing = sum(is_missing(text) or not text.strip() for text in texts)
         if missing:
             self.remarks["texts"] = "some texts are missing or empty: they are predicted as an empty text"
+        texts = ["" if is_missing(text) else text for text in texts]
+        if isinstance(self.config, LinearTextConfig):
+            return torch.from_numpy(encode_pieces(texts, self.config.length))
         # Padding to the model's length could fill the memory.
         shape = replace(self.config, length=self.size(data).values)
-        return torch.from_numpy(encode_texts(["" if is_missing(text) else text for text in texts], shape))
+        return torch.from_numpy(encode_texts(texts, shape))
 
     def truth(self, data: Any) -> Sequence[Any] | None:
         return list(data[self.label]) if hasattr(data, "columns") and self.label in data else None

@@ -42,6 +42,7 @@ from evo_tune.training.recipe.data.forecasts import (
 from evo_tune.training.recipe.data.images import Augmentation, AugmentationOptions, Images, read_images
 from evo_tune.training.recipe.data.labelled_texts import (
     LabelledTexts,
+    encode_pieces,
     encode_texts,
     read_docstrings,
     read_labelled_texts,
@@ -98,6 +99,7 @@ from evo_tune.training.recipe.hardware.memory import (
     tuning_memory,
 )
 from evo_tune.training.recipe.language import LanguageOptions, LanguageTask
+from evo_tune.training.recipe.linear_texts import TEXT_RIVALS, LinearTextConfig
 from evo_tune.training.recipe.metrics import METRICS, Metric, metric_units, metric_values, names_on_test_set
 from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel, matching_layers, read_base
 from evo_tune.training.recipe.models.encoder_config import (

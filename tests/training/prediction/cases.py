@@ -155,6 +155,8 @@ TABLE = {**SHORT, "categorical": "code"}
 LAST = {**TABLE, "evaluations": 1, "patience": None, "refit": False}
 BOOSTED, LINEAR = ({**LAST, "families": family} for family in ("boosting", "linear"))
 
+LINEAR_TEXTS = {name: value for name, value in LINEAR.items() if name != "categorical"}
+
 CASES = {
     "classes": Case("tabular", table, table_rows, {**TABLE, "target": "kind", "ignore": "price"}),
     "numbers": Case("tabular", table, table_rows, {**TABLE, "target": "price"}),
@@ -163,6 +165,7 @@ CASES = {
     "linear classes": Case("tabular", table, table_rows, {**LINEAR, "target": "kind", "ignore": "price"}),
     "linear numbers": Case("tabular", table, table_rows, {**LINEAR, "target": "price"}),
     "texts": Case("text_classification", texts, text_rows, SHORT),
+    "linear texts": Case("text_classification", texts, text_rows, LINEAR_TEXTS),
     "arrays": Case("image_classification", arrays, array_rows, SHORT),
     "photos": Case("image_classification", photos, photo_rows, {**SHORT, "image_size": 8}),
     "prose": Case("language_model", prose, prose_rows, {**LANGUAGE, "eval_tokens": 1500}),

@@ -71,6 +71,7 @@ CHANGES: dict[str, Callable[[BoundEvaluator, Path], None]] = {
     "linear classes": change_table,
     "linear numbers": change_table,
     "texts": change_texts,
+    "linear texts": change_texts,
     "arrays": change_arrays,
     "photos": change_photos,
     "prose": change_prose,

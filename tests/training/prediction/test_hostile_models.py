@@ -127,6 +127,11 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "trees of text": ("boosted numbers", lambda at: edit(at, levels="deep"), "whole number"),
     "many knots": ("linear numbers", lambda at: edit(at, knots=10**4), "where config.json has a model of"),
     "categories of text": ("linear classes", lambda at: edit(at, categories="many"), "categories"),
+    "terms beyond the file": ("linear texts", lambda at: edit(at, terms=10**12), "where config.json has a model of"),
+    "terms of text": ("linear texts", lambda at: edit(at, terms="many"), "terms"),
+    "endless n-grams": ("linear texts", lambda at: edit(at, character_ngrams=10**9), "character_ngrams"),
+    "endless texts": ("linear texts", lambda at: edit(at, length=10**12), "length"),
+    "terms without weights": ("linear texts", lambda at: edit(at, terms=1), "."),
     "another shape": ("classes", lambda at: edit(at, depth=1), "."),
     "fewer columns": (
         "classes",

@@ -104,6 +104,10 @@ class LabelledTexts:
             lines.append(f"{similar} texts differ from another in case, spaces or punctuation only: check for copies")
         return lines
 
+    def count_characters(self, shares: tuple[float, float], length: int) -> int:
+        """Return the number of characters of the training texts, at most `length` of each."""
+        return sum(min(length, len(self.texts[row])) for row in self.parts(*shares)[0])
+
     def token_statistics(self, shares: tuple[float, float], config: TextConfig) -> tuple[int, float]:
         """Return the number of training texts, and the mean number of their tokens that are read.
 
@@ -219,3 +223,30 @@ def encode_texts(texts: Sequence[str], config: TextConfig) -> NDArray[np.int32]:
         numbers = tokens_of(text, config)
         row[: len(numbers)] = numbers
     return tokens
+
+
+# Number of a space in `encode_pieces`.
+SPACE = 33
+
+
+def encode_pieces(texts: Sequence[str], length: int) -> NDArray[np.int32]:
+    """Return the lower-case words and characters of each text, (texts, pieces), padded with PADDING.
+
+    Words are negative hashes, followed by the characters as code points + 1, with one space before and after what is
+    between spaces. A text without words has a newline.
+
+    Args:
+        texts: The texts.
+        length: Most characters of a text that are read.
+    """
+    rows = []
+    for text in texts:
+        text = text[:length].lower()[:length]
+        words = [zlib.crc32(word.encode("utf-8", "replace")) for word in WORD.findall(text) or ["\n"]]
+        spaced = f" {' '.join(text.split())} ".encode("utf-32-le", "replace")
+        hashes = -1 - (np.array(words, np.int64) & 0x7FFFFFFF)
+        rows.append(np.concatenate([hashes.astype(np.int32), np.frombuffer(spaced, "<i4") + 1]))
+    pieces = np.full((len(rows), max(map(len, rows), default=1)), PADDING, np.int32)
+    for row, values in zip(pieces, rows, strict=True):
+        row[: len(values)] = values
+    return pieces
