@@ -116,8 +116,9 @@ class LinearModel(TableModel):
 
         def loss() -> Tensor:
             outputs = self.outputs(self._scores(terms, places))
-            penalty = sum((parameter**2).sum() for parameter in (self.weight, self.effects))
-            return fit_loss(outputs, targets, weights) + genome["l2"] / 2 * penalty
+            penalty: Any = sum((parameter**2).sum() for parameter in (self.weight, self.effects))
+            total: Tensor = fit_loss(outputs, targets, weights) + genome["l2"] / 2 * penalty
+            return total
 
         for _ in descend([self.weight, self.effects, self.bias], loss, steps):
             with torch.no_grad():

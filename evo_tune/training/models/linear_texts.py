@@ -74,9 +74,12 @@ class LinearTextClassifier(FittedModel):
         # The sum of the losses has the factor C in scikit-learn's objective, so their mean has C n.
         l2 = 1.0 / (genome["C"] * len(inputs))
 
+        multiply: Any = _Product.apply  # untyped
+
         def loss() -> Tensor:
-            outputs = self.outputs(_Product.apply(self.weight, features) + self.bias)
-            return fit_loss(outputs, targets, weights) + l2 / 2 * (self.weight**2).sum()
+            outputs = self.outputs(multiply(self.weight, features) + self.bias)
+            penalty: Tensor = (self.weight**2).sum()
+            return fit_loss(outputs, targets, weights) + l2 / 2 * penalty
 
         for _ in descend([self.weight, self.bias], loss, steps, history=10):
             scores = torch.from_numpy(held_out_features @ self.weight.detach().numpy()) + self.bias.detach()
@@ -113,12 +116,12 @@ class LinearTextClassifier(FittedModel):
         """Make the buffers for the terms that most training texts have."""
         step = -(-pieces.numel() * self.config.orders // MOST_COUNTED)
         sample, found = pieces[::step], []
-        for part in sample.split(PASS):
+        for part in torch.split(sample, PASS):
             for hashes, is_term in self._ngrams(part):
-                known, numbers = hashes[is_term].unique(return_inverse=True)
+                known, numbers = torch.unique(hashes[is_term], return_inverse=True)
                 entries = is_term.nonzero()[:, 0] * len(known) + numbers
-                found.append(known[entries.unique() % max(1, len(known))])
-        terms, counts = torch.cat(found).unique(return_counts=True)
+                found.append(known[torch.unique(entries) % max(1, len(known))])
+        terms, counts = torch.unique(torch.cat(found), return_counts=True)
         if len(terms) > self.config.most_terms:
             chosen = counts.sort(descending=True, stable=True).indices[: self.config.most_terms].sort().values
             terms, counts = terms[chosen], counts[chosen]
@@ -136,7 +139,7 @@ class LinearTextClassifier(FittedModel):
             text, place = (is_term & (self.terms[places] == hashes)).nonzero(as_tuple=True)
             found.append(text * count + places[text, place])
         entries = torch.cat(found) if found else pieces.new_zeros(0, dtype=torch.int64)
-        entries, numbers = entries.unique(return_counts=True)
+        entries, numbers = torch.unique(entries, return_counts=True)
         text, term = entries // count, entries % count
         weight = (1.0 + numbers.float().log()) * self.idf[term]
         block = 2 * text + self.terms[term] % 2
@@ -148,7 +151,7 @@ class LinearTextClassifier(FittedModel):
         from scipy.sparse import csr_matrix, vstack
 
         matrices = []
-        for part in pieces.split(PASS):
+        for part in torch.split(pieces, PASS):
             terms = self._weigh(part)
             entries = terms.weight.numpy(), (terms.text.numpy(), terms.term.numpy())
             matrices.append(csr_matrix(entries, shape=(len(part), self.config.terms), dtype=np.float32))
@@ -159,10 +162,10 @@ class _Product(torch.autograd.Function):
     """Product of a sparse matrix of scipy's with weights: torch's takes five times as long."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, matrix: Any) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, weight: Tensor, matrix: Any) -> Tensor:
         ctx.matrix = matrix
         return torch.from_numpy(matrix @ weight.detach().numpy())
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return torch.from_numpy(ctx.matrix.T @ gradient.numpy()), None
