@@ -78,8 +78,8 @@ class LinearTextClassifier(FittedModel):
 
         def loss() -> Tensor:
             outputs = self.outputs(multiply(self.weight, features) + self.bias)
-            penalty: Tensor = (self.weight**2).sum()
-            return fit_loss(outputs, targets, weights) + l2 / 2 * penalty
+            total: Tensor = fit_loss(outputs, targets, weights) + l2 / 2 * (self.weight**2).sum()
+            return total
 
         for _ in descend([self.weight, self.bias], loss, steps, history=10):
             scores = torch.from_numpy(held_out_features @ self.weight.detach().numpy()) + self.bias.detach()
