@@ -12,7 +12,18 @@ import pytest
 import evo_tune.training.public as training
 import evo_tune.training.recipe.public as recipe
 
-KNOWN = ("torch", "numpy", "safetensors", "lightgbm", "tokenizers", "transformers", "evo_tune", "filelock", "msgspec")
+KNOWN = (
+    "torch",
+    "numpy",
+    "scipy",
+    "safetensors",
+    "lightgbm",
+    "tokenizers",
+    "transformers",
+    "evo_tune",
+    "filelock",
+    "msgspec",
+)
 READERS = ("pyarrow", "pandas", "sklearn", "PIL", "torchvision", "statsmodels", "threadpoolctl", "jinja2", "markupsafe")
 """Packages that read files and sample data, that trainings are compared with, or that write the model card."""
 READING = ("data", "baselines", "forecaster", "prediction")
