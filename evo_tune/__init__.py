@@ -25,27 +25,19 @@ if TYPE_CHECKING:
 
 __version__ = "1.0.0"
 
+# Public names by the module that has them.
 _HOMES = {
-    "Candidate": "genome.trial",
-    "Context": "plugins.context",
-    "Choice": "genome.genes",
-    "Float": "genome.genes",
-    "Gene": "genome.genes",
-    "History": "genome.history",
-    "Int": "genome.genes",
-    "Maximize": "genome.trial",
-    "Minimize": "genome.trial",
-    "Options": "options.declare",
-    "Outcome": "genome.trial",
-    "Proposal": "genome.trial",
-    "Script": "plugins.scripts.script",
-    "Search": "loop.search",
-    "SearchSpace": "genome.space",
-    "Strategy": "plugins.strategy",
-    "Trial": "genome.trial",
-    "load": "report.page",
-    "load_model": "training.prediction.loading",
-    "option": "options.declare",
+    "genome.genes": ("Choice", "Float", "Gene", "Int"),
+    "genome.history": ("History",),
+    "genome.space": ("SearchSpace",),
+    "genome.trial": ("Candidate", "Maximize", "Minimize", "Outcome", "Proposal", "Trial"),
+    "loop.search": ("Search",),
+    "options.declare": ("Options", "option"),
+    "plugins.context": ("Context",),
+    "plugins.scripts.script": ("Script",),
+    "plugins.strategy": ("Strategy",),
+    "report.page": ("load",),
+    "training.prediction.loading": ("load_model",),
 }
 
 __all__ = [
@@ -75,6 +67,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Each public name is imported on first use, so that `evo-tune --help` waits for none of them.
-    if name in _HOMES:
-        return getattr(import_module(f"evo_tune.{_HOMES[name]}"), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"evo_tune.{module}"), name)
     raise AttributeError(f"module 'evo_tune' has no attribute {name!r}")

@@ -6,7 +6,6 @@ the docstrings: an entry under `Args:` describes a key, and `Unit: s.` at its en
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from evo_tune.genome.values import Genome, Metrics, Value
 from evo_tune.report import summary
 from evo_tune.report.charts.next_steps import genes_at_range_ends
 from evo_tune.report.charts.scale import TransferredRecipe, read_recipe
-from evo_tune.report.final_comparison import ComparisonState
+from evo_tune.report.final_comparison import ComparisonState, PatchVerdict
 from evo_tune.report.predictions import GeneEffect, Prediction, gene_effects, open_questions, predict_genomes
 from evo_tune.report.recommendation import AgainstBaseline, FreshValues, comparison_objective, fit_patches, fresh_values
 from evo_tune.report.run_data import RunData
@@ -92,36 +91,18 @@ class Recommendation(TrialSummary, kw_only=True):
     fresh_seeds: FreshSeeds | UnsetType | None = UNSET
 
 
-class PatchVerdict(Struct, forbid_unknown_fields=True, kw_only=True):
-    """What the final comparison says of a patch of the best genome, which was also trained without it.
-
-    Args:
-        gene: Gene that switches it on.
-        pairs: Number of fresh seeds on which both succeeded.
-        gain: By how much the best genome is better with it; null without pairs. Unit: the metric's.
-        error: Standard error of the gain; null for fewer than two pairs. Unit: the metric's.
-        verdict: real, harmful or not shown; '' while that is open.
-    """
-
-    gene: str
-    pairs: int
-    gain: float | None
-    error: float | None
-    verdict: str
-
-
 class Comparison(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
     """Results of the final comparison so far.
 
     Args:
         best: The finalist that was chosen.
         default: The default genome.
-        patches: Patches of the best genome.
+        patches: Patches of the best genome, which was also trained without each of them.
     """
 
     best: FreshSeeds | None = None
     default: FreshSeeds | None = None
-    patches: list[PatchVerdict] = []
+    patches: tuple[PatchVerdict, ...] = ()
 
 
 class ComparedMeans(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -355,23 +336,6 @@ class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
     patches: list[PatchState]
 
 
-def _finite(number: float) -> float | None:
-    return number if math.isfinite(number) else None
-
-
-def _patch_verdicts(state: ComparisonState | None) -> list[PatchVerdict]:
-    return [
-        PatchVerdict(
-            gene=effect.gene,
-            pairs=effect.pairs,
-            gain=_finite(effect.gain),
-            error=_finite(effect.error),
-            verdict=effect.verdict,
-        )
-        for effect in (state.effects if state is not None else ())
-    ]
-
-
 def trial_summary(trial: Trial) -> TrialSummary:
     """Return the printed part of a trial."""
     return TrialSummary(
@@ -419,33 +383,29 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
     result = summary.run_result(run)
     fresh_rows = {"best": result.fresh_best, "default": result.fresh_default}
     fresh_seeds = {name: _fresh_seeds(row, result.reported_metric) for name, row in fresh_rows.items() if row}
+    comparison = result.comparison or ComparisonState()
+    same = ("metric", "gain", "gain_error", "beaten", "baseline", "results", "pruned")
     return RunSummary(
         run=run.name,
         folder=str(run.folder),
         ended=run.ended,
-        metric=result.metric,
         direction=run.objectives[0].direction,
         reported=result.reported_metric,
         best=None if result.best is None else trial_summary(result.best),
         default=None if result.default is None else trial_summary(result.default),
-        gain=result.gain,
-        gain_error=result.gain_error,
-        beaten=result.beaten,
-        baseline=result.baseline,
-        final_comparison=Comparison(**fresh_seeds, patches=_patch_verdicts(result.comparison)),
+        final_comparison=Comparison(**fresh_seeds, patches=comparison.effects),
         at_ends=_wider_ranges(run),
         widened=present_ranges(run),
         more_trials=predict_next_generation(run),
         scale=read_recipe(run),
-        finalist=result.comparison.chosen if result.comparison else None,
-        pairs=result.comparison.pairs if result.comparison else None,
-        results=result.results,
+        finalist=comparison.chosen,
+        pairs=comparison.pairs if result.comparison else None,
         failed=result.failures,
-        pruned=result.pruned,
         trainings=round(summary.total_cost(run), 6),
         seconds=round(run.seconds, 3),
         status=status,
         report=None if report is None else str(report),
+        **{name: getattr(result, name) for name in same},
     )
 
 
@@ -460,34 +420,20 @@ def compared_means(run: Run, model_metrics: Mapping[str, float | None]) -> list[
     evaluator = Path(run.manifest.evaluator.rpartition(":")[2]).stem
     family = str(result.best.genome.get("family", evaluator)) if result.best else evaluator
 
-    def compare(subject: str, other: str, metric: str, means: tuple[float, float], *numbers: Any) -> None:
-        difference, error, seeds, better = numbers
-        error = error if error is not None and math.isfinite(error) else None
-        rows.append(
-            ComparedMeans(
-                subject=subject,
-                other=other,
-                family=family,
-                metric=metric,
-                mean=means[0],
-                other_mean=means[1],
-                difference=difference,
-                error=error,
-                seeds=seeds,
-                better=better,
-            )
-        )
+    def compare(*values: Any) -> None:
+        names = (name for name in ComparedMeans.__struct_fields__ if name != "family")
+        rows.append(ComparedMeans(family=family, **dict(zip(names, values, strict=True))))
 
     best, default, final, baseline = result.fresh_best, result.fresh_default, result.comparison, result.baseline
     if best and default and final is not None and final.pairs and result.best.id == final.chosen:  # type: ignore[union-attr]
         means = best.mean, default.mean
-        compare("best", "default", result.reported_metric, means, final.gain, final.error, final.pairs, final.beats)
+        compare("best", "default", result.reported_metric, *means, final.gain, final.error, final.pairs, final.beats)
     if baseline is not None and baseline.best is not None and baseline.value is not None:
         means, seeds = (baseline.best, baseline.value), len(best.values) if best else 1
-        compare("best", baseline.name, baseline.metric, means, baseline.gain, baseline.error, seeds, baseline.beaten)
+        compare("best", baseline.name, baseline.metric, *means, baseline.gain, baseline.error, seeds, baseline.beaten)
     value, other = model_metrics.get(goal.metric), run.baseline[1].metrics.get(goal.metric) if run.baseline else None
     if value is not None and other is not None:
-        compare("model", run.baseline[0], goal.metric, (value, other), goal.sign * (other - value), None, 1, None)  # type: ignore[index]
+        compare("model", run.baseline[0], goal.metric, value, other, goal.sign * (other - value), None, 1, None)  # type: ignore[index]
     return rows
 
 

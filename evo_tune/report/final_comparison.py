@@ -77,15 +77,15 @@ Results: TypeAlias = Mapping[FreshTraining, float | None]
 
 
 @dataclass(frozen=True)
-class PatchEffect:
-    """The effect of a patch in the chosen genome: by how much the loss rises without it.
+class PatchVerdict:
+    """The effect of a patch in the chosen genome, which was also trained without it. JSON has null for NaN.
 
     Args:
-        gene: Gene that switches the patch on.
-        pairs: Number of seeds on which both genomes succeeded.
-        gain: Mean loss without the patch minus that with it; NaN without pairs.
-        error: Standard error of the gain; NaN for fewer than two pairs.
-        verdict: 'real', 'harmful' or 'not shown'; '' while it is open.
+        gene: Gene that switches it on.
+        pairs: Number of fresh seeds on which both succeeded.
+        gain: Mean loss without it minus that with it; NaN without pairs. Unit: the metric's.
+        error: Standard error of the gain; NaN for fewer than two pairs. Unit: the metric's.
+        verdict: real, harmful or not shown; '' while that is open.
     """
 
     gene: str
@@ -117,7 +117,7 @@ class ComparisonState:
     gain: float = math.nan
     error: float = math.nan
     beats: bool | None = None
-    effects: tuple[PatchEffect, ...] = ()
+    effects: tuple[PatchVerdict, ...] = ()
 
     @property
     def over(self) -> bool:
@@ -274,7 +274,7 @@ class FinalComparison:
 
     def _judge_patches(self, chosen: int, state: ComparisonState, results: Results) -> ComparisonState:
         """Return the state with the effect of each patch, look by look until all are decided."""
-        effects = {gene: PatchEffect(gene) for gene in self.patches.get(chosen, ())}
+        effects = {gene: PatchVerdict(gene) for gene in self.patches.get(chosen, ())}
         alpha_spent = 0.0
         for seeds in self.look_seeds:
             open_genes = [gene for gene, effect in effects.items() if not effect.verdict]
@@ -289,7 +289,7 @@ class FinalComparison:
             differences = self._patch_differences(with_all, without)
             for gene, difference in differences.items():
                 pairs = sum(None not in pair for pair in zip(with_all, without[gene], strict=True))
-                effects[gene] = PatchEffect(gene, pairs, difference.gain, difference.error)
+                effects[gene] = PatchVerdict(gene, pairs, difference.gain, difference.error)
             # Those shown at an earlier look count as certain, those given up then as not tested.
             p_values = [
                 differences[gene].p_value if gene in differences else math.nan if effect.verdict == NOT_SHOWN else 0.0

@@ -52,9 +52,8 @@ from evo_tune.training.samples import (
     export_encoder,
 )
 from evo_tune.training.session import RankRun, evaluate_task, train, train_together
-from evo_tune.training.stepping.averaging import average_of
 from evo_tune.training.stepping.recipe import Recipe, optimizer_of, recipe_of
-from evo_tune.training.trainer import Step, Trainer
+from evo_tune.training.trainer import Step, Trainer, average_of
 from evo_tune.training.training_run import SinglePhase, StepSplit, Task, TrainingResult, TrainingRun
 from evo_tune.training.tuned import TuningPlan, TuningTraining, export_tuning, prepare_base, small_base_folder
 from evo_tune.training.tuning.pretrained import TuningText, encode, load_pretrained, load_tuning_text, save_merged

@@ -21,8 +21,7 @@ from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.optim.losses import CrossEntropy, Loss, QuantileLoss, SquaredError
 from evo_tune.training.recipe.classifying import ClassifierTask, RegressionTask, SampleTask, check_single_pass
-from evo_tune.training.recipe.data.bands import conformal_offsets
-from evo_tune.training.recipe.data.forecasts import ForecastScores, ForecastWindows, unscale_outputs
+from evo_tune.training.recipe.data.forecasts import ForecastScores, ForecastWindows, conformal_offsets, unscale_outputs
 from evo_tune.training.recipe.forecasting import ForecastTask
 from evo_tune.training.session import train_and_export
 from evo_tune.training.trainer import Trainer

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -284,7 +283,6 @@ def _remember(kind: Literal["files", "runs"], key: str, value: Any) -> bool:
 
     If the folder cannot be written, the user is told, and asked again next time.
     """
-    part: str | None = None
     try:
         memory = _memory_path()
         memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -297,16 +295,9 @@ def _remember(kind: Literal["files", "runs"], key: str, value: Any) -> bool:
             if value == earlier_value:
                 return True
             newest = {**dict(list(of_kind.items())[1 - MOST :]), key: value}
-            with tempfile.NamedTemporaryFile(
-                "w", dir=memory.parent, prefix=".trusted-", delete=False, encoding="utf-8"
-            ) as file:
-                part = file.name
-                json.dump({**entries, kind: newest}, file)
-            os.replace(part, memory)
+            data = json.dumps({**entries, kind: newest}).encode()
+            safe_files.replace(memory.parent, memory.name, data, part=".trusted-part", sync=False, mode=0o600)
     except (OSError, RuntimeError) as error:  # the latter: there is no home folder
-        if part is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
         reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
         name = one_line(os.path.basename(key), 80)
         warnings.warn(f"cannot remember that {name} is yours ({reason}): evo-tune will ask again", stacklevel=2)

@@ -152,12 +152,12 @@ def open_to_write(root: Root, *names: str, append: bool = False, make: bool = Tr
         return _open(descriptor, names[-1], flags), False
 
 
-def _new(descriptor: int, name: str, flags: int = os.O_WRONLY) -> int:
+def _new(descriptor: int, name: str, flags: int = os.O_WRONLY, mode: int = 0o644) -> int:
     flags |= os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(_plain(name), flags, 0o644, dir_fd=descriptor)
+    return os.open(_plain(name), flags, mode, dir_fd=descriptor)
 
 
-def replace(root: Root, name: str, data: bytes, part: str, sync: bool = True) -> None:
+def replace(root: Root, name: str, data: bytes, part: str, sync: bool = True, mode: int = 0o644) -> None:
     """Write a file inside a root under a temporary name, fsync it, rename it, and fsync its folder.
 
     Args:
@@ -166,6 +166,7 @@ def replace(root: Root, name: str, data: bytes, part: str, sync: bool = True) ->
         data: New content.
         part: Temporary name; a file of that name is removed.
         sync: Whether to wait for the disk.
+        mode: Permissions of the file, before the user's mask.
 
     Raises:
         OSError: The disk refuses; the file is unchanged.
@@ -173,7 +174,7 @@ def replace(root: Root, name: str, data: bytes, part: str, sync: bool = True) ->
     with folder(root) as descriptor:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(_plain(part), dir_fd=descriptor)
-        part_file = _new(descriptor, part)
+        part_file = _new(descriptor, part, mode=mode)
         try:
             with os.fdopen(part_file, "wb") as file:
                 file.write(data)

@@ -278,7 +278,7 @@ def test_a_memory_that_cannot_be_written_is_told(memory: Path, code: Path, monke
     def refuse(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(json, "dump", refuse)
+    monkeypatch.setattr(os, "replace", refuse)
     with pytest.warns(UserWarning, match=f"cannot remember that {code.name} is yours .No space left on device."):
         remember(code)
     assert not [*memory.parent.glob(".trusted-*")]

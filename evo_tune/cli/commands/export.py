@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -69,7 +69,6 @@ def command(
     """
     import tempfile
 
-    from evo_tune.cli.formats import ExportedModel
     from evo_tune.cli.training.final_training import Training, choose_pace
     from evo_tune.dispatch.devices import plan
     from evo_tune.loop.code import load_run_evaluator
@@ -91,7 +90,14 @@ def command(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"DIR {target}: exists and is not an empty folder; choose another")
     if saved.patches:
-        _export_project(saved, candidate, target, output_format)
+        from evo_tune.loop.project_export import README, export_project
+
+        with _new_folder(target) as part:
+            export_project(saved, candidate, part)
+        outcome = saved.outcomes.get(candidate.id)
+        metrics = {} if outcome is None else outcome.metrics
+        wrote, usage = f"wrote {target}: the project of trial {candidate.id}", f"verdict and command: {target / README}"
+        _print_exported(saved, candidate, target, metrics, output_format, wrote, usage)
         return
     bound = plugin.bind({**saved.manifest.options, **split_assignments(options, "-o")}).for_run(rungs=False)
     budget = {name: value for name, value in (("tokens", tokens), ("seconds", seconds)) if value is not None}
@@ -112,12 +118,9 @@ def command(
     output = contextlib.redirect_stdout(sys.stderr) if output_format == "json" else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as scratch, output, _new_folder(target) as part:
         metrics = training.write(part, Path(scratch), err=output_format == "json")
-    files = sorted(path.name for path in target.iterdir())
-    model = ExportedModel(
-        run=saved.name, trial=candidate.id, genome=candidate.genome, folder=str(target), files=files, metrics=metrics
-    )
-    wrote, usage = f"wrote {target}: {', '.join(files) or 'nothing'}", f"how to use it: {target / 'README.md'}"
-    shared.print_json_or_text(output_format, model, *shared.metric_lines(metrics), wrote, usage)
+    wrote = f"wrote {target}: {', '.join(_file_names(target)) or 'nothing'}"
+    usage = f"how to use it: {target / 'README.md'}"
+    _print_exported(saved, candidate, target, metrics, output_format, *shared.metric_lines(metrics), wrote, usage)
 
 
 @contextlib.contextmanager
@@ -131,21 +134,18 @@ def _new_folder(target: Path) -> Iterator[Path]:
         yield part
 
 
-def _export_project(saved: Run, candidate: Candidate, target: Path, output_format: str) -> None:
-    """Write the project of a trial with its patches, and print what was written."""
-    from evo_tune.cli.formats import ExportedModel
-    from evo_tune.loop.project_export import README, export_project
+def _file_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
-    with _new_folder(target) as part:
-        export_project(saved, candidate, part)
-    outcome = saved.outcomes.get(candidate.id)
+
+def _print_exported(
+    saved: Run, trial: Candidate, folder: Path, metrics: Mapping[str, Any], output_format: str, *lines: str
+) -> None:
+    """Print what was written, as JSON or as the lines."""
+    from evo_tune.cli.formats import ExportedModel
+
+    files = _file_names(folder)
     exported = ExportedModel(
-        run=saved.name,
-        trial=candidate.id,
-        genome=candidate.genome,
-        folder=str(target),
-        files=sorted(path.name for path in target.iterdir()),
-        metrics={} if outcome is None else outcome.metrics,
+        run=saved.name, trial=trial.id, genome=trial.genome, folder=str(folder), files=files, metrics=metrics
     )
-    lines = f"wrote {target}: the project of trial {candidate.id}", f"verdict and command: {target / README}"
     shared.print_json_or_text(output_format, exported, *lines)

@@ -55,7 +55,6 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--metric",
-    "metrics",
     multiple=True,
     metavar="NAME=PATTERN",
     help="For a command: pattern of a metric in its output, 'val_loss=val loss'.  [default: JSON, or by name]",
@@ -125,16 +124,7 @@ def command(
     strategy_option: tuple[str, ...],
     ladder: str | None,
     genes: tuple[str, ...],
-    metrics: tuple[str, ...],
-    metrics_file: str | None,
-    template: str | None,
-    set_values: tuple[str, ...],
-    progress: str | None,
-    shell: bool,
-    judge: str | None,
-    patches: str | None,
     protect: str | None,
-    allow_patches: bool,
     warm_start: tuple[str, ...],
     name: str | None,
     store: str,
@@ -159,24 +149,24 @@ def command(
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments
     from evo_tune.options.declare import dataclass_options
-    from evo_tune.plugins.command import is_command, with_template_text
+    from evo_tune.plugins.command import SCRIPT_OPTIONS, is_command, with_template_text
     from evo_tune.plugins.find import find_evaluator
     from evo_tune.settings import SessionSettings, parse_settings
     from evo_tune.store.manifest import MANIFEST
     from evo_tune.store.run_folders import new_run_folder
 
-    patch_flags: dict[str, Any] = {
-        "patches": patches,
-        "protect": shlex.split(protect or ""),
-        "allow_patches": allow_patches,
-    }
-    request_flags = ("population", "objectives", "subject_to", "fill_defaults", "learn_from")
-    request_values = {name: flags.pop(name) for name in request_flags}
+    def take(*names: str) -> dict[str, Any]:
+        return {name: flags.pop(name) for name in names}
+
+    patch_flags = {**take("patches", "allow_patches"), "protect": shlex.split(protect or "")}
+    request_values = take("population", "objectives", "subject_to", "fill_defaults", "learn_from")
+    command_flags = take(*SCRIPT_OPTIONS, "judge")
     settings = {**RUN_DEFAULTS, **{name: value for name, value in flags.items() if value is not None}}
-    command_options = {"metric": "\n".join(metrics), "progress": progress, "shell": "true" if shell else ""}
-    command_options |= {"judge": judge, "metrics_file": metrics_file, "template": template}
-    command_options |= {"set_values": "\n".join(set_values)}
-    command_options = {name: text for name, text in command_options.items() if text}
+    command_options = {
+        name: "\n".join(value) if isinstance(value, tuple) else shared.option_text(value)
+        for name, value in command_flags.items()
+        if value
+    }
     if command_options and not is_command(evaluator):
         flag = next(iter(command_options)).replace("set_values", "set").replace("_", "-")
         raise OptionError(

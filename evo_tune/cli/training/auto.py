@@ -22,7 +22,7 @@ import msgspec
 from evo_tune.cli import shared
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.text import one_line, with_plural
-from evo_tune.training.recipe.data.telling import TELLING
+from evo_tune.training.recipe.data.tables import TELLING
 from evo_tune.training.recipe.data.texts import encoding_warnings
 from evo_tune.trust import safe_files
 

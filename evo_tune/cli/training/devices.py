@@ -91,7 +91,7 @@ def probe_devices(planned: Plan) -> list[ProbedDevice]:
         if device.inside == "mps":
             continue
         env = {**os.environ, "CUDA_VISIBLE_DEVICES": device.visible}
-        command = [sys.executable, "-m", "evo_tune.training.probing.timing", device.inside, str(planned.threads)]
+        command = [sys.executable, "-m", "evo_tune.training.hardware.timing", device.inside, str(planned.threads)]
         process = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
         if process.returncode:
             last_line = (process.stderr.strip().splitlines() or ["no message"])[-1]

@@ -11,7 +11,7 @@ import numpy as np
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import genome_key
 from evo_tune.report.charts import CaptionedFigure, Part, Spec, axis, escape_label, figure, names_axis
-from evo_tune.report.final_comparison import PatchEffect
+from evo_tune.report.final_comparison import PatchVerdict
 from evo_tune.report.recommendation import comparison_result, fit_patches, genome_without
 from evo_tune.report.run_data import RunData
 from evo_tune.store.table import read_comparison
@@ -65,7 +65,7 @@ def rows(data: RunData) -> list[dict[str, Any]]:
     table = []
     for patch in run.patches:
         on = [trial for trial in data.trials if trial.genome.get(patch.gene) is True]
-        effect = effects.get(patch.gene, PatchEffect(patch.gene))
+        effect = effects.get(patch.gene, PatchVerdict(patch.gene))
         row: dict[str, Any] = {"patch": patch.title, "effect": _show_effect(effect), "verdict": effect.verdict or "-"}
         is_in_best = best is not None and best.genome.get(patch.gene) is True
         if not is_in_best and best is not None:
@@ -88,7 +88,7 @@ def rows(data: RunData) -> list[dict[str, Any]]:
     return [{name: row.get(name, "-") for name in names} for row in table]
 
 
-def _show_effect(effect: PatchEffect) -> str:
+def _show_effect(effect: PatchVerdict) -> str:
     if not math.isfinite(effect.gain):
         return "-"
     return f"{effect.gain:.4g}{show_error(effect.error)}"

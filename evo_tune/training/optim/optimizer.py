@@ -107,7 +107,7 @@ def parameter_groups(
     return groups
 
 
-def _adamw(options: AdamW | Muon, model: nn.Module, optimizer: str, parameters: Collection[nn.Parameter]) -> Optimizer:
+def _adamw(options: AdamW, model: nn.Module, optimizer: str, parameters: Collection[nn.Parameter]) -> Optimizer:
     """Return torch's AdamW over some of a model's parameters."""
     groups = parameter_groups(model, parameters, optimizer, options.lr, options.rates, options.eps)
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
@@ -361,35 +361,27 @@ class OptimizerPair(torch.optim.Optimizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Muon:
+class Muon(AdamW):
     """Options of Muon for hidden matrices and AdamW for the rest.
 
     Args:
         lr: Peak learning rate of both, above 0, up to 1, on AdamW's scale.
+        beta1: See `AdamW`, like `beta2`, `eps` and `rates`.
+        beta2: See `AdamW`.
+        eps: See `AdamW`.
+        rates: See `AdamW`.
         momentum: Decay of Muon's momentum, in [0, 1).
         nesterov: Whether to use Nesterov momentum.
         momentum_warmup: Share of the steps in which Muon's momentum rises linearly from 0.85, or from its final value
             if that is smaller (modded-nanogpt); 0: constant.
-        beta1: Decay of AdamW's first moment, in [0, 1).
-        beta2: Decay of AdamW's second moment, in [0, 1).
-        eps: Number added to the root of the second moment, above 0.
-        rates: Factors on the learning rate of groups of parameters.
 
     Raises:
         RecipeError: The learning rate, which a rule may have scaled, is out of its range.
     """
 
-    lr: float
     momentum: float = 0.95
     nesterov: bool = True
     momentum_warmup: float = 0.0
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    rates: GroupFactors = field(default_factory=GroupFactors)
-
-    def __post_init__(self) -> None:
-        check_number("lr", self.lr, "(0, 1]")
 
     def momentum_at(self, step: int, steps: int) -> float:
         """Return Muon's momentum at a step of a training of `steps` steps."""

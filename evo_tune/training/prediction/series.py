@@ -17,8 +17,7 @@ from evo_tune.training.prediction.memory import InputSize
 from evo_tune.training.prediction.model import Part, Reader, SampleModel
 from evo_tune.training.prediction.readers import join_names
 from evo_tune.training.recipe import ForecastScores, Series
-from evo_tune.training.recipe.data.bands import move_bands
-from evo_tune.training.recipe.data.forecasts import unscale_outputs
+from evo_tune.training.recipe.data.forecasts import move_bands, unscale_outputs
 from evo_tune.training.recipe.data.tables import read_file
 
 if TYPE_CHECKING:

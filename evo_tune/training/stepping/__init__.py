@@ -1,1 +1,1 @@
-"""Support for steps that never wait for the device: data feeding, averaging, and decisions on the device."""
+"""Support for steps that never wait for the device: data feeding, and decisions on the device."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from evo_tune.training.probing.timing import Sizes, probe_device
+from evo_tune.training.hardware.timing import Sizes, probe_device
 from evo_tune.training.recipe.hardware.computing import Timings, sizes_for_device
 
 TINY = Sizes(

@@ -221,7 +221,7 @@ def _time_machine() -> str:
     Raises:
         OptionError: The machine could not be timed.
     """
-    command = [sys.executable, "-m", "evo_tune.training.probing.timing", "cuda:0" if has_gpu() else "cpu", "1"]
+    command = [sys.executable, "-m", "evo_tune.training.hardware.timing", "cuda:0" if has_gpu() else "cpu", "1"]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode:
         last_line = (process.stderr.strip().splitlines() or ["it said nothing"])[-1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from evo_tune.training.recipe.data.bands import conformal_offsets, move_bands
+from evo_tune.training.recipe.data.forecasts import conformal_offsets, move_bands
 
 LEVELS = (0.1, 0.5, 0.9)
 
