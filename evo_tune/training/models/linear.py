@@ -37,7 +37,9 @@ def fit_loss(outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     return (weights * losses).mean()
 
 
-def descend(parameters: list[Tensor], loss: Callable[[], Tensor], steps: int, history: int = 100) -> Iterator[None]:
+def descend(
+    parameters: list[Tensor], loss: Callable[[], Tensor], steps: int, history: int = 100, tolerance: float = 0.0
+) -> Iterator[None]:
     """Minimise a loss by L-BFGS, and yield after each step of `LBFGS_ITERATIONS`, until it falls no more.
 
     Args:
@@ -45,6 +47,7 @@ def descend(parameters: list[Tensor], loss: Callable[[], Tensor], steps: int, hi
         loss: Function that returns the loss of the present parameters.
         steps: Most steps.
         history: Iterations that a direction is made of; each takes twice the memory of the parameters.
+        tolerance: Share of the loss by which a step must lower it for another one to follow.
     """
     for parameter in parameters:
         parameter.requires_grad_()
@@ -63,7 +66,7 @@ def descend(parameters: list[Tensor], loss: Callable[[], Tensor], steps: int, hi
         for _ in range(steps):
             value = float(step(closure))
             yield
-            if not value < previous:
+            if not value < previous * (1.0 - tolerance):
                 return
             previous = value
     finally:

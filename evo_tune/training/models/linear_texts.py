@@ -27,6 +27,9 @@ FACTOR = 6364136223846793005
 # Texts whose terms are looked up at once, and n-grams that are counted to choose the terms; of more texts, a sample is.
 PASS, MOST_COUNTED = 256, 1 << 27
 
+# Share of the loss by which a step must lower it: on docstrings, half of all steps lower it by less.
+TOLERANCE = 1e-3
+
 
 class Terms(NamedTuple):
     """The terms of some texts, by text and by term.
@@ -81,7 +84,7 @@ class LinearTextClassifier(FittedModel):
             total: Tensor = fit_loss(outputs, targets, weights) + l2 / 2 * (self.weight**2).sum()
             return total
 
-        for _ in descend([self.weight, self.bias], loss, steps, history=10):
+        for _ in descend([self.weight, self.bias], loss, steps, history=10, tolerance=TOLERANCE):
             scores = torch.from_numpy(held_out_features @ self.weight.detach().numpy()) + self.bias.detach()
             yield self.outputs(scores).double().numpy()
 

@@ -18,7 +18,7 @@ MOST_CHARACTERS, MOST_TERMS, MOST_WEIGHTS = 4000, 1 << 18, 1 << 24
 
 TEXT_RIVALS: dict[str, dict[str, Gene]] = {
     LINEAR: {
-        "C": Float(0.1, 1000.0, log=True, default=10.0),
+        "C": Float(0.1, 1000.0, log=True, default=30.0),
         "word_ngrams": Choice((1, 2, 3), ordered=True, default=2),
         "character_ngrams": Choice((0, 3, 4, 5, 6), ordered=True, default=5),
     }
