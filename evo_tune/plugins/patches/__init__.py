@@ -27,8 +27,8 @@ from evo_tune.trust import safe_files
 # Folder of a run with the texts of its patches and the files of its project, each named by its SHA-256.
 CODE_FOLDER = "_code"
 
-# Maximum bytes of a patch, and maximum number of patches of a run.
-LARGEST, MOST = 1 << 20, 200
+# Maximum bytes of a patch, and maximum number of patches of a run and of placeholders of a patch.
+LARGEST, MOST, MOST_PLACEHOLDERS = 1 << 20, 200, 100
 
 SUFFIXES = (".patch", ".diff")
 
@@ -136,6 +136,8 @@ def _placeholder_genes(patch: Patch) -> dict[str, Gene]:
                 raise PluginError(f"{place}: {str(error).removeprefix('--gene ')}") from None
             if match[1] == patch.gene or genes.setdefault(match[1], gene) != gene:
                 raise PluginError(f"{place}: {{{match[1]}}} is another gene already: give it another name")
+            if len(genes) > MOST_PLACEHOLDERS:
+                raise PluginError(f"{place}: expected at most {MOST_PLACEHOLDERS} placeholders: make several patches")
     return genes
 
 

@@ -184,10 +184,11 @@ class PatchSet:
 
     def conflicts(self) -> list[tuple[str, str]]:
         """Return the pairs of patches that exclude each other or do not apply together, by name."""
-        pairs = []
+        pairs, needed = [], {patch.name: self._with_required(patch) for patch in self.patches}
         for first, second in combinations(self.patches, 2):
-            names = tuple(sorted({*self._with_required(first), *self._with_required(second)}))
-            if self._usable(names) != names:
+            alone = needed[first.name], needed[second.name]  # each of these applies: `_check`
+            names = tuple(sorted({*alone[0], *alone[1]}))
+            if names not in alone and self._usable(names) != names:
                 pairs.append((first.name, second.name))
         return pairs
 

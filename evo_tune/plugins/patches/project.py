@@ -195,8 +195,9 @@ def _entries(root: Path, patched: frozenset[str], store: Path) -> Iterator[tuple
                 continue
             if entry.is_symlink():
                 text = os.readlink(real)
-                is_inside = not os.path.isabs(text) and real.resolve().is_relative_to(root)
-                yield path, text if is_inside else str(real.resolve())
+                target = os.path.realpath(real)
+                is_inside = not os.path.isabs(text) and Path(target).is_relative_to(root)
+                yield path, text if is_inside else target
             elif entry.is_dir():
                 if path in folders or (in_git is None and not entry.name.startswith(".") and _has_code(real)):
                     waiting.append(f"{path}/")
@@ -214,7 +215,9 @@ def _parents(path: str) -> Iterator[str]:
 def _code_in_git(root: Path) -> frozenset[str] | None:
     """Return the files of code of a git repository that it does not ignore; None if the folder is in none."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        command = ["git", "-C", str(root), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+        # A repository may name a program that git starts to look for changes.
+        command = ["git", "-c", "core.fsmonitor=false", "-C", str(root), "ls-files", "-z"]
+        command += ["--cached", "--others", "--exclude-standard"]
         output = subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL, timeout=60).stdout
         names = frozenset(os.fsdecode(name) for name in output.split(b"\0"))
         return frozenset(name for name in names if Path(name).suffix in CODE_SUFFIXES) or None  # an ignored folder
@@ -253,8 +256,10 @@ def _protected_hashes(root: Path, protect: Iterable[str]) -> dict[str, str]:
                 raise PluginError(text)
             files += [Path(folder, file) for file in names if "__pycache__" not in folder]
         for file in files or [root / name]:
-            with contextlib.suppress(OSError):  # it is gone, or a folder
+            with contextlib.suppress(OSError):  # it is gone
                 status = file.stat()
+                if not stat.S_ISREG(status.st_mode):  # a folder, or a device without an end
+                    continue
                 signature = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                 hashes[file.relative_to(root).as_posix()] = _file_hash(str(file), signature)
     return hashes

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,26 @@ def test_a_path_out_of_the_project_is_refused(path: str) -> None:
 def test_what_is_no_change_of_a_text_file_is_refused(text: str, reason: str) -> None:
     with pytest.raises(PluginError, match=reason):
         parse_diff("p", text)
+
+
+@pytest.mark.parametrize("path", [" b/" * 300_000, "a b/" * 250_000 + "x"], ids=["same", "other"])
+def test_a_header_of_a_megabyte_takes_no_time(path: str) -> None:
+    with pytest.raises(PluginError, match="expected the same file twice"):
+        parse_diff("p", f"diff --git a/{path}\n")
+
+
+@pytest.mark.parametrize(
+    "hunks",
+    [
+        "@@ -5,200002 +5,200002 @@\n-\n+q\n" + " \n" * 200_000 + " z\n",
+        "@@ -5,2 +5,2 @@\n-\n+\n \n" * 40_000,
+        "".join(f"@@ -5,2 +5,2 @@\n-{number}\n+y\n \n" for number in range(20_000)),
+    ],
+    ids=["one that is long", "many", "many that are far away"],
+)
+def test_hunks_that_would_take_hours_do_not_apply(hunks: str) -> None:
+    lines = ("\n",) * 300_000 + tuple(line for number in range(20_000) for line in (f"{number}\n", "\n"))
+    began = time.process_time()
+    with pytest.raises(DoesNotApply, match="the hunk at line"):
+        apply_changes(parse_diff("p", f"--- a/t.py\n+++ b/t.py\n{hunks}"), {"t.py": lines}.get, "p")
+    assert time.process_time() - began < 5.0

@@ -100,3 +100,9 @@ def test_copies_in_a_run_are_checked(tmp_path: Path) -> None:
     (folder / patch.hash).unlink()
     with pytest.raises(PluginError, match="No such file"):
         read_patches(tmp_path, {"p": patch.hash})
+
+
+def test_a_patch_has_few_placeholders() -> None:
+    lines = "".join(f"+{{gene{number}=1|2}}\n" for number in range(101))
+    with pytest.raises(PluginError, match="patch p, line 105: expected at most 100 placeholders"):
+        parse_patch("p", f"--- a/f\n+++ b/f\n@@ -1 +1,101 @@\n-a\n{lines}")
