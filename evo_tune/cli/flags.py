@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -33,10 +32,6 @@ RUN_DEFAULTS = {"final_seeds": 3, "finalists": 2, "seeds_per_trial": None}
 
 # Maximum sizes of a file of flags and of a file of genomes, in bytes.
 LARGEST_CONFIG, LARGEST_GENOME_FILE = 1 << 18, 1 << 26
-
-KEY_PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
-# A key of more than ten parts ('a.a.a.…'): parsing it takes time that grows with the square of its parts.
-LONG_KEY = re.compile(rf"(?:^|[{{,\[])\s*{KEY_PART}(?:[ \t]*\.[ \t]*{KEY_PART}){{10}}", re.MULTILINE)
 
 
 def run_flags() -> list[click.Option]:
@@ -100,6 +95,8 @@ def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None
     """
     if path is None or ctx.resilient_parsing:  # a shell completes
         return
+    from evo_tune.plugins.scripts.template import LONG_KEY
+
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10

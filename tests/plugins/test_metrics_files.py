@@ -511,3 +511,34 @@ def test_a_run_says_which_files_its_script_writes(
 def test_a_judge_and_a_metrics_file_exclude_each_other() -> None:
     with pytest.raises(OptionError, match="give one of the two"):
         command_evaluator("python x {lr}", None, {"judge": "python judge.py", "metrics_file": "{folder}"})
+
+
+def test_columns_of_other_lengths_take_no_quadratic_time() -> None:
+    columns: dict[str, list[int]] = {"loss": [1] * 50_000, **{f"k{number}": [1] for number in range(20_000)}}
+    began = time.process_time()
+    assert sum(map(len, rows(json.dumps(columns)))) == 70_000
+    assert time.process_time() - began < 3.0
+
+
+def test_a_row_of_csv_is_read_before_the_next_one() -> None:
+    lines = text_rows("loss\n1\n" + "9" * 200_000, is_complete=True)
+    assert next(lines) == {"loss": 1.0}
+    with pytest.raises(ValueError, match="it is no CSV"):
+        next(lines)
+
+
+def test_few_names_of_a_row_are_remembered(tmp_path: Path) -> None:
+    file = MetricsFile("{folder}/m.json", tmp_path, {}, ["loss"], (), lambda row: None)
+    (tmp_path / "m.json").write_text(json.dumps({f"k{number}": 1 for number in range(5000)}))
+    file.read_all()
+    assert len(file._words_by_key) == 1000
+
+
+def test_empty_parts_of_a_record_take_no_quadratic_time(tmp_path: Path) -> None:
+    part = struct.pack("<IHB", zlib.crc32(b"\3"), 0, 3)
+    block = part * ((BLOCK - HEAD) // len(part))
+    (tmp_path / "a.wandb").write_bytes((b":W&B" + bytes(HEAD - 4) + block + bytes(BLOCK))[:BLOCK] + (block + part) * 12)
+    began = time.process_time()
+    with (tmp_path / "a.wandb").open("rb") as file, contextlib.suppress(ValueError):
+        assert list(wandb_records(file, 0)) == []
+    assert time.process_time() - began < 3.0

@@ -140,6 +140,13 @@ def test_what_cannot_be_replaced_is_refused_in_one_line(name: str, text: str, as
     assert "\n" not in str(error.value)
 
 
+def test_a_key_of_many_parts_or_a_deep_value_takes_no_time() -> None:
+    for text in ("a" + ".a" * 100_000 + " = 1", "[a" + ".a" * 100_000 + "]"):
+        with pytest.raises(OptionError, match="more than ten parts"):
+            fill(text, "a=1", name="c.toml")
+    assert fill('{"a": 1}', "a=" + "[" * 100_000, name="c.json").count("[") == 100_000
+
+
 def test_an_alias_bomb_is_not_expanded() -> None:
     need("yaml")
     text = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 20}]\n" for n in range(1, 30)) + "b: 1\n"

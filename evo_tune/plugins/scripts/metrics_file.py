@@ -32,7 +32,7 @@ from evo_tune.text import one_line
 from evo_tune.trust import safe_files
 
 # Maximum bytes of a text file, which is read as a whole each time, and of a file of records.
-LARGEST_TEXT, LARGEST_RECORDS = 1 << 25, 1 << 40
+LARGEST_TEXT, LARGEST_RECORDS = 1 << 23, 1 << 40
 
 # Maximum number of files and folders that are looked at, and of folders inside each other.
 MOST_ENTRIES, DEEPEST = 2000, 8
@@ -205,7 +205,8 @@ class MetricsFile:
             row: Numbers by key.
             origin: Folder of the file, from the one that was named. 'validation/loss' is also the key 'loss' there.
         """
-        for key in row.keys() - self._words_by_key.keys() if len(self._words_by_key) < MOST_KEYS else ():
+        new_keys = (key for key in row if key not in self._words_by_key)
+        for key in islice(new_keys, max(0, MOST_KEYS - len(self._words_by_key))):
             self._words_by_key[key] = _words(key)
         named: Row = {}
         for name, wanted in self._wanted_keys.items():

@@ -81,7 +81,8 @@ def _json_rows(value: Any) -> Iterator[Row]:
             elif isinstance(inner, list):
                 yield from (row for entry in inner if isinstance(entry, dict) and (row := dict(_numbers(entry))))
         for index in range(max(map(len, columns.values()), default=0)):
-            yield {name: column[index] for name, column in columns.items() if index < len(column)}
+            columns = {name: column for name, column in columns.items() if index < len(column)}
+            yield {name: column[index] for name, column in columns.items()}
         if row := dict(_numbers(item)):
             yield row
 
@@ -101,18 +102,18 @@ def _csv_rows(lines: list[str]) -> Iterator[Row]:
     if not lines:
         return
     delimiter = max(",\t;", key=lines[0].count)
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     try:
-        header, *rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+        names = [name.strip().lstrip("# ") for name in next(reader)]
+        for cells in reader:
+            row: Row = {}
+            for name, cell in zip(names, cells, strict=True) if len(cells) == len(names) else ():
+                with contextlib.suppress(ValueError):  # text, or an empty cell
+                    row[name] = float(cell)
+            if row:
+                yield row
     except csv.Error as error:  # a cell of more than 128 KiB
         raise ValueError(f"it is no CSV: {error}") from None
-    names = [name.strip().lstrip("# ") for name in header]
-    for cells in rows:
-        row: Row = {}
-        for name, cell in zip(names, cells, strict=True) if len(cells) == len(names) else ():
-            with contextlib.suppress(ValueError):  # text, or an empty cell
-                row[name] = float(cell)
-        if row:
-            yield row
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -181,7 +182,7 @@ def wandb_records(file: BinaryIO, offset: int) -> Iterator[tuple[bytes, int]]:
         offset += HEAD + length
         if kind in (FULL, FIRST):
             parts = []
-        if sum(map(len, parts)) <= LARGEST_RECORD:
+        if data and sum(map(len, parts)) <= LARGEST_RECORD:
             parts.append(data)
         if kind in (FULL, LAST):
             yield b"".join(parts), offset

@@ -32,6 +32,10 @@ PLACEHOLDER = re.compile(
 # A dotted name and its new value.
 ASSIGNMENT = re.compile(r"\s*([^\s=]+)\s*=\s*(.*\S)\s*")
 
+KEY_PART = r"""(?:[\w-]+|"[^"\n]*"|'[^'\n]*')"""
+# A key of more than ten parts ('a.a.a.…') in TOML: parsing it takes time that grows with the square of its parts.
+LONG_KEY = re.compile(rf"(?:^|[{{,\[])\s*{KEY_PART}(?:[ \t]*\.[ \t]*{KEY_PART}){{10}}", re.MULTILINE)
+
 # What is before and behind a value that is alone in its place.
 BEFORE, BEHIND = (
     re.compile(r"(?:^|[=,\[]|[:-]\s)[ \t]*\Z", re.MULTILINE),
@@ -136,7 +140,7 @@ def _assigned_value(text: str, value_of: ValueOf) -> Any:
     filled = PLACEHOLDER.sub(lambda match: str(value_of(_inside(match))), text)
     try:
         return json.loads(filled)
-    except ValueError:
+    except (ValueError, RecursionError):
         return filled
 
 
@@ -158,6 +162,8 @@ def _edit_toml(content: str, values: Mapping[str, Any]) -> str:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib
+    if LONG_KEY.search(content):
+        raise ValueError("a key in it has more than ten parts")
     data = _with_values(tomllib.loads(content), values)
     return "".join(f"{_literal(key)} = {_toml(value)}\n" for key, value in data.items())
 
