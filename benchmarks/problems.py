@@ -486,6 +486,24 @@ def memory(rng: np.random.Generator) -> Made:
     return space, losses, float(quality[needed <= edge].min())
 
 
+def memory_of_kinds(rng: np.random.Generator) -> Made:
+    """The same with three genes without order, of two to four values, which need memory and change the loss."""
+    space, losses, best = memory(rng)
+    kinds = {f"kind{place}": Choice(("a", "b", "c", "d")[: 2 + place]) for place in range(3)}
+    needed = {name: rng.permutation(np.linspace(0.0, 0.25, len(gene.values))) for name, gene in kinds.items()}
+    added = {name: rng.permutation(np.linspace(0.0, 0.12, len(gene.values))) for name, gene in kinds.items()}
+
+    def losses_of_kinds(u: Units) -> Losses | None:
+        values = {name: min(int(u[name] * len(gene.values)), len(gene.values) - 1) for name, gene in kinds.items()}
+        depth = min(1.0, u["depth"] + sum(float(needed[name][value]) for name, value in values.items()))
+        bare = losses(u)
+        if bare is None or losses({**u, "depth": depth}) is None:
+            return None
+        return (bare[0] + sum(float(added[name][value]) for name, value in values.items()),)
+
+    return SearchSpace(**space.genes, **kinds), losses_of_kinds, best
+
+
 def conditional(rng: np.random.Generator) -> Made:
     """Each kind has three genes of its own; that of the best one counts more, so it looks worse at first."""
     kinds, good = ("a", "b", "c"), int(rng.integers(1, 3))
@@ -535,6 +553,7 @@ CONDITIONS = [
     condition("sphere, 20 genes", sphere(20)),
     condition("active constraint", constrained, constraints=2),
     condition("out of memory", memory),
+    condition("out of memory, kinds", memory_of_kinds),
     condition("conditional", conditional),
     condition("4 of 50 genes", few_matter(50)),
     condition("plateau", plateau),

@@ -31,7 +31,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.strategies._deap import Individual
-from evo_tune.strategies._models import MAX_FIT_POINTS, log_expected_improvement, normal_scores
+from evo_tune.strategies._models import MAX_FIT_POINTS, Below, log_expected_improvement, normal_scores
 
 # Maximum number of latest trials that are used, which bounds the cost of a proposal in a long run.
 MAX_RECENT_TRIALS = 256
@@ -64,6 +64,10 @@ MIN_PROGRESS_SHARE = 0.02
 
 # A value counts as sufficiently tried after this factor times the square root of the number of all trials.
 SUFFICIENT_TRIALS_FACTOR = 2.0
+
+# Least probability of success of a genome with a rare value, and its least share of the highest one of all candidates:
+# a search that has stalled would otherwise repeat what fails.
+LEAST_SUCCESS, SUCCESS_SHARE = 0.5, 0.9
 
 # Best trials with a rare value, whose variants are candidates.
 RARE_PARENTS = 6
@@ -320,7 +324,11 @@ def _update_curvature(inverse_curvature: np.ndarray, step: np.ndarray, change: n
 
 
 def propose_rare_value(
-    novelty: Novelty, drafts: Iterable[Draft], probability: float, rng: np.random.Generator
+    novelty: Novelty,
+    drafts: Iterable[Draft],
+    probability: float,
+    rng: np.random.Generator,
+    success: Below | None = None,
 ) -> Proposal | None:
     """Return a proposal with the rarest value of the genes without order, if the search has stalled.
 
@@ -335,10 +343,12 @@ def propose_rare_value(
         drafts: Candidates; the first ones are used, with the rare value.
         probability: Probability of such a proposal in a stalled search. Nothing is drawn from `rng` otherwise.
         rng: The only source of randomness.
+        success: Probability that a training succeeds; None if none has failed.
 
     Returns:
-        A proposal; None while results improve, or if each value is sufficiently tried. Also None with several
-        objectives: their weights differ for each proposal, so no trial stays the best.
+        A proposal; None while results improve, if each value is sufficiently tried, or if trainings with the value
+        probably fail. Also None with several objectives: their weights differ for each proposal, so no trial stays the
+        best.
     """
     history = novelty.history
     if probability == 0.0 or history.best is None or len(history.objectives) > 1:
@@ -356,16 +366,22 @@ def propose_rare_value(
     _, _, count, gene, value = min(rows)
     if count >= SUFFICIENT_TRIALS_FACTOR * math.sqrt(len(recent_features)) or rng.random() >= probability:
         return None
-    proposals, points = [], []
+    proposals, points, unit_rows = [], [], []
     candidates = _drafts_with_value(history, drafts, gene, (value + 0.5) / sizes[gene], rng)
     for proposal, units in novelty.filter_new(candidates):
         features = encode_features(units[None], sizes)[0]
         if features[gene] == value:  # a repair may have changed the value
             proposals.append(proposal)
             points.append(features)
+            unit_rows.append(units)
     if not proposals:
         return None
     merits = _merits_within_value(history, gene, value, np.stack(points), sizes, recent_features)
+    if success is not None:
+        probabilities = success.probabilities(np.stack(unit_rows))
+        if probabilities.max() < LEAST_SUCCESS:
+            return None
+        merits = np.where(probabilities >= SUCCESS_SHARE * probabilities.max(), merits, -np.inf)
     return proposals[int(np.argmax(merits))]
 
 

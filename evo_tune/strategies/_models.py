@@ -433,6 +433,10 @@ class Below(Factor):
         mean, variance = self.process.predict(self.layout.features(units))
         return self.power * log_density_and_probability((self.limit - mean) / np.sqrt(variance + self.noise))[1]
 
+    def probabilities(self, units: np.ndarray) -> np.ndarray:
+        """Return the probabilities themselves, without the power. Shape (points,)."""
+        return np.asarray(np.exp(self.logs(units) / self.power))
+
     def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         mean, variance, rising, widening = self.process.slopes(self.layout.features(units))
         variance = variance + self.noise

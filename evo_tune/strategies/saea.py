@@ -143,10 +143,11 @@ class SAEA(Strategy):
         distance = self.min_distance * self._step_deviation(history)
         if prospects is None:
             novelty = Novelty.of(history, distance)
-            rare = candidates.propose_rare_value(novelty, drafts, self.rare_values, rng)
+            success = _success_factor(history, FeatureLayout.of(history.space))
+            rare = candidates.propose_rare_value(novelty, drafts, self.rare_values, rng, success)
             if rare is not None:
                 return rare
-            acquisition = self._acquisition(history, weights, parents, rng)
+            acquisition = self._acquisition(history, weights, parents, success, rng)
         else:  # a partial result cannot be a new best, so it does not show that a search has stalled
             acquisition = self._fidelity_acquisition(history, prospects, rng)
         novelty = Novelty.of(history, distance * min(1.0, acquisition.noise / NOISE_MEDIAN), distance)
@@ -198,9 +199,14 @@ class SAEA(Strategy):
         yield from (Draft(rng.random(len(genes)), "random") for _ in range(IMMIGRANTS))
 
     def _acquisition(
-        self, history: History, weights: np.ndarray, parents: Sequence[Individual], rng: np.random.Generator
+        self,
+        history: History,
+        weights: np.ndarray,
+        parents: Sequence[Individual],
+        success: surrogates.Below | None,
+        rng: np.random.Generator,
     ) -> Acquisition:
-        """Return the acquisition for a run of full trainings.
+        """Return the acquisition for a run of full trainings, given the probability of success of a training.
 
         Scores are those that the losses have without constraints and failures; both are factors of their own. At most
         MAX_FIT_POINTS trials are used. In a long run half of these are the best, the others random.
@@ -243,7 +249,7 @@ class SAEA(Strategy):
         )
         factors: list[surrogates.Factor | None] = []
         factors += [surrogates.constraint_factor(layout, result_units, excess) for excess in excesses[rows].T]
-        factors += [_success_factor(history, layout), self._prior(history)]
+        factors += [success, self._prior(history)]
         if feasible[rows].any():  # before that, any trial that meets the constraints is an improvement
             best = float(scores[: len(rows)][feasible[rows]].max())
             factors.append(surrogates.Improvement(models, layout, best, earlier))
@@ -280,7 +286,7 @@ def _units(history: History, trials: Sequence[Trial] | Sequence[Candidate]) -> n
     return np.array([history.proposed_units[trial.id] for trial in trials]).reshape(-1, len(history.space.genes))
 
 
-def _success_factor(history: History, layout: FeatureLayout) -> surrogates.Factor | None:
+def _success_factor(history: History, layout: FeatureLayout) -> surrogates.Below | None:
     """Return the probability that a training does not fail; None while none has failed.
 
     The successes that it is fitted to are spread out: most of the best are so much alike that any place with their

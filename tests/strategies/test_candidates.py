@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from evo_tune.strategies._candidates import (
     propose_rare_value,
     search_around,
 )
+from evo_tune.strategies._models import Below
 from evo_tune.strategies.saea import SAEA
 from tests.strategies.cases import OBJECTIVES, SPACES
 from tests.strategies.simulate import Simulation, birth_rng
@@ -212,6 +215,21 @@ def test_no_rare_value_with_several_objectives_or_without_an_unordered_gene() ->
         history.add_candidate(Candidate(id, 0, 0, id, space.sample(birth_rng(0, id)), "random"))
         history.tell(id, Outcome("ok", {"loss": float(id)}))
     assert propose_rare_value(Novelty.of(history, 0.0), [], 1.0, birth_rng(0, 0)) is None
+
+
+def test_a_rare_value_is_tried_where_trainings_probably_succeed_or_not_at_all() -> None:
+    history = standing(RESULTS_UNTIL_STALLED + 1)
+    column = list(KINDS.genes).index("x")
+
+    def unit(highest: float) -> float | None:
+        """Return the coordinate of the proposal if only genomes below 0.1 succeed, and those with that probability."""
+        success = SimpleNamespace(probabilities=lambda units: np.where(units[:, column] < 0.1, highest, 0.5 * highest))
+        rng, novelty = birth_rng(0, 0), Novelty.of(history, 0.0)
+        proposal = propose_rare_value(novelty, drafts(), 1.0, rng, cast(Below, success))
+        return None if proposal is None else KINDS.encode(proposal.genome)[column]
+
+    assert (unit(0.9) or 1.0) < 0.1
+    assert unit(0.4) is None
 
 
 def test_results_of_the_rare_value_alone_choose_the_place() -> None:

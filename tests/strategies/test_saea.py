@@ -115,7 +115,7 @@ def fitted(history: History, monkeypatch: pytest.MonkeyPatch, smooth: float = 0.
     given: list[tuple[np.ndarray, ...]] = []
     fit = Models.fit
     monkeypatch.setattr(Models, "fit", lambda *all: given.append(all[1:4]) or fit(*all))
-    SAEA(gp_only=smooth)._acquisition(history, np.ones(1), [], birth_rng(0, 0))
+    SAEA(gp_only=smooth)._acquisition(history, np.ones(1), [], None, birth_rng(0, 0))
     monkeypatch.undo()
     return given[0]
 
