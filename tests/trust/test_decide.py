@@ -275,7 +275,7 @@ def test_plain_names_hide_no_path(name: str, plain: bool) -> None:
 def test_a_memory_that_cannot_be_written_is_told(memory: Path, code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full disk: else the user's own run is a stranger's later, without a word."""
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", refuse)
