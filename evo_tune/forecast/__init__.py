@@ -165,7 +165,7 @@ def forecast_run(
     if len(timed_outcomes) >= 2 * manifest.population:
         recent_outcomes = timed_outcomes[len(timed_outcomes) // 2 :]
     recent_cost = sum(costs[id] for id, _ in recent_outcomes)
-    weight, timed_seconds = (0, 0.0) if pace is None else (MIN_RESULTS, pace.mean_seconds)
+    weight, timed_seconds = (0, 0.0) if pace is None else (MIN_RESULTS, fmean(pace.families or [pace.mean_seconds]))
     training_seconds = 0.0
     if weight + recent_cost > 0:
         recent_seconds = sum(outcome.seconds for _, outcome in recent_outcomes)
@@ -181,8 +181,10 @@ def forecast_run(
     shortest, longest = _remaining_comparison(run, session, training_seconds, slots, patches, more_genomes)
     elapsed = 0.0 if run is None else run.elapsed
     remaining_seconds = math.inf if session.hours is None else max(0.0, session.hours * 3600 - elapsed)
-    search_seconds = max(0.0, remaining_seconds - (shortest + longest) / 2)
-    affordable = search_seconds * slots / training_seconds if training_seconds > 0 else math.inf
+    start = _start_seconds(run, pace)
+    gap = _seconds_between_trainings(run) * len(outcomes) / finished_cost if run is not None and finished_cost else 0.0
+    search_seconds = max(0.0, remaining_seconds - start - (shortest + longest) / 2)
+    affordable = search_seconds * slots / (training_seconds + gap) if training_seconds > 0 else math.inf
     # Pending trainings are half done on average.
     by_genomes = max(0.0, (max_genomes - finished_genomes) * cost - pending_cost / 2)
     required = by_genomes
@@ -198,9 +200,7 @@ def forecast_run(
 
     # The time until the end. At the end of the search, slots wait for the last trainings.
     tail = (1.0 - 1.0 / slots) * training_seconds / 2 if trainings else 0.0
-    gap = _seconds_between_trainings(run) * len(outcomes) / finished_cost if run is not None and finished_cost else 0.0
     search = trainings * (training_seconds + gap) / slots + tail
-    start = _start_seconds(run, pace)
     error = _relative_error(pace, [outcome.seconds for _, outcome in timed_outcomes], trainings)
     if required > affordable:  # the clock ends the run
         half = (longest - shortest) / 2
@@ -468,7 +468,8 @@ def forecast_line(forecast: RunForecast) -> str:
 
 def forecast_rows(forecast: RunForecast) -> dict[str, str]:
     """Return a forecast as named rows of text; see `forecast_line`."""
-    training, comparison = show_seconds(forecast.seconds_of_each), forecast.final_comparison
+    seconds, comparison = forecast.seconds_of_each, forecast.final_comparison
+    training = f"{seconds:.2g} s" if seconds < 10.0 else show_seconds(seconds)
     fewest = f"{comparison.fewest} to " if comparison.fewest != comparison.most else ""
     rows = {
         "genomes": f"{forecast.genomes}, the cost of {forecast.full_trainings:.0f} full trainings of {training}",

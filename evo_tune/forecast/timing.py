@@ -63,6 +63,7 @@ class Pace:
         checkpoint: Mean bytes that a partial training leaves for its promotion; 0 if unknown.
         artifact_bytes: Mean bytes that a full training leaves.
         start: Seconds that a worker takes to start and to train its first step; 0 if unknown.
+        families: Seconds of a full training of the default genome of each family of models; empty without families.
     """
 
     seconds: tuple[float, ...]
@@ -73,6 +74,7 @@ class Pace:
     checkpoint: float = 0.0
     artifact_bytes: float = 0.0
     start: float = 0.0
+    families: tuple[float, ...] = ()
 
     @property
     def mean_seconds(self) -> float:
@@ -202,7 +204,7 @@ def pace_of(rows: Mapping[int, Mapping[str, float]], worker: int = 0, corners: S
     names = {"judging": "judging", "checkpoint": "checkpoint", "artifact_bytes": "kept", "start": "start"}
     means = {field: fmean(row.get(name, 0.0) for row in valid.values()) for field, name in names.items()}
     memory = max(row.get("memory", 0.0) for row in valid.values())
-    return Pace(typical or extremes, extremes, worker=worker, memory=memory, **means)
+    return Pace(typical or extremes, extremes, worker=worker, memory=memory, families=(), **means)
 
 
 # Predicted durations of single trainings

@@ -232,7 +232,9 @@ def _budget_in_time(
             evaluator = evaluator.with_options(seconds=seconds)
         timed_default, draft = draft.space.default(), _draft(checked, evaluator, checked.settings)
         seconds = draft.default_seconds
-        pace = replace(timed_pace, seconds=(seconds,), judging=min(timed_pace.judging, seconds))
+        estimates = map(draft.evaluator.estimate, draft.space.family_defaults())
+        families = tuple(estimate[ESTIMATED_SECONDS] for estimate in estimates)
+        pace = replace(timed_pace, seconds=(seconds,), judging=min(timed_pace.judging, seconds), families=families)
         if (draft.space.default() == timed_default and is_settled) or time.monotonic() >= ends_at:
             break
         # Else the budget has changed the size that suits it, and so the space: the cost is measured there once more.

@@ -250,3 +250,17 @@ def test_a_few_long_genomes_do_not_make_a_first_forecast_too_long(begin: Begin) 
     assert ahead is not None
     assert ahead.seconds.expected == pytest.approx(60 * took / 2, rel=0.3)
     assert ahead.seconds.low < 60 * took / 2 < ahead.seconds.high
+
+
+def test_hours_are_shared_by_families_and_leave_time_for_the_start(begin: Begin) -> None:
+    search = begin(generations=None, hours=1.0, final_seeds=0)
+    quick = Pace(seconds=(1.0,))
+
+    def genomes(pace: Pace) -> int:
+        forecast = forecast_session(search.saved.manifest, search.session, 1, pace)
+        assert forecast is not None
+        return forecast.genomes
+
+    assert genomes(quick) == pytest.approx(3600, rel=0.15)
+    assert genomes(replace(quick, start=1800.0)) == pytest.approx(genomes(quick) / 2, rel=0.01)
+    assert genomes(replace(quick, families=(1.0, 99.0))) == pytest.approx(genomes(quick) / 50, rel=0.02)
