@@ -23,6 +23,7 @@ from evo_tune.report import summary as report
 from evo_tune.report.charts.next_steps import range_end_lines
 from evo_tune.report.charts.scale import read_recipe
 from evo_tune.report.data import run_summary
+from evo_tune.report.summary import resume_command
 from evo_tune.settings import SessionSettings
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
@@ -96,7 +97,8 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
         continue_hint = continue_hint or f"evo-tune resume {run_reference(run.folder)}"
         shared.echo(f"Interrupted. Continue with: {continue_hint}", err=True)
     elif len(run.outcomes) == old_results > 0:
-        shared.echo(f"Nothing was left to do: {run.ended}; limits are totals over all sessions", err=True)
+        more = f"limits are totals over all sessions: `{resume_command(run)}` trains more"
+        shared.echo(f"Nothing was left to do: {run.ended}; {more}", err=True)
     return exit_code
 
 
@@ -245,7 +247,7 @@ def _summary_lines(
     if reasons := report.caveats(run):
         yield f"not repeatable to the bit: {'; '.join(reasons)}; `evo-tune verify` still replays its proposals"
     yield f"saved in {run.folder}"
-    resume = f"evo-tune resume {name}" + (f" {report.flag_to_continue(run)}" if has_ended else "")
+    resume = report.resume_command(run)
     steps = [f"evo-tune show {name}", resume, f"evo-tune best {name} --format json"]
     if run.ended == report.NOTHING_LEFT:
         steps.remove(resume)

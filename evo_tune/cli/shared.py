@@ -23,7 +23,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from evo_tune.errors import EvoTuneError, OptionError, StoreError
-from evo_tune.text import escape_unprintable, to_csv_cell
+from evo_tune.text import escape_unprintable, to_csv_cell, with_plural
 from evo_tune.text import show_genome as show_genome
 from evo_tune.text import show_seconds as show_seconds
 from evo_tune.text import show_value as show_value
@@ -355,7 +355,8 @@ def print_remarks(
     name, lines = evaluator.plugin.name, evaluator.describe()
     echo(*(f"{name}: {line}" for line in lines[:DESCRIBED]), err=True)
     if len(lines) > DESCRIBED:
-        echo(f"{name}: and {len(lines) - DESCRIBED} more lines: evo-tune describe {name}, with the same -o", err=True)
+        more = with_plural(len(lines) - DESCRIBED, "more line")
+        echo(f"{name}: and {more}: evo-tune describe {name}, with the same -o", err=True)
     remarks = [remark for remark in evaluator.remarks() if extra_seeds or remark != NO_SEED]
     genomes = {f"batch={genome.get('batch', '?')}": genome}
     if space is not None and "batch" in space.genes:

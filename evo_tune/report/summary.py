@@ -20,7 +20,8 @@ from evo_tune.report import recommendation
 from evo_tune.report.final_comparison import ComparisonState
 from evo_tune.report.recommendation import AgainstBaseline, FreshValues
 from evo_tune.settings import MIN_CURVES, SessionSettings
-from evo_tune.store.run import Run, Widening
+from evo_tune.store.run import TRIALS, Run, Widening
+from evo_tune.store.run_folders import run_reference
 from evo_tune.store.table import read_comparison
 from evo_tune.text import escape_unprintable, one_line, show_decimals, show_error, show_value, with_plural
 
@@ -269,6 +270,12 @@ def flag_to_continue(run: Run) -> str:
     return f"--generations {max(2, math.ceil((genome_count(run) + count) / run.manifest.population))}"
 
 
+def resume_command(run: Run) -> str:
+    """Return the command that continues a run, with the flag that raises its limit if it has reached one."""
+    flag = "" if run.ended in (None, "interrupted", "closed") else f" {flag_to_continue(run)}"
+    return f"evo-tune resume {run_reference(run.folder)}{flag}"
+
+
 def total_cost(run: Run) -> float:
     """Return the cost of a run, in full trainings: the sum of `candidate_costs`."""
     return sum(candidate_costs(run).values())
@@ -390,11 +397,14 @@ def unusual_time_lines(run: Run) -> list[str]:
 
 
 def failure_lines(run: Run) -> list[str]:
-    """Return a line for each cause of failed trials."""
-    return [
-        f"  {len(ids)} of {with_plural(len(run.outcomes), 'trial')} {text} (trial {ids[0]}{', …' if ids[1:] else ''})"
-        for text, ids in failures_by_cause(run)[:MOST_FAILURES]
-    ]
+    """Return a line for each cause of failed trials, with the log of the first if there is one."""
+    lines = []
+    for text, ids in failures_by_cause(run)[:MOST_FAILURES]:
+        log = run.folder / TRIALS / f"{ids[0]:06d}" / "log.txt"
+        place = f"; its output: {log}" if log.is_file() else ""
+        trials = f"trial {ids[0]}{', …' if ids[1:] else ''}"
+        lines.append(f"  {len(ids)} of {with_plural(len(run.outcomes), 'trial')} {text} ({trials}{place})")
+    return lines
 
 
 # Whether more trials are likely to improve the result.
@@ -619,7 +629,7 @@ def baseline_verdict(baseline: AgainstBaseline) -> str:
         return f"the best trial does not clearly beat {name}: {values}, a difference of {gain}"
     if baseline.beaten:
         return f"the best trial beats {name} by {gain}: {values}"
-    return f"{name} beats the best trial by {gain.removeprefix('-')}: {values}; use {name}, or train longer"
+    return f"{name} beats the best trial by {gain.removeprefix('-')}: {values}; train longer, or with more data"
 
 
 # Widened ranges as text

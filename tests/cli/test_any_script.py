@@ -239,6 +239,10 @@ def test_a_run_whose_first_trials_fail_alike_stops_and_names_the_remedy(typed: T
     assert "add --metric val_loss=error if that is it; correct this and start a new run" in done.err
     assert "Ctrl-C" not in done.out, "nobody pressed it"
     assert "3 of 3 trials failed: the script printed no val_loss" in typed("show", "one").out
+    logs = [Path("populations", "one", "_trials", f"{id:06d}", "log.txt") for id in range(3)]
+    for log in logs:  # here the slots have no worker processes, which write it
+        log.write_text("some output\n")
+    assert re.search(rf"; its output: ({'|'.join(map(str, logs))})\)", typed("show", "one").out)
     assert typed("run", command, *words, "--name", "two", "--metric", "val_loss=error", "--trials", "2").code == 0
 
     few = typed("run", command, *words, "--name", "few", "--trials", "2")

@@ -165,6 +165,7 @@ def test_killed_on_the_way_it_ends_with_the_same_model(
     whole = typed(*AUTO, "--out", "whole", "--store", "other")
     assert whole.code == 0, whole
     assert "table.csv is taken for tabular" in whole.err
+    assert re.search(r"this takes (\d+ trials, however long|at most \S+ hours, model)", whole.err)
     words = (
         "whole: trial",
         "over fresh seeds",
@@ -466,3 +467,15 @@ def test_a_folder_of_tables_is_no_corpus(tmp_path: Path) -> None:
         (tmp_path / name).write_text("a,b\n1,2\n")
     with pytest.raises(UsageError, match="a folder with 2 tables, expected one file: give one of them"):
         recognise_task(str(tmp_path), None)
+
+
+def test_texts_in_a_subfolder_of_each_class_are_noticed(tmp_path: Path) -> None:
+    for name in ("good/1.txt", "good/2.txt", "bad/1.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("a text\n")
+    why = recognise_task(str(tmp_path), None).why
+    assert why.startswith(
+        "it is a folder of 3 files that are not images; if its 2 subfolders are classes of texts, give"
+    )
+    (tmp_path / "loose.txt").write_text("a text\n")
+    assert recognise_task(str(tmp_path), None).why == "it is a folder of 4 files that are not images"

@@ -42,6 +42,15 @@ def test_before_a_training_it_is_cut(typed: Typed, table: Path) -> None:
     assert len([line for line in said if "more lines" not in line and "step" not in line]) == 9
 
 
+def test_a_single_line_more_is_no_lines(typed: Typed, folder: Path, table: Path) -> None:
+    rows = [",".join(row.split(",")[1:8]) for row in table.read_text().splitlines()]
+    (folder / "narrow.csv").write_text("\n".join(rows) + "\n")
+    words = ("evaluate", "tabular", "-o", "data=narrow.csv", "-o", "target=kind", "-o", "epochs=0.5")
+    done = typed(*words)
+    assert done.code == 0, done
+    assert "tabular: and 1 more line: evo-tune describe tabular, with the same -o" in done.err, done.err
+
+
 def test_an_evaluator_that_says_nothing_is_no_error(typed: Typed) -> None:
     assert "says nothing of its data" in typed("describe", "fine_tuning").out
 

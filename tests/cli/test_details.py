@@ -92,6 +92,9 @@ def test_hints_can_be_typed(typed: Typed, folder: Path, store: str) -> None:
     elsewhere = typed("resume", str(folder / store / "one"))  # by path, with nothing left to do
     assert elsewhere.code == 0
     assert "Nothing was left to do: the limit of 3 trials is reached" in elsewhere.err
+    more = elsewhere.err.rpartition("`evo-tune ")[2].partition("` trains more")[0]
+    assert shlex.split(more)[-2:] == ["--trials", "6"]
+    assert typed(*shlex.split(more), "--quiet").code == 0
     assert " left" not in elsewhere.out + elsewhere.err.replace("left to do", "")
     assert "forecast" not in elsewhere.out
     assert typed(*shlex.split(elsewhere.out.rpartition("next: ")[2].partition("   |")[0])[1:]).code == 0

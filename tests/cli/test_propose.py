@@ -28,9 +28,10 @@ def test_what_is_proposed_waits_and_a_longer_run_trains_it(folder: Path, small_r
         "proposed: x=0.5 depth=5 kind=b",
         "proposed: x=-0.5 depth=5 kind=a",
         "proposed: x=0.75 depth=5 kind=a",
-        "5 waiting: `evo-tune resume one` trains them, within its limits",
+        "5 waiting: `evo-tune resume one --generations 5` trains them first",
     ]
-    assert "5 proposed genomes waiting, to be trained next within the limits" in typed("status", small_run).out
+    status = typed("status", small_run).out
+    assert "5 proposed genomes waiting, to be trained next, within the limits: `evo-tune resume one --gen" in status
     assert json.loads(typed("status", small_run, "--format", "json").out)["waiting"] == 5
     assert typed("resume", small_run, "--trials", "13", "--quiet", "--final-seeds", "0").code == 0
     run = Run.open(folder / "populations" / small_run)
@@ -120,7 +121,7 @@ def test_before_the_run_exists_the_error_names_the_command_that_begins_it(folder
 def test_before_the_first_trial_it_waits_for_the_default(folder: Path, typed: Typed) -> None:
     Search("quick.py", name="early", trials=3).close()
     done = typed("propose", "early", "x=0.25")
-    assert done.out.splitlines()[-1] == "1 waiting: `evo-tune resume early` trains them, within its limits"
+    assert done.out.splitlines()[-1] == "1 waiting: `evo-tune resume early` trains them first"
     assert typed("resume", "early", "--quiet", "--final-seeds", "0").code == 0
     operators = [candidate.operator for candidate in Run.open(folder / "populations" / "early").candidates]
     assert operators[:2] == ["default", "proposed by person"]

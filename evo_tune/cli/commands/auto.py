@@ -107,6 +107,8 @@ def command(
             part = "not in this time" if hours is None else f"part of the {hours:g} hours"
             shared.echo(f"the training of the model at the end is {part}")
         return 0
+    limit = f"{trials} trials, however long they take" if hours is None else f"at most {hours:g} hours, model included"
+    shared.echo(f"this takes {limit} (--hours); --dry-run predicts the time", err=True)
     search = _start_or_resume(plugin, task.options, settings, name, Path(store))
     run_name = search.saved.name
     output = shared.OutputFlags("none" if output_format == "json" else output_format, quiet)

@@ -41,9 +41,9 @@ def command(
     from evo_tune.cli.flags import parse_genome, read_genome_file
     from evo_tune.cli.formats import ProposedGenomes
     from evo_tune.loop.proposing import submit_patch_file
+    from evo_tune.report.summary import resume_command
     from evo_tune.store.heartbeat import last_beat
     from evo_tune.store.inbox import submit, waiting_files
-    from evo_tune.store.run_folders import run_reference
 
     remedy = f"`evo-tune run … --name {run}` begins it, and its --warm-start trains the genomes of a file first"
     saved = shared.open_run(run, store, remedy)
@@ -66,7 +66,5 @@ def command(
     )
     lines = [f"proposed: {shared.show_genome(genome)}" for genome in complete]
     lines += [f"proposed: patch {name}, and the best genome with it" for name in names]
-    when = "the run trains them next"
-    if not result.running:
-        when = f"`evo-tune resume {run_reference(saved.folder)}` trains them, within its limits"
+    when = "the run trains them next" if result.running else f"`{resume_command(saved)}` trains them first"
     shared.print_json_or_text(output_format, result, *lines, f"{result.waiting} waiting: {when}")

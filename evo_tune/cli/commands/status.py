@@ -67,7 +67,7 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
         age: Seconds since its last sign of life.
     """
     from evo_tune.forecast import forecast_line
-    from evo_tune.report.summary import pruning_line, results_in_words
+    from evo_tune.report.summary import pruning_line, results_in_words, resume_command
     from evo_tune.text import show_decimals, with_plural
 
     best, metric = run.leader, run.objectives[0].metric
@@ -79,7 +79,10 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
     shared.echo(f"{status.run}: {status.state}", f"{results_in_words(run)}; {counts}; {value}", last_event)
     shared.echo(*filter(None, [pruning_line(run)]))
     if status.waiting:
-        shared.echo(f"{with_plural(status.waiting, 'proposed genome')} waiting, to be trained next within the limits")
+        more = "" if status.running else f": `{resume_command(run)}` trains them"
+        shared.echo(
+            f"{with_plural(status.waiting, 'proposed genome')} waiting, to be trained next, within the limits{more}"
+        )
     if not status.running:
         return
     if not status.slots:

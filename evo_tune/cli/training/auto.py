@@ -118,10 +118,14 @@ def _folder_task(path: Path, data: str) -> DataTask:
             f"DATA {data} is a folder with {with_plural(len(tables), 'table')}, expected one file: {remedy}"
         )
     images = [file for file in files if file.suffix.lower() in IMAGES]
+    folders = {file.relative_to(path).parts[0] for file in files if file.parent != path}
     if 2 * len(images) <= len(files):
         words = f"it is a folder of {len(files) - len(images)} files that are not images"
+        if len(folders) > 1 and all(file.parent != path for file in files):
+            labelled = 'lines such as {"text": "…", "label": "SUBFOLDER"} in a file that ends with .jsonl'
+            words += f"; if its {len(folders)} subfolders are classes of texts, give {labelled}"
         return DataTask("bundled:language_model", {"data": data}, words)
-    classes = {file.relative_to(path).parts[0] for file in images if file.parent != path}
+    classes = folders & {file.relative_to(path).parts[0] for file in images}
     if len(classes) < 2:
         raise UsageError(f"DATA {data} has images, but not in two subfolders: expected one subfolder for each class")
     words = f"it has {len(images)} images in {len(classes)} subfolders"

@@ -198,7 +198,8 @@ class PatchSet:
         for first, second in self.conflicts():
             others.setdefault(first, []).append(second)
         pairs = "; ".join(f"{first} with {', '.join(names)}" for first, names in others.items())
-        lines = [one_line(f"patches that do not go together: {pairs}", 500)] if pairs else []
+        remedy = "less context, as of `git diff -U1`, lets more of them apply together"
+        lines = [one_line(f"patches that do not go together ({remedy}): {pairs}", 500)] if pairs else []
         for patch in self.patches:
             changed = (line for line in patch.text.split("\n") if re.match(r"[-+](?!--|\+\+)", line))
             if seeded := next((line for line in changed if "seed" in line.lower()), None):
