@@ -11,6 +11,9 @@ or `-o flip=yes` says so, for the digits become harder by it. `-o randaugment=9`
 The objective is the loss on the held-out images and not their accuracy: of 360 digits some 350 are classified
 rightly, so that accuracy has few distinct values and many ties. `--objective accuracy:max` takes it all the same.
 
+`-o families=auto` searches over a small convolutional network as well; `family` is then a gene (see
+`evo_tune.training.recipe.families`).
+
 The default genome is the plain ViT of Beyer et al. (arXiv:2205.01580: mean pooling, mixup 0.2, neither dropout nor
 drop-path nor label smoothing) with DeiT's weight decay of 0.05 (arXiv:2012.12877), in a size that fits the data.
 How to train is `evo_tune.training`'s. The parent process imports this file too, so torch is imported inside
@@ -30,15 +33,21 @@ import numpy as np
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
 from evo_tune.training.recipe import (
+    CONVOLUTION,
+    IMAGE_RIVALS,
+    TRANSFORMER,
     UNIT_COSTS,
     AugmentationOptions,
     ClassifierOptions,
     ClassifierTask,
+    ConvConfig,
     EncoderSize,
+    FamilyOptions,
     ViTConfig,
     encoder_estimate,
     encoder_step_work,
     metric_units,
+    most_blocks,
     names_on_test_set,
     read_images,
     repair_heads,
@@ -48,7 +57,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from evo_tune import Context
-    from evo_tune.training import Ranks, ViT
+    from evo_tune.training import ConvNet, Ranks, ViT
     from evo_tune.training.recipe import Images
 
 OBJECTIVES = [Minimize("val_loss")]
@@ -56,8 +65,12 @@ OBJECTIVES = [Minimize("val_loss")]
 METRICS = metric_units("classes")
 TEST = names_on_test_set("classes")
 SUPPORTS = ["budget", "curve", "timing"]
-CPU_COSTS = UNIT_COSTS
+# A FLOP of a convolution takes twice the time of one of a matrix product.
+CPU_COSTS = UNIT_COSTS | {"convolutions": 1.2e-11}
 BASELINE = "a linear model on pixels"
+
+# Genes of a training of any family.
+SHARED = ("lr", "batch", "weight_decay", "label_smoothing", "mixup", "warmup")
 
 TOKENS = (4, 256)
 """Fewest and most patches that an image may be cut into."""
@@ -94,10 +107,11 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ClassifierOptions, AugmentationOptions):
+class Options(FamilyOptions, ClassifierOptions, AugmentationOptions):
     """The images."""
 
     sizes = SIZES
+    rivals = IMAGE_RIVALS
 
     data: str = option(
         "", gene=None, help="Folder with one subfolder a class, or an .npz; empty: scikit-learn's digits"
@@ -161,38 +175,55 @@ def search_space(options: Options) -> SearchSpace:
     height, width = options.images.pixels.shape[2:]
     patches = [p for p in range(1, math.gcd(height, width) + 1) if math.gcd(height, width) % p == 0]
     patches = [p for p in patches if TOKENS[0] <= height * width // p**2 <= TOKENS[1]]
-    if not patches:
+    if not patches and TRANSFORMER in options.family_names:
         raise OptionError(
             f"images of {height} by {width} pixels cannot be cut into {TOKENS[0]} to {TOKENS[1]} square "
-            "patches: pad or resize them, to 32 by 32 for one"
+            f"patches: pad or resize them, to 32 by 32 for one, or give -o families={CONVOLUTION}"
         )
-    return SearchSpace(
-        lambda genome: repair_heads(genome, size.heads.high),
+    if options.scaling is not None and CONVOLUTION in options.family_names:
+        raise OptionError(
+            f"-o param={options.param}: a {CONVOLUTION} has the standard parametrisation only: give -o param=standard, "
+            f"or -o families={TRANSFORMER}"
+        )
+    patches = patches or [1]  # of no Transformer
+    usual = min(patches, key=lambda patch: abs(height * width // patch**2 - size.tokens))
+    transformer = {
         **size.steps(options.lr_factor),
-        patch=Choice(
-            patches, ordered=True, default=min(patches, key=lambda p: abs(height * width // p**2 - size.tokens))
-        ),
+        "patch": Choice(patches, ordered=True, default=usual),
         **size.shape,
-        ffn_mult=Choice((1, 2, 4), ordered=True, default=2 if options.size == "small" else 4),
-        weight_decay=Float(1e-5, 0.3, log=True, default=0.05),
-        label_smoothing=Float(0.0, 0.2, default=0.0),
-        mixup=Float(0.0, 0.8, default=0.2),
-        drop_path=Float(0.0, 0.2, default=0.0),
-        warmup=Float(0.0, 0.1, default=0.05),
-    ).near_default()
+        "ffn_mult": Choice((1, 2, 4), ordered=True, default=2 if options.size == "small" else 4),
+        "weight_decay": Float(1e-5, 0.3, log=True, default=0.05),
+        "label_smoothing": Float(0.0, 0.2, default=0.0),
+        "mixup": Float(0.0, 0.8, default=0.2),
+        "drop_path": Float(0.0, 0.2, default=0.0),
+        "warmup": Float(0.0, 0.1, default=0.05),
+    }
+    if options.family_names == (TRANSFORMER,):
+        genes, shared = transformer, {}
+    else:
+        shared = {name: transformer[name] for name in SHARED}
+        genes = {name: gene for name, gene in transformer.items() if name not in SHARED}
+
+    def repair(genome: dict[str, Any]) -> dict[str, Any]:
+        if options.family_of(genome) == TRANSFORMER:
+            return repair_heads(genome, size.heads.high)
+        return {**genome, "stages": min(genome["stages"], most_blocks(height, width))}
+
+    return SearchSpace(repair, **options.family_genes(genes, shared)).near_default()
 
 
 SPACE = search_space
 
 
-def _config(genome: Mapping[str, Any], options: Options) -> ViTConfig:
+def _config(genome: Mapping[str, Any], options: Options) -> ViTConfig | ConvConfig:
     images = options.images
     _, channels, height, width = images.pixels.shape
+    shape: dict[str, Any] = {"outputs": len(images.labels), "channels": channels}
+    shape |= {"image_height": height, "image_width": width}
+    if options.family_of(genome) == CONVOLUTION:
+        return ConvConfig(**shape, depth=genome["stages"], width=genome["channels"], heads=1)
     return ViTConfig(
-        outputs=len(images.labels),
-        channels=channels,
-        image_height=height,
-        image_width=width,
+        **shape,
         pooling=options.pooling,
         stem=options.stem,
         scaling=options.scaling,
@@ -207,9 +238,13 @@ def _workload(genome: Mapping[str, Any], options: Options) -> dict[str, Any]:
     return {"config": config, "rows": len(training), "flops_per_sample": config.flops_per_sample}
 
 
+def _has_batch_norm(genome: Mapping[str, Any], options: Options) -> bool:
+    return options.stem == "conv" or options.family_of(genome) == CONVOLUTION
+
+
 def estimate(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return what is known before training: params, gpu_memory, and flops and samples of the full training."""
-    return encoder_estimate(genome, options, **_workload(genome, options), whole=options.stem == "conv")
+    return encoder_estimate(genome, options, **_workload(genome, options), whole=_has_batch_norm(genome, options))
 
 
 def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
@@ -223,10 +258,11 @@ def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
 def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
     """Return a genome as a training."""
 
-    def build(seed: int) -> ViT:
-        from evo_tune.training import ViT
+    def build(seed: int) -> ConvNet | ViT:
+        from evo_tune.training import ConvNet, ViT
 
-        return ViT(config, seed=seed, labels=images.labels)
+        network = ConvNet if isinstance(config, ConvConfig) else ViT
+        return network(config, seed=seed, labels=images.labels)
 
     images, config = options.images, _config(genome, options)
     return ClassifierTask(
@@ -240,7 +276,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask:
         reference=SIZES[options.size].batch.values[0],
         data=fingerprint(options),
         work=work(genome, options),
-        whole=config.stem == "conv",
+        whole=_has_batch_norm(genome, options),
         augment=options.augmented,
     )
 

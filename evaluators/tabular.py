@@ -47,7 +47,7 @@ from evo_tune.training.recipe import (
     ClassifierOptions,
     ClassifierTask,
     EncoderSize,
-    FamilyOptions,
+    FittedFamilyOptions,
     FTConfig,
     LinearConfig,
     QuantileOptions,
@@ -106,7 +106,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FamilyOptions, TableOptions, SplitOptions, ClassifierOptions, QuantileOptions):
+class Options(FittedFamilyOptions, TableOptions, SplitOptions, ClassifierOptions, QuantileOptions):
     """The table."""
 
     sizes = SIZES

@@ -38,7 +38,7 @@ from evo_tune.training.recipe import (
     ClassifierOptions,
     ClassifierTask,
     EncoderSize,
-    FamilyOptions,
+    FittedFamilyOptions,
     LabelledTexts,
     LinearTextConfig,
     OptimizerOptions,
@@ -104,7 +104,7 @@ SIZES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FamilyOptions, SplitOptions, ClassifierOptions):
+class Options(FittedFamilyOptions, SplitOptions, ClassifierOptions):
     """The texts."""
 
     sizes = SIZES

@@ -131,7 +131,7 @@ ELSEWHERE = {
     "training/reading": "training/test_building training/test_training_run evaluators/test_language_model",
     "training/fitting": "evaluators/test_families evaluators/test_text_families",
     "training/models/fitted": "training/models/test_trees training/models/test_linear",
-    "training/recipe/families": "evaluators/test_families",
+    "training/recipe/families": "evaluators/test_families evaluators/test_image_families",
     "training/recipe/linear_texts": "training/models/test_linear_texts evaluators/test_text_families",
     "training/samples": "training/test_classifier_building evaluators/test_regression evaluators/test_forecasting",
     "training/session": "training/test_building training/test_ranks_out_of_memory",

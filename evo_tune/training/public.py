@@ -33,7 +33,7 @@ from evo_tune.training.hardware.memory import calibrate_memory, device_memory, f
 from evo_tune.training.hardware.precision import Precision, fastest_precision
 from evo_tune.training.hardware.throughput import Throughput, mfu, peak_flops
 from evo_tune.training.models.dropout import Dropout, DropPath
-from evo_tune.training.models.encoder import Encoder, FTTransformer, TextClassifier, ViT
+from evo_tune.training.models.encoder import ConvNet, Encoder, FTTransformer, TextClassifier, ViT
 from evo_tune.training.models.forecaster import Forecaster
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.linear import LinearModel

@@ -17,6 +17,7 @@ from evo_tune.training import (
     GPT,
     AdamW,
     Adapters,
+    ConvNet,
     Encoder,
     Forecaster,
     FTTransformer,
@@ -30,6 +31,7 @@ from evo_tune.training import (
 )
 from evo_tune.training.hardware.memory import activation_bytes
 from evo_tune.training.recipe import (
+    ConvConfig,
     EncoderConfig,
     FTConfig,
     GPTConfig,
@@ -51,6 +53,7 @@ ENCODERS: dict[str, tuple[type[Encoder], EncoderConfig]] = {
     "vit": (ViT, ViTConfig(**SHAPE, patch=8, drop_path=0.1, ffn_mult=2.0)),
     "vit-cls-dropout": (ViT, ViTConfig(**SHAPE, patch=8, pooling="cls", dropout=0.1)),
     "vit-conv": (ViT, ViTConfig(**SHAPE, patch=8, channels=1, stem="conv")),
+    "convolutions": (ConvNet, ConvConfig(**SHAPE, channels=3)),
     "ft-numbers": (FTTransformer, FTConfig(**SHAPE, numeric=12, quantiles=8, ffn_mult=1.333)),
     "ft-dropout": (FTTransformer, FTConfig(**SHAPE, numeric=5, categories=(4, 5, 6), dropout=0.1)),
     "ft-gated": (FTTransformer, FTConfig(**SHAPE, numeric=12, ffn="reglu", ffn_mult=2.0)),
@@ -65,7 +68,7 @@ ENCODERS: dict[str, tuple[type[Encoder], EncoderConfig]] = {
 
 
 def inputs_of(config: EncoderConfig, samples: int) -> Tensor:
-    if isinstance(config, ViTConfig):
+    if isinstance(config, ViTConfig | ConvConfig):
         return torch.ones(samples, config.channels, config.image_height, config.image_width, dtype=torch.uint8)
     if isinstance(config, FTConfig):
         return torch.ones(samples, config.numeric + len(config.categories))

@@ -146,7 +146,7 @@ EFFECTS: dict[str, Effect] = {
     "categorical": Effect("b"),
     "ignore": Effect("a"),
     "split_by": Effect("b"),
-    "families": Effect("linear"),
+    "families": Effect("auto"),
     "refit": Effect(False, given={"families": "linear"}, sees="exported"),
     "time": Effect("step", given={"target": "y1"}),
     "key": Effect("shop", given={"target": "y1"}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -19,7 +19,14 @@ from evo_tune.training.models.dropout import Dropout, DropPath
 from evo_tune.training.models.model_files import read_model, skip_initialisation, write_model
 from evo_tune.training.recipe.data.labelled_texts import PADDING
 from evo_tune.training.recipe.data.tables import Columns
-from evo_tune.training.recipe.models.encoder_config import STEM, EncoderConfig, FTConfig, TextConfig, ViTConfig
+from evo_tune.training.recipe.models.encoder_config import (
+    STEM,
+    ConvConfig,
+    EncoderConfig,
+    FTConfig,
+    TextConfig,
+    ViTConfig,
+)
 
 C = TypeVar("C", bound="Encoder")
 
@@ -60,11 +67,15 @@ class Encoder(nn.Module):
             raise RecipeError("labels", len(self.labels), f"as many as there are outputs, {config.outputs}")
         with skip_initialisation():  # the modules' own initialisation would be overwritten
             self.dropout = Dropout(config.dropout)
-            self.blocks = nn.ModuleList(EncoderBlock(config, share) for share in config.drop_paths)
-            self.norm = nn.LayerNorm(config.width)
+            self.blocks = nn.ModuleList(self.make_blocks(config))
+            self.norm = nn.LayerNorm(config.last_width)
             self.head = nn.Linear(config.head_inputs, config.outputs)
             self.build(config)
         self.initialise(torch.Generator().manual_seed(seed))
+
+    def make_blocks(self, config: Any) -> Iterable[nn.Module]:
+        """Return the blocks."""
+        return (EncoderBlock(config, share) for share in config.drop_paths)
 
     def build(self, config: Any) -> None:
         """Build the parts that turn inputs into tokens; called before weights are initialised."""
@@ -146,18 +157,60 @@ class Encoder(nn.Module):
         return read_model(folder, cls.config_class.from_json, cls.from_json).to(device).eval()
 
 
-class ViT(Encoder):
-    """A classifier of images; see `Encoder` for the arguments."""
+class ImageEncoder(Encoder):
+    """Base class of classifiers of images: their pixels are standardised."""
 
-    config_class = ViTConfig
-    config: ViTConfig
     mean: Tensor
     deviation: Tensor
 
-    def build(self, config: ViTConfig) -> None:
-        """Build patch embedding, positions and stem."""
+    def build(self, config: Any) -> None:
         self.register_buffer("mean", torch.zeros(config.channels, 1, 1))
         self.register_buffer("deviation", torch.ones(config.channels, 1, 1))
+
+    def standardise(self, images: Tensor) -> None:
+        """Store the mean and deviation of each channel of training images, (n, channels, height, width)."""
+        values = images.double()
+        self.mean.copy_(values.mean((0, 2, 3))[:, None, None])
+        spread = values.std((0, 2, 3), correction=0)[:, None, None]
+        self.deviation.copy_(torch.where(spread > 0, spread, 1.0))
+
+    def scale_pixels(self, images: Tensor) -> Tensor:
+        """Return standardised pixels, (batch, channels, height, width)."""
+        return (images.to(self.mean.dtype) - self.mean) / self.deviation
+
+
+class ConvNet(ImageEncoder):
+    """A convolutional network that classifies images; see `Encoder` for the arguments."""
+
+    config_class = ConvConfig
+    config: ConvConfig
+
+    def make_blocks(self, config: ConvConfig) -> Iterable[nn.Module]:
+        for number, (inputs, width) in enumerate(zip((config.channels, *config.widths), config.widths, strict=False)):
+            layers: list[nn.Module] = [] if number == 0 else [nn.MaxPool2d(2)]
+            for channels in (inputs, width):
+                convolution = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+                layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+            yield nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, (batch, classes), of images in pixel values, (batch, channels, height, width)."""
+        x = self.scale_pixels(images)
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.head(self.norm(x.mean((2, 3))))
+        return logits
+
+
+class ViT(ImageEncoder):
+    """A Transformer that classifies images; see `Encoder` for the arguments."""
+
+    config_class = ViTConfig
+    config: ViTConfig
+
+    def build(self, config: ViTConfig) -> None:
+        """Build patch embedding, positions and stem."""
+        super().build(config)
         self.patches = nn.Linear(config.patch_values, config.width)
         self.positions = nn.Embedding(config.tokens, config.width)
         self.cls = nn.Embedding(1, config.width) if config.pooling == "cls" else None
@@ -176,16 +229,9 @@ class ViT(Encoder):
         with torch.no_grad():
             self.positions.weight.normal_(0.0, 1.0, generator=generator)
 
-    def standardise(self, images: Tensor) -> None:
-        """Store the mean and deviation of each channel of training images, (n, channels, height, width)."""
-        values = images.double()
-        self.mean.copy_(values.mean((0, 2, 3))[:, None, None])
-        spread = values.std((0, 2, 3), correction=0)[:, None, None]
-        self.deviation.copy_(torch.where(spread > 0, spread, 1.0))
-
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, (batch, classes), of images in pixel values, (batch, channels, height, width)."""
-        x = (images.to(self.mean.dtype) - self.mean) / self.deviation
+        x = self.scale_pixels(images)
         if self.stem is not None:
             x = self.stem(x)
         batch, channels, height, width = x.shape

@@ -101,6 +101,7 @@ def task_of(config: Mapping[str, Any]) -> str:
     of_table = "tabular-regression" if config.get("scale") else "tabular-classification"  # of the target
     task_by_class = {
         "BoostedTrees": of_table,
+        "ConvNet": "image-classification",
         "Forecaster": "time-series-forecasting",
         "FTTransformer": of_table,
         "LinearModel": of_table,

@@ -15,7 +15,16 @@ from typing import Any
 
 from evo_tune.errors import UsageError
 from evo_tune.text import one_line
-from evo_tune.training import GPT, Forecaster, FTTransformer, TextClassifier, ViT, load_adapter, load_pretrained
+from evo_tune.training import (
+    GPT,
+    ConvNet,
+    Forecaster,
+    FTTransformer,
+    TextClassifier,
+    ViT,
+    load_adapter,
+    load_pretrained,
+)
 from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.models.fitted import FittedModel
 from evo_tune.training.models.linear import LinearModel
@@ -40,6 +49,7 @@ MOST_FILES = 1000
 # Models of samples by the name in config.json, each with the function that makes its reader.
 SAMPLE_MODELS: dict[str, tuple[type[Encoder] | type[FittedModel], Callable[[Any, TrainingFacts], Reader]]] = {
     "BoostedTrees": (BoostedTrees, lambda network, about: Tables(about, network.columns)),
+    "ConvNet": (ConvNet, lambda network, about: Pictures(about, network.config, network.labels)),
     "Forecaster": (Forecaster, lambda network, about: Past(about, network)),
     "FTTransformer": (FTTransformer, lambda network, about: Tables(about, network.columns)),
     "LinearModel": (LinearModel, lambda network, about: Tables(about, network.columns)),

@@ -20,7 +20,15 @@ from evo_tune.text import one_line
 from evo_tune.training.prediction.about import TrainingFacts
 from evo_tune.training.prediction.memory import InputSize
 from evo_tune.training.prediction.model import CategoryIndex, Part, Reader, is_missing
-from evo_tune.training.recipe import Columns, LinearTextConfig, TextConfig, ViTConfig, encode_pieces, encode_texts
+from evo_tune.training.recipe import (
+    Columns,
+    ConvConfig,
+    LinearTextConfig,
+    TextConfig,
+    ViTConfig,
+    encode_pieces,
+    encode_texts,
+)
 from evo_tune.training.recipe.data.images import read_image, read_npz
 from evo_tune.training.recipe.data.reading import TableProblem, csv_parts, parquet_parts
 
@@ -311,7 +319,7 @@ class Pictures(Reader):
 
     kind = "image"
 
-    def __init__(self, about: TrainingFacts, config: ViTConfig, labels: Sequence[str]) -> None:
+    def __init__(self, about: TrainingFacts, config: ViTConfig | ConvConfig, labels: Sequence[str]) -> None:
         super().__init__(about)
         self.labels = labels
         self.shape = (config.channels, config.image_height, config.image_width)

@@ -128,13 +128,13 @@ def check_single_pass(options: EncoderOptions, batch: int, ranks_on_cpu: bool = 
     """
     if isinstance(options.micro_batch, int) and options.micro_batch < batch:
         raise OptionError(
-            f"-o micro_batch={options.micro_batch}: a batch norm (stem=conv) sees one pass, which must be the whole "
-            f"batch of {batch}: leave micro_batch out, or the stem"
+            f"-o micro_batch={options.micro_batch}: a batch norm (stem=conv, or the family convolution) sees one pass, "
+            f"the whole batch of {batch}: leave micro_batch out, or the stem or the family"
         )
     if ranks_on_cpu and options.ranks > 1:
         raise OptionError(
-            f"-o ranks={options.ranks}: torch has no batch norm (stem=conv) over several processes on a CPU: give "
-            "ranks=1, or leave the stem out"
+            f"-o ranks={options.ranks}: torch has no batch norm (stem=conv, or the family convolution) over several "
+            "processes on a CPU: give ranks=1, or leave the stem or the family out"
         )
 
 

@@ -18,7 +18,7 @@ from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.options.declare import AUTO, Options, check_integer, option
 from evo_tune.training.recipe.hardware.computing import TimeBudget
 
-TRANSFORMER, BOOSTING, LINEAR = "transformer", "boosting", "linear"
+TRANSFORMER, BOOSTING, LINEAR, CONVOLUTION = "transformer", "boosting", "linear", "convolution"
 
 # Steps of a full training without a budget in time, and most steps with one. A step of boosting adds a tree for each
 # output; a step of the linear model is `LBFGS_ITERATIONS`.
@@ -54,8 +54,6 @@ class FamilyOptions(Options):
         help="Families of models to search, with commas between them; auto: all that are installed",
     )
 
-    refit: bool = option(True, gene=None, help="Export: fit models without gradient steps to the validation rows too")
-
     def check(self) -> None:
         """Require families that the evaluator has.
 
@@ -89,11 +87,12 @@ class FamilyOptions(Options):
         """Return the family of a genome."""
         return str(genome.get("family", self.family_names[0]))
 
-    def family_genes(self, transformer: Mapping[str, Gene]) -> dict[str, Gene]:
+    def family_genes(self, transformer: Mapping[str, Gene], shared: Mapping[str, Gene] = {}) -> dict[str, Gene]:
         """Return the genes of the families to search, under the condition of their family if there are several.
 
         Args:
             transformer: Genes of the Transformer.
+            shared: Genes of all families.
 
         Raises:
             OptionError: The user asks for boosting, and LightGBM is not installed.
@@ -102,13 +101,20 @@ class FamilyOptions(Options):
             raise OptionError(f"-o families={self.families}: {REMEDY}, or give -o families={AUTO}")
         genes = {TRANSFORMER: transformer, **self.rivals}
         if len(names := self.family_names) == 1:
-            return dict(genes[names[0]])
+            return {**shared, **genes[names[0]]}
         conditional = {
             name: replace(gene, when={"family": family})  # type: ignore[type-var]
             for family in names
             for name, gene in genes[family].items()
         }
-        return {"family": Choice(names, default=names[0]), **conditional}
+        return {"family": Choice(names, default=names[0]), **shared, **conditional}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FittedFamilyOptions(FamilyOptions):
+    """Families of models, some of them without gradient steps."""
+
+    refit: bool = option(True, gene=None, help="Export: fit models without gradient steps to the validation rows too")
 
 
 def _has_lightgbm() -> bool:
@@ -129,6 +135,13 @@ TABLE_RIVALS: dict[str, dict[str, Gene]] = {
         "l2": Float(1e-6, 1.0, log=True, default=1e-3),
         "knots": Choice((0, 2, 4, 8, 16), ordered=True, default=4),
     },
+}
+
+IMAGE_RIVALS: dict[str, dict[str, Gene]] = {
+    CONVOLUTION: {
+        "stages": Int(1, 4, default=2),
+        "channels": Int(8, 128, log=True, default=16),
+    }
 }
 
 

@@ -68,10 +68,13 @@ from evo_tune.training.recipe.data.texts import (
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer, tokenizer_for
 from evo_tune.training.recipe.families import (
     BOOSTING,
+    CONVOLUTION,
     FAMILY_COSTS,
+    IMAGE_RIVALS,
     TABLE_RIVALS,
     TRANSFORMER,
     FamilyOptions,
+    FittedFamilyOptions,
     LinearConfig,
     TableConfig,
     TreesConfig,
@@ -103,12 +106,14 @@ from evo_tune.training.recipe.linear_texts import TEXT_RIVALS, LinearTextConfig
 from evo_tune.training.recipe.metrics import METRICS, Metric, metric_units, metric_values, names_on_test_set
 from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel, matching_layers, read_base
 from evo_tune.training.recipe.models.encoder_config import (
+    ConvConfig,
     EncoderConfig,
     FTConfig,
     PatchConfig,
     QuantileOptions,
     TextConfig,
     ViTConfig,
+    most_blocks,
     nearest_divisor,
 )
 from evo_tune.training.recipe.models.gpt_config import (

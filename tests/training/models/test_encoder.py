@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from evo_tune.errors import RecipeError
 from evo_tune.training import (
     GPT,
+    ConvNet,
     DropPath,
     Encoder,
     Forecaster,
@@ -29,6 +30,7 @@ from evo_tune.training import (
 )
 from evo_tune.training.recipe import (
     Columns,
+    ConvConfig,
     EncoderConfig,
     FTConfig,
     GPTConfig,
@@ -45,6 +47,7 @@ MODELS: dict[str, Encoder] = {
     "vit": ViT(ViTConfig(image_height=8, image_width=4, patch=2, **SHAPE)),
     "vit cls": ViT(ViTConfig(channels=1, image_height=4, image_width=4, patch=2, pooling="cls", **SHAPE)),
     "vit conv": ViT(ViTConfig(image_height=4, image_width=4, patch=4, stem="conv", **SHAPE)),
+    "convolutions": ConvNet(ConvConfig(image_height=9, image_width=6, channels=2, **SHAPE)),
     "table": FTTransformer(FTConfig(numeric=3, categories=(4, 2), **SHAPE)),
     "numbers": FTTransformer(FTConfig(numeric=2, **SHAPE)),
     "categories": FTTransformer(FTConfig(numeric=0, categories=(5,), **SHAPE)),
@@ -57,7 +60,7 @@ MODELS: dict[str, Encoder] = {
 
 def inputs_of(model: Encoder, count: int = 5) -> torch.Tensor:
     rng, config = torch.Generator().manual_seed(1), model.config
-    if isinstance(config, ViTConfig):
+    if isinstance(config, ViTConfig | ConvConfig):
         return torch.rand(count, config.channels, config.image_height, config.image_width, generator=rng)
     if isinstance(config, PatchConfig):
         return torch.randn(count, config.context, generator=rng)

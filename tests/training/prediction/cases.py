@@ -155,6 +155,7 @@ TABLE = {**SHORT, "categorical": "code"}
 LAST = {**TABLE, "evaluations": 1, "patience": None, "refit": False}
 BOOSTED, LINEAR = ({**LAST, "families": family} for family in ("boosting", "linear"))
 
+CONVOLVED = {**SHORT, "families": "convolution"}
 LINEAR_TEXTS = {name: value for name, value in LINEAR.items() if name != "categorical"}
 
 CASES = {
@@ -167,6 +168,7 @@ CASES = {
     "texts": Case("text_classification", texts, text_rows, SHORT),
     "linear texts": Case("text_classification", texts, text_rows, LINEAR_TEXTS),
     "arrays": Case("image_classification", arrays, array_rows, SHORT),
+    "convolved arrays": Case("image_classification", arrays, array_rows, CONVOLVED),
     "photos": Case("image_classification", photos, photo_rows, {**SHORT, "image_size": 8}),
     "prose": Case("language_model", prose, prose_rows, {**LANGUAGE, "eval_tokens": 1500}),
     "byte pairs": Case("language_model", prose, prose_rows, {**LANGUAGE, "vocab": 300, "eval_tokens": 100000}),

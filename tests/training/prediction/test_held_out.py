@@ -73,6 +73,7 @@ CHANGES: dict[str, Callable[[BoundEvaluator, Path], None]] = {
     "texts": change_texts,
     "linear texts": change_texts,
     "arrays": change_arrays,
+    "convolved arrays": change_arrays,
     "photos": change_photos,
     "prose": change_prose,
     "byte pairs": change_prose,

@@ -132,6 +132,9 @@ ATTACKS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "endless n-grams": ("linear texts", lambda at: edit(at, character_ngrams=10**9), "character_ngrams"),
     "endless texts": ("linear texts", lambda at: edit(at, length=10**12), "length"),
     "terms without weights": ("linear texts", lambda at: edit(at, terms=1), "."),
+    "many stages": ("convolved arrays", lambda at: edit(at, depth=5), "depth"),
+    "a wide network": ("convolved arrays", lambda at: edit(at, width=10**9), "where config.json has a model of"),
+    "images of text": ("convolved arrays", lambda at: edit(at, image_height="tall"), "image_height"),
     "another shape": ("classes", lambda at: edit(at, depth=1), "."),
     "fewer columns": (
         "classes",

@@ -354,14 +354,7 @@ def encoder_work(
         judged: Samples that all evaluations of a training score.
     """
     length = config.tokens
-    attention = 12.0 * config.width * length * config.depth
-    passing = {
-        "products": max(0.0, flops_per_sample / length - attention),
-        "attention": attention,
-        "scores": float(config.heads * length * config.depth),
-        "heads": config.depth * config.heads / length,
-        "elements": float(config.depth * (8 * config.width + (1 + config.ffn_maps) * config.ffn_width)),
-    }
+    passing = config.passing_work(flops_per_sample)
     work = _work(passing, config.depth, batch * length, judged * length)
     work["weights"] = float(config.parameters)
     if optimizer == "muon":

@@ -88,9 +88,25 @@ class EncoderConfig(ModelConfig):
         raise NotImplementedError
 
     @property
+    def last_width(self) -> int:
+        """Channels after the last block."""
+        return self.width
+
+    @property
     def head_inputs(self) -> int:
         """Number of inputs of the head."""
         return self.width
+
+    def passing_work(self, flops_per_sample: float) -> dict[str, float]:
+        """Return the work of a token in a forward and a backward pass, by kind (see `computing.UNIT_COSTS`)."""
+        attention = 12.0 * self.width * self.tokens * self.depth
+        return {
+            "products": max(0.0, flops_per_sample / self.tokens - attention),
+            "attention": attention,
+            "scores": float(self.heads * self.tokens * self.depth),
+            "heads": self.depth * self.heads / self.tokens,
+            "elements": float(self.depth * (8 * self.width + (1 + self.ffn_maps) * self.ffn_width)),
+        }
 
     @property
     def encoder_parameters(self) -> int:
@@ -224,6 +240,87 @@ class ViTConfig(EncoderConfig):
         """See `EncoderConfig`: patches; with a stem also the inputs of its convolutions, norms and GELUs."""
         pixels = self.image_height * self.image_width * (self.channels + 5 * STEM) if self.stem == "conv" else 0
         return float(e * (pixels + self.patches * self.patch_values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvConfig(EncoderConfig):
+    """Shape of a convolutional network for images (after VGG, Simonyan & Zisserman, arXiv:1409.1556).
+
+    A block is two 3 × 3 convolutions, each with BatchNorm and ReLU. Between two blocks, the largest of 2 × 2 pixels
+    is taken, and the channels double. The head reads the mean of the pixels.
+
+    Args:
+        channels: Channels of an image.
+        image_height: Height of an image in pixels.
+        image_width: Width of an image in pixels.
+    """
+
+    channels: int = option(3, bounds="[1, inf)")
+    image_height: int = option(32, bounds="[1, inf)")
+    image_width: int = option(32, bounds="[1, inf)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("depth", self.depth, 1, most_blocks(self.image_height, self.image_width))
+
+    @property
+    def tokens(self) -> int:
+        """Number of pixels per image."""
+        return self.image_height * self.image_width
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each block."""
+        return tuple(self.width << block for block in range(self.depth))
+
+    @property
+    def last_width(self) -> int:
+        return self.widths[-1]
+
+    @property
+    def head_inputs(self) -> int:
+        return self.widths[-1]
+
+    @property
+    def _blocks(self) -> list[tuple[int, int, int]]:
+        """Channels in, channels out and pixels of each block."""
+        inputs = (self.channels, *self.widths)
+        pixels = [(self.image_height >> block) * (self.image_width >> block) for block in range(self.depth)]
+        return list(zip(inputs, self.widths, pixels, strict=False))
+
+    @property
+    def parameters(self) -> int:
+        """Number of trainable parameters."""
+        blocks = sum(9 * width * (inputs + width) + 4 * width for inputs, width, _ in self._blocks)
+        return blocks + 2 * self.last_width + (self.last_width + 1) * self.outputs
+
+    @property
+    def flops_per_sample(self) -> float:
+        """Training FLOPs per image; the pixels need no gradient."""
+        blocks = sum(54.0 * width * (inputs + width) * pixels for inputs, width, pixels in self._blocks)
+        return blocks - 18.0 * self.channels * self.width * self.tokens + 6.0 * self.last_width * self.outputs
+
+    def passing_work(self, flops_per_sample: float) -> dict[str, float]:
+        elements = sum(6.0 * width * pixels for _, width, pixels in self._blocks)
+        return {"convolutions": flops_per_sample / self.tokens, "elements": elements / self.tokens}
+
+    def cast_parameters(self) -> int:
+        blocks = sum(9 * width * (inputs + width) for inputs, width, _ in self._blocks)
+        return blocks - 9 * self.channels * self.width + self.last_width * self.outputs
+
+    def activation_bytes(self, e: int, mask: int, recompute: int | None = None) -> float:
+        """Return the bytes per image that a pass keeps for the backward pass; no block is recomputed.
+
+        A block keeps the inputs of its convolutions and norms, and its output where a pooling or the mean follows.
+        """
+        blocks = sum(e * pixels * (inputs + 4 * width) for inputs, width, pixels in self._blocks)
+        pooled = sum(8 * inputs * pixels for inputs, _, pixels in self._blocks[1:])  # places of the largest pixels
+        return float(blocks + pooled + 4 * self.last_width + (4 + e) * self.last_width + 8)
+
+
+def most_blocks(height: int, width: int) -> int:
+    """Return the most blocks of a `ConvConfig` for images of this size: each halves the sides."""
+    return min(height, width).bit_length()
 
 
 @dataclass(frozen=True, kw_only=True)
