@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 # limit in training time the leading genomes get extra seeds (`loop.plan`).
 RUN_DEFAULTS = {"final_seeds": 3, "finalists": 2, "seeds_per_trial": None}
 
-# Maximum sizes of a file of flags and of a file of genomes, in bytes.
-LARGEST_CONFIG, LARGEST_GENOME_FILE = 1 << 18, 1 << 26
+# Maximum sizes of a file of flags and of a file of genomes or results, in bytes, and maximum lines of the latter.
+LARGEST_CONFIG, LARGEST_GENOME_FILE, MOST_LINES = 1 << 18, 1 << 26, 10**6
 
 
 def run_flags() -> list[click.Option]:
@@ -252,6 +252,8 @@ def _read_text(flag: str, path: Path, limit: int) -> str:
 
     try:
         data = safe_files.read(path.resolve().parent, path.resolve().name, limit=limit)  # the user's own link
+        if (lines := max(data.count(b"\n"), data.count(b"\r"))) > MOST_LINES:
+            raise OptionError(f"{flag} {path}: it has {lines} lines: expected at most {MOST_LINES}")
         return data.decode("utf-8-sig")  # Excel begins a file with a byte order mark
     except UnicodeDecodeError as error:
         raise OptionError(f"{flag} {path}: byte {error.start} is not UTF-8: save it as UTF-8") from None

@@ -107,6 +107,7 @@ def read_results(path: Path, columns: ResultColumns) -> Results:
 
 def _rows_of_logs(path: Path, columns: ResultColumns, remarks: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield a row for each log: its folder is the variant and its name the seed, or its name tells both."""
+    from evo_tune.cli.flags import MOST_LINES
     from evo_tune.plugins.context import Context
     from evo_tune.plugins.scripts.script import OutputReader, parse_patterns
 
@@ -117,7 +118,7 @@ def _rows_of_logs(path: Path, columns: ResultColumns, remarks: list[str]) -> Ite
             text = safe_files.read(path.resolve(), *log.parts, limit=LARGEST)
         except OSError as error:
             raise UsageError(f"cannot read {path / log}: {error.strerror}; expected a log of a training") from None
-        for line in text.decode(errors="replace").splitlines():
+        for line in text.decode(errors="replace").splitlines()[-MOST_LINES:]:  # the last values count
             reader.read_line(line)
         value = reader.metrics.get(objective.metric)
         if value is None:

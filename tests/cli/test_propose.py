@@ -83,8 +83,20 @@ def test_wrong_input_is_one_line_and_writes_nothing(
         ("name.csv", b"\x1b[31mx\n1\n", "unknown gene \\x1b[31mx"),
         ("bytes.csv", b"x\n\xff\n", "bytes.csv"),
         ("many.csv", b"x\n" + b"".join(b"%d\n" % number for number in range(2, 10_003)), "would have more than 10000"),
+        ("lines.csv", b"x\r" * 1_000_001, "it has 1000001 lines: expected at most 1000000"),
     ],
-    ids=["huge", "long-value", "deep", "wrong-type", "wrong-row", "control-json", "control-csv", "no-utf8", "many"],
+    ids=[
+        "huge",
+        "long-value",
+        "deep",
+        "wrong-type",
+        "wrong-row",
+        "control-json",
+        "control-csv",
+        "no-utf8",
+        "many",
+        "lines",
+    ],
 )
 def test_a_strangers_file_is_one_line_and_writes_nothing(
     folder: Path, small_run: str, typed: Typed, name: str, content: bytes, error: str

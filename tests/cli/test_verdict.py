@@ -155,3 +155,13 @@ def test_limits_hold(folder: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
         with monkeypatch.context() as limited:
             limited.setattr(results, name, limit)
             assert said in typed(*words).err
+
+
+def test_only_the_last_lines_of_an_endless_log_are_read(typed: Typed, folder: Path) -> None:
+    (folder / "logs").mkdir()
+    for name, loss in (("a", 1), ("b", 2)):
+        (folder / "logs" / f"{name}-1.log").write_text(
+            f"loss 7\nloss {loss}\n" + ("\n" * 1_000_001 if name == "b" else "")
+        )
+    done = typed("verdict", "logs", "--baseline", "1", "--objective", "loss:min")
+    assert "1 of 2 logs have no loss" in done.err
