@@ -402,7 +402,7 @@ def server(workplace: Workplace) -> Any:
         def answer(*args: Any, **kwargs: Any) -> str:
             try:
                 return tool(*args, **kwargs)
-            except (EvoTuneError, OSError) as error:
+            except (EvoTuneError, OSError, ValueError) as error:  # text that no process can be given
                 raise ToolError(one_line(str(error))) from None
 
         return answer

@@ -33,6 +33,9 @@ RUN_DEFAULTS = {"final_seeds": 3, "finalists": 2, "seeds_per_trial": None}
 # Maximum sizes of a file of flags and of a file of genomes or results, in bytes, and maximum lines of the latter.
 LARGEST_CONFIG, LARGEST_GENOME_FILE, MOST_LINES = 1 << 18, 1 << 26, 10**6
 
+# Maximum bytes of a file that is one JSON text: objects take a hundred times the memory of their text.
+LARGEST_JSON = 1 << 23
+
 
 def run_flags() -> list[click.Option]:
     """Return `--config`, and a flag for each setting of a run and of a session, as `evo-tune run` takes them."""
@@ -315,7 +318,7 @@ def _genomes_of_json(flag: str, path: Path) -> list[dict[str, Any]]:
     from evo_tune.store.manifest import read_json
 
     try:
-        data = read_json(_read_text(flag, path, LARGEST_GENOME_FILE).encode())
+        data = read_json(_read_text(flag, path, LARGEST_JSON).encode())
     except ValueError as error:
         raise UsageError(f"{flag} {path}: {error}; expected JSON") from None
     genomes = []

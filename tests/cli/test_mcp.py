@@ -18,6 +18,7 @@ import pytest
 from evo_tune import __version__
 from evo_tune.cli.agents import Workplace, server
 from evo_tune.errors import EvoTuneError, UsageError
+from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.run import Run
 from tests.cli.conftest import Typed
 from tests.extras import need
@@ -258,3 +259,32 @@ def test_an_agent_proposes_patches_one_of_them_broken(folder: Path, monkeypatch:
 def test_a_run_that_was_not_started_for_patches_of_agents_takes_none(folder: Path, small_run: str) -> None:
     with pytest.raises(EvoTuneError, match="has no patches: start one with --patches FOLDER or --allow-patches"):
         Workplace([str(folder)]).propose(small_run, patches={"x": "--- a/f\n+++ b/f\n@@ -1 +1 @@\n-a\n+b\n"})
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments"),
+    [
+        ("runs", {"folder": "\0"}),
+        ("start", {"run": "new", "evaluator": "python 'x"}),
+        ("start", {"run": "new", "evaluator": "x\0.py"}),
+        ("propose", {"run": "new", "patches": {"p": "\ud800"}}),
+    ],
+)
+def test_text_that_no_process_can_be_given_is_an_error_of_one_line(
+    folder: Path, tool: str, arguments: dict[str, Any]
+) -> None:
+    need("mcp")
+    import anyio
+    from mcp.server.mcpserver.exceptions import ToolError
+
+    (folder / "populations" / "new").mkdir(parents=True)
+    (folder / "populations" / "new" / MANIFEST).touch()
+    tools = server(Workplace([str(folder)]))
+
+    async def do() -> None:
+        await tools.call_tool(tool, arguments)
+
+    with pytest.raises(ToolError) as error:
+        anyio.run(do)
+    assert "\n" not in str(error.value)
+    assert isinstance(error.value.__cause__, ToolError), "a ValueError would be the cause"
