@@ -353,6 +353,8 @@ def _is_finite(value: object) -> bool:
 
 def _excesses(trial: FrozenTrial) -> dict[str, float]:
     """Return the constraints of a trial by name: those of `constraints_func`, and those that the objective has set."""
-    by_position = trial.system_attrs.get("constraints") or ()
+    by_position = trial.system_attrs.get("constraints")
+    stored = enumerate(by_position if isinstance(by_position, list | tuple) else ())
     named = {name: value for name, value in trial.system_attrs.items() if name.startswith("constraints:")}
-    return {**{f"constraint {position}": value for position, value in enumerate(by_position)}, **named}
+    excesses = {**{f"constraint {position}": value for position, value in stored}, **named}
+    return {name: value for name, value in excesses.items() if isinstance(value, int | float)}

@@ -12,7 +12,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -64,7 +64,7 @@ class _Record(msgspec.Struct, forbid_unknown_fields=True):
 class _State(msgspec.Struct, forbid_unknown_fields=True):
     """What a searcher saves."""
 
-    seed: int
+    seed: Annotated[int, msgspec.Meta(ge=0)]
     records: list[_Record]
 
 
@@ -165,7 +165,7 @@ class StrategySearcher(Searcher):
         record, (metrics, _) = self._record(trial_id), self._objectives()
         value = _number(result.get(metrics[0]))
         if record is not None and record.awaits_result and value is not None:
-            record.last_step = int(result.get(TRAINING_ITERATION, 0))
+            record.last_step = int(_number(result.get(TRAINING_ITERATION)) or 0)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         record, (metrics, _) = self._record(trial_id), self._objectives()
@@ -244,7 +244,7 @@ def _number(value: object) -> float | None:
     """Return a result as a finite number; None if it is none."""
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None
 

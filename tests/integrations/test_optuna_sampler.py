@@ -434,6 +434,20 @@ def test_what_another_program_wrote_into_a_trial_does_no_harm(stored: Any) -> No
     assert len(study.get_trials(states=[TrialState.COMPLETE])) == 8
 
 
+@pytest.mark.parametrize(
+    "stored", [{"constraints": 5}, {"constraints": ["a", None]}, {"constraints": "ab"}, {"constraints:a": [1]}]
+)
+def test_constraints_that_are_no_numbers_do_not_count(stored: Any) -> None:
+    study = study_of("hill")
+    study.optimize(objective, n_trials=3)
+    trial = study.trials[0]
+    study.add_trial(
+        optuna.create_trial(value=1.0, params=trial.params, distributions=trial.distributions, system_attrs=stored)
+    )
+    study.optimize(objective, n_trials=2)
+    assert len(study.get_trials(states=[TrialState.COMPLETE])) == 6
+
+
 def test_trials_of_another_sampler_count() -> None:
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     study.optimize(objective, n_trials=20)

@@ -183,7 +183,7 @@ def test_a_restored_searcher_continues_as_the_first_would_have(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("text", [
-    "", "[]", "{", "[" * 100_000, '{"seed": 1}', '{"seed": "x", "records": []}',
+    "", "[]", "{", "[" * 100_000, '{"seed": 1}', '{"seed": "x", "records": []}', '{"seed": -1, "records": []}',
     '{"seed": 1, "records": [], "more": 1}',
     '{"seed": 1, "records": [{"id": "a", "genome": {"lr": 7.0}, "operator": "x", "parents": []}]}',
     '{"seed": 1, "records": [{"id": "a", "genome": {"other": 1}, "operator": "x", "parents": []}]}',
@@ -199,6 +199,16 @@ def test_a_file_of_another_origin_is_refused_in_one_line(text: str, tmp_path: Pa
     with pytest.raises(StoreError):
         search.restore(str(tmp_path / "missing"))
     assert drive(search, 2) == drive(searcher(), 2)
+
+
+def test_results_that_are_no_numbers_are_failures() -> None:
+    search = searcher()
+    for number, loss in enumerate([10**400, "x", None, [1.0]]):
+        search.suggest(str(number))
+        search.on_trial_result(str(number), {"loss": loss, "training_iteration": "x"})
+        search.on_trial_complete(str(number), {"loss": loss, "training_iteration": "x"})
+    assert {record.status for record in search._state.records} == {"diverged"}
+    assert search.suggest("more")
 
 
 def test_how_a_trial_ended_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
