@@ -25,6 +25,7 @@ from evo_tune.genome.values import Genome, Value, is_number
 from evo_tune.loop.search import Search
 from evo_tune.report.summary import pareto_front
 from evo_tune.store.manifest import MANIFEST
+from evo_tune.store.run_folders import run_reference
 from evo_tune.text import one_line
 
 # Maximum number of values of a sweep that are listed one by one.
@@ -331,4 +332,5 @@ def _write_results(search: Search, folder: Path) -> None:
         summary = f"{len(results['solutions'])} trials that none beats in all of {', '.join(metrics)}"
     folder.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(results), folder / "optimization_results.yaml")
-    log.info(f"{summary}, in {folder / 'optimization_results.yaml'}")
+    page = f"`evo-tune report {run_reference(search.saved.folder)}` shows all trials"
+    log.info(f"{summary}, in {folder / 'optimization_results.yaml'}; {page}")

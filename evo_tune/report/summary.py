@@ -589,7 +589,7 @@ def _compare_with_default(result: RunResult) -> str:
         if math.isnan(final.error):
             return f"difference: {gain} on one fresh seed: {beats}"
         test_set = ", on the test set" if result.on_test_set else ""
-        how = f"the same on all {final.pairs} fresh seeds{test_set}, which says nothing about other data"
+        how = f"the same on each of {final.pairs} fresh seeds{test_set}, which says nothing about other data"
         if final.error:
             errors = f"{final.gain / final.error:.1f} standard errors"
             how = f"{errors}, paired over {final.pairs} fresh seeds{test_set}; t test at 5%"

@@ -216,6 +216,7 @@ def test_the_example_is_an_ordinary_run(tmp_path: Path) -> None:
     assert run.candidates[0].genome == {"lr": 0.1, "model.degree": 3}  # the configuration as it is
     best = min(run.trials(), key=lambda trial: trial.outcome.metrics["loss"])
     assert f"best loss {best.outcome.metrics['loss']:.6g}, trial {best.id}: {{'lr':" in printed
+    assert f"`evo-tune report {run.name}` shows all trials" in printed
     lines = [f"trial: {best.id}", f"  lr: {best.genome['lr']}", f"best_value: {best.outcome.metrics['loss']}"]
     assert {"name: evo_tune", *lines} <= set(results(tmp_path).splitlines())
     assert {path.name for path in tmp_path.glob("multirun/*/*/[0-9]*")} == set("012345")

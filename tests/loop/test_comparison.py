@@ -219,7 +219,7 @@ def test_a_seed_that_changes_nothing_gives_an_exact_verdict(begin: Begin, resume
     drive(begin("run", trials=6), evaluate=falling)
     end = settled(resume("run", final_seeds=3).saved, lambda id, purpose, number: 0.1 + (0.2 if id else 0.3))
     assert (end.beaten, end.gain_error) == (True, 0.0)
-    assert "(the same on all 4 fresh seeds, which says nothing about other data)" in verdict(end)
+    assert "(the same on each of 4 fresh seeds, which says nothing about other data)" in verdict(end)
 
 
 @pytest.mark.slow

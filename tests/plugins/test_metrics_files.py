@@ -472,6 +472,17 @@ def test_what_is_printed_does_not_count_beside_a_file(tmp_path: Path) -> None:
     assert run(tmp_path, "print('val_loss 9')\n" + write('{"val_loss": 0.5}'))[0] == {"val_loss": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("printed", "advice"),
+    [("max_epochs=1", r"printed no val_loss; the script wrote"), ("loss=1", r"--metric val_loss=loss .*; the script")],
+)
+def test_numbers_of_other_names_are_no_advice_beside_a_file(tmp_path: Path, printed: str, advice: str) -> None:
+    code = f"import sys; print({printed!r}); open(sys.argv[1] + '/m.csv', 'w').write('val_loss')"
+    script = Script(shlex.join([sys.executable, "-c", code, "{folder}"]))
+    with pytest.raises(Ended, match=advice):
+        script.run({}, Context(folder=tmp_path / "trial", objectives=[Minimize("val_loss")]))
+
+
 def test_a_script_that_prints_nothing_is_told_of_its_files(tmp_path: Path) -> None:
     code = "import sys; open(sys.argv[1] + '/m.csv', 'w').write('val_loss')"
     script = Script(shlex.join([sys.executable, "-c", code, "{folder}"]))

@@ -45,9 +45,9 @@ def ended(gain: float, error: float, beats: bool) -> RunResult:
             0.0,
             True,
             "difference: 0.20000: the best beats the default "
-            "(the same on all 3 fresh seeds, which says nothing about other data)",
+            "(the same on each of 3 fresh seeds, which says nothing about other data)",
         ),
-        (0.0, 0.0, False, "0.00000: the best does not clearly beat the default (the same on all 3"),
+        (0.0, 0.0, False, "0.00000: the best does not clearly beat the default (the same on each of 3"),
         (0.2, 1e-9, True, "difference: 0.20000 ± 1e-09: the best beats the default (200000000.0 standard errors"),
         (0.2, 0.1, False, "(2.0 standard errors, paired over 3 fresh seeds; t test at 5%)"),
         (0.2, math.nan, False, "difference: 0.20000 on one fresh seed: the best does not clearly beat"),

@@ -143,6 +143,8 @@ class Script:
         if missing and missing != ["seconds"]:  # seconds are measured, not printed
             hint = other_files_hint(context.folder) if file is None and context.attempted else ""
             text = (file or reader).missing_metric_text(missing[0])
+            if hint and not reader.has_printed_like(missing[0]):
+                text = f"the script printed no {missing[0]}"
             raise Ended(f"{text}; {hint}" if hint else text)
         reader.report_waiting_points()
         for line in reader.how_metrics_were_read():
@@ -429,6 +431,11 @@ class OutputReader:
                 self._waiting_points.append(point)
             if len(self._waiting_points) > MOST_POINTS:  # keep every other one from now on
                 self._waiting_points, self._keep_every = self._waiting_points[1::2], 2 * self._keep_every
+
+    def has_printed_like(self, name: str) -> bool:
+        """Return whether a number in the last lines has a label that shares a word with a metric's name."""
+        words = {*_words(name)}
+        return any(words & {*_words(match[1])} for match in likely_numbers(self.last_lines, name))
 
     def missing_metric_text(self, name: str) -> str:
         """Return why the objective of a name has no value, and what to do."""
