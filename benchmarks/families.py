@@ -14,6 +14,11 @@ package as the label; the peer is TfidfVectorizer with LogisticRegression, both 
 
     python benchmarks/families.py --data docstrings packages --methods "all families" transformer "TF-IDF, logistic"
 
+Images are scikit-learn's digits, and letters in the fonts that come with matplotlib; the peer is the vote of the three
+nearest neighbours:
+
+    python benchmarks/families.py --data "digit images" letters --methods "all families" transformer neighbours
+
 Each row is appended to the results when it is known; a row that is there is not measured again.
 """
 
@@ -36,11 +41,11 @@ import numpy as np
 import pandas as pd
 
 TABLES = "wine", "diabetes", "breast cancer", "digits", "votes", "affairs", "visits"
-TEXTS = "docstrings", "packages"
+TEXTS, IMAGES = ("docstrings", "packages"), ("digit images", "letters")
 AUTO = {"all families": "auto", "transformer": "transformer", "boosting": "boosting"}
 RUN = "boosting, 20 trials"
-TF_IDF = "TF-IDF, logistic"
-PEERS = "histogram boosting", "random forest", "LightGBM, 20 trials", "LightGBM, same rows", TF_IDF
+TF_IDF, NEIGHBOURS = "TF-IDF, logistic", "neighbours"
+PEERS = "histogram boosting", "random forest", "LightGBM, 20 trials", "LightGBM, same rows", TF_IDF, NEIGHBOURS
 TRIALS = 20
 
 PACKAGES = re.findall(
@@ -60,6 +65,10 @@ def table(name: str) -> tuple[pd.DataFrame, str]:
 
         rows = read_docstrings() if name == "docstrings" else package_docstrings()
         return pd.DataFrame(rows, columns=["text", "label"]), "label"
+    if name == "letters":
+        return letters(), "target"
+    if name == "digit images":
+        return table("digits")
     if name in ("wine", "diabetes", "breast cancer", "digits"):
         from sklearn import datasets
 
@@ -93,6 +102,32 @@ def package_docstrings() -> list[tuple[str, str]]:
     return rows
 
 
+def letters() -> pd.DataFrame:
+    """Return capital letters of 16 × 16 pixels in the fonts that matplotlib brings, moved and turned a little."""
+    import matplotlib
+    from matplotlib import font_manager
+    from PIL import Image, ImageDraw, ImageFont
+
+    rng, rows = np.random.default_rng(0), []
+    fonts = sorted(path for path in font_manager.findSystemFonts([matplotlib.get_data_path()]) if "ttf" in path)
+    fonts = [path for path in fonts if re.search("DejaVu(?!.*Display)|STIXGeneral", path)]
+    for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ":
+        for path in fonts * 5:
+            image = Image.new("L", (32, 32))
+            place = tuple(rng.integers(3, 8, 2).tolist())
+            ImageDraw.Draw(image).text(place, letter, 255, ImageFont.truetype(path, int(rng.integers(16, 25))))
+            turned = image.rotate(rng.normal(0.0, 12.0)).resize((16, 16), Image.Resampling.BILINEAR)
+            rows.append([*np.asarray(turned).ravel() + rng.normal(0.0, 25.0, 256), letter])
+    return pd.DataFrame(rows, columns=[*(f"p{place}" for place in range(256)), "target"])
+
+
+def pixels_of(frame: pd.DataFrame, target: str) -> Any:
+    """Return the images of a frame whose other columns are pixels, (n, side, side)."""
+    pixels = frame.drop(columns=[target], errors="ignore").to_numpy(np.float32)
+    side = int(pixels.shape[1] ** 0.5)
+    return pixels.reshape(-1, side, side)
+
+
 def scores(predicted: Any, truth: pd.Series) -> dict[str, float]:
     """Return rmse, or the cross-entropy (loss) and the accuracy, of predictions for rows kept apart."""
     if np.ndim(predicted) == 1:
@@ -103,10 +138,11 @@ def scores(predicted: Any, truth: pd.Series) -> dict[str, float]:
     return {"loss": float(-np.log(shares).mean()), "accuracy": float((predicted.argmax(1) == places).mean())}
 
 
-def by_auto(families: str, hours: float, target: str, seed: int, is_text: bool) -> list[str]:
+def by_auto(families: str, hours: float, target: str, seed: int, name: str) -> list[str]:
     """Return the command that searches with `evo-tune auto`."""
-    evaluator = "text_classification" if is_text else f"tabular --target {target}"
-    words = f"auto train.csv --families {families} --hours {hours:g} --evaluator {evaluator} --slots 1 --seed {seed}"
+    evaluator = "text_classification" if name in TEXTS else f"tabular --target {target}"
+    evaluator, file = ("image_classification", "train.npz") if name in IMAGES else (evaluator, "train.csv")
+    words = f"auto {file} --families {families} --hours {hours:g} --evaluator {evaluator} --slots 1 --seed {seed}"
     return [f"{words} --out model --quiet"]
 
 
@@ -119,17 +155,22 @@ def by_run(target: str, seed: int) -> list[str]:
     ]
 
 
-def predicted_by(commands: list[str], train: pd.DataFrame, test: pd.DataFrame, target: str) -> Any:
+def predicted_by(
+    commands: list[str], train: pd.DataFrame, test: pd.DataFrame, target: str, is_images: bool = False
+) -> Any:
     """Return the predictions of a model that commands of evo-tune make, for rows kept apart, and its genome."""
     import evo_tune
 
     with tempfile.TemporaryDirectory() as folder:
-        train.to_csv(Path(folder) / "train.csv", index=False)
+        if is_images:
+            np.savez(Path(folder) / "train.npz", images=pixels_of(train, target), labels=train[target].to_numpy(str))
+        else:
+            train.to_csv(Path(folder) / "train.csv", index=False)
         for words in commands:
             command = [sys.executable, "-m", "evo_tune", *words.split()]
             subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         model: Any = evo_tune.load_model(Path(folder) / "model")
-        rows = test.drop(columns=[target])
+        rows = pixels_of(test, target) if is_images else test.drop(columns=[target])
         predicted = model.predict_proba(rows) if hasattr(model, "classes_") else model.predict(rows)
         return predicted, model.about.genome
 
@@ -139,6 +180,10 @@ def by_peer(name: str, train: pd.DataFrame, target: str, seed: int) -> Predict:
     from sklearn import ensemble
 
     x, y = train.drop(columns=[target]), train[target]
+    if name == NEIGHBOURS:
+        from sklearn.neighbors import KNeighborsClassifier
+
+        return KNeighborsClassifier(3).fit(x, y).predict_proba  # type: ignore[no-any-return]
     if name == TF_IDF:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
@@ -216,8 +261,8 @@ def measured(name: str, method: str, hours: float, seed: int) -> dict[str, Any]:
     if method in PEERS:
         predicted = by_peer(method, train, target, seed)(test.drop(columns=[target]))
     else:
-        commands = by_run(target, seed) if method == RUN else by_auto(AUTO[method], hours, target, seed, name in TEXTS)
-        predicted, genome = predicted_by(commands, train, test, target)
+        commands = by_run(target, seed) if method == RUN else by_auto(AUTO[method], hours, target, seed, name)
+        predicted, genome = predicted_by(commands, train, test, target, name in IMAGES)
     seconds, load = time.monotonic() - began, os.getloadavg()[1]
     return {"name": name, "method": method, "seed": seed, "seconds": seconds, "load": load, "genome": genome} | scores(
         predicted, test[target]
@@ -244,8 +289,8 @@ def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Families of models, against peers.")
     parser.add_argument("--hours", type=float, default=0.033, help="Hours for each method and table.")
-    parser.add_argument("--data", nargs="+", default=list(TABLES), choices=TABLES + TEXTS, metavar="NAME")
-    parser.add_argument("--methods", nargs="+", default=[*list(AUTO)[:2], RUN, *PEERS[:-1]], metavar="NAME")
+    parser.add_argument("--data", nargs="+", default=list(TABLES), choices=TABLES + TEXTS + IMAGES, metavar="NAME")
+    parser.add_argument("--methods", nargs="+", default=[*list(AUTO)[:2], RUN, *PEERS[:-2]], metavar="NAME")
     parser.add_argument("--splits", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("families.jsonl"), help="File that rows are added to.")
     given = parser.parse_args()
