@@ -1,4 +1,4 @@
-"""A Vision Transformer on images: a folder, an .npz, or scikit-learn's digits; minimises val_loss (nats).
+"""A Vision Transformer or a convolutional network on images: a folder, an .npz, or digits; minimises val_loss (nats).
 
 Data is a folder with one subfolder a class (`-o data=photos`; Pillow reads it), an .npz file with the arrays
 `images`, (n, height, width) or (n, height, width, channels), and `labels`, (n,), or by default the 1797 digits of 8 ×

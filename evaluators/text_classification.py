@@ -1,4 +1,4 @@
-"""A Transformer encoder on texts with labels: CSV, JSONL, or docstrings by their package; minimises val_loss (nats).
+"""A Transformer or a linear model on texts with labels: CSV, JSONL or docstrings by package; minimises val_loss (nats).
 
 `-o data=FILE` is a CSV or a JSONL file (one object a line) with a column of texts and one of labels, named `text` and
 `label` or by `-o text=` and `-o label=`. The default data is at hand wherever this runs: the first paragraphs of

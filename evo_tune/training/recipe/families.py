@@ -51,7 +51,8 @@ class FamilyOptions(Options):
     families: str = option(
         TRANSFORMER,
         gene=None,
-        help="Families of models to search, with commas between them; auto: all that are installed",
+        help="Families of models to search, with commas: transformer, and boosting, linear (tables), linear (texts), "
+        "convolution (images); auto: all that are installed",
     )
 
     def check(self) -> None:
