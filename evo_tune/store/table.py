@@ -52,7 +52,7 @@ def trial_schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mappi
         return pa.field(GENE_PREFIX + name, arrow_type, metadata=None if kind else {"encoding": "JSON"})
 
     def number_field(name: str, unit: str) -> pa.Field:
-        return pa.field(name, pa.float64(), metadata={"unit": str(unit)} if unit else None)
+        return pa.field(name, pa.float64(), metadata={"unit": str(unit).encode("utf-8", "replace")} if unit else None)
 
     return pa.schema(
         [

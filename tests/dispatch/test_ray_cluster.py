@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import secrets
 import signal
@@ -142,6 +143,7 @@ def test_a_cluster_without_a_live_node_is_lost_though_its_head_answers(opened, h
 @pytest.mark.parametrize("question", ["cluster_resources", "options", "nodes"])
 def test_a_head_that_listens_and_does_not_answer_holds_up_nobody(opened, monkeypatch, question):
     """A call to a service that died under it blocks, with the lock of whoever asks, until Ray ends the process."""
+    monkeypatch.setattr(module, "CLOSE_SECONDS", 0.3)
     forever = threading.Event()
     ray, slot = opened(
         ("node1/cpu", "no"), ("node1/cpu", "no") if question == "cluster_resources" else ("node2/cpu", "")
@@ -198,6 +200,21 @@ def test_what_ends_a_process_is_told_to_nobody_but_its_user():
     code = "import sys; from evo_tune.dispatch.clusters.ray_cluster import import_ray as i; h = sys.excepthook; i(); "
     code += "print(sys.excepthook is h, 'ray' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["True", "True"]
+
+
+def test_no_other_thread_frees_references_while_ray_ends():
+    """Ray ends a process with status 1 where one does: a garbage collection of any thread, or the watching thread."""
+    engine, seen = object.__new__(module.RayEngine), []
+    engine._closing, engine._woken = threading.Event(), threading.Event()
+    engine._watcher = threading.Thread(target=lambda: (engine._closing.wait(), time.sleep(0.2)))
+    engine._watcher.start()
+    engine.packed_task = SimpleNamespace(remove_mark=lambda: None)
+    engine.connected, engine._head, engine._mine = True, None, True
+    engine._parked, engine._free = [], []
+    engine.ray = SimpleNamespace(shutdown=lambda: seen.append((gc.isenabled(), engine._watcher.is_alive())))
+    engine.close()
+    assert seen == [(False, False)]
+    assert gc.isenabled()
 
 
 def test_an_address_where_nobody_listens_is_said_at_once():

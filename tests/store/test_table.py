@@ -85,6 +85,12 @@ def test_text_that_is_no_unicode_can_be_stored() -> None:
     assert written["error"].to_pylist() == ["cannot read caf\\udce9"]
 
 
+def test_a_unit_that_is_no_unicode_can_be_stored() -> None:
+    """The unit is that of a manifest, which somebody else may have written."""
+    schema = table.trial_schema(GENES, ["loss"], {"loss": "\ud800"})
+    assert schema.field("metric.loss").metadata == {b"unit": b"?"}
+
+
 def test_a_cut_file_is_never_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     columns = table.trial_schema(GENES, ["loss"], {})
     path = tmp_path / "trials-0000.parquet"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import logging
 import os
@@ -129,6 +130,22 @@ def _to_itself(ray: Any) -> Iterator[None]:
     address = str(ray.nodes()[0]["NodeManagerAddress"])
     if not address.startswith("127."):
         warnings.warn(f"this version of Ray can be reached from other machines, at {address}", stacklevel=2)
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Free garbage now, and none in this block.
+
+    If another thread frees a reference of Ray while Ray ends, Ray ends this process with status 1.
+    """
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 # Seconds between two checks of the cluster.
@@ -294,11 +311,13 @@ class RayEngine(Engine["RaySeat"]):
     def close(self) -> None:
         super().close()
         self._woken.set()
-        self.connected = self.connected and self._answers()
+        self._watcher.join(CLOSE_SECONDS)
+        self.connected = self.connected and not self._watcher.is_alive() and self._answers()
         for seat in (*self._parked, *self._free):
             seat.end()
         if self._mine and self.connected:
-            self.ray.shutdown()
+            with _without_collections():
+                self.ray.shutdown()
         elif self._mine:  # shutdown may wait for the lost head; Ray's processes end by themselves
             atexit.unregister(self.ray.shutdown)
             ending = threading.Thread(target=self.ray.shutdown, name="ray shutdown", daemon=True)

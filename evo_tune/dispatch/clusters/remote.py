@@ -233,7 +233,9 @@ class Engine(ABC, Generic[SeatT]):
         """Mark the trials' folder as shared, and start the thread that watches the cluster; call it once."""
         self.packed_task.mark_shared_folder()
         self._last_answer_time = time.monotonic()
-        threading.Thread(target=self.watch, name=f"{self._cluster_settings.backend} cluster", daemon=True).start()
+        name = f"{self._cluster_settings.backend} cluster"
+        self._watcher = threading.Thread(target=self.watch, name=name, daemon=True)
+        self._watcher.start()
 
     @abstractmethod
     def watch(self) -> None:
