@@ -376,4 +376,5 @@ def _recommend(run: Run, result: RunResult, metrics: Mapping[str, float | None],
     if beaten is True or not gain <= 0.0:
         return str(model)
     simple = "" if by_model_alone or beaten is False else ", which is simpler and not worse,"
-    return f"{baseline.name}{simple} rather than {model}"
+    saved = f"(no command saves {baseline.name}: train it yourself, or a model for longer)"
+    return f"{baseline.name}{simple} rather than {model} {saved}"
