@@ -117,14 +117,14 @@ class LinearTextClassifier(FittedModel):
 
     def _choose_terms(self, pieces: Tensor) -> None:
         """Make the buffers for the terms that most training texts have."""
-        step = -(-pieces.numel() * self.config.orders // MOST_COUNTED)
-        sample, found = pieces[::step], []
+        count = int((pieces != 0).sum()) * self.config.orders  # without padding, whose width is that of all parts
+        sample, hashes_of_texts = pieces[:: -(-count // MOST_COUNTED)], []
         for part in torch.split(sample, PASS):
             for hashes, is_term in self._ngrams(part):
-                known, numbers = torch.unique(hashes[is_term], return_inverse=True)
-                entries = is_term.nonzero()[:, 0] * len(known) + numbers
-                found.append(known[torch.unique(entries) % max(1, len(known))])
-        terms, counts = torch.unique(torch.cat(found), return_counts=True)
+                distinct, numbers = torch.unique(hashes[is_term], return_inverse=True)
+                entries = is_term.nonzero()[:, 0] * len(distinct) + numbers
+                hashes_of_texts.append(distinct[torch.unique(entries) % max(1, len(distinct))])
+        terms, counts = torch.unique(torch.cat(hashes_of_texts), return_counts=True)
         if len(terms) > self.config.most_terms:
             chosen = counts.sort(descending=True, stable=True).indices[: self.config.most_terms].sort().values
             terms, counts = terms[chosen], counts[chosen]
@@ -135,13 +135,12 @@ class LinearTextClassifier(FittedModel):
 
     def _weigh(self, pieces: Tensor) -> Terms:
         """Return the terms of texts."""
-        count = max(1, len(self.terms))
-        found = []
+        count, entries_of_lengths = max(1, len(self.terms)), []
         for hashes, is_term in self._ngrams(pieces) if len(pieces) and len(self.terms) else ():
             places = torch.searchsorted(self.terms, hashes).clamp(max=count - 1)
             text, place = (is_term & (self.terms[places] == hashes)).nonzero(as_tuple=True)
-            found.append(text * count + places[text, place])
-        entries = torch.cat(found) if found else pieces.new_zeros(0, dtype=torch.int64)
+            entries_of_lengths.append(text * count + places[text, place])
+        entries = torch.cat([pieces.new_zeros(0, dtype=torch.int64), *entries_of_lengths])
         entries, numbers = torch.unique(entries, return_counts=True)
         text, term = entries // count, entries % count
         weight = (1.0 + numbers.float().log()) * self.idf[term]

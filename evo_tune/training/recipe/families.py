@@ -189,7 +189,7 @@ class FittedConfig:
         """
         raise NotImplementedError
 
-    def sized(self, genome: Mapping[str, Any], steps: int) -> FittedConfig:
+    def largest_shape(self, genome: Mapping[str, Any], steps: int) -> FittedConfig:
         """Return the largest shape after a fit; by default it is known before."""
         return self
 
@@ -269,7 +269,7 @@ class TreesConfig(TableConfig):
             "moves": self.scores * (rows + judged) * levels,
         }
 
-    def sized(self, genome: Mapping[str, Any], steps: int) -> TreesConfig:
+    def largest_shape(self, genome: Mapping[str, Any], steps: int) -> TreesConfig:
         trees = steps * self.scores
         return replace(self, trees=trees, nodes=trees * (2 * genome["leaves"] - 1))
 
@@ -325,6 +325,6 @@ def fitted_estimate(
 ) -> dict[str, float]:
     """Return the figures known before training: params, steps, gpu_memory, and seconds if the cost was measured."""
     steps = full_steps(config.family, options, work)
-    params = config.sized(genome, steps).parameters
+    params = config.largest_shape(genome, steps).parameters
     figures = {"params": float(params), "gpu_memory": 0.0, "steps": float(steps)}
     return {**figures, **options.seconds_estimate(work, steps)}

@@ -79,5 +79,5 @@ class LinearTextConfig(FittedConfig):
         entries = rows * (max(0, self.character_ngrams - 1) + self.word_ngrams / 5)  # a word has some 5 characters
         return {"iterations": 1.0, "entries": float(LBFGS_ITERATIONS * entries * self.scores)}
 
-    def sized(self, genome: Mapping[str, Any], steps: int) -> LinearTextConfig:
+    def largest_shape(self, genome: Mapping[str, Any], steps: int) -> LinearTextConfig:
         return replace(self, terms=self.most_terms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,20 @@ def test_the_terms_in_most_texts_are_chosen(monkeypatch: pytest.MonkeyPatch) -> 
     assert model.config.terms == 2
     assert sorted(model.idf.tolist()) == pytest.approx([1.0, 1.0 + np.log(5 / 3)])
     assert probabilities(model, ["common x"])[0, 0] > 0.5 > probabilities(model, ["common"])[0, 0]
+
+
+def test_a_sample_of_the_texts_does_not_depend_on_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, classes = random_texts(90)
+    whole = fit_model(texts, classes)
+    monkeypatch.setattr("evo_tune.training.models.linear_texts.MOST_COUNTED", 9000)
+    models = []
+    for padding in (0, 400):
+        pieces = np.pad(encode_pieces(texts, 100), ((0, 0), (0, padding)))
+        model = LinearTextClassifier(replace(whole.config, terms=0), labels=whole.labels)
+        next(model.fit(FitRows(pieces, classes, np.ones(90), pieces[:1]), {"C": 1.0}, 1, 0))
+        models.append(model)
+    assert torch.equal(models[0].terms, models[1].terms)
+    assert 0 < len(models[0].terms) < len(whole.terms)
 
 
 def test_only_the_beginning_of_a_text_is_read() -> None:
