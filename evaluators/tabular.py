@@ -112,7 +112,10 @@ class Options(FittedFamilyOptions, TableOptions, SplitOptions, ClassifierOptions
     sizes = SIZES
     rivals = TABLE_RIVALS
 
-    data: str = option("", gene=None, help="CSV or Parquet file; empty: scikit-learn's breast cancer")
+    data: str = option("", gene=None, help="CSV, Parquet or JSONL file; empty: scikit-learn's breast cancer")
+    header: Literal["first", "none"] = option(
+        "first", gene=None, help="Where a CSV file names its columns; none: they are column1, column2, …"
+    )
     target: str = option("", gene=None, help="The column to predict from the others")
     task: Literal["auto", "classification", "regression"] = option(
         "auto",

@@ -145,6 +145,7 @@ EFFECTS: dict[str, Effect] = {
     "drop_unlabelled": Effect(True, given={"target": "gaps"}, sees="refused"),
     "categorical": Effect("b"),
     "ignore": Effect("a"),
+    "header": Effect("none", given={"target": "column4"}, sees="refused"),
     "split_by": Effect("b"),
     "families": Effect("auto"),
     "refit": Effect(False, given={"families": "linear"}, sees="exported"),

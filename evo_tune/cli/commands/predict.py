@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +34,7 @@ MAX_JSON_ROWS = 10_000
     "predict",
     "evo-tune predict model new.csv --output predicted.csv",
     "evo-tune predict model new.csv --keep id  # to standard output, with the column id",
+    "cat new.csv | evo-tune predict model -",
     "evo-tune predict model --prompt 'The ' --length 500  # a language model writes",
     order=125,
 )
@@ -72,10 +76,10 @@ def command(
 ) -> None:
     """Predict with the model in the folder MODEL.
 
-    A model of tables takes a CSV or Parquet file as INPUT. A model of texts also takes JSON lines, a text file or a
-    folder of text files. A model of images takes an image, a folder of images or an .npz file. A language model
-    continues --prompt, or scores the texts of INPUT. If INPUT has the targets, the metrics are printed too. MODEL may
-    come from a stranger: nothing in it is executed.
+    A model of tables takes a CSV or Parquet file or JSON lines as INPUT, and CSV or JSON lines from standard input if
+    INPUT is -. A model of texts also takes a text file or a folder of text files. A model of images takes an image, a
+    folder of images or an .npz file. A language model continues --prompt, or scores the texts of INPUT. If INPUT has
+    the targets, the metrics are printed too. MODEL may come from a stranger: nothing in it is executed.
     """
     sampling = {name: value for name, value in sampling_flags.items() if value is not None}
     if (data is None) == (prompt is None):
@@ -98,7 +102,23 @@ def command(
         _write_text(loaded, prompt, sampling, output_format)
         return
     columns = [name for name in (keep or "").split(",") if name]
-    _predict(loaded, str(data), None if output is None else Path(output).expanduser(), columns, output_format)
+    with _input_path(str(data)) as path:
+        _predict(loaded, path, None if output is None else Path(output).expanduser(), columns, output_format)
+
+
+@contextmanager
+def _input_path(data: str) -> Iterator[str]:
+    """Yield the path of INPUT, for `-` that of a private file with what standard input has: CSV or JSON lines."""
+    if data != "-":
+        yield data
+        return
+    with tempfile.TemporaryDirectory(prefix="evo-tune-") as folder:
+        first = sys.stdin.buffer.read(1)
+        path = Path(folder) / ("input.jsonl" if first == b"{" else "input.csv")
+        with path.open("wb") as file:
+            file.write(first)
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        yield str(path)
 
 
 def _predict(model: Model, data: str, output: Path | None, keep: list[str], output_format: str) -> None:

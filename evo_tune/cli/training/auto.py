@@ -22,6 +22,7 @@ import msgspec
 from evo_tune.cli import shared
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.text import one_line, with_plural
+from evo_tune.training.recipe.data.reading import LINES, NUMBER, PACKED, PARQUET
 from evo_tune.training.recipe.data.tables import TELLING
 from evo_tune.training.recipe.data.texts import encoding_warnings
 from evo_tune.trust import safe_files
@@ -34,11 +35,7 @@ if TYPE_CHECKING:
     from evo_tune.store.run import Run
 
 IMAGES = {".bmp", ".gif", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-TABLES = {".csv", ".parquet", ".pq"}
-# A number as pandas names a column by it; a repeated one ends with another number.
-NUMBER = re.compile(r"[-+]?\d*\.?\d+(?:e[-+]?\d+)?(?:\.\d+)?", re.IGNORECASE)
-LINES = {".jsonl", ".ndjson", ".json"}
-PACKED = {".gz", ".bz2", ".xz"}
+TABLES = {".csv", ".tsv", ".parquet", ".pq"}
 
 # Names of columns that are taken for the target if exactly one of them is there.
 TARGETS = ("target", "label", "class", "y")
@@ -76,12 +73,13 @@ class DataTask:
     split: str = ""
 
 
-def recognise_task(data: str, target: str | None) -> DataTask:
+def recognise_task(data: str, target: str | None, header: bool = True) -> DataTask:
     """Return the task of a data set; ask on a terminal for a target that the data leaves open.
 
     Args:
         data: Path of the data.
         target: Column to predict, if the user gave one.
+        header: Whether the first line of a CSV file has the names of its columns.
 
     Raises:
         UsageError: There is no such data, or no task for it; or the target is open, and standard input is no terminal.
@@ -91,7 +89,7 @@ def recognise_task(data: str, target: str | None) -> DataTask:
         raise UsageError(f"DATA {data} is neither a file nor a folder (from {Path.cwd()}): give the path of your data")
     kind = Path(path.stem).suffix if path.suffix in PACKED else path.suffix
     if path.is_file() and (kind in TABLES or kind in LINES):
-        return _table_task(path, data, target, kind in LINES)
+        return _table_task(path, data, target, kind in LINES, header)
     if target is not None:
         raise UsageError(f"--target {target}: {data} is not a table, which alone has columns: leave --target out")
     if path.is_dir():
@@ -132,15 +130,15 @@ def _folder_task(path: Path, data: str) -> DataTask:
     return DataTask("bundled:image_classification", {"data": data}, words)
 
 
-def _table_task(path: Path, data: str, target: str | None, lines: bool) -> DataTask:
-    frame = _first_rows(path, data, lines)
+def _table_task(path: Path, data: str, target: str | None, lines: bool, header: bool) -> DataTask:
+    frame = _first_rows(path, data, lines, header)
     names = list(frame.columns)
     numbers = [name for name in names if NUMBER.fullmatch(name)]
     if path.suffix == ".csv" and 2 * len(numbers) >= len(names):
         shown = one_line(", ".join(names), 60)
         shared.echo(
             f"Warning: the first line of {data} looks like data, not like names of columns ({shown}): "
-            "if so, add a line of names above it",
+            "if so, give -o header=none: the columns are then column1, column2, …",
             err=True,
         )
     if not lines and target in (None, *names) and (series := _series_task(frame, data, target)) is not None:
@@ -161,8 +159,6 @@ def _table_task(path: Path, data: str, target: str | None, lines: bool) -> DataT
         return DataTask(
             "bundled:text_classification", options, words, "" if lines else f"--evaluator tabular --target {target}"
         )
-    if lines:
-        raise UsageError(f"DATA {data} has no column of texts: expected one beside {target}; write a table as CSV")
     why = f"it is a table, and {one_line(target, 60)!r} its target"
     otherwise = f"--evaluator text_classification -o text={texts[0]} -o label={target}" if texts else ""
     return DataTask("bundled:tabular", {"data": data, "target": target}, why, otherwise, _propose_split(frame, target))
@@ -217,7 +213,7 @@ def _series_task(frame: pd.DataFrame, data: str, target: str | None) -> DataTask
     return None
 
 
-def _first_rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
+def _first_rows(path: Path, data: str, lines: bool, header: bool) -> pd.DataFrame:
     """Return the first rows of a table, or of a file of JSON lines."""
     import pandas as pd
 
@@ -229,8 +225,9 @@ def _first_rows(path: Path, data: str, lines: bool) -> pd.DataFrame:
             with open_packed(path) as file:
                 frame = pd.read_json(file, lines=True, nrows=ROWS_READ)
         else:
-            parts = parquet_parts if path.suffix in (".parquet", ".pq") else csv_parts
-            frame = next(iter(parts(path, ROWS_READ)), pd.DataFrame())
+            packed = path.suffix in PARQUET
+            parts = parquet_parts(path, ROWS_READ) if packed else csv_parts(path, ROWS_READ, header)
+            frame = next(iter(parts), pd.DataFrame())
     except Exception as error:  # pandas and pyarrow raise many types
         reason = one_line(str(error) or type(error).__name__, 300)
         kind, remedy = "a table", ": give a CSV file in UTF-8, or a Parquet file"
@@ -256,7 +253,7 @@ def choose_task(data: str, target: str | None, evaluator: str | None, options: d
     if evaluator is not None:
         target_option = {} if target is None else {"target": target}
         return DataTask(evaluator, {"data": data, **target_option, **options}, "by --evaluator")
-    task = recognise_task(data, target)
+    task = recognise_task(data, target, options.get("header") != "none")
     return replace(task, options={**task.options, **options})
 
 

@@ -30,7 +30,7 @@ from evo_tune.training.recipe import (
     encode_texts,
 )
 from evo_tune.training.recipe.data.images import read_image, read_npz
-from evo_tune.training.recipe.data.reading import TableProblem, csv_parts, parquet_parts
+from evo_tune.training.recipe.data.reading import LINES, PACKED, PARQUET, TableProblem, csv_parts, parquet_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,21 +45,21 @@ def join_names(names: Sequence[str], most: int = 10) -> str:
     return one_line(", ".join(names[:most])) + (f" and {omitted} more" if omitted > 0 else "")
 
 
-def table_parts(path: Path, rows: int, **settings: Any) -> Iterator[Any]:
+def table_parts(path: Path, rows: int, header: bool = True, **settings: Any) -> Iterator[Any]:
     """Yield the rows of a CSV or Parquet file as DataFrames.
 
     Args:
         path: The file.
         rows: Most rows of a DataFrame.
+        header: Whether the first line of a CSV file has the names of its columns.
         settings: Arguments of `pandas.read_csv`.
 
     Raises:
         UsageError: It is no such file, or two columns have one name.
     """
-    packed = path.suffix in (".parquet", ".pq")
     if not path.is_file():
         raise UsageError(f"INPUT {path} is no file: expected a CSV or Parquet file")
-    parts = parquet_parts(path, rows) if packed else csv_parts(path, rows, **settings)
+    parts = parquet_parts(path, rows) if path.suffix in PARQUET else csv_parts(path, rows, header, **settings)
     try:
         for frame in parts:
             frame.columns = frame.columns.map(str)
@@ -73,7 +73,9 @@ def table_parts(path: Path, rows: int, **settings: Any) -> Iterator[Any]:
         raise UsageError(f"INPUT {path} is not UTF-8 text: {remedy}") from None
     except Exception as error:  # pandas and pyarrow raise many types
         reason = one_line(f"{type(error).__name__}: {error}", 200)
-        raise UsageError(f"INPUT {path}: cannot read it as a table ({reason}): give a CSV or Parquet file") from None
+        raise UsageError(
+            f"INPUT {path}: cannot read it as a table ({reason}): give a CSV, Parquet or JSONL file"
+        ) from None
 
 
 class Tables(Reader):
@@ -145,7 +147,13 @@ class Tables(Reader):
 
     def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
         texts = [*self.columns.categorical, self.target]
-        for frame in table_parts(path, self.part, dtype=dict.fromkeys(texts, str)):
+        if path.suffix in LINES:
+            names = {*self.columns.names, self.target, *keep}
+            frames: Iterator[Any] = (frame for _, frame in _json_frames(path, self.part, names))
+        else:
+            header = self.about.options.get("header") != "none"
+            frames = table_parts(path, self.part, header, dtype=dict.fromkeys(texts, str))
+        for frame in frames:
             for name in keep:
                 if name not in frame.columns:
                     raise UsageError(f"--keep {name}: no such column; INPUT has {join_names(list(frame.columns))}")
@@ -232,8 +240,8 @@ class Texts(Reader):
         return list(data[self.label]) if hasattr(data, "columns") and self.label in data else None
 
     def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
-        lines = path.suffix in (".jsonl", ".ndjson", ".json")
-        if not lines and path.suffix not in (".csv", ".parquet", ".pq", ".gz", ".bz2", ".xz"):
+        lines = path.suffix in LINES
+        if not lines and path.suffix not in (".csv", ".tsv", *PARQUET, *PACKED):
             files = iter(list_files(path))
             while paths := list(islice(files, self.part)):
                 texts = []
@@ -256,7 +264,7 @@ class Texts(Reader):
 
 def _csv_frames(path: Path, rows: int) -> Iterator[tuple[list[str], pd.DataFrame]]:
     """Yield the parts of a table of texts, each with the names of its columns."""
-    settings = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
+    settings: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
     for frame in table_parts(path, rows, **settings):
         yield list(frame.columns), frame
 

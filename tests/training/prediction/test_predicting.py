@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -48,6 +50,44 @@ def test_tables_are_taken_in_every_form(export: Export) -> None:
     for other in (frame[names], frame.to_dict("list"), frame[names].to_numpy(), frame.iloc[:, ::-1]):
         assert np.array_equal(model.predict(other), plain)
     assert model.predict(frame[:0]).shape == (0,)
+
+
+def test_files_in_every_format_and_standard_input_have_the_same_predictions(
+    export: Export, typed: Typed, folder: Path
+) -> None:
+    made = export("numbers")
+    frame = pd.read_csv(made.held_out)
+    frame.to_csv(folder / "semicolons.csv", index=False, sep=";", decimal=",")
+    frame.to_csv(folder / "tabs.tsv", index=False, sep="\t")
+    frame.to_json(folder / "lines.jsonl", orient="records", lines=True)
+    frame.to_csv(folder / "commas.csv", index=False)
+    plain = typed("predict", str(made.folder), "commas.csv")
+    assert plain.code == 0, plain
+    for name in ("semicolons.csv", "tabs.tsv", "lines.jsonl"):
+        done = typed("predict", str(made.folder), name)
+        assert done.out == plain.out, name
+        assert done.err == plain.err, name  # the metrics
+    for name in ("commas.csv", "lines.jsonl"):
+        command = [sys.executable, "-m", "evo_tune", "predict", str(made.folder), "-"]
+        with open(name, "rb") as file:
+            piped = subprocess.run(command, stdin=file, capture_output=True, text=True, check=True)
+        assert piped.stdout == plain.out
+
+
+def test_a_model_of_a_table_without_names_predicts_one_without_names(
+    export: Export, typed: Typed, folder: Path
+) -> None:
+    frame = pd.read_csv(export("numbers").held_out)
+    pd.concat([frame] * 3).to_csv(folder / "rows.csv", index=False, header=False)
+    target = f"column{1 + list(frame.columns).index('price')}"
+    options = ["-o", "data=rows.csv", "-o", f"target={target}", "-o", "header=none"]
+    run = ["run", "tabular", "--trials", "1", "--final-seeds", "0", "--quiet", "-o", "epochs=1", "--name", "bare"]
+    assert typed(*run, *options).code == 0
+    assert typed("export", "bare", "model").code == 0
+    done = typed("predict", "model", "rows.csv")
+    assert done.code == 0, done
+    assert len(done.out.splitlines()) == 1 + 3 * len(frame)
+    assert "rmse" in done.err
 
 
 def test_categories_keep_their_names_however_the_column_is_typed(export: Export) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
-from evo_tune.training.recipe.data.reading import read_csv
+from evo_tune.training.recipe.data.reading import LINES, read_csv, read_json_lines
 from evo_tune.training.recipe.data.splitting import Division
 from evo_tune.training.recipe.data.tables import check_class_sizes, data_hash, describe_classes
 from evo_tune.training.recipe.models.encoder_config import TextConfig
@@ -161,7 +161,7 @@ def _rows(data: str, names: Sequence[str]) -> list[tuple[str, ...]]:
     if not path.is_file():
         raise OptionError(f"-o data={data} is no file (from {Path.cwd()}): give a CSV or JSONL file, or leave it out")
     try:
-        rows = _read_jsonl(path) if path.suffix in (".jsonl", ".ndjson", ".json") else _read_rows_of_csv(path)
+        rows = read_json_lines(path) if path.suffix in LINES else _read_rows_of_csv(path)
     except Exception as error:  # pandas and the modules that unpack raise many types
         reason = " ".join(str(error).split())
         raise OptionError(f"-o data={data}: cannot read it ({reason}): give a CSV or JSONL file in UTF-8") from None
@@ -183,17 +183,6 @@ def _read_rows_of_csv(path: Path) -> list[dict[str, Any]]:
         raise ValueError(f"it has more than {MOST_ROWS} rows: take a sample of them")
     rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return rows or [dict.fromkeys(frame.columns)]
-
-
-def _read_jsonl(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), 1):
-        if line.strip():
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} is no object")
-            rows.append(row)
-    return rows
 
 
 # Maximum number of texts of a CSV file, which may be packed: short rows take fifty times their size in memory.

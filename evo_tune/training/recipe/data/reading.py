@@ -11,12 +11,14 @@ import codecs
 import csv
 import gzip
 import io
+import json
 import lzma
 import os
 import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -33,8 +35,17 @@ MOST_COLUMNS, MOST_CELLS = 20_000, 400_000_000
 # Maximum bytes of the first line of a CSV file.
 LONGEST_HEADER = 1 << 24
 
-# Bytes after the first line in which a NUL byte is looked for: the tables of pandas hide it.
-NUL_BYTES = 1 << 20
+# Bytes after the first line that tell the format of a CSV file. A NUL byte among them is an error: pandas hides it.
+SAMPLE_BYTES = 1 << 20
+
+# A number with a decimal comma, and one with a point.
+DECIMAL_COMMA, DECIMAL_POINT = re.compile(r"^([+-]?\d+),(\d+)$"), re.compile(r"[+-]?\d+\.\d+")
+
+# A number as pandas names a column by it; a repeated one ends with another number.
+NUMBER = re.compile(r"[-+]?\d*\.?\d+(?:e[-+]?\d+)?(?:\.\d+)?", re.IGNORECASE)
+
+# Suffixes of JSON lines, and of Parquet files.
+LINES, PARQUET = (".jsonl", ".ndjson", ".json"), (".parquet", ".pq")
 
 PACKED: dict[str, Callable[[Path], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 
@@ -103,11 +114,82 @@ def open_packed(path: Path) -> BinaryIO:
     return io.BufferedReader(_BoundedStream(unpack(path), max_unpacked_size(path.stat().st_size)), 1 << 20)
 
 
-def read_csv(path: Path, **settings: Any) -> pd.DataFrame:
+@dataclass(frozen=True)
+class CsvFormat:
+    """How a CSV file is written, as its first line and the next bytes show.
+
+    Args:
+        encoding: Its encoding.
+        separator: Character between cells.
+        decimal: Decimal mark of numbers.
+        spaces: Whether a space follows each separator.
+        header: Whether the first line has the names of the columns; otherwise they are column1, column2 and so on.
+    """
+
+    encoding: str
+    separator: str = ","
+    decimal: str = "."
+    spaces: bool = False
+    header: bool = True
+
+    @classmethod
+    def of(cls, path: Path, header: bool = True) -> CsvFormat:
+        """Return the format of a file.
+
+        Raises:
+            ValueError: Its first line is too long, has too many columns, or names one twice; or there is a NUL byte.
+        """
+        with open_packed(path) as file:  # pandas would take minutes to tell the number of a million columns
+            first = file.readline(LONGEST_HEADER + 1)
+            rest = file.read(SAMPLE_BYTES)
+        if len(first) > LONGEST_HEADER:
+            raise ValueError(f"its first line has more than {LONGEST_HEADER} bytes")
+        _check_columns(max(map(first.count, (b",", b";", b"\t", b"|"))) + 1)
+        if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            return cls("utf-16", header=header)
+        if b"\0" in first + rest:
+            line = (first + rest).partition(b"\0")[0].count(b"\n") + 1
+            remedy = "write the file anew, or remove these bytes"
+            raise TableProblem(f"line {line} has a NUL byte, which no text has: {remedy}")
+        text = first.decode("utf-8-sig", "replace")
+        names = next(csv.reader([text]), [])
+        separators = [mark for mark in ";\t|" if len(names) == 1 and mark in names[0]]
+        if separators:
+            names = next(csv.reader([text], delimiter=separators[0]), [])
+        twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
+        if header and twice:
+            raise TableProblem(f"two columns are named {twice[0][:80]!r}: rename one")
+        separator = separators[0] if separators else ","
+        cells = [] if separator == "," else re.split(f"[{re.escape(separator)}\r\n]", rest.decode("utf-8", "replace"))
+        commas = any(map(DECIMAL_COMMA.fullmatch, cells)) and not any(map(DECIMAL_POINT.fullmatch, cells))
+        spaces = len(names) > 1 and all(name.startswith(" ") for name in names[1:])
+        return cls("utf-8-sig", separator, "," if commas else ".", spaces, header)
+
+    def describe(self) -> str:
+        """Return in words what differs from the usual format; '' for nothing."""
+        separator = "tabs" if self.separator == "\t" else repr(self.separator)
+        words = ["" if self.separator == "," else f"{separator} between cells"]
+        words.append("decimal commas" if self.decimal == "," else "")
+        words.append("" if self.header else "no line of names")
+        return ", ".join(filter(None, words))
+
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments of `pandas.read_csv`."""
+        return {
+            "encoding": self.encoding,
+            "sep": self.separator,
+            "decimal": self.decimal,
+            "skipinitialspace": self.spaces,
+            **({} if self.header else {"header": None}),
+        }
+
+
+def read_csv(path: Path, header: bool = True, **settings: Any) -> pd.DataFrame:
     """Return the table of a CSV file, which may be packed (see `open_packed`).
 
     Args:
         path: The file.
+        header: See `CsvFormat`.
         settings: Arguments of `pandas.read_csv`.
 
     Raises:
@@ -115,53 +197,74 @@ def read_csv(path: Path, **settings: Any) -> pd.DataFrame:
     """
     import pandas as pd
 
-    settings = {"encoding": _check_header(path, settings.get("sep", ",")), **settings}
+    settings = CsvFormat.of(path, header).settings() | settings
     try:
         with open_packed(path) as file:
             table: pd.DataFrame = pd.read_csv(file, **settings)
     except (UnicodeDecodeError, pd.errors.ParserError) as error:
         raise _problem(path, error) from None
-    return table
+    return table if header else number_columns(table)
 
 
-def csv_parts(path: Path, rows: int, **settings: Any) -> Iterator[pd.DataFrame]:
+def csv_parts(path: Path, rows: int, header: bool = True, **settings: Any) -> Iterator[pd.DataFrame]:
     """Yield the table of a CSV file in parts of `rows` rows; see `read_csv`."""
     import pandas as pd
 
-    settings = {"encoding": _check_header(path, settings.get("sep", ",")), **settings}
+    settings = CsvFormat.of(path, header).settings() | settings
+    texts = (
+        [name for name, kind in settings.get("dtype", {}).items() if kind is str] if settings["decimal"] == "," else []
+    )
     try:
         with open_packed(path) as file, pd.read_csv(file, chunksize=rows, **settings) as parts:
-            yield from parts
+            for part in parts:
+                frame = part if header else number_columns(part)
+                for name in frame.columns.intersection(texts):  # numbers that are read as texts
+                    frame[name] = frame[name].str.replace(DECIMAL_COMMA, r"\1.\2", regex=True)
+                yield frame
     except (UnicodeDecodeError, pd.errors.ParserError) as error:
         raise _problem(path, error) from None
 
 
-def _check_header(path: Path, separator: str) -> str:
-    """Return the encoding of a CSV file, UTF-8 unless its first bytes say otherwise.
+def number_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table whose columns are named column1, column2 and so on."""
+    numbered: pd.DataFrame = table.set_axis([f"column{number + 1}" for number in range(table.shape[1])], axis=1)
+    return numbered
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects of a file with one of them a line.
 
     Raises:
-        ValueError: Its first line is too long, has too many columns or another separator, or names one twice.
+        ValueError: A line is no object.
     """
-    with open_packed(path) as file:  # pandas would take minutes to tell the number of a million columns
-        first = file.readline(LONGEST_HEADER + 1)
-        begins = first + file.read(NUL_BYTES)
-    if len(first) > LONGEST_HEADER:
-        raise ValueError(f"its first line has more than {LONGEST_HEADER} bytes")
-    _check_columns(first.count(b",") + 1)
-    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    if b"\0" in begins:
-        line = begins[: begins.index(b"\0")].count(b"\n") + 1
-        raise TableProblem(f"line {line} has a NUL byte, which no text has: write the file anew, or remove these bytes")
-    names = next(csv.reader([first.decode("utf-8-sig", "replace")]), [])
-    twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
-    if twice:
-        raise TableProblem(f"two columns are named {twice[0][:80]!r}: rename one")
-    for delimiter in ";\t|":
-        if separator == "," and len(names) == 1 and delimiter in names[0]:
-            convert = f"pandas.read_csv({path.name!r}, sep={delimiter!r}).to_csv('new.csv', index=False)"
-            raise TableProblem(f"its columns are separated by {delimiter!r}, not by commas: convert it with {convert}")
-    return "utf-8-sig"
+    rows = []
+    with open_packed(path) as file:
+        for number, line in enumerate(file.read().decode("utf-8-sig").split("\n"), 1):
+            if line.strip():
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError(f"line {number} is no object")
+                rows.append(row)
+    return rows
+
+
+def table_of_objects(path: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return objects as a table, whose columns are all keys in the order in which they first appear.
+
+    Raises:
+        ValueError: The table would be out of proportion to the file, or a value is a list or an object.
+    """
+    import pandas as pd
+
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    _check_columns(len(names))
+    check_unpacked(8 * len(rows) * len(names), max_unpacked_size(path.stat().st_size))
+    for number, row in enumerate(rows, 1):
+        for name, value in row.items():
+            if isinstance(value, list | dict):
+                raise TableProblem(f"object {number}: {name[:80]!r} is a {type(value).__name__}, expected one value")
+    table: pd.DataFrame = pd.DataFrame(rows, columns=names)
+    return table
 
 
 def _problem(path: Path, error: ValueError) -> ValueError:

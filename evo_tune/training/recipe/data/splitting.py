@@ -51,7 +51,8 @@ class Division:
         numbers: dict[Hashable, int] = {}
         groups = np.array([numbers.setdefault(sample, len(numbers)) for sample in samples], np.int64)
         repeated = len(groups) - len(numbers)
-        line = f"{repeated} {noun} repeat another; equal ones are in one part" if repeated else ""
+        shown = f"1 of the {noun} repeats" if repeated == 1 else f"{repeated} {noun} repeat"
+        line = f"{shown} another; equal ones are in one part" if repeated else ""
         return cls(line, groups if repeated else None)
 
     @classmethod

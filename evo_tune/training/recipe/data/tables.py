@@ -18,7 +18,17 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError, RecipeError, require_extra
 from evo_tune.training.recipe.data.kinds import DATE_PARTS, Column, classify_column, date_numbers, describe_columns
-from evo_tune.training.recipe.data.reading import TableProblem, read_csv, read_parquet
+from evo_tune.training.recipe.data.reading import (
+    LINES,
+    NUMBER,
+    PARQUET,
+    CsvFormat,
+    TableProblem,
+    read_csv,
+    read_json_lines,
+    read_parquet,
+    table_of_objects,
+)
 from evo_tune.training.recipe.data.splitting import Division
 
 if TYPE_CHECKING:
@@ -195,6 +205,7 @@ class TableSource:
         drop_unlabelled: Whether to leave out rows without a target.
         split_by: Name of the column by which rows are divided into parts (see `Division.by_column`); '': they are
             drawn, equal ones together.
+        header: 'first', or 'none' for a CSV file without names of columns (see `CsvFormat`).
     """
 
     data: str
@@ -206,6 +217,7 @@ class TableSource:
     task: str = "auto"
     drop_unlabelled: bool = False
     split_by: str = ""
+    header: str = "first"
 
 
 @dataclass(frozen=True)
@@ -241,6 +253,8 @@ class Table:
     dropped: int
     # How the rows are divided.
     division: Division
+    # What differs from the usual format of a CSV file, in words.
+    format: str = ""
 
     @property
     def regression(self) -> bool:
@@ -272,7 +286,7 @@ def read_table(source: TableSource) -> Table:
         OptionError: The file cannot be read, or a column is missing or unusable.
     """
     if source.data:
-        frame, target_name = read_file(source.data), source.target
+        frame, target_name = read_file(source.data, source.header == "first"), source.target
     else:
         loaded = sklearn_data("load_breast_cancer", "-o data=FILE -o target=COLUMN", as_frame=True)
         frame, target_name = loaded.data.assign(diagnosis=loaded.target_names[loaded.target]), "diagnosis"
@@ -283,7 +297,7 @@ def read_table(source: TableSource) -> Table:
     for option, names in named.items():
         for name in names:
             if name not in frame.columns:
-                raise OptionError(f"-o {option}={name}: no such column; {available}")
+                raise OptionError(f"-o {option}={name}: no such column; {available}{_header_remark(source, frame)}")
     if source.split_by == target_name:
         raise OptionError(f"-o split_by={target_name} is the target: expected another column")
     labelled = _drop_unlabelled(frame, target_name, source.drop_unlabelled)
@@ -309,7 +323,24 @@ def read_table(source: TableSource) -> Table:
     formats = {name: kinds[name].date_format for name in dates}
     columns = Columns.learn(labelled.iloc[training], numeric, categorical, formats)
     encoded = columns.encode({name: labelled[name] for name in columns.names})
-    return Table(encoded, target, training, held_out, test, columns, kinds, len(frame) - len(labelled), division)
+    dropped, words = len(frame) - len(labelled), _describe_format(source)
+    return Table(encoded, target, training, held_out, test, columns, kinds, dropped, division, words)
+
+
+def _describe_format(source: TableSource) -> str:
+    """Return what differs from the usual format of a CSV file, in words; '' for another file."""
+    path = Path(source.data).expanduser()
+    if not source.data or path.suffix in (*PARQUET, *LINES):
+        return ""
+    return CsvFormat.of(path, source.header == "first").describe()
+
+
+def _header_remark(source: TableSource, frame: pd.DataFrame) -> str:
+    """Return what to do if the first line of a CSV file is probably a row; '' otherwise."""
+    numbers = sum(NUMBER.fullmatch(name) is not None for name in frame.columns)
+    if source.header == "none" or 3 * numbers < len(frame.columns):
+        return ""
+    return "; if its first line is a row of data, give -o header=none: the columns are then column1, column2, …"
 
 
 def describe_table(table: Table) -> list[str]:
@@ -319,6 +350,8 @@ def describe_table(table: Table) -> list[str]:
     dropped = f"; {table.dropped} more without a target are left out" if table.dropped else ""
     division = f"; {table.division.line}" if table.division.line else ""
     lines = [f"{rows} rows: {split}{dropped}{division}", f"target {target.name}: {target.reason}"]
+    if table.format:
+        lines.insert(0, f"format of the file: {table.format}")
     if table.regression:
         values = target.values
         lines.append(f"its range: {values.min():.6g} to {values.max():.6g}, mean {values.mean():.6g}")
@@ -345,20 +378,31 @@ def _shorten(names: Any, most: int = 30) -> str:
     return ", ".join(shown) + (f" and {hidden} more" if hidden > 0 else "")
 
 
-def read_file(data: str) -> pd.DataFrame:
-    """Return the table in a CSV or Parquet file, with texts as names of its columns.
+def read_file(data: str, header: bool = True) -> pd.DataFrame:
+    """Return the table in a CSV or Parquet file or in JSON lines, with texts as names of its columns.
+
+    Args:
+        data: Path of the file.
+        header: Whether the first line of a CSV file has the names of its columns.
 
     Raises:
         OptionError: There is no such file, it cannot be read, or two columns have the same name.
     """
     path = Path(data).expanduser()
     if not path.is_file():
-        raise OptionError(f"-o data={data} is no file (from {Path.cwd()}): give a CSV or Parquet file, or leave it out")
+        raise OptionError(
+            f"-o data={data} is no file (from {Path.cwd()}): give a CSV, Parquet or JSONL file, or leave it out"
+        )
     try:
-        frame = read_parquet(path) if path.suffix in (".parquet", ".pq") else read_csv(path)
+        if path.suffix in PARQUET:
+            frame = read_parquet(path)
+        elif path.suffix in LINES:
+            frame = table_of_objects(path, read_json_lines(path))
+        else:
+            frame = read_csv(path, header)
     except Exception as error:  # pandas and pyarrow raise many types
         reason = " ".join(str(error).split())
-        remedy = "" if isinstance(error, TableProblem) else ": give a CSV or Parquet file"
+        remedy = "" if isinstance(error, TableProblem) else ": give a CSV, Parquet or JSONL file"
         raise OptionError(f"-o data={data}: cannot read it as a table ({reason}){remedy}") from None
     frame.columns = frame.columns.map(str)
     if not frame.columns.is_unique:

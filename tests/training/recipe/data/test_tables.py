@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -230,11 +229,75 @@ def test_other_encodings_are_read_or_named_with_the_remedy(frame: pd.DataFrame, 
     refused(read, "is not UTF-8 .* likely .*Windows-1252: convert it with iconv -f WINDOWS-1252", tmp_path / "old.csv")
 
 
-@pytest.mark.parametrize("separator", [";", "\t", "|"])
-def test_another_separator_is_named_with_the_remedy(frame: pd.DataFrame, tmp_path: Path, separator: str) -> None:
-    frame.to_csv(tmp_path / "t.csv", index=False, sep=separator)
-    words = f"separated by {separator!r}, not by commas: convert it with pandas.read_csv('t.csv', sep={separator!r})"
-    refused(read, re.escape(words), tmp_path / "t.csv")
+def same(table: Table, other: Table) -> bool:
+    """Return whether two tables have the same numbers, target and split."""
+    arrays = [(one.inputs, one.target.values, one.training, one.test) for one in (table, other)]
+    return all(np.allclose(mine, theirs, equal_nan=True) for mine, theirs in zip(*arrays, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("separator", "decimal", "words"),
+    [
+        (";", ".", "format of the file: ';' between cells"),
+        (";", ",", "format of the file: ';' between cells, decimal commas"),
+        ("\t", ".", "format of the file: tabs between cells"),
+        ("|", ".", "format of the file: '|' between cells"),
+    ],
+)
+def test_other_separators_and_decimal_commas_are_noticed(
+    frame: pd.DataFrame, tmp_path: Path, separator: str, decimal: str, words: str
+) -> None:
+    frame.to_csv(tmp_path / "plain.csv", index=False)
+    frame.to_csv(tmp_path / "t.csv", index=False, sep=separator, decimal=decimal)
+    table = read(tmp_path / "t.csv")
+    assert same(table, read(tmp_path / "plain.csv"))
+    assert describe_table(table)[0] == words
+
+
+def test_a_space_after_each_comma_is_no_part_of_a_name_or_of_a_category(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame.to_csv(tmp_path / "plain.csv", index=False)
+    (tmp_path / "t.csv").write_text((tmp_path / "plain.csv").read_text().replace(",", ", "))
+    assert read(tmp_path / "t.csv").columns == read(tmp_path / "plain.csv").columns
+
+
+def test_a_decimal_comma_in_one_cell_and_a_point_in_another_is_no_number(tmp_path: Path) -> None:
+    rows = "".join(f"1.{n};{n},5;{'xy'[n % 2]}\n" for n in range(40))
+    (tmp_path / "t.csv").write_text("a;b;bought\n" + rows)
+    assert read(tmp_path / "t.csv", categorical="b").columns.numeric == ("a",)
+
+
+def test_a_table_without_names_of_columns(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame.to_csv(tmp_path / "plain.csv", index=False)
+    frame.to_csv(tmp_path / "t.csv", index=False, header=False)
+    table = read(tmp_path / "t.csv", "column5", header="none")
+    assert same(table, read(tmp_path / "plain.csv"))
+    assert table.columns.names == ("column2", "column4", "column3")  # the first tells rows apart
+    assert describe_table(table)[0] == "format of the file: no line of names"
+    refused(read, "no such column.*if its first line is a row of data, give -o header=none", tmp_path / "t.csv")
+    with pytest.raises(OptionError) as caught:
+        read(tmp_path / "plain.csv", "sold")
+    assert "header" not in str(caught.value)
+
+
+def test_json_lines_are_a_table(frame: pd.DataFrame, tmp_path: Path) -> None:
+    frame.to_csv(tmp_path / "plain.csv", index=False)
+    frame.to_json(tmp_path / "t.jsonl", orient="records", lines=True)
+    assert same(read(tmp_path / "t.jsonl"), read(tmp_path / "plain.csv"))
+    objects = '{"a": 1, "bought": "x"}\n'
+    (tmp_path / "list.jsonl").write_text(20 * objects + '{"a": [1], "bought": "y"}\n')
+    refused(read, "object 21: 'a' is a list, expected one value", tmp_path / "list.jsonl")
+    (tmp_path / "array.jsonl").write_text(objects + "[1]\n")
+    refused(read, "line 2 is no object", tmp_path / "array.jsonl")
+
+
+def test_json_lines_with_other_keys_in_each_are_refused_before_they_fill_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "ALWAYS", 1 << 10)
+    (tmp_path / "t.jsonl").write_text("".join(f'{{"k{n}": 1}}\n' for n in range(3000)))
+    refused(read, "it unpacks to more than", tmp_path / "t.jsonl")
+    (tmp_path / "wide.jsonl").write_text("{" + ", ".join(f'"k{n}": 1' for n in range(20_001)) + "}\n")
+    refused(read, "it has 20001 columns", tmp_path / "wide.jsonl")
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
