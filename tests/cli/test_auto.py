@@ -462,9 +462,13 @@ def test_the_error_of_a_damaged_table_names_the_damage_alone(text: str, problem:
 
 
 def test_a_first_line_of_data_is_suspected_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "bare.csv").write_text("0.5,-1.25,no\n0.25,3e-5,yes\n" * 5)
+    (tmp_path / "bare.csv").write_text("0.5,red,no\n0.25,blue,yes\n" * 5)
     recognise_task(str(tmp_path / "bare.csv"), "no")
-    assert "looks like data, not like names of columns (0.5, -1.25, no)" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "looks like data, not like names of columns (0.5, red, no)" in told
+    assert "give -o header=none" in told
+    assert recognise_task(str(tmp_path / "bare.csv"), "column3", header=False).options["target"] == "column3"
+    assert not capsys.readouterr().err
     (tmp_path / "named.csv").write_text("a,b,kind\n" + "0.5,-1.25,no\n0.25,3e-5,yes\n" * 5)
     recognise_task(str(tmp_path / "named.csv"), "kind")
     assert not capsys.readouterr().err

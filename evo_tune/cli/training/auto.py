@@ -134,7 +134,7 @@ def _table_task(path: Path, data: str, target: str | None, lines: bool, header: 
     frame = _first_rows(path, data, lines, header)
     names = list(frame.columns)
     numbers = [name for name in names if NUMBER.fullmatch(name)]
-    if path.suffix == ".csv" and 2 * len(numbers) >= len(names):
+    if path.suffix == ".csv" and 3 * len(numbers) >= len(names):
         shown = one_line(", ".join(names), 60)
         shared.echo(
             f"Warning: the first line of {data} looks like data, not like names of columns ({shown}): "
