@@ -102,7 +102,7 @@ def test_finalists_are_chosen_by_validation_and_compared_by_the_test_set(begin: 
     assert best.id == 4, "5 is better on the test set, which nothing was chosen by"
     assert (end.metric, end.reported_metric, end.on_test_set) == ("loss", "test_loss", True)
     assert end.gain == pytest.approx(0.5 - 0.04 * 2.5)
-    assert verdict(end).endswith("paired over 4 fresh seeds, on the test set)")
+    assert verdict(end).endswith("paired over 4 fresh seeds, on the test set; t test at 5%)")
 
 
 @pytest.mark.usefixtures("here")
