@@ -7,9 +7,11 @@ import json
 import os
 import random
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,8 +20,9 @@ import pytest
 import evo_tune
 from evo_tune.cli.session import PlannedRun
 from evo_tune.cli.training import final_training
-from evo_tune.cli.training.auto import recognise_task
+from evo_tune.cli.training.auto import copy_model, recognise_task
 from evo_tune.errors import UsageError
+from evo_tune.loop.search import Search
 from evo_tune.report.data import AutoModel, run_summary
 from evo_tune.store.run import Run
 from evo_tune.training.recipe import sizes
@@ -110,7 +113,7 @@ def test_data_without_a_task_is_refused(name: str, target: str | None, told: str
 
 
 def test_looking_at_data_does_not_load_torch(data: Path) -> None:
-    code = "import sys\nfrom evo_tune.cli.training.auto import recognise_task\n"
+    code = "import sys\nfrom evo_tune.cli.training.auto import copy_model, recognise_task\n"
     names = ["named.csv", "series.csv", "texts.jsonl", "photos", "corpus", "images.npz"]
     code += f"for name in {names}:\n    recognise_task(name, None)\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=data, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
@@ -375,6 +378,35 @@ def test_an_earlier_model_is_continued_or_replaced_on_demand(data: Path, typed: 
     for place in ("model", "table.csv"):
         refused = typed(*AUTO[:-1], "third", "--out", place, "--overwrite")
         assert "is neither an empty folder nor a model: choose another" in refused.err, "nothing else is replaced"
+
+
+def test_a_model_is_replaced_as_a_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("new", "old"):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(name)
+
+    remove = shutil.rmtree
+
+    def die(path: str | Path, **flags: Any) -> None:
+        if Path(path).name in ("old", "link"):
+            Path(path, "config.json").unlink()
+            raise RuntimeError("killed")
+        remove(path, **flags)
+
+    monkeypatch.setattr(shutil, "rmtree", die)
+    (folder / "link").symlink_to("old")
+    copy_model(folder / "new", folder / "link")
+    assert (folder / "link").is_symlink()
+    assert (folder / "old" / "config.json").read_text() == "new"
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_at_once_is_begun_again(data: Path, typed: Typed) -> None:
+    options = {"data": "table.csv", "target": "kind", "families": "auto", "epochs": 1}
+    Search("tabular", options=options, trials=2, slots=1, name="mine").close()  # it has no wish for a model yet
+    again = typed(*AUTO)
+    assert again.code == 0, again
+    assert (data / "populations" / "mine" / "_model").is_dir()
 
 
 def test_the_json_has_each_comparison_of_the_verdict_as_numbers(data: Path, typed: Typed) -> None:

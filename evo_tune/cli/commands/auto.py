@@ -160,9 +160,12 @@ def _start_or_resume(
 
     if name is not None and (store / name / MANIFEST).exists():
         run = Run.open(store / name)
-        same = run.manifest.evaluator == plugin.reference and read_wish(run) is not None
+        is_new = read_wish(run) is None and not run.candidates  # it was killed before the wish was noted
+        same = run.manifest.evaluator == plugin.reference and (is_new or read_wish(run) is not None)
         if not same or run.manifest.options.get("data") != options.get("data"):
             raise UsageError(f"--name {name}: there is another run of this name: choose another name")
+        if is_new:
+            write_wish(run, Wish())
         return Search.resume(name, store=store, ask=shared.ask_function())
     search = Search(plugin.reference, options=options, store=store, name=name, **settings)
     write_wish(search.saved, Wish())

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import math
+import os
 import re
 import shlex
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -290,10 +292,14 @@ def copy_model(model: Path, target: Path) -> None:
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with safe_files.complete_or_absent(target) as part:
+        place = Path(os.path.realpath(target))
+        with (
+            tempfile.TemporaryDirectory(dir=place.parent, prefix=".") as aside,
+            safe_files.complete_or_absent(place) as part,
+        ):
             shutil.copytree(model, part, symlinks=True)
-            if target.is_dir():
-                shutil.rmtree(target)
+            if place.is_dir():
+                os.replace(place, Path(aside, "old"))
     except OSError as error:
         raise StoreError(f"cannot write {target}: {error.strerror}; the model is in {model}") from None
 
