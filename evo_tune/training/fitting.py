@@ -49,14 +49,14 @@ def fit_task(
     """Fit a model to the training rows up to the run's budget, and judge it on the validation rows.
 
     The model is the one of the step with the smallest validation loss. With `patience`, the fit ends after the steps of
-    so many evaluations without an improvement, `LONGEST_PATIENCE` steps at most.
+    so many evaluations without an improvement, `LONGEST_PATIENCE` steps at most; also with the step at `run.ends_at`.
 
     Args:
         plan: The evaluator's description of the training, with `fit_steps`.
         kind: Class of the task.
         run: Device, seed, budget and folders; receives the learning curve.
         refit: Whether to return a model that is then fitted to the training and the validation rows, with as many steps
-            as the best model has. The metrics of the test set are its own.
+            as the best model has, if it can end by `run.ends_at`. The metrics of the test set are its own.
 
     Returns:
         The model on the CPU, and the rows of `METRICS` that it has.
@@ -70,6 +70,7 @@ def fit_task(
             task.classes = model.config.outputs
         steps = plan.fit_steps or 1
         most = max(1, round(steps * run.budget))
+        fit_began = time.monotonic()
         outputs = model.fit(_fit_rows(task, parts.training), plan.genome, most, seed)
         if run.timing:
             return model, _time_steps(outputs, steps, run.timing, began)
@@ -78,7 +79,7 @@ def fit_task(
         metrics = {"steps": last, "epochs": last, "samples": last * len(parts.training[0])}
         metrics |= {"train_loss": judge(task, model, parts.training_sample).loss}
         held_out = SimpleNamespace(scores=judge(task, model, parts.held_out))
-        if refit:
+        if refit and 2.0 * time.monotonic() - fit_began < run.ends_at:  # a second fit takes as long as the first
             model = plan.build(seed)
             for _ in model.fit(_fit_rows(task, parts.training, parts.held_out), plan.genome, fitted.best, seed):
                 pass
@@ -96,7 +97,7 @@ def fit_task(
 def export_fitted(plan: SampleTask, kind: type[SampleTraining], run: Context, folder: Path | str) -> dict[str, float]:
     """Fit a model, write it to a folder, and return its metrics.
 
-    With the option `refit`, the model has learned from the validation rows as well.
+    With the option `refit`, the model has learned from the validation rows as well, if there is time (`run.ends_at`).
 
     Args:
         plan: See `fit_task`.
@@ -156,7 +157,8 @@ def _keep_best(model: FittedModel, outputs: Iterator[Any], task: SampleTraining,
         most_waiting = min(LONGEST_PATIENCE, options.patience * max(1, steps // options.evaluations))
     best, state, best_step, step = np.inf, None, 0, 0
     for step, values in enumerate(outputs, 1):
-        if step not in marks and options.patience is None:
+        late = time.monotonic() >= task.run.ends_at
+        if step not in marks and options.patience is None and not late:
             continue
         predicted = torch.from_numpy(np.ascontiguousarray(values))
         loss = float(F.cross_entropy(predicted, aims) if aims.ndim == 1 else F.mse_loss(predicted, aims.double()))
@@ -164,7 +166,7 @@ def _keep_best(model: FittedModel, outputs: Iterator[Any], task: SampleTraining,
             best, state, best_step = loss, model.state(), step
         if step in marks:
             task.run.report(step / steps, val_loss=loss)
-        if step - best_step >= most_waiting:
+        if late or step - best_step >= most_waiting:
             break
     model.finish(model.state() if state is None else state)
     return FittedSteps(step, best_step or step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,18 @@ def test_boosting_learns_what_a_linear_model_cannot(data: Path, tmp_path: Path) 
         for family in ("boosting", "linear")
     }
     assert losses["boosting"] < 0.4 < 0.5 < losses["linear"]
+
+
+@pytest.mark.parametrize("family", ["boosting", "linear"])
+def test_a_fit_ends_in_time_with_a_model_and_without_a_second_fit(family: str, data: Path, tmp_path: Path) -> None:
+    losses = []
+    for refit in (True, False):
+        bound = bind(data, family, patience=None, evaluations=1, refit=refit)
+        run = Context(seed=0, folder=tmp_path / "trial", ends_at=time.monotonic())
+        metrics = bound.export(bound.space.default(), run, tmp_path / str(refit))
+        assert metrics["steps"] == 1.0
+        losses.append(metrics["test_loss"])
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.parametrize("family", ["boosting", "linear"])
