@@ -136,7 +136,8 @@ def _gene_of(override: Any) -> Gene:
         return kind(sweep.start, sweep.end, log=is_log)
     numbers = sweep.range() if override.is_range_sweep() else None
     if isinstance(numbers, range) and numbers:
-        return Int(min(numbers), max(numbers), log=is_log, step=abs(numbers.step))
+        low, high = sorted((numbers[0], numbers[-1]))  # min() would count through all
+        return Int(low, high, log=is_log, step=abs(numbers.step))
     elements = numbers if numbers is not None else override.sweep_iterator()
     values = [_plain_value(element) for element in itertools.islice(elements, MOST_VALUES + 1)]
     if len(values) > MOST_VALUES:

@@ -9,12 +9,13 @@ import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from evo_tune import Choice, Float, Int, Minimize, Search
-from evo_tune.errors import UsageError
+from evo_tune.errors import SpaceError, UsageError
 from evo_tune.integrations import hydra as integration
 from evo_tune.store.run import Run
 from tests import extras
@@ -318,3 +319,13 @@ def test_settings_of_the_sweeper_are_documented() -> None:
     page = (ROOT / "docs/integrations.md").read_text()
     assert fields
     assert [name for name in fields if f"`{name}`" not in page] == []
+
+
+def test_a_range_of_all_numbers_is_not_counted_through() -> None:
+    def override(numbers: range) -> Any:
+        sweep = SimpleNamespace(tags=(), range=lambda: numbers)
+        return SimpleNamespace(value=lambda: sweep, is_interval_sweep=lambda: False, is_range_sweep=lambda: True)
+
+    assert integration._gene_of(override(range(10**11, 1, -3))) == Int(4, 10**11, step=3)
+    with pytest.raises(SpaceError, match="use a Float"):
+        integration._gene_of(override(range(1, 10**24)))
