@@ -13,12 +13,13 @@ import shlex
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from evo_tune.errors import OptionError, PluginError
+from evo_tune.errors import OptionError, PluginError, SpaceError
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate
@@ -116,10 +117,12 @@ def command_evaluator(
             raise OptionError("--judge measures the objective, and --metrics-file reads it: give one of the two")
         _check_judge(values["judge"], words.genes)
     space: dict[str, Gene] = {}
+    default_remarks: list[str] = []
     if genes is not None:
         if script.config is not None:
             genes = {**script.config.genes, **genes}
             script.config.fill(lambda inside: placeholder_value(inside, dict.fromkeys(words.names, 1)))
+            genes, default_remarks = _with_defaults_of_file(genes, script.config, words)
         of_patches = {} if patches is None else patches.genes
         words.check(name for name in genes if name not in of_patches)
         space = {name: gene for name, gene in genes.items() if isinstance(gene, Gene)}
@@ -160,6 +163,7 @@ def command_evaluator(
         SEEDED="seed" in words.names,
         evaluate=evaluate,
         remarks=lambda **_: [
+            *default_remarks,
             *([] if "seed" in words.names else [NO_SEED]),
             *(patches.remarks() if patches else ()),
             *([] if values["metrics_file"] or values["metric"] else writer_remarks(code)),
@@ -178,6 +182,28 @@ def with_template_text(options: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(template, str) or not template:
         return dict(options)
     return {**options, "template": ConfigTemplate(template).text}
+
+
+def _with_defaults_of_file(
+    genes: Mapping[str, Gene | None], config: ConfigTemplate, words: CommandTemplate
+) -> tuple[dict[str, Gene | None], list[str]]:
+    """Return genes without a default with that of the configuration file if they allow it, and remarks about these."""
+    new_genes, shown, remarks = dict(genes), list[str](), list[str]()
+    texts = config.own_texts(lambda inside: placeholder_value(inside, dict.fromkeys(words.names, 1)))
+    for name, text in texts.items():
+        gene = genes.get(name)
+        if not isinstance(gene, Gene) or gene.default is not None or gene.size == 1:
+            continue
+        value = f"{name}={one_line(text, 60)}"
+        try:
+            new_genes[name] = replace(gene, default=gene.parse(text))  # type: ignore[type-var]
+            shown.append(value)
+        except SpaceError:
+            remarks.append(
+                f"{config.path} has {value}, which is not in its range: the default is {gene.middle()}; "
+                f"give @ VALUE in --gene {name}=… for another"
+            )
+    return new_genes, [f"default from {config.path}: {', '.join(shown)}", *remarks] if shown else remarks
 
 
 def _check_judge(judge: str, genes: Sequence[str]) -> None:

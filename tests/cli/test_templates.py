@@ -80,11 +80,11 @@ def test_real_programs_read_the_configuration(typed: Typed, folder: Path, packag
     (folder / "use.py").write_text(TRAIN)
     (folder / "train.py").write_text(code)
     (folder / "conf.yaml").write_text(CONF)
-    flags = ("--template", "conf.yaml", "--set", "model.depth={depth}", "--gene", "depth=2|4|8 @ 4", "--trials", "2")
+    flags = ("--template", "conf.yaml", "--set", "model.depth={depth}", "--gene", "depth=2|4|8", "--trials", "2")
     done = typed("run", f"{sys.executable} train.py {words}", *flags, *BRIEF)
     assert done.code == 0, done
     trials = load(folder / "populations" / "one").trials
-    assert trials[0].genome == {"lr": 1e-5, "depth": 4}
+    assert trials[0].genome == {"lr": 1e-5, "depth": 2}  # as in the file
     for trial in trials:
         assert trial.outcome.metrics["val_loss"] == pytest.approx(trial.genome["lr"] * 100 + trial.genome["depth"])
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from evo_tune import Context, Minimize, Script
 from evo_tune.errors import OptionError
-from evo_tune.genome.genes import Choice, Float
+from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.plugins.command import command_evaluator, with_template_text
 from evo_tune.plugins.scripts.script import placeholder_value
 from evo_tune.plugins.scripts.template import LARGEST, ConfigTemplate
@@ -138,6 +138,44 @@ def test_what_cannot_be_replaced_is_refused_in_one_line(name: str, text: str, as
         fill(text, *([assignment] if assignment else []), name=name)
     assert type(error.value).__module__ == "evo_tune.errors"
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.yaml", "m:\n  width: 8 # units\n  rate: 1e-3\n  big: 999\n  own: 2\n  flags: [1, 2]\nlr: {lr}\n"),
+        ("c.json", '{"m": {"width": 8, "rate": 1e-3, "big": 999, "own": 2, "flags": [1, 2]}, "lr": "{lr}"}'),
+        ("c.toml", "lr = '{lr}'\n[m]\nwidth = 8\nrate = 1e-3\nbig = 999\nown = 2\nflags = [1, 2]\n"),
+    ],
+)
+def test_the_value_that_a_dotted_name_has_in_the_file_is_the_default(name: str, text: str) -> None:
+    if name == "c.yaml":
+        need("yaml")
+    genes = {
+        "width": Choice((8, 16, 32), ordered=True),
+        "rate": Float(1e-4, 1.0, log=True),
+        "big": Choice((1, 2, 3), ordered=True),
+        "own": Choice((1, 2, 3), default=3),
+        "flag": Choice((1, 2)),
+        "lr": Float(0.0, 1.0),
+    }
+    assignments = ["m.width={width}", "m.rate={rate}", "m.big={big}", "m.own={own}", "m.flags.1={flag}"]
+    options = {"template": f"{name}\n{text}", "set_values": "\n".join(assignments)}
+    bound = command_evaluator(f"{sys.executable} {{config}} {{seed}}", genes, options).bind(options)
+    assert bound.space.default() == {"width": 8, "rate": 0.001, "big": 2, "own": 3, "flag": 2, "lr": 0.5}
+    assert bound.remarks() == [
+        f"default from {name}: width=8, rate={'1e-3' if name == 'c.yaml' else 0.001}, flag=2",
+        f"{name} has big=999, which is not in its range: the default is 2; give @ VALUE in --gene big=… for another",
+    ]
+
+
+def test_a_value_that_no_gene_has_or_that_is_fixed_is_no_default() -> None:
+    options = {"template": f'c.json\n{{"a": "{"9" * 9000}", "b": null, "c": 1, "d": 2}}'}
+    options["set_values"] = "a={a}\nb={b}\nc={c}\nd=x-{d}"
+    genes = {"a": Int(1, 9), "b": Int(1, 9), "c": Choice((7,)), "d": Int(1, 9)}
+    bound = command_evaluator(f"{sys.executable} {{config}} {{seed}}", genes, options).bind(options)
+    assert bound.space.default() == {"a": 5, "b": 5, "c": 7, "d": 5}
+    assert [remark[:17] for remark in bound.remarks()] == ["c.json has a=9999", "c.json has b=None"]
 
 
 def test_a_key_of_many_parts_or_a_deep_value_takes_no_time() -> None:

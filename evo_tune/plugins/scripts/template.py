@@ -98,6 +98,18 @@ class ConfigTemplate:
         except (ValueError, RecursionError, LookupError, TypeError) as error:
             raise OptionError(f"--template {self.path}: {one_line(str(error), 200)}") from None
 
+    def own_texts(self, value_of: ValueOf) -> dict[str, str]:
+        """Return the file's own value, as text, of each gene that an assignment alone puts there, by the gene's name.
+
+        Arguments and errors are those of `fill`, which has checked the names of the assignments.
+        """
+        content, texts = _fill(self.content, value_of, has_literals=True), dict[str, str]()
+        for name, text in self.assignments.items():
+            match = PLACEHOLDER.fullmatch(text)
+            if match and not match[5]:
+                texts.setdefault(match[2] or match[4], _own_text(content, self.path.suffix, name))
+        return texts
+
     def write(self, folder: Path, value_of: ValueOf) -> None:
         """Write the file into a folder, under its own name; arguments and errors are those of `fill`."""
         safe_files.replace(folder, self.path.name, self.fill(value_of).encode(), f"{self.path.name}.part", sync=False)
@@ -158,14 +170,19 @@ def _edit_json(content: str, values: Mapping[str, Any]) -> str:
 
 
 def _edit_toml(content: str, values: Mapping[str, Any]) -> str:
+    data = _with_values(_load_toml(content), values)
+    return "".join(f"{_literal(key)} = {_toml(value)}\n" for key, value in data.items())
+
+
+def _load_toml(content: str) -> dict[str, Any]:
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib
     if LONG_KEY.search(content):
         raise ValueError("a key in it has more than ten parts")
-    data = _with_values(tomllib.loads(content), values)
-    return "".join(f"{_literal(key)} = {_toml(value)}\n" for key, value in data.items())
+    data: dict[str, Any] = tomllib.loads(content)
+    return data
 
 
 def _toml(value: Any) -> str:
@@ -178,40 +195,61 @@ def _toml(value: Any) -> str:
 
 def _with_values(data: Any, values: Mapping[str, Any]) -> Any:
     for name, value in values.items():
-        place, keys = data, name.split(".")
-        for number, key in enumerate(keys):
-            index: Any = int(key) if isinstance(place, list) and key.isdecimal() else key
-            if isinstance(place, dict) and index not in place:
-                raise LookupError(f"there is no {name}{did_you_mean(key, place)}: expected the name of a value in it")
-            if number == len(keys) - 1:
-                place[index] = value
-            place = place[index]
+        place, index = _place_of(data, name)
+        place[index] = value
     return data
+
+
+def _place_of(data: Any, name: str) -> tuple[Any, Any]:
+    """Return the dict or list in which a dotted name has its value, and the key or index there."""
+    place: Any = {"": data}
+    index: int | str = ""
+    for key in name.split("."):
+        place = place[index]
+        index = int(key) if isinstance(place, list) and key.isdecimal() else key
+        if isinstance(place, dict) and index not in place:
+            raise LookupError(f"there is no {name}{did_you_mean(key, place)}: expected the name of a value in it")
+    return place, index
+
+
+def _own_text(content: str, suffix: str, name: str) -> str:
+    """Return the value of a dotted name as text; of YAML, as it is written: PyYAML reads '1e-3' as a text."""
+    if suffix in (".json", ".toml"):
+        place, index = _place_of(json.loads(content) if suffix == ".json" else _load_toml(content), name)
+        return str(place[index])
+    node = _yaml_node(content, name)
+    return node.value if isinstance(node.value, str) else content[node.start_mark.index : node.end_mark.index]
 
 
 def _edit_yaml(content: str, values: Mapping[str, Any]) -> str:
     """Replace values in the text itself: PyYAML would lose tags, and other parsers read other words as numbers."""
-    with require_extra("--set for a template in YAML", "yaml"):
-        import yaml
     for name, value in values.items():
-        try:
-            node = yaml.compose(content, yaml.SafeLoader)
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from None
-        for key in name.split("."):
-            names = [inner.value for inner, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-            if isinstance(node, yaml.SequenceNode) and key.isdecimal():
-                node = node.value[int(key)]
-            elif key in names:
-                node = node.value[names.index(key)][1]
-            else:
-                raise LookupError(f"there is no {name}{did_you_mean(key, names)}: expected the name of a value in it")
+        node = _yaml_node(content, name)
         start, end = node.start_mark.index, node.end_mark.index
-        if not isinstance(node, yaml.ScalarNode) and not node.flow_style:
+        if not isinstance(node.value, str) and not node.flow_style:
             raise LookupError(f"{name} is no single value: expected a name inside of it")
         space, line_end = " " * (content[start - 1 : start] == ":"), "\n" * content[start:end].endswith("\n")
         content = f"{content[:start]}{space}{_literal(value)}{line_end}{content[end:]}"
     return content
+
+
+def _yaml_node(content: str, name: str) -> Any:
+    """Return the node of a dotted name."""
+    with require_extra("--set for a template in YAML", "yaml"):
+        import yaml
+    try:
+        node = yaml.compose(content, yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+    for key in name.split("."):
+        names = [inner.value for inner, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        if isinstance(node, yaml.SequenceNode) and key.isdecimal():
+            node = node.value[int(key)]
+        elif key in names:
+            node = node.value[names.index(key)][1]
+        else:
+            raise LookupError(f"there is no {name}{did_you_mean(key, names)}: expected the name of a value in it")
+    return node
 
 
 # Functions that replace values by dotted name, by suffix.
