@@ -446,7 +446,7 @@ def print_rows(
     from rich.table import Table
 
     out = console()
-    rows = _fit_columns(rows, spare, out.width)
+    all_names, rows = list(rows[0]), _fit_columns(rows, spare, out.width)
     title = escape_unprintable(title)
     table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for name in rows[0]:
@@ -455,6 +455,9 @@ def print_rows(
     for row in rows:
         table.add_row(*(show_value(value) for value in row.values()))
     out.print(table)
+    if omitted := [name for name in all_names if name not in rows[0]]:
+        more = f" and {len(omitted) - 6} more" if len(omitted) > 6 else ""
+        echo(f"too narrow for {', '.join(omitted[:6])}{more}: --format csv has all columns")
 
 
 def _fit_columns(rows: Sequence[Mapping[str, Any]], spare: Sequence[str], width: int) -> Sequence[Mapping[str, Any]]:

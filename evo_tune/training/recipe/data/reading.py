@@ -38,8 +38,9 @@ LONGEST_HEADER = 1 << 24
 # Bytes after the first line that tell the format of a CSV file. A NUL byte among them is an error: pandas hides it.
 SAMPLE_BYTES = 1 << 20
 
-# A number with a decimal comma, and one with a point.
-DECIMAL_COMMA, DECIMAL_POINT = re.compile(r"^([+-]?\d+),(\d+)$"), re.compile(r"[+-]?\d+\.\d+")
+# A number with a decimal comma, perhaps with points between thousands; one with a decimal point; and one of thousands.
+DECIMAL_COMMA = re.compile(r"^([+-]?(?:\d+|\d{1,3}(?:\.\d{3})+)),(\d+)$")
+DECIMAL_POINT, THOUSANDS = re.compile(r"[+-]?\d+\.\d+"), re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+(?:,\d+)?")
 
 # A number as pandas names a column by it; a repeated one ends with another number.
 NUMBER = re.compile(r"[-+]?\d*\.?\d+(?:e[-+]?\d+)?(?:\.\d+)?", re.IGNORECASE)
@@ -122,6 +123,7 @@ class CsvFormat:
         encoding: Its encoding.
         separator: Character between cells.
         decimal: Decimal mark of numbers.
+        thousands: Whether points separate thousands.
         spaces: Whether a space follows each separator.
         header: Whether the first line has the names of the columns; otherwise they are column1, column2 and so on.
     """
@@ -129,6 +131,7 @@ class CsvFormat:
     encoding: str
     separator: str = ","
     decimal: str = "."
+    thousands: bool = False
     spaces: bool = False
     header: bool = True
 
@@ -161,15 +164,20 @@ class CsvFormat:
             raise TableProblem(f"two columns are named {twice[0][:80]!r}: rename one")
         separator = separators[0] if separators else ","
         cells = [] if separator == "," else re.split(f"[{re.escape(separator)}\r\n]", rest.decode("utf-8", "replace"))
-        commas = any(map(DECIMAL_COMMA.fullmatch, cells)) and not any(map(DECIMAL_POINT.fullmatch, cells))
+        thousands = any("," in cell and "." in cell and THOUSANDS.fullmatch(cell) for cell in cells)
+        points = [
+            cell for cell in cells if DECIMAL_POINT.fullmatch(cell) and not (thousands and THOUSANDS.fullmatch(cell))
+        ]
+        commas = not points and any(map(DECIMAL_COMMA.fullmatch, cells))
         spaces = len(names) > 1 and all(name.startswith(" ") for name in names[1:])
-        return cls("utf-8-sig", separator, "," if commas else ".", spaces, header)
+        return cls("utf-8-sig", separator, "," if commas else ".", commas and thousands, spaces, header)
 
     def describe(self) -> str:
         """Return in words what differs from the usual format; '' for nothing."""
         separator = "tabs" if self.separator == "\t" else repr(self.separator)
         words = ["" if self.separator == "," else f"{separator} between cells"]
         words.append("decimal commas" if self.decimal == "," else "")
+        words.append("points between thousands" if self.thousands else "")
         words.append("" if self.header else "no line of names")
         return ", ".join(filter(None, words))
 
@@ -180,6 +188,7 @@ class CsvFormat:
             "sep": self.separator,
             "decimal": self.decimal,
             "skipinitialspace": self.spaces,
+            **({"thousands": "."} if self.thousands else {}),
             **({} if self.header else {"header": None}),
         }
 
@@ -219,10 +228,15 @@ def csv_parts(path: Path, rows: int, header: bool = True, **settings: Any) -> It
             for part in parts:
                 frame = part if header else number_columns(part)
                 for name in frame.columns.intersection(texts):  # numbers that are read as texts
-                    frame[name] = frame[name].str.replace(DECIMAL_COMMA, r"\1.\2", regex=True)
+                    frame[name] = frame[name].str.replace(DECIMAL_COMMA, _with_decimal_point, regex=True)
                 yield frame
     except (UnicodeDecodeError, pd.errors.ParserError) as error:
         raise _problem(path, error) from None
+
+
+def _with_decimal_point(number: re.Match[str]) -> str:
+    """Return a number that was matched by `DECIMAL_COMMA` with a decimal point."""
+    return f"{number[1].replace('.', '')}.{number[2]}"
 
 
 def number_columns(table: pd.DataFrame) -> pd.DataFrame:

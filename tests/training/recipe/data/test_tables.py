@@ -254,6 +254,17 @@ def test_other_separators_and_decimal_commas_are_noticed(
     assert describe_table(table)[0] == words
 
 
+def test_points_between_thousands_are_noticed_beside_decimal_commas(frame: pd.DataFrame, tmp_path: Path) -> None:
+    rents = np.random.default_rng(0).uniform(200.0, 2_000_000.0, len(frame)).round(2)
+    frame["number"] = rents
+    frame.to_csv(tmp_path / "plain.csv", index=False)
+    german = [f"{rent:,.2f}".translate(str.maketrans(",.", ".,")) for rent in rents]
+    frame.assign(number=german).to_csv(tmp_path / "t.csv", index=False, sep=";")
+    table = read(tmp_path / "t.csv")
+    assert same(table, read(tmp_path / "plain.csv"))
+    assert describe_table(table)[0] == "format of the file: ';' between cells, decimal commas, points between thousands"
+
+
 def test_a_space_after_each_comma_is_no_part_of_a_name_or_of_a_category(frame: pd.DataFrame, tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "plain.csv", index=False)
     (tmp_path / "t.csv").write_text((tmp_path / "plain.csv").read_text().replace(",", ", "))
