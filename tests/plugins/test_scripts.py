@@ -334,6 +334,14 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             "failed",
             "KeyError: 1 (exit code 1)",
         ),
+        (
+            "import sys\nfor line in ("
+            "'To append to your config use +m=1', \"Key 'm' is not in struct\", '    full_key: m', '', "
+            "'Set the environment variable HYDRA_FULL_ERROR=1 for a complete stack trace.'):\n"
+            "  print(line, file=sys.stderr)\nsys.exit(1)",
+            "failed",
+            "Key 'm' is not in struct (exit code 1)",
+        ),
         ("raise MemoryError", "out_of_memory", "MemoryError (exit code 1)"),
         (
             "raise RuntimeError('CUDA out of memory.')",

@@ -36,6 +36,9 @@ ROUNDS = 50
 # Last lines of each stream that are searched for the reason of a failure.
 TAIL_LINES = 50
 
+# Beginning of the last line of a script of Hydra that failed: its error is above, with indented details behind it.
+HYDRA_ADVICE = "Set the environment variable HYDRA_FULL_ERROR=1"
+
 # Option of prctl(2).
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -110,6 +113,8 @@ def run_script(
 
 def _failure(code: int, tails: Mapping[str, Sequence[str]]) -> Ended:
     lines = list(tails["err"] or tails["out"])
+    if lines and lines[-1].startswith(HYDRA_ADVICE):
+        lines = [line for line in lines[:-1] if not line.startswith(" ")] or lines
     reason = "it printed nothing"
     if lines:  # the exception of Python's first traceback, else the last line: launchers print more after it
         begun = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
