@@ -371,7 +371,7 @@ def test_a_file_from_an_earlier_attempt_does_not_count(tmp_path: Path) -> None:
         ),
         (lambda path: path.write_text("val_loss\n" + "9" * 200_000), "no CSV|has no numbers"),
         (lambda path: path.write_text(json.dumps({"\x1b[2Jval": 1})), r"x1b\[2Jval"),
-        (lambda path: None, r"there is no \{folder\}/metrics.json: tell it to write there"),
+        (lambda path: None, r"there is no \{folder\}/metrics.json: tell the script to write there, such as --out"),
     ],
 )
 def test_a_file_without_the_metric_fails_in_one_line(tmp_path: Path, make: Callable[[Path], None], text: str) -> None:
@@ -517,6 +517,15 @@ def test_a_run_says_which_files_its_script_writes(
     assert all(f"train.py seems to write {product}" in text and "--metrics-file" in text for text in remarks())
     assert remarks(metrics_file="{folder}") == []
     assert remarks(metric="val_loss") == []
+
+
+def test_a_folder_without_files_of_records_names_the_setting_that_may_write_elsewhere(tmp_path: Path) -> None:
+    with pytest.raises(Ended) as caught:
+        run(tmp_path, "", file="{folder}")
+    assert str(caught.value) == (
+        "there is no file of TensorBoard or W&B below the trial's folder: tell the script to write there, such as "
+        "--out {folder}, or for a logger of Lightning in a template --set 'trainer.logger.init_args.save_dir={folder}'"
+    )
 
 
 def test_a_judge_and_a_metrics_file_exclude_each_other() -> None:

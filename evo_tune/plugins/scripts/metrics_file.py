@@ -45,6 +45,11 @@ TEXT_SUFFIXES = (".json", ".jsonl", ".csv")
 # Most names of metrics that an error lists, and that are remembered.
 MOST_NAMES, MOST_KEYS = 5, 1000
 
+WHERE_TO_WRITE = (
+    "tell the script to write there, such as --out {folder}, or for a logger of Lightning in a template "
+    "--set 'trainer.logger.init_args.save_dir={folder}'"
+)
+
 # Maximum bytes of a script that are searched for what it writes.
 LARGEST_SOURCE = 1 << 20
 
@@ -167,8 +172,8 @@ class MetricsFile:
     def missing_metric_text(self, name: str) -> str:
         """Return why a metric has no value, and what to do."""
         if not self._states:
-            hint = other_files_hint(self._folder) or "tell it to write there, or give its path"
-            return f"there is no {self._shown}: {hint}"
+            place = self._shown if self._names else "file of TensorBoard or W&B below the trial's folder"
+            return f"there is no {place}: {other_files_hint(self._folder) or WHERE_TO_WRITE}"
         words = {*_words(name)}
         keys = sorted(self._words_by_key, key=lambda key: -len(words & {*self._words_by_key[key]}))[:MOST_NAMES]
         if not keys:
