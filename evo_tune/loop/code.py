@@ -49,7 +49,7 @@ from evo_tune.plugins.scripts.script import TRIAL_PLACEHOLDERS
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import DEVICE_SETTINGS, SessionSettings
-from evo_tune.store.binding import copied_head
+from evo_tune.store.binding import copied_results
 from evo_tune.store.journal import JOURNAL, write_atomically
 from evo_tune.store.manifest import MANIFEST, Manifest, read_manifest
 from evo_tune.store.run import Run
@@ -219,8 +219,8 @@ def remember_copy(run: Run, original: Path) -> None:
         for patch in run.added_patches
         if is_remembered(original, {f"patch {patch.hash}": manifest.identity})
     }
-    head = copied_head(original, manifest.identity, run.manifest.identity)
-    remember_run(run.folder, {**run_hashes(original), **mine, **of_patches, **head})
+    results = copied_results(original, manifest.identity, run.manifest.identity)
+    remember_run(run.folder, {**run_hashes(original), **mine, **of_patches, **results})
 
 
 # Name of the hash of the genes' values.

@@ -216,7 +216,7 @@ def _other_differences(run: Run) -> Iterator[FileDifference]:
     """Yield the differences of the files that are not tables: the manifest, and those that this machine remembers."""
     if run.manifest_hashes - {manifest_hash(run.folder, run.manifest)}:
         yield FileDifference(file=MANIFEST, difference="it is not the one with which the sessions began")
-    changed = set(changed_files(run.folder))
+    changed = set(changed_files(run.folder, run.manifest.identity))
     for name in sorted(changed):
         yield FileDifference(file=name, difference="it is not as this machine wrote it")
     with contextlib.suppress(OSError):

@@ -294,7 +294,7 @@ def write_beside(run: Run, training_command: TrainingCommand | None = None) -> P
     try:
         data = report([run], write_shared_library(run.folder.parent), training_command).encode()
         write_atomically(path, data)
-        remember_file(run.folder, REPORT, data)
+        remember_file(run.folder, run.manifest.identity, REPORT, data)
     except StoreError as error:
         elsewhere = f"`evo-tune report {run_reference(run.folder)} -o FILE` writes it elsewhere"
         raise StoreError(f"{error}; {elsewhere}") from None

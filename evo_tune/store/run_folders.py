@@ -16,6 +16,7 @@ import warnings
 from pathlib import Path
 
 from evo_tune.errors import StoreError, UsageError
+from evo_tune.store.binding import move_results
 from evo_tune.store.journal import JOURNAL, Journal
 from evo_tune.store.manifest import MANIFEST, copy_manifest, read_manifest
 from evo_tune.text import is_encodable, one_line
@@ -167,6 +168,7 @@ def rename_run(folder: Path, name: str) -> Path:
             os.rename(folder, target)
         except OSError as error:
             raise StoreError(f"cannot rename {folder} to {target}: {error.strerror}") from None
+        move_results(folder, target)
     return target
 
 

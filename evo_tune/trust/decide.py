@@ -32,6 +32,9 @@ LARGEST = 1 << 23
 # Maximum entries of each kind; the oldest are dropped first.
 MOST = 2000
 
+# Names of the hashes of a run's results, or their beginnings. They stay with the folder in which the results were.
+OF_RESULTS = ("journal", "file ")
+
 # Function that asks the user a question; returns whether the answer is yes.
 Ask = Callable[[str], bool]
 
@@ -232,7 +235,8 @@ def reason_for_distrust(folder: Path, hashes: Hashes) -> str:
 def recognize_moved_run(folder: Path, hashes: Hashes) -> bool:
     """Return whether the user began this run in another folder; if so, what they gave it there counts here too.
 
-    Files of code inside its folder are remembered with the hashes that they had there.
+    Files of code inside its folder are remembered with the hashes that they had there. Hashes of results are left out:
+    `hashes_of_runs` returns them where they are.
 
     Args:
         folder: Folder of the run.
@@ -241,7 +245,8 @@ def recognize_moved_run(folder: Path, hashes: Hashes) -> bool:
     memory, new_folder = _read_memory(), _real(folder)
     for old_folder, entry in reversed(memory["runs"].items()):
         if hashes.items() <= entry.items():
-            _remember("runs", str(new_folder), entry)
+            of_code = {name: hash for name, hash in entry.items() if not name.startswith(OF_RESULTS)}
+            _remember("runs", str(new_folder), of_code)
             for path, hash in memory["files"].items():
                 if os.path.dirname(path) == old_folder:
                     _remember("files", str(new_folder / os.path.basename(path)), hash)
@@ -251,7 +256,14 @@ def recognize_moved_run(folder: Path, hashes: Hashes) -> bool:
 
 def run_hashes(folder: Path) -> dict[str, str]:
     """Return the hashes that are remembered of the run in a folder, by name."""
-    return _read_memory()["runs"].get(str(_real(folder)), {})
+    return hashes_of_runs(folder)[0]
+
+
+def hashes_of_runs(folder: Path) -> list[dict[str, str]]:
+    """Return the hashes that are remembered of all runs, by name: first those of the run in a folder."""
+    runs = _read_memory()["runs"]
+    own = runs.pop(str(_real(folder)), {})
+    return [own, *runs.values()]
 
 
 def _real(path: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -177,6 +178,33 @@ def test_an_unpacked_run_is_verified_without_its_script(
     journal = folder / "populations" / "theirs" / "_journal.jsonl"
     journal.write_text(re.sub(r'"loss":[^,}]*', '"loss":0.5', journal.read_text()))
     assert typed("verify", "theirs").code == 1
+
+
+RESULTS = "results unchanged since this machine last wrote the run (11 records)"
+
+
+def test_a_run_is_verified_alike_under_each_name_and_after_what_is_refused(typed: Typed, folder: Path) -> None:
+    (folder / "train.py").write_text(SCRIPT)
+    command = f"{sys.executable} train.py {{x}} {{seed}}"
+    words = ["--gene", "x=float(0,1)", "--objective", "loss:min", "--trials", "3", "--final-seeds", "0", "--quiet"]
+    assert typed("run", command, *words, "--name", "mine").code == 0
+    assert typed("pack", "mine").code == 0
+    shutil.copytree("populations/mine", "populations/copied")
+    assert typed("rename", "mine", "renamed").code == 0
+    assert typed("unpack", "mine.zip", "--as", "unpacked").code == 0
+    os.rename("train.py", "gone.py")
+    for name in ("copied", "renamed", "unpacked"):
+        before = typed("verify", name)
+        assert (before.code, RESULTS in before.out) == (0, True), before
+        assert typed("report", name).code == 0
+        assert typed("verify", name).out == before.out
+        for refused in (["resume", name, "--trials", "9"], ["verify", name, "--retrain", "1"]):
+            assert typed(*refused).code == 2
+            assert typed("verify", name).out == before.out, refused
+        page = folder / "populations" / name / "_report.html"
+        page.write_text(page.read_text().replace("0.", "1.", 1))
+        edited = typed("verify", name)
+        assert (edited.code, "_report.html does not agree: it is not as this machine" in edited.err) == (1, True)
 
 
 @pytest.mark.parametrize("repair", ["", "lambda genome: {**genome, 'x': round(genome['x'], 1)}, None, "])

@@ -17,9 +17,11 @@ import pytest
 
 from evo_tune.loop.search import Search
 from evo_tune.store import binding
+from evo_tune.store.archive import pack_run, unpack_run
 from evo_tune.store.binding import CHANGED, changed_files, remember_file, remembered_count
+from evo_tune.store.journal import Journal
 from evo_tune.store.run import Run
-from evo_tune.store.run_folders import copy_run
+from evo_tune.store.run_folders import copy_run, rename_run
 from evo_tune.trust import decide
 from tests.conftest import drive, evaluate
 
@@ -123,7 +125,7 @@ def test_a_copy_is_known_and_another_run_in_the_folder_is_not(begin: Begin, tmp_
     folder = drive(begin("mine", trials=4)).saved.folder
     moved = store / "moved"
     shutil.copytree(folder, moved)
-    assert remembered(moved) is None, "until its owner is asked, or recognized"
+    assert remembered(moved) == remembered(folder)
     copied = copy_run(folder, store, "copied")
     shutil.rmtree(folder)
     copied.rename(folder)
@@ -131,6 +133,42 @@ def test_a_copy_is_known_and_another_run_in_the_folder_is_not(begin: Begin, tmp_
     shutil.rmtree(folder)
     again = drive(begin("mine", trials=3)).saved
     assert remembered(folder) == again.journal.count
+
+
+def test_a_moved_run_is_known_by_its_identity_and_each_edit_of_it_is_too(begin: Begin, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    folder = drive(begin("mine", trials=4)).saved.folder
+    drive(begin("other", trials=4))
+    identity, count = Run.open(folder).manifest.identity, remembered(folder)
+    whole = (folder / "_journal.jsonl").read_bytes()
+    edits = whole.replace(b'"time":1', b'"time":2', 1), whole[: whole.rindex(b"\n", 0, -1) + 1], b""
+    pack_run(folder, tmp_path / "mine.zip")
+    shutil.copytree(folder, store / "copied")
+    unpacked = unpack_run(tmp_path / "mine.zip", store, "unpacked")
+    renamed = rename_run(folder, "renamed")
+    moved = renamed.rename(tmp_path / "moved")
+    for place in (store / "copied", unpacked, moved):
+        assert remembered(place) == count
+        journal = place / "_journal.jsonl"
+        for data in edits:
+            journal.write_bytes(data)
+            assert remembered_count(Journal(journal), identity) == CHANGED
+        journal.write_bytes(whole)
+        assert remembered_count(Journal(journal), "another") is None
+
+
+def test_a_folder_tells_what_its_own_run_was_and_not_what_a_copy_was(begin: Begin, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    folder = drive(begin("mine", trials=4)).saved.folder
+    shutil.copytree(folder, store / "copied")
+    drive(Search.resume("copied", store=store, trials=6))
+    drive(Search.resume("mine", store=store, trials=8))
+    shutil.rmtree(folder)
+    shutil.copytree(store / "copied", folder)
+    assert remembered(folder) == CHANGED
+    shutil.rmtree(folder)
+    rename_run(store / "copied", "mine")
+    assert remembered(folder) == Run.open(folder).journal.count, "a renamed run brings what is remembered of it"
 
 
 def test_a_memory_that_cannot_be_written_stops_nothing_and_is_said_once(
@@ -149,15 +187,16 @@ def test_a_memory_that_cannot_be_written_stops_nothing_and_is_said_once(
 
 def test_files_of_a_known_run_are_remembered(begin: Begin, tmp_path: Path) -> None:
     folder = drive(begin("mine", trials=2)).saved.folder
-    remember_file(folder, "_scale.json", b"{}")
+    identity = Run.open(folder).manifest.identity
+    remember_file(folder, identity, "_scale.json", b"{}")
     (folder / "_scale.json").write_bytes(b"{}")
-    assert not list(changed_files(folder))
+    assert not list(changed_files(folder, identity))
     (folder / "_scale.json").write_bytes(b"{ }")
-    assert list(changed_files(folder)) == ["_scale.json"]
+    assert list(changed_files(folder, identity)) == ["_scale.json"]
     (folder / "_scale.json").unlink()
     (folder / "_scale.json").symlink_to(tmp_path / "other")
-    assert list(changed_files(folder)) == ["_scale.json"], "a link is no file of a run"
+    assert list(changed_files(folder, identity)) == ["_scale.json"], "a link is no file of a run"
     (folder / "_scale.json").unlink()
-    assert not list(changed_files(folder)), "a removed file says nothing false"
-    remember_file(tmp_path, "_scale.json", b"{}")
+    assert not list(changed_files(folder, identity)), "a removed file says nothing false"
+    remember_file(tmp_path, "another", "_scale.json", b"{}")
     assert decide.run_hashes(tmp_path) == {}, "a stranger's run is not remembered because it was looked at"

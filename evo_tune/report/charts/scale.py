@@ -90,7 +90,7 @@ def write_recipe(run: Run, recipe: TransferredRecipe) -> None:
     """
     data = msgspec.json.format(msgspec.json.encode(recipe))
     write_atomically(run.folder / FILE, data)
-    remember_file(run.folder, FILE, data)
+    remember_file(run.folder, run.manifest.identity, FILE, data)
 
 
 class Training(NamedTuple):
