@@ -108,6 +108,7 @@ class ComparisonState:
         error: Standard error of the gain; NaN for fewer than two pairs.
         beats: Whether the chosen finalist beats the default; None while that is open, or if they cannot be compared.
         effects: Effect of each patch of the chosen finalist, in a run with patches.
+        ignores_seeds: Whether the trainings seem to ignore their seeds, so that one of each was compared.
     """
 
     next_trainings: tuple[FreshTraining, ...] = ()
@@ -118,6 +119,7 @@ class ComparisonState:
     error: float = math.nan
     beats: bool | None = None
     effects: tuple[PatchVerdict, ...] = ()
+    ignores_seeds: bool = False
 
     @property
     def over(self) -> bool:
@@ -138,6 +140,8 @@ class FinalComparison:
             the error.
         is_fine_grained: Whether the metric takes so many values that equal losses mean equal models, not rounding.
         patches: Genes of the patches that are on in each finalist, by its id; empty in a run without patches.
+        lacks_seed: Whether trainings are not told their seeds. If two of the default and of the best finalist are equal
+            then, the finalist is chosen, and no more seeds are trained.
     """
 
     finalists: tuple[int, ...]
@@ -146,6 +150,7 @@ class FinalComparison:
     planned_look_seeds: tuple[int, ...] = ()
     is_fine_grained: bool = False
     patches: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    lacks_seed: bool = False
 
     @property
     def look_seeds(self) -> tuple[int, ...]:
@@ -180,12 +185,30 @@ class FinalComparison:
         """Return the state that follows from some results; results that were not wanted change nothing."""
         if not self.seeds or not self.finalists:
             return ComparisonState()
+        if (state := self._compare_repeats(results)) is not None:
+            return state
         chosen, missing = self.choose(results)
         if chosen is not None:
             state = self._compare(chosen, results)
             return self._judge_patches(chosen, state, results) if state.over else state
         # The default is needed whichever finalist is chosen, so it need not wait; it ends even if all finalists fail.
         return ComparisonState((*missing, *self.missing_report_trainings(self.look_seeds[0], [self.default], results)))
+
+    def _compare_repeats(self, results: Results) -> ComparisonState | None:
+        """Return the state of a comparison whose trainings may ignore their seeds; None if they are known not to."""
+        # Results of an earlier version may have begun with the choice.
+        if not self.lacks_seed or self.default is None or any(done.purpose == "choose" for done in results):
+            return None
+        ids = (self.default, self.finalists[0])
+        if missing := self.missing_report_trainings(MIN_REPORT_SEEDS, ids, results):
+            return ComparisonState(missing)
+        losses = [_losses(id, "report", MIN_REPORT_SEEDS, results) for id in ids]
+        (default_loss, default_repeat), (loss, repeat) = losses
+        if default_loss is None or loss is None or (default_loss, loss) != (default_repeat, repeat):
+            return None
+        gain, seeds = default_loss - loss, MIN_REPORT_SEEDS
+        state = ComparisonState((), ids[1], seeds, seeds, gain, 0.0, gain > 0.0, ignores_seeds=True)
+        return self._judge_patches(ids[1], state, results)
 
     def missing_report_trainings(
         self, seeds: int, ids: Sequence[int | None], results: Results

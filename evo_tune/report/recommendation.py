@@ -13,6 +13,7 @@ This module reads a run and writes nothing. `final_comparison` has the rules of 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -28,6 +29,7 @@ from evo_tune.genome.trial import Objective, Trial
 from evo_tune.genome.values import Genome, genome_key, is_same
 from evo_tune.report.final_comparison import ComparisonState, FinalComparison, FreshTraining, Purpose
 from evo_tune.report.inference import ROUNDING, student_tail
+from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
 
@@ -179,7 +181,10 @@ def current_comparison(run: Run) -> FinalComparison:
     finalists = tuple(id for id in plan.finalists if id in ranked_ids)
     default = plan.default if plan.default in ranked_ids else None
     patches = {id: patches_on(run, id) for id in finalists} if plan.patches is True else {}
-    return FinalComparison(finalists, default, seeds if plan.looks else 0, plan.looks, _is_fine_grained(run), patches)
+    seeds = seeds if plan.looks else 0
+    return FinalComparison(
+        finalists, default, seeds, plan.looks, _is_fine_grained(run), patches, lacks_seed(run.manifest)
+    )
 
 
 def patches_on(run: Run, id: int) -> tuple[str, ...]:
@@ -255,7 +260,13 @@ def comparison_as_requested(run: Run) -> FinalComparison:
     leaders = [trial.id for trial in first if trial.feasible == trials[0].feasible]
     finalists = tuple(id for id in leaders if id != default)
     patches = {id: on for id in finalists if (on := patches_on(run, id))}
-    return FinalComparison(finalists, default, seeds, is_fine_grained=_is_fine_grained(run), patches=patches)
+    return FinalComparison(finalists, default, seeds, (), _is_fine_grained(run), patches, lacks_seed(run.manifest))
+
+
+def lacks_seed(manifest: Manifest) -> bool:
+    """Return whether a run has a command, and neither it nor its template has the placeholder of the seed."""
+    texts = (manifest.evaluator, *map(str, manifest.options.values()))
+    return manifest.evaluator.startswith("command:") and not any(re.search(r"\{\s*seed\b", text) for text in texts)
 
 
 def _is_fine_grained(run: Run) -> bool:

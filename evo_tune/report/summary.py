@@ -542,6 +542,8 @@ def describe_more_trials(prediction: MoreTrials) -> str:
 
 # The verdict as text
 
+IGNORES_SEEDS = "the script ignores seeds, so one training of each was compared: the command has no {seed}"
+
 
 def show_fresh_values(row: FreshValues | None) -> str:
     """Return values over fresh seeds as mean, standard error and number of seeds."""
@@ -593,11 +595,13 @@ def _compare_with_default(result: RunResult) -> str:
         if final.error:
             errors = f"{final.gain / final.error:.1f} standard errors"
             how = f"{errors}, paired over {final.pairs} fresh seeds{test_set}; t test at 5%"
-        return f"difference: {gain}{error}: {beats} ({how})"
+        return f"difference: {gain}{error}: {beats} ({IGNORES_SEEDS if final.ignores_seeds else how})"
     if final.gain <= 0.0:
         test_set = " and the test set" if result.on_test_set else ""
         worse = f"{gain}{error} worse" if final.gain else "exactly as good"
         finalist = f"trial {final.chosen}, the finalist, is {worse}"
+        if final.ignores_seeds:
+            return f"nothing beat the default genome: {finalist} ({IGNORES_SEEDS})"
         return f"nothing beat the default genome: on fresh seeds{test_set} {finalist}"
     return f"trial {final.chosen}, the best finalist, failed on fresh seeds where the default did not: use the default"
 

@@ -13,9 +13,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from msgspec.structs import replace
 
 from evo_tune import load
+from evo_tune.report.recommendation import lacks_seed
 from evo_tune.store.manifest import read_manifest
+from evo_tune.store.run import Run
+from evo_tune.store.table import read_comparison
 from tests.cli.conftest import Typed
 from tests.journals import line_of
 
@@ -229,6 +233,22 @@ def test_hours_too_short_for_a_training_ask_for_more(typed: Typed, script: Path)
     assert "no evaluation finished" in done.out
     assert "next: evo-tune resume one --hours 0.0008" in done.out
     assert "Nothing was left to do" not in done.err
+
+
+def test_a_command_without_a_seed_is_compared_in_one_training_each(typed: Typed, folder: Path, script: Path) -> None:
+    script.write_text("import sys; print('val_loss', (float(sys.argv[1]) - 0.2) ** 2)")
+    words = ("--gene", "lr=float(0,1)", "--objective", "val_loss:min", "--strategy", "random", "--trials", "4")
+    done = typed("run", f"{sys.executable} train.py {{lr}}", *words, "--finalists", "3", "--name", "one")
+    assert "beats the default (the script ignores seeds, so one training of each was compared" in done.out, done
+    run = folder / "populations" / "one"
+    assert " beats the default in one training: the script ignores seeds" in (run / "_report.html").read_text()
+    assert len(read_comparison(Run.open(run))) == 4
+    manifest = read_manifest(run)
+    assert lacks_seed(manifest)
+    seeded = {"template": "c.yaml\nseed: { seed }\n"}
+    assert not lacks_seed(replace(manifest, options={**manifest.options, **seeded}))
+    assert not lacks_seed(replace(manifest, evaluator=f"{manifest.evaluator} {{seed}}"))
+    assert not lacks_seed(replace(manifest, evaluator="bundled:language_model"))
 
 
 def test_a_run_whose_first_trials_fail_alike_stops_and_names_the_remedy(typed: Typed, script: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -154,6 +155,29 @@ def test_a_seed_that_changes_nothing_gives_an_exact_difference(noise: float) -> 
     unsure = play(made(1, 3), exact)[1]  # of two values, each may be the only other one that the metric has
     assert (unsure.beats, unsure.pairs) == (True, 4)
     assert play(made(1, 3), lambda one: 0.3 + noise * rng.random())[1].beats is False
+
+
+def test_trainings_that_ignore_their_seeds_are_repeated_once() -> None:
+    comparison = replace(made(4, 3), lacks_seed=True)
+    results, state = play(comparison, lambda one: 0.4 - one.id / 10)
+    assert {*results} == {FreshTraining(id, "report", number) for id in (0, 1) for number in (1, 2)}
+    assert (state.chosen, state.beats, state.pairs, state.error, state.ignores_seeds) == (1, True, 2, 0.0, True)
+    assert state.gain == pytest.approx(0.1)
+    for worse in (play(comparison, lambda one: one.id / 10)[1], play(comparison, lambda one: 0.5)[1]):
+        assert (worse.beats, worse.ignores_seeds, worse.pairs) == (False, True, 2)
+
+
+@pytest.mark.parametrize("id", [0, 1])
+def test_trainings_that_use_another_seed_than_the_placeholder_are_compared_as_usual(id: int) -> None:
+    def draw(one: FreshTraining) -> Loss:
+        return None if one.id == 3 else 1.0 - one.id / 9 + (one.seed_number % 2) / 50 * (one.id == id)
+
+    _, state = play(replace(made(3, 3), lacks_seed=True), draw)
+    assert state == play(made(3, 3), draw)[1]
+    assert (state.chosen, state.ignores_seeds) == (2, False)
+    # Results of an earlier version, which chose first, have the same verdict.
+    earlier, state = play(made(3, 3), lambda one: 1.0 - one.id / 9)
+    assert replace(made(3, 3), lacks_seed=True).state(earlier) == state
 
 
 def test_a_coarse_metric_needs_more_seeds_than_an_exact_one() -> None:

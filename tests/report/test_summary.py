@@ -73,6 +73,22 @@ def test_a_difference_in_the_search_says_the_seeds_of_both_values(
     assert verdict(result) == words
 
 
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [(0.2, "difference: 0.20000: the best beats the default"), (-0.2, "default genome: trial 1, the finalist, is 0.2")],
+)
+def test_the_verdict_says_that_a_script_ignores_seeds(gain: float, words: str) -> None:
+    result = ended(gain, 0.0, gain > 0)
+    assert result.comparison is not None
+    result = replace(result, comparison=replace(result.comparison, ignores_seeds=True))
+    result = replace(result, best=result.best if gain > 0 else result.default)
+    assert words in verdict(result)
+    assert "(the script ignores seeds, so one training of each was compared: the command has no {seed})" in verdict(
+        result
+    )
+    assert "fresh seeds" not in verdict(result)
+
+
 def test_equal_values_over_fresh_seeds_have_no_error() -> None:
     assert show_fresh_values(FreshValues(1, (0.5, 0.5), 0)) == "0.50000 (n=2, all equal)"
     assert show_fresh_values(FreshValues(1, (0.5, 0.7), 1)) == "0.60000 ± 0.10000 (n=2) (1 failed)"

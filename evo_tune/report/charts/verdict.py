@@ -56,7 +56,9 @@ def _title(data: RunData) -> str:
         return "Nothing beat the default"
     if result.beaten is None:
         return f"Trial {result.best.id} leads, perhaps by luck"
-    return f"Trial {result.best.id} beats the default" if result.beaten else "Nothing clearly beats the default"
+    title = f"Trial {result.best.id} beats the default" if result.beaten else "Nothing clearly beats the default"
+    ignores_seeds = result.comparison is not None and result.comparison.ignores_seeds
+    return f"{title} in one training: the script ignores seeds" if ignores_seeds else title
 
 
 def _explanation(data: RunData) -> str:
