@@ -369,6 +369,10 @@ def test_a_file_from_an_earlier_attempt_does_not_count(tmp_path: Path) -> None:
             lambda path: path.write_text('{"loss": {"eval": 1}, "b": 2}'),
             r"'loss.eval', 'b': add --metric val_loss=loss.eval",
         ),
+        (
+            lambda path: path.write_text('{"Loss/train": 1, "Loss/eval": 2, "a": 3}'),
+            "has no val_loss, but 'Loss/eval', 'Loss/train', 'a': add --metric val_loss=Loss/eval",
+        ),
         (lambda path: path.write_text("val_loss\n" + "9" * 200_000), "no CSV|has no numbers"),
         (lambda path: path.write_text(json.dumps({"\x1b[2Jval": 1})), r"x1b\[2Jval"),
         (lambda path: None, r"there is no \{folder\}/metrics.json: tell the script to write there, such as --out"),
@@ -517,6 +521,8 @@ def test_a_run_says_which_files_its_script_writes(
     assert all(f"train.py seems to write {product}" in text and "--metrics-file" in text for text in remarks())
     assert remarks(metrics_file="{folder}") == []
     assert remarks(metric="val_loss") == []
+    Path("train.py").write_text(f"import x\n{line}\nprint(f'step {{step}}: val loss {{loss:.4f}}')\n")
+    assert remarks() == []
 
 
 def test_a_folder_without_files_of_records_names_the_setting_that_may_write_elsewhere(tmp_path: Path) -> None:

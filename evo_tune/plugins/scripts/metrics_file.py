@@ -62,6 +62,12 @@ WRITERS = {
     r"\bCSVLogger\s*\(": "a CSV file: in {folder}, --metrics-file '{folder}/NAME.csv' reads it",
 }
 
+# A call that prints a metric, which is then read from the output.
+PRINTS_METRIC = re.compile(r"\bprint\s*\([^\n]{0,300}?(?:loss|acc|err|mse|mae|nll|score|metric|json)", re.IGNORECASE)
+
+# Words of the names of metrics on validation data.
+VALIDATION_WORDS = {"val", "valid", "validation", "eval", "dev"}
+
 
 def parse_metrics_file(text: str) -> tuple[str, ...]:
     """Return the names of folders and file below the trial's folder in '{folder}/logs/metrics.json'; () for '{folder}'.
@@ -81,6 +87,8 @@ def parse_metrics_file(text: str) -> tuple[str, ...]:
 def writer_remarks(sources: Iterable[Path]) -> Iterator[str]:
     """Yield a line for each kind of metrics file that scripts seem to write, with the flag that reads it.
 
+    A script that prints metrics needs none.
+
     Args:
         sources: Files of a command.
     """
@@ -88,7 +96,10 @@ def writer_remarks(sources: Iterable[Path]) -> Iterator[str]:
         with contextlib.suppress(OSError):
             data = safe_files.read(path.parent, path.name, limit=LARGEST_SOURCE) if path.suffix == ".py" else b""
             text = data.decode("utf-8", "replace")
-            yield from (f"{path.name} seems to write {hint}" for call, hint in WRITERS.items() if re.search(call, text))
+            hints = (
+                [] if PRINTS_METRIC.search(text) else [hint for call, hint in WRITERS.items() if re.search(call, text)]
+            )
+            yield from (f"{path.name} seems to write {hint}" for hint in hints)
 
 
 # Inode, size and time of the last change of a file, in ns.
@@ -175,7 +186,13 @@ class MetricsFile:
             place = self._shown if self._names else "file of TensorBoard or W&B below the trial's folder"
             return f"there is no {place}: {other_files_hint(self._folder) or WHERE_TO_WRITE}"
         words = {*_words(name)}
-        keys = sorted(self._words_by_key, key=lambda key: -len(words & {*self._words_by_key[key]}))[:MOST_NAMES]
+
+        def rank(key: str) -> tuple[int, bool]:
+            """Return the sort key of a metric: most words of the name first, then those on validation data."""
+            key_words = {*self._words_by_key[key]}
+            return -len(words & key_words), key_words.isdisjoint(VALIDATION_WORDS)
+
+        keys = sorted(self._words_by_key, key=rank)[:MOST_NAMES]
         if not keys:
             return f"{self._shown} has no numbers: expected JSON, JSON lines, or CSV with a header"
         shown, flag = ", ".join(repr(one_line(key, 60)) for key in keys), f"{name}={one_line(keys[0], 60)}"
