@@ -199,10 +199,8 @@ def _with_defaults_of_file(
             new_genes[name] = replace(gene, default=gene.parse(text))  # type: ignore[type-var]
             shown.append(value)
         except SpaceError:
-            remarks.append(
-                f"{config.path} has {value}, which is not in its range: the default is {gene.middle()}; "
-                f"give @ VALUE in --gene {name}=… for another"
-            )
+            used = f"the default is {gene.middle()}; give @ VALUE in --gene {name}=… for another"
+            remarks.append(f"{config.path} has {value}, which is not in its range: {used}")
     return new_genes, [f"default from {config.path}: {', '.join(shown)}", *remarks] if shown else remarks
 
 

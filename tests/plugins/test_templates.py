@@ -17,6 +17,7 @@ from evo_tune import Context, Minimize, Script
 from evo_tune.errors import OptionError
 from evo_tune.genome.genes import Choice, Float, Int
 from evo_tune.plugins.command import command_evaluator, with_template_text
+from evo_tune.plugins.scripts.processes import Ended
 from evo_tune.plugins.scripts.script import placeholder_value
 from evo_tune.plugins.scripts.template import LARGEST, ConfigTemplate
 from tests.extras import need
@@ -253,3 +254,11 @@ def test_a_trial_gets_its_own_file(tmp_path: Path) -> None:
     context = Context(folder=tmp_path / "trial", objectives=[Minimize("v")])
     assert script.run({"lr": 0.25}, context) == {"v": 0.25}
     assert (tmp_path / "trial" / "c.ini").read_text() == f"v=0.25\nout={tmp_path / 'trial'}\n"
+
+
+def test_the_configuration_is_no_file_of_metrics(tmp_path: Path) -> None:
+    script = Script(shlex.join([sys.executable, "-c", "print('done')", "{config}"]), template='c.json\n{"lr": "{lr}"}')
+    context = Context(folder=tmp_path / "trial", objectives=[Minimize("v")])
+    assert context.folder.is_dir()
+    with pytest.raises(Ended, match=r"^the script printed no v: expected a line .* its last line: done$"):
+        script.run({"lr": 0.25}, context)

@@ -186,13 +186,9 @@ class MetricsFile:
             place = self._shown if self._names else "file of TensorBoard or W&B below the trial's folder"
             return f"there is no {place}: {other_files_hint(self._folder) or WHERE_TO_WRITE}"
         words = {*_words(name)}
-
-        def rank(key: str) -> tuple[int, bool]:
-            """Return the sort key of a metric: most words of the name first, then those on validation data."""
-            key_words = {*self._words_by_key[key]}
-            return -len(words & key_words), key_words.isdisjoint(VALIDATION_WORDS)
-
-        keys = sorted(self._words_by_key, key=rank)[:MOST_NAMES]
+        by_key = self._words_by_key  # most words of the name first, then metrics on validation data
+        rank = {key: (-len(words & {*by_key[key]}), VALIDATION_WORDS.isdisjoint(by_key[key])) for key in by_key}
+        keys = sorted(rank, key=rank.__getitem__)[:MOST_NAMES]
         if not keys:
             return f"{self._shown} has no numbers: expected JSON, JSON lines, or CSV with a header"
         shown, flag = ", ".join(repr(one_line(key, 60)) for key in keys), f"{name}={one_line(keys[0], 60)}"
@@ -257,9 +253,15 @@ class MetricsFile:
         return None
 
 
-def other_files_hint(folder: Path) -> str:
-    """Return which files in a trial's folder may have metrics, and the flag that reads them; '' if there are none."""
+def other_files_hint(folder: Path, config_name: str = "") -> str:
+    """Return which files in a trial's folder may have metrics, and the flag that reads them; '' if there are none.
+
+    Args:
+        folder: The trial's folder.
+        config_name: Name of the configuration file there, which the script did not write; '' for none.
+    """
     files = [names for names in _list_files(folder, ()) if _kind(names[-1]) or names[-1].endswith(TEXT_SUFFIXES)]
+    files = [names for names in files if names != (config_name,)]
     if not files:
         return ""
     # A folder stands for all files of records in it.

@@ -141,7 +141,8 @@ class Script:
             run_script(words, environment, shell, reader.read_line, working_folder)
         missing = [name for name in names if name not in reader.metrics]
         if missing and missing != ["seconds"]:  # seconds are measured, not printed
-            hint = other_files_hint(context.folder) if file is None and context.attempted else ""
+            config_name = "" if self.config is None else self.config.path.name
+            hint = other_files_hint(context.folder, config_name) if file is None and context.attempted else ""
             text = (file or reader).missing_metric_text(missing[0])
             if hint and not reader.has_printed_like(missing[0]):
                 text = f"the script printed no {missing[0]}"
