@@ -44,7 +44,7 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
         Exit code: 1 if no trial has a value, 130 after an interrupt.
     """
     run, err = search.saved, output.output_format != "table"  # only a table has standard output for itself
-    old_results = len(run.outcomes)
+    old_results = len(run.outcomes) + len(run.fresh)
     if not output.quiet:
         if not run.candidates:  # a resumed run has printed them
             extra_seeds = _has_extra_seeds(run.manifest, search.session)
@@ -96,7 +96,7 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
     if search.stopping:
         continue_hint = continue_hint or f"evo-tune resume {run_reference(run.folder)}"
         shared.echo(f"Interrupted. Continue with: {continue_hint}", err=True)
-    elif len(run.outcomes) == old_results > 0:
+    elif len(run.outcomes) + len(run.fresh) == old_results > 0:
         more = f"limits are totals over all sessions: `{resume_command(run)}` trains more"
         shared.echo(f"Nothing was left to do: {run.ended}; {more}", err=True)
     return exit_code

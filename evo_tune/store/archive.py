@@ -1,5 +1,7 @@
 """Runs as single files: a ZIP archive of a run's folder without what its trainings left, to send to somebody else.
 
+The archive's comment is the name of the run.
+
 An archive may come from a stranger. Its names are taken apart and written without following links, only regular files
 are made, and their number, depth and size are bounded.
 """
@@ -51,6 +53,7 @@ def pack_run(folder: Path, file: Path) -> int:
             open(part, "xb") as raw,
             zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive,
         ):
+            archive.comment = folder.name.encode()
             for names in _names_of_files(folder):
                 with (
                     safe_files.open_to_read(folder, *names, limit=1 << 40) as source,
@@ -77,6 +80,15 @@ def _names_of_files(folder: Path) -> Iterator[tuple[str, ...]]:
                 folders.append((*above, name))
             elif stat.S_ISREG(mode):
                 yield (*above, name)
+
+
+def name_in_archive(file: Path, store: Path) -> str:
+    """Return the name that a run had when it was packed, if it is valid and free in a store; else that of the file."""
+    with contextlib.suppress(OSError, ValueError, UsageError, zipfile.BadZipFile):
+        if file.is_file():  # a device may have no end
+            with zipfile.ZipFile(file) as archive:
+                return new_run_folder(store, archive.comment.decode()).name
+    return file.stem
 
 
 def unpack_run(file: Path, store: Path, name: str) -> Path:
