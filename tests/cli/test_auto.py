@@ -339,7 +339,7 @@ BUSY = "while True:\n    sum(range(100000))"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["table.csv", "series.csv"])
+@pytest.mark.parametrize("name", ["table.csv", pytest.param("series.csv", marks=pytest.mark.proof)])
 def test_on_a_busy_machine_it_ends_in_time_with_a_model(name: str, data: Path) -> None:
     write_enough_data(data)
     target = ["--target", "kind"] if name == "table.csv" else []

@@ -116,6 +116,6 @@ def test_rays_ports_want_the_token(started: Callable[[str], Any]) -> None:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 environment = {**os.environ, **mode}
                 command = [sys.executable, "-c", code, head]
-                asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60.0)
+                asked = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30.0)
                 assert "True" not in asked.stdout, mode
     assert not folder.exists()
