@@ -69,6 +69,7 @@ def files_below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if not path.is_dir()]
 
 
+@pytest.mark.slow
 def test_compiled_code_is_neither_read_nor_written_where_another_user_made_the_folder(
     temporary: Path, tmp_path: Path
 ) -> None:

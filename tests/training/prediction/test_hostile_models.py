@@ -323,7 +323,10 @@ def peak_bytes(act: Callable[[], object]) -> int:
     return max(sizes) - before
 
 
-@pytest.mark.parametrize(("length", "width", "samples"), [(256, 64, 256), (4096, 64, 32), (100_000, 16, 1)])
+@pytest.mark.parametrize(
+    ("length", "width", "samples"),
+    [(256, 64, 256), (4096, 64, 32), pytest.param(100_000, 16, 1, marks=pytest.mark.slow)],
+)
 def test_the_predicted_memory_is_an_upper_bound_and_near(length: int, width: int, samples: int) -> None:
     from evo_tune.training import TextClassifier, model_outputs
     from evo_tune.training.prediction.memory import InputSize, pass_bytes
