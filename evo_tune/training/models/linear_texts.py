@@ -1,7 +1,7 @@
 """A linear classifier of texts by their terms: n-grams of words, and of characters inside words.
 
-The weight of a term in a text is (1 + ln n) idf, where n is how often the text has it, and idf = 1 + ln((1 + N) / (1 +
-d)) of the N training texts, d of which have the term. The weights of a text's word terms have the norm 1, and those of
+The weight of a term in a text is (1 + ln n) idf, where n is how often the text has it. Of N training texts, d have the
+term; then idf = 1 + ln((1 + N) / (1 + d)). The weights of a text's word terms have the norm 1, and those of
 its character terms too (Salton & Buckley 1988). A term is known by a hash of 63 bits, so the model has no texts.
 """
 
