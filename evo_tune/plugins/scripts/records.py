@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import json
 import math
 import os
@@ -142,6 +143,7 @@ def tensorboard_records(file: BinaryIO, offset: int) -> Iterator[tuple[bytes, in
         offset = end
 
 
+@functools.lru_cache(maxsize=1024)  # most records of a file have a few lengths
 def _masked_crc32c(data: bytes) -> int:
     """Return the checksum of TFRecords: CRC-32C (polynomial 0x82F63B78), rotated by 15 bits, plus a constant."""
     crc = 0xFFFFFFFF
