@@ -125,6 +125,22 @@ def test_a_table_of_the_past_becomes_a_table_of_the_future(
         model.predict(other.assign(day=pd.date_range("2023-01-01", periods=800, freq="h")))
 
 
+def test_forecasts_continue_irregular_times_with_a_zone(
+    evaluator: Evaluator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = np.random.default_rng(0).integers(-300, 301, 400)
+    hours = pd.date_range("2024-03-29", periods=400, freq="h", tz="Europe/Berlin") + pd.to_timedelta(moved, unit="s")
+    path = tmp_path / "load.csv"
+    pd.DataFrame({"time": [hour.isoformat() for hour in hours], "load": np.arange(400) % 24}).to_csv(path, index=False)
+    options = bound(evaluator, data=str(path), horizon=3, season=5, epochs=0.1)
+    assert "400 values are averaged to 400 at regular times: hourly" in options.describe()
+    assert "times with a time zone are in UTC" in options.describe()
+    options.export(options.space.default(), Context(seed=1, folder=tmp_path / "t"), tmp_path / "model")
+    cli.main(["predict", str(tmp_path / "model"), str(path)], standalone_mode=False)
+    forecast = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert forecast == ["2024-04-14 15:00:00+00:00", "2024-04-14 16:00:00+00:00", "2024-04-14 17:00:00+00:00"]
+
+
 def test_values_after_the_training_part_change_no_weight(evaluator: Evaluator, shops: str, tmp_path: Path) -> None:
     frame = pd.read_csv(shops)
     frame.loc[frame["day"] >= "2023-08-29", "sold"] *= -7.0  # day 240

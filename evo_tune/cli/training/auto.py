@@ -207,7 +207,8 @@ def _series_task(frame: pd.DataFrame, data: str, target: str | None) -> DataTask
                 continue  # other columns may help to predict
             options = {"data": data, "time": series_format.time, "key": key, "target": target or ""}
             column, grid = one_line(series_format.time, 60), series_format.grid.name
-            why = f"its column {column!r} has {grid} times, and the others are series"
+            times = f"irregular times, averaged to {grid} ones" if series_format.averaged else f"{grid} times"
+            why = f"its column {column!r} has {times}, and the others are series"
             otherwise = f"--evaluator tabular --target {target or series_format.targets[0]}"
             return DataTask(
                 "bundled:forecasting", {name: text for name, text in options.items() if text}, why, otherwise

@@ -117,7 +117,12 @@ class Forecaster(Encoder):
         steps = np.arange(self.config.horizon)
         times = [self.series.grid.times(single.first + len(single.values) + steps) for single in series]
         names = np.repeat([single.name for single in series], len(steps))
-        return {self.series.time: np.concatenate(times), self.series.key or "series": names}
+        dates: Any = np.concatenate(times)
+        if self.series.utc:
+            import pandas as pd
+
+            dates = pd.to_datetime(dates, utc=True)
+        return {self.series.time: dates, self.series.key or "series": names}
 
     @property
     def columns(self) -> list[str]:

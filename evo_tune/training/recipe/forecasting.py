@@ -15,6 +15,7 @@ from evo_tune.training.recipe.classifying import EncoderOptions, SampleTask, Tab
 from evo_tune.training.recipe.data.forecasts import SplitSeries, split_series
 from evo_tune.training.recipe.data.series import SeriesData, find_series, passengers
 from evo_tune.training.recipe.data.tables import data_hash, read_file
+from evo_tune.training.recipe.data.times import STEPS
 
 # Lengths of the past that a gene offers, in seasons, or in steps of `NO_SEASON` where there is none.
 CONTEXTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
@@ -39,6 +40,9 @@ class ForecastOptions(TableOptions, EncoderOptions):
     )
     season: int | None = fixed_option(
         None, bounds="[1, 100000]", unit="steps", help="Steps of a season; none: by the frequency; 1: none"
+    )
+    step: str = fixed_option(
+        "auto", choices=("auto", *STEPS), help="Step to which values are averaged; auto: irregular times only"
     )
     loss: Literal["quantile", "mse"] = fixed_option(
         "quantile", help="Loss: of the quantiles in levels, or the squared error of a mean"
@@ -68,8 +72,8 @@ class ForecastOptions(TableOptions, EncoderOptions):
         return tuple(float(level) for level in self.levels.split(",")) if self.loss == "quantile" else ()
 
     @property
-    def _source(self) -> tuple[str, str, str, str, str, int | None]:
-        return self.data, self.time, self.key, self.target, self.ignore, self.season
+    def _source(self) -> tuple[Any, ...]:
+        return self.data, self.time, self.key, self.target, self.ignore, self.season, self.step
 
     @property
     def series_data(self) -> SeriesData:
@@ -89,7 +93,9 @@ class ForecastOptions(TableOptions, EncoderOptions):
         """Return the SHA-256 of the series and of how they are split."""
         split = self.split_series
         names = [series.name for series in split.series]
-        description = f"{asdict(self.series_data.format)}{names}{split.horizon}{self.quantiles}".encode()
+        fields = asdict(self.series_data.format)
+        layout = {name: value for name, value in fields.items() if value or name == "key"}  # as before other fields
+        description = f"{layout}{names}{split.horizon}{self.quantiles}".encode()
         return data_hash(description, split.values, split.observed, split.ends)
 
     def contexts(self) -> tuple[list[int], int]:
@@ -124,10 +130,10 @@ class ForecastOptions(TableOptions, EncoderOptions):
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same series repeatedly
-def _read_series(data: str, time: str, key: str, target: str, ignore: str, season: int | None) -> SeriesData:
+def _read_series(data: str, time: str, key: str, target: str, ignore: str, season: int | None, step: str) -> SeriesData:
     frame = read_file(data) if data else passengers()
     try:
-        return find_series(frame, time=time, key=key, target=target, ignore=ignore, season=season)
+        return find_series(frame, time=time, key=key, target=target, ignore=ignore, season=season, step=step)
     except OptionError as error:
         raise OptionError(f"-o data={data}: {error}") from None
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import check_integer
-from evo_tune.training.recipe.data.times import Grid, read_times
+from evo_tune.training.recipe.data.times import MOST_MISSING, Grid, average_grid, read_times
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,9 +28,6 @@ PASSENGERS = """
 413 405 355 306 271 306 315 301 356 348 355 422 465 467 404 347 305 336 340 318 362 348 363 435 491 505 404 359 310 337
 360 342 406 396 420 472 548 559 463 407 362 405 417 391 419 461 472 535 622 606 508 461 390 432
 """
-
-# Largest share of missing values in a series. They are filled, and are no targets.
-MOST_MISSING = 0.2
 
 # Values of a column of texts that show whether it holds dates.
 LOOKED_AT = 20
@@ -70,6 +67,9 @@ class SeriesFormat:
         targets: Names of the columns of values; one if there is a key.
         grid: The regular times.
         season: Steps of a season (int ≥ 1).
+        averaged: How the values of a step are averaged (see `Grid.positions`); '': there is one at most.
+        utc: Whether the times have a time zone.
+        day_first: Whether texts that are dates have the day before the month.
     """
 
     time: str
@@ -77,6 +77,9 @@ class SeriesFormat:
     targets: tuple[str, ...]
     grid: Grid
     season: int
+    averaged: Literal["", "within", "nearest"] = ""
+    utc: bool = False
+    day_first: bool = False
 
     def __post_init__(self) -> None:
         check_integer("season", self.season, 1)
@@ -96,7 +99,9 @@ class SeriesFormat:
             if name not in table:
                 raise OptionError(f"the table has no column {name!r}: expected the columns {', '.join(self.columns)}")
         frame = pd.DataFrame({name: table[name] for name in self.columns})
-        return [self.place_on_grid(*part) for part in _parts(frame, self.time, self.key, self.targets)[0]]
+        times = read_times(frame[self.time], self.time, self.day_first).values
+        parts = _parts(frame, times, self.key, self.targets, averaged=bool(self.averaged))[0]
+        return [self.place_on_grid(*part) for part in parts]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -118,14 +123,16 @@ class SeriesFormat:
         if not len(present):
             return Series(name, 0, np.empty(0), np.empty(0, bool))
         times, values = times[present[0] : present[-1] + 1], values[present[0] : present[-1] + 1]
-        positions = self.grid.positions(times, self.time)
+        positions = self.grid.positions(times, self.time, self.averaged)
+        if self.averaged:
+            positions, values = _means(positions, values)
         if (same := np.flatnonzero(np.diff(positions) == 0)).size:
             raise OptionError(
                 f"series {name!r}: two times are at the same one of the {self.grid.name} times, "
                 f"{self.grid.format_time(positions[same[0]])}: aggregate them"
             )
         first, length = int(positions[0]), int(positions[-1] - positions[0]) + 1
-        missing = 1.0 - len(present) / length
+        missing = 1.0 - np.count_nonzero(~np.isnan(values)) / length
         if missing > MOST_MISSING:
             raise OptionError(
                 f"series {name!r}: {missing:.0%} of its {length} {self.grid.name} values are missing: expected at most "
@@ -134,6 +141,14 @@ class SeriesFormat:
         on_grid = np.full(length, np.nan)
         on_grid[positions - first] = values
         return Series(name, first, fill_gaps(on_grid, self.season), ~np.isnan(on_grid))
+
+
+def _means(positions: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return each position once, with the mean of its values; NaN where all are missing."""
+    positions, group = np.unique(positions, return_inverse=True)
+    counts = np.bincount(group, ~np.isnan(values))
+    sums = np.bincount(group, np.nan_to_num(values))
+    return positions, np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
 def fill_gaps(values: NDArray[np.float64], season: int) -> NDArray[np.float64]:
@@ -160,12 +175,14 @@ class SeriesData:
         series: The series, in order of their names' first appearance or, with a key, of the key.
         sorted: Whether the rows had to be sorted.
         merged: Number of rows that repeated another one and were left out.
+        values: Number of values in the file.
     """
 
     format: SeriesFormat
     series: tuple[Series, ...]
     sorted: bool
     merged: int
+    values: int
 
     def lines(self) -> list[str]:
         """Return what was read, as text: number and length of the series, frequency, times, season and gaps."""
@@ -178,6 +195,11 @@ class SeriesData:
             f"times in column {self.format.time!r}"
         ]
         missing = [int((~series.observed).sum()) for series in self.series]
+        if self.format.averaged:
+            steps = sum(lengths) - sum(missing)
+            lines.append(f"{self.values} values are averaged to {steps} at regular times: {grid.name}")
+        if self.format.utc:
+            lines.append("times with a time zone are in UTC")
         if any(missing):
             count = f"{sum(missing)} of {sum(lengths)} values are missing, in {np.count_nonzero(missing)} series"
             lines.append(f"{count}; each takes the value of a season before")
@@ -191,7 +213,14 @@ class SeriesData:
 
 
 def find_series(
-    frame: pd.DataFrame, *, time: str = "", key: str = "", target: str = "", ignore: str = "", season: int | None = None
+    frame: pd.DataFrame,
+    *,
+    time: str = "",
+    key: str = "",
+    target: str = "",
+    ignore: str = "",
+    season: int | None = None,
+    step: str = "auto",
 ) -> SeriesData:
     """Find the series in a table.
 
@@ -202,6 +231,8 @@ def find_series(
         target: Comma-separated names of the columns of values; '': all others.
         ignore: Comma-separated names of columns to leave out.
         season: Steps of a season; None: by the frequency (see `Grid.season`).
+        step: Step of `times.STEPS` to which values are averaged; 'auto': that of the file, or if its times are
+            irregular the shortest that leaves few steps empty.
 
     Raises:
         OptionError: A column is missing or has unusable values, or the times have no frequency.
@@ -210,13 +241,35 @@ def find_series(
     time = _names(frame, "time", time)[0] if time else _time_column(frame)
     value_columns = frame.drop(columns=[time, *_names(frame, "key", key)], errors="ignore")
     targets = _targets(value_columns, _names(frame, "target", target), key)
-    parts, unsorted, merged = _parts(frame, time, key, targets)
-    grid = Grid.of([times for _, times, _ in parts])
-    format = SeriesFormat(time=time, key=key, targets=targets, grid=grid, season=season or grid.season)
-    series = tuple(single for single in (format.place_on_grid(*part) for part in parts) if len(single))
-    if not series:
+    times = read_times(frame[time], time)
+    parts, unsorted, merged = _parts(frame, times.values, key, targets, averaged=step != "auto")
+    present = [part_times[~np.isnan(values)] for _, part_times, values in parts if not np.isnan(values).all()]
+    if not present:
         raise OptionError(f"column {targets[0]!r} holds no number: expected a value at each time")
-    return SeriesData(format, series, unsorted, merged)
+
+    columns: dict[str, Any] = {"time": time, "key": key, "targets": targets}
+
+    def place(grid: Grid, averaged: Any = "") -> tuple[SeriesFormat, tuple[Series, ...]]:
+        style = {"averaged": averaged, "utc": times.utc, "day_first": times.day_first}
+        format = SeriesFormat(**columns, grid=grid, season=season or grid.season, **style)
+        return format, tuple(single for single in (format.place_on_grid(*part) for part in parts) if len(single))
+
+    is_dated = times.values.dtype.kind != "i"
+    if step == "auto":
+        grid = Grid.of([part_times for _, part_times, _ in parts])
+        try:
+            placed = place(grid)
+        except OptionError as error:
+            if not is_dated:
+                raise
+            if (regular := average_grid(present)) is None:
+                raise OptionError(f"{error}; -o step=week, for example, gives the mean of each week") from None
+            placed = place(*regular)
+    elif is_dated:
+        placed = place(Grid.of_calendar(step, min(part_times[0] for part_times in present)), "within")
+    else:
+        raise OptionError(f"-o step={step}: column {time!r} has whole numbers: expected dates, or no step")
+    return SeriesData(*placed, unsorted, merged, sum(map(len, present)))
 
 
 def passengers() -> pd.DataFrame:
@@ -260,7 +313,7 @@ def _has_dates(column: pd.Series[Any]) -> bool:
         return False
     sample = column.dropna().head(LOOKED_AT)
     try:
-        return len(sample) > 0 and read_times(sample, "") is not None
+        return len(sample) > 0 and len(read_times(sample, "").values) > 0
     except OptionError as error:
         return "time zones" in str(error)
 
@@ -288,19 +341,21 @@ def _targets(frame: pd.DataFrame, chosen: list[str], key: str) -> tuple[str, ...
     return tuple(names)
 
 
-# Name, sorted times (datetime64 or int64, all different) and values (float64) of a series as it is in a table.
+# Name, sorted times (datetime64 or int64, all different unless values are averaged) and values (float64) of a series as
+# it is in a table.
 Part = tuple[str, NDArray[Any], NDArray[np.float64]]
 
 
-def _parts(frame: pd.DataFrame, time: str, key: str, targets: Sequence[str]) -> tuple[list[Part], bool, int]:
+def _parts(
+    frame: pd.DataFrame, times: NDArray[Any], key: str, targets: Sequence[str], averaged: bool
+) -> tuple[list[Part], bool, int]:
     """Return the parts of a table that are series, whether its rows were sorted, and how many were left out.
 
-    Rows that repeat a time with the same value are left out.
+    Rows that repeat a time with the same value are left out, unless values are averaged.
 
     Raises:
-        OptionError: A time occurs twice with different values, or a row has no key.
+        OptionError: A time occurs twice with different values, and values are not averaged; or a row has no key.
     """
-    times = read_times(frame[time], time).to_numpy()
     columns = {name: _numbers(frame[name], name) for name in targets}
     groups = [(name, np.arange(len(frame)), values) for name, values in columns.items()]
     if key:
@@ -315,11 +370,15 @@ def _parts(frame: pd.DataFrame, time: str, key: str, targets: Sequence[str]) -> 
         order = np.argsort(times[rows], kind="stable")
         unsorted = unsorted or bool((np.diff(order) < 0).any())
         series_times, series_values = times[rows[order]], values[rows[order]]
+        if averaged:
+            parts.append((name, series_times, series_values))
+            continue
         repeated = np.flatnonzero(series_times[1:] == series_times[:-1]) + 1
         before, after = series_values[repeated - 1], series_values[repeated]
         differ = repeated[(before != after) & ~(np.isnan(before) & np.isnan(after))]
         if len(differ):
             hint = "remove one" if key else "if the file has several series, give -o key=COLUMN"
+            hint += "; -o step=day, for example, gives the mean of each day"
             also = f", as do {len(differ) - 1} other times" if len(differ) > 1 else ""
             first = str(series_times[differ[0]]).removesuffix("T00:00:00.000000000")
             raise OptionError(f"series {name!r}: {first} occurs twice with different values{also}: {hint}")

@@ -119,3 +119,38 @@ def test_a_table_of_another_frequency_or_without_a_column_is_refused(wide: pd.Da
     hours = wide.assign(day=pd.date_range("2024-01-01", periods=40, freq="h"))
     with pytest.raises(OptionError, match="2024-01-01T01:00:00 is not one of the daily times"):
         form.read(hours)
+
+
+def test_irregular_times_are_averaged_and_the_line_says_so() -> None:
+    moved = np.random.default_rng(0).integers(-200, 201, 300).astype("m8[s]")
+    hours = pd.date_range("2024-01-01", periods=300, freq="h").to_numpy("datetime64[ns]")
+    frame = pd.DataFrame({"time": (hours + moved).astype(str), "load": np.arange(300.0)}).drop(index=[7])
+    found = read(pd.concat([frame, pd.DataFrame({"time": ["2024-01-01T10:20"], "load": [20.0]})]))
+    assert (found.format.grid.name, found.format.averaged, len(found.series[0])) == ("hourly", "nearest", 300)
+    assert found.series[0].values[[0, 9, 10, 299]].tolist() == [0.0, 9.0, 15.0, 299.0]
+    assert "300 values are averaged to 299 at regular times: hourly" in found.lines()
+    assert "1 of 300 values are missing, in 1 series; each takes the value of a season before" in found.lines()
+    again = msgspec.convert(json.loads(json.dumps(asdict(found.format))), SeriesFormat)
+    later = frame.tail(48).assign(load=7.0)
+    assert again.read(later)[0].first == 252
+    assert again.read(pd.concat([later, later.assign(load=9.0)]))[0].values[-1] == 8.0
+
+
+def test_a_step_averages_repeated_times_too(wide: pd.DataFrame) -> None:
+    twice = pd.concat([wide, wide.assign(north=wide["north"] + 4.0)])
+    with pytest.raises(OptionError, match=r"occurs twice .*; -o step=day, for example, gives the mean of each day"):
+        read(twice)
+    north = read(twice, step="day").series[0]
+    assert north.values.tolist() == (np.arange(40.0) + 2.0).tolist()
+    weekly = read(wide, step="week")
+    assert weekly.format.grid.name == "weekly"
+    assert weekly.series[0].values.tolist() == [3.0, 10.0, 17.0, 24.0, 31.0, 37.0]
+    assert weekly.series[0].observed.all()
+    with pytest.raises(OptionError, match="-o step=day: column 'day' has whole numbers: expected dates, or no step"):
+        read(wide.assign(day=range(40)), time="day", step="day")
+
+
+def test_regular_times_are_never_averaged_unasked(wide: pd.DataFrame) -> None:
+    assert read(wide).format.averaged == ""
+    with pytest.raises(OptionError, match=r"are missing: expected at most 20%.*; -o step=week, for example"):
+        read(wide.drop(index=range(5, 30)))
