@@ -22,7 +22,7 @@ from evo_tune.store.run import Run
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "pictures" / "report.png"
 
-COLUMNS = ([("verdict", 178), ("history", 488), ("lineage", 640)], [("parallel", 680), ("importances", 720)])
+COLUMNS = ([("verdict", 178), ("history", 488), ("curves", 520)], [("importances", 700), ("slices", 440)])
 """Parts of each column, from the top down: the section's id, and the pixels of it that are shown at most."""
 
 WIDTH, MARGIN = 900, 32

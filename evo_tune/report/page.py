@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -188,7 +189,7 @@ OPENS, CLOSES = b": this, () => {", b"\n}));"
 LARGEST = 1 << 25
 
 # Kinds of traces that charts use, besides scatter, which plotly always has.
-TRACES = ("bar", "heatmap")
+TRACES = ("heatmap",)
 
 
 def plotly_script() -> bytes:
@@ -375,7 +376,7 @@ class Results:
 
     @cached_property
     def plot(self) -> Plots:
-        """The charts: `plot.history()`, `plot.lineage()`, …; `dir(run.plot)` lists them."""
+        """The charts: `plot.history()`, `plot.slices()`, …; `dir(run.plot)` lists them."""
         return Plots(self._data)
 
     def report(self, path: str | Path) -> Path:
@@ -400,6 +401,10 @@ class Results:
         return str(Markup("<div><h3>{}</h3><p>{}</p>{}</div>").format(escape_unprintable(self.name), facts, sections))
 
 
+# Charts of 1.0.0 until 2.0, with the chart that shows the same results.
+REPLACED = {"lineage": "history", "parallel": "slices", "pairs": "slices", "seeds": "history", "slots": "history"}
+
+
 class Plots:
     """The charts of one run: each is a function that returns a plotly figure, or None without data for it.
 
@@ -411,6 +416,10 @@ class Plots:
         self._data = data
 
     def __getattr__(self, name: str) -> Callable[..., Figure | None]:
+        if name in REPLACED:
+            message = f"plot.{name} is deprecated since 1.1 and removed in 2.0: use plot.{REPLACED[name]}"
+            warnings.warn(message, FutureWarning, stacklevel=2)
+            return lambda *_, **__: getattr(self, REPLACED[name])()
         if name.startswith("_") or name not in dir(self):
             raise AttributeError(f"there is no chart {name!r}: expected one of {', '.join(dir(self))}")
         draw: Callable[..., Spec | None] = charts.chart_of(name).draw

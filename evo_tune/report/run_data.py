@@ -1,16 +1,11 @@
 """The data of a report's charts: one run, read once, and a model of its results. Draws nothing.
 
-`RunData` computes each value when it is first asked for. `ImportanceModel` says in two ways which genes mattered:
+`RunData` computes each value when it is first asked for. `ImportanceModel` says which genes mattered
+by functional analysis of variance: the share of the variance of a forest's prediction over the whole space that a gene
+explains alone. The marginal of each tree is exact. The spread over bootstraps of the trials says how reliable the
+shares are.
 
-- Functional analysis of variance: the share of the variance of a forest's prediction that one gene explains alone.
-  The variance is over the whole space, and the marginal of each tree is exact.
-- PED-ANOVA: how the best tenth of the trials differ from all trials along a gene.
-
-Both are computed over bootstraps of the trials, whose spread says how reliable they are.
-
-Sources: Hutter, Hoos & Leyton-Brown, An efficient approach for assessing hyperparameter importance (ICML 2014);
-Watanabe, Bansal & Hutter, PED-ANOVA: efficiently quantifying hyperparameter importance in arbitrary subspaces (IJCAI
-2023).
+Source: Hutter, Hoos & Leyton-Brown, An efficient approach for assessing hyperparameter importance (ICML 2014).
 """
 
 from __future__ import annotations
@@ -49,15 +44,6 @@ TREES = 5
 
 # Most trials that the forest learns from; of more, a random sample.
 MAX_FIT_TRIALS = 400
-
-# Share of the trials that PED-ANOVA calls the best, but at least eight trials.
-BEST_SHARE = 0.1
-
-# Least density anywhere, relative to a kernel's 1 at its point.
-DENSITY_FLOOR = 1e-3
-
-# A sum of divergences up to this counts as zero.
-ROUNDING = 1e-9
 
 # Returns the command that trains a trial of a run once more, '' if there is none.
 TrainingCommand: TypeAlias = Callable[[Run, Trial], str]
@@ -226,8 +212,6 @@ class ImportanceModel:
         scores: Sorted normal scores of the losses that it was fitted to, shape (points,).
         losses: These losses, sorted, shape (points,).
         anova_shares: Share of the variance that each gene explains alone, shape (bootstraps, genes).
-        ped_shares: Share of each gene in the difference between the best and all trials. Shape (bootstraps,
-            genes).
     """
 
     forest: Forest
@@ -236,7 +220,6 @@ class ImportanceModel:
     scores: np.ndarray
     losses: np.ndarray
     anova_shares: np.ndarray
-    ped_shares: np.ndarray
 
     @classmethod
     def fit(
@@ -269,9 +252,8 @@ class ImportanceModel:
         order = np.argsort(losses, kind="stable")
         feature_grids = [_features(grid, count) for grid, count in zip(grids, category_counts, strict=True)]
         shares_by_tree = anova(forest, category_counts, feature_grids)
-        ped_shares = [ped_anova(units[sample], losses[sample], category_counts, grids) for sample in samples]
         anova_shares = shares_by_tree.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1)
-        return cls(forest, category_counts, grids, scores[order], losses[order], anova_shares, np.stack(ped_shares))
+        return cls(forest, category_counts, grids, scores[order], losses[order], anova_shares)
 
     def predict_along(self, point: np.ndarray, gene: int) -> Band:
         """Return the predicted losses along one gene's grid while all other genes keep their values.
@@ -285,19 +267,6 @@ class ImportanceModel:
         points[:, gene] = grid
         scores = Band.from_bootstraps(self._scores(points))
         return Band(self._loss_of_score(scores.mean), self._loss_of_score(scores.low), self._loss_of_score(scores.high))
-
-    def predict_grid(self, point: np.ndarray, x: int, y: int) -> np.ndarray:
-        """Return the predicted losses over the grids of two genes, shape (points of y, points of x).
-
-        Args:
-            point: Unit coordinates of all genes, which the other genes keep, shape (genes,).
-            x: Index of one gene.
-            y: Index of the other gene.
-        """
-        columns, rows = len(self.grids[x]), len(self.grids[y])
-        points = np.tile(point, (columns * rows, 1))
-        points[:, x], points[:, y] = np.tile(self.grids[x], rows), np.repeat(self.grids[y], columns)
-        return self._loss_of_score(self._scores(points).mean(axis=0)).reshape(rows, columns)
 
     def _scores(self, points: np.ndarray) -> np.ndarray:
         """Return the predicted normal scores of points, shape (bootstraps, points)."""
@@ -366,38 +335,3 @@ def _boxes(forest: Forest, genes: int) -> tuple[np.ndarray, np.ndarray, np.ndarr
     leaves = np.flatnonzero(is_leaf)
     leaves = leaves[np.argsort(tree_of_node[leaves], kind="stable")]
     return tree_of_node[leaves], forest.mean[leaves], low[leaves], high[leaves]
-
-
-def ped_anova(
-    units: np.ndarray, losses: np.ndarray, category_counts: np.ndarray, grids: Sequence[np.ndarray]
-) -> np.ndarray:
-    """Return each gene's share in the difference between the best and all trials, shape (genes,); they sum to 1.
-
-    The Pearson divergence between the densities of the best and of all trials along a gene (equation 15 of the paper,
-    normalised).
-
-    Args:
-        units: Unit coordinates, shape (trials, genes).
-        losses: Losses, shape (trials,).
-        category_counts: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
-        grids: Points along each gene, in unit coordinates.
-    """
-    best_trials = np.argsort(losses, kind="stable")[: max(8, math.ceil(BEST_SHARE * len(losses)))]
-    divergences = []
-    for gene, grid in enumerate(grids):
-        density_of_all = _density(units[:, gene], grid, int(category_counts[gene]))
-        density_of_best = _density(units[best_trials, gene], grid, int(category_counts[gene]))
-        divergences.append(float((density_of_all * (density_of_best / density_of_all - 1.0) ** 2).sum()))
-    total = sum(divergences)
-    return np.array(divergences) / total if total > ROUNDING else np.zeros(len(grids))
-
-
-def _density(units: np.ndarray, grid: np.ndarray, category_count: int) -> np.ndarray:
-    """Return the density of points along a gene's grid, shape (grid,): positive, with sum 1."""
-    if category_count or len(grid) < 8:  # separate values, with a small share for values not seen
-        nearest = np.abs(units[:, None] - grid[None, :]).argmin(axis=1)
-        counts = np.bincount(nearest, minlength=len(grid)) / len(units) + 0.05 / len(grid)
-        return np.asarray(counts / counts.sum())
-    width = max(float(units.std()) * len(units) ** -0.2, 0.5 / len(grid))  # Scott's rule
-    kernels = np.exp(-0.5 * ((units[:, None] - grid[None, :]) / width) ** 2).mean(axis=0) + DENSITY_FLOOR
-    return np.asarray(kernels / kernels.sum())

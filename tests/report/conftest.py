@@ -99,11 +99,6 @@ class Opened:
         """Return how many points are drawn in a chart."""
         return self.count(f"#{chart} .trace.scatter .point")
 
-    def lines(self, chart: str, number: int) -> int:
-        """Return how many separate lines one trace of a chart has drawn: gaps part them."""
-        path = self.page.locator(f"#{chart} .trace.scatter").nth(number).locator("path.js-line")
-        return sum(str(d).count("M") for d in path.evaluate_all("all => all.map(one => one.getAttribute('d'))"))
-
     def value(self, script: str) -> Any:
         """Return what a script gives: the browser's own door, which no policy of a page shuts."""
         return self.page.evaluate(script)

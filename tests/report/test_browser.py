@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import pytest
 
 from evo_tune import Choice, Float, Outcome, SearchSpace
-from evo_tune.report.charts import MOST_MARKS, parallel
+from evo_tune.report.charts import MOST_MARKS
 from evo_tune.report.page import inline_library, report, write_beside, write_report
 from evo_tune.report.recommendation import fresh_values
 from evo_tune.report.run_data import RunData
@@ -67,34 +65,9 @@ def plain(kept_open: Opened) -> Opened:
     """The page that is kept open, as if it had been opened just now, whatever was done with it."""
     page = kept_open.page
     page.emulate_media(media="screen", color_scheme="light")
-    for chart in kept_open.value("[...document.querySelectorAll('details.tools[open]')].map(one => one.id)"):
-        page.locator(f"#{chart} summary").click()
     page.evaluate("window.scrollTo(0, 0)")
     page.mouse.click(1, 1)  # from there TAB goes on
     return kept_open
-
-
-def drag(opened: Opened, chart: str, axis: float, low: float, high: float, shift: bool = False) -> None:
-    """Drag over a part of an axis of the parallel coordinates, by its place from 0 and two heights in [0, 1]."""
-    x, y, end = opened.value(
-        f"""(() => {{
-          const chart = document.getElementById("{chart}"), box = chart.getBoundingClientRect();
-          const {{ xaxis, yaxis }} = chart._fullLayout;
-          const [x, low, high] = [xaxis.d2p({axis}), yaxis.d2p({low}), yaxis.d2p({high})];
-          return [box.left + xaxis._offset + x, box.top + yaxis._offset + low, box.top + yaxis._offset + high];
-        }})()"""
-    )
-    mouse = opened.page.mouse
-    if shift:
-        opened.page.keyboard.down("Shift")
-    mouse.move(x - 8, y)
-    mouse.down()
-    mouse.move(x + 8, (y + end) / 2, steps=4)
-    mouse.move(x + 8, end, steps=4)
-    mouse.up()
-    if shift:
-        opened.page.keyboard.up("Shift")
-    opened.page.wait_for_timeout(400)  # plotly waits for a second click
 
 
 def test_the_samples_report_is_drawn_whole_and_in_silence(sample: tuple[Opened, Path]) -> None:
@@ -106,16 +79,14 @@ def test_the_samples_report_is_drawn_whole_and_in_silence(sample: tuple[Opened, 
     for chart in ("history-0", "history-1", "history-2"):
         assert opened.marks(chart) == len(material.trials) + 1  # failures too; the recommended trial has a second mark
     assert opened.marks("slices-0") >= count + 1
-    assert opened.count("#slots-0 .bars .point") == len(material.trials)
-    assert opened.lines("parallel-0", 0) + opened.lines("parallel-0", 1) == count
-    assert opened.marks("importances-0") == 2 * len(material.genes)
+    assert opened.marks("importances-0") == len(material.genes)
     titles = opened.page.locator("h2").all_inner_texts()
     assert material.recommended_trial is not None
     assert titles[:4] == [
         f"Trial {material.recommended_trial.id} beats the default",
         "What to do next",
         "History",
-        "Lineage",
+        "Gene by gene",
     ]
     mean = next(row.mean for row in fresh_values(material.run) if row.id == material.recommended_trial.id)
     assert f"{mean:.5f}" in opened.page.locator("#verdict").inner_text()
@@ -159,46 +130,12 @@ def test_a_run_without_any_value_has_a_report(browse: Open, alone: Any, made: Ma
     assert "evo-tune resume begun" in opened.page.locator("#next_steps").inner_text()
 
 
-@pytest.mark.slow
-def test_each_axis_has_its_title_and_no_generation_is_below_the_first(
-    sample: tuple[Opened, Path], large: tuple[Opened, float]
-) -> None:
-    opened, _ = sample
-    titles = opened.page.locator("#parallel-0 .xtick text").all_text_contents()
-    shown = opened.page.locator("#parallel-0 .xtick text").evaluate_all(
-        "all => all.map(one => getComputedStyle(one).display !== 'none')"
-    )
-    assert titles[-1] == "val_loss"
-    assert all(shown)
-    opened, _ = large
-    ticks = opened.page.locator("#lineage-0 .xtick text").all_text_contents()
-    assert ticks[0] == "0"
-    assert len(ticks) <= 12
-    first, last = opened.value("document.getElementById('lineage-0')._fullLayout.xaxis.range")
-    assert -0.05 * last < first < 0
-
-
-def test_the_titles_of_many_axes_are_whole_and_apart(browse: Open, alone: Any, made: Made) -> None:
-    """A title that is slanted by 45 degrees needs 12 pixels across its text."""
-    names = ("learning_rate_of_the_head", *(f"a_name_of_gene_{number}" for number in range(14)))
-    opened = browse(alone(made(40, space=SearchSpace(**{name: Float(0.0, 1.0) for name in names}))))
-    lefts, tops, top = opened.value(
-        "(() => { const boxes = [...document.querySelectorAll('#parallel-0 .xtick text')]"
-        ".map(one => one.getBoundingClientRect());"
-        "return [boxes.map(one => one.left), boxes.map(one => one.top),"
-        " document.getElementById('parallel-0').getBoundingClientRect().top]; })()"
-    )
-    assert len(lefts) == 16
-    assert min(tops) >= top
-    assert min(np.diff(sorted(lefts))) * math.sin(math.pi / 4) > 12
-
-
 def test_long_values_of_a_gene_leave_its_title_free_and_stay_in_the_chart(browse: Open, alone: Any, made: Made) -> None:
     values = ("adamw-with-a-long-name", "sgd-with-nesterov-momentum", "another-optimizer-that-goes-on")
     space = SearchSpace(optimizer=Choice(values), lr=Float(1e-4, 1e-2, log=True))
     opened = browse(alone(made(40, space=space)))
     crossing = opened.value(
-        """[...document.querySelectorAll("#slices .chart, #pairs .chart")].flatMap((chart) => {
+        """[...document.querySelectorAll("#slices .chart")].flatMap((chart) => {
           const box = (one) => one.getBoundingClientRect();
           const whole = box(chart), found = [];
           for (const axis of ["x", "y"]) {
@@ -212,7 +149,7 @@ def test_long_values_of_a_gene_leave_its_title_free_and_stay_in_the_chart(browse
           return found;
         })"""
     )
-    assert opened.count("#pairs .ytick text") > 2
+    assert opened.count("#slices .xtick text") > 2
     assert crossing == []
 
 
@@ -262,53 +199,6 @@ def test_a_trial_links_to_its_log_only_in_the_runs_folder(browse: Open, alone: A
     assert "_trials/000002/error.txt" in column(opened, "log")
 
 
-# Brushing.
-
-
-def test_dragging_along_an_axis_filters_the_lines(plain: Opened, material: RunData) -> None:
-    opened = plain
-    drawn = parallel.lines(material)
-    kept, places = drawn.ranks, drawn.positions
-    opened.page.locator("#parallel-0").scroll_into_view_if_needed()
-
-    def drawn() -> int:
-        return opened.lines("parallel-0", 0) + opened.lines("parallel-0", 1)
-
-    assert drawn() == len(kept)
-    low, high = 0.42, 0.78  # between the values of a choice, or free
-    drag(opened, "parallel-0", 1, low, high)
-    expected = int(((places[:, 1] >= low) & (places[:, 1] <= high)).sum())
-    assert 0 < expected < len(kept)
-    assert abs(drawn() - expected) <= 1  # a pixel is a pixel
-    first = drawn()
-    assert opened.page.locator("#parallel-0-said").inner_text() == f"{first} of {len(kept)} genomes are shown."
-    drag(opened, "parallel-0", places.shape[1] - 1, 0.8, 1.0, shift=True)
-    assert drawn() < first
-    opened.page.locator("#parallel-0-tools summary").click()
-    opened.page.locator("#parallel-0-free").click()
-    assert drawn() == len(kept)
-    assert opened.said == []
-
-
-def test_sliders_filter_by_keyboard(plain: Opened, material: RunData) -> None:
-    opened = plain
-    drawn = parallel.lines(material)
-    kept, places = drawn.ranks, drawn.positions
-    opened.page.locator("#parallel-0-tools summary").focus()
-    opened.page.keyboard.press("Enter")
-    slider = opened.page.locator('input[data-chart="parallel-0"][data-axis="1"]').first
-    slider.focus()
-    opened.page.keyboard.press("End")  # both ends at the top: the highest alone
-    for _ in range(20):
-        opened.page.keyboard.press("ArrowLeft")
-    expected = int((places[:, 1] >= 0.8 - 1e-3).sum())
-    opened.page.locator("#parallel-0-said", has_text=f"{expected} of {len(kept)} genomes are shown.").wait_for()
-    opened.page.wait_for_timeout(100)
-    assert expected > 0
-    assert opened.lines("parallel-0", 0) + opened.lines("parallel-0", 1) == expected < len(kept)
-    opened.page.locator("#parallel-0-free").click()
-
-
 # Strangers.
 
 
@@ -321,7 +211,7 @@ def test_hostile_text_is_text(browse: Open, alone: Any, made: Made) -> None:
     run.ended = HOSTILE
     opened = browse(alone(run))
     opened.page.mouse.move(600, 400)
-    for chart in ("history-0", "slots-0", "lineage-0", "slices-0"):
+    for chart in ("history-0", "slices-0"):
         for mark in opened.page.locator(f"#{chart} .point").all()[:6]:
             mark.hover(force=True)
     assert opened.value("window.hacked") is None
@@ -404,7 +294,7 @@ def test_text_can_be_read_in_light_and_in_dark(plain: Opened, scheme: str) -> No
 def test_a_phone_shows_it_without_scrolling_sideways(browse: Open, alone: Any, made: Made) -> None:
     opened = browse(alone(made()), viewport={"width": 390, "height": 800}, has_touch=True)
     assert opened.value("document.scrollingElement.scrollWidth") <= 390
-    widths = opened.page.locator(".chart:not([data-axes])").evaluate_all("all => all.map(one => one.clientWidth)")
+    widths = opened.page.locator(".chart").evaluate_all("all => all.map(one => one.clientWidth)")
     assert all(250 <= width <= 390 for width in widths), widths
 
 
@@ -420,7 +310,7 @@ def test_the_keyboard_reaches_everything(plain: Opened) -> None:
         )
     assert seen[0] == "A To the report"
     assert "A What to do next" in seen
-    assert [one for one in seen if one.startswith("SUMMARY Filter by sliders")]
+    assert [one for one in seen if one.startswith("SUMMARY Each improvement")]
     charts = opened.count(".chart")
     assert opened.count('.chart[role="img"][aria-label^="Chart: "]') == charts
 
@@ -428,9 +318,9 @@ def test_the_keyboard_reaches_everything(plain: Opened) -> None:
 def test_paper_gets_charts_of_its_own_width(plain: Opened) -> None:
     opened = plain
     width = "document.getElementById('{}')._fullLayout.width"
-    before = opened.value(width.format("lineage-0"))
+    before = opened.value(width.format("importances-0"))
     opened.value("window.dispatchEvent(new Event('beforeprint'))")
-    opened.until(width.format("lineage-0") + " === 660")
+    opened.until(width.format("importances-0") + " === 660")
     opened.until(width.format("slices-0") + " < 330")
     opened.page.emulate_media(media="print", color_scheme="dark")
     assert opened.value("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
@@ -444,12 +334,12 @@ def test_paper_gets_charts_of_its_own_width(plain: Opened) -> None:
     opened.page.set_viewport_size({"width": 1280, "height": 900})
     opened.page.emulate_media(media="screen", color_scheme="light")
     opened.value("window.dispatchEvent(new Event('afterprint'))")
-    opened.until(f"{width.format('lineage-0')} === {before}")
+    opened.until(f"{width.format('importances-0')} === {before}")
 
 
 def test_what_is_not_seen_is_painted_once_all_is_drawn(plain: Opened) -> None:
     opened = plain
-    seen = "document.querySelector('#slots-0 svg').checkVisibility({ contentVisibilityAuto: true })"
+    seen = "document.querySelector('#importances-0 svg').checkVisibility({ contentVisibilityAuto: true })"
     assert opened.value(seen) is True  # a picture of the whole page has every chart
     opened.value("document.documentElement.removeAttribute('data-drawn')")
     opened.until(f"!{seen}")
@@ -482,9 +372,6 @@ def usable(opened: Opened, run: Run) -> None:
         f"{MOST_MARKS} of {len(RunData(run).ranked_trials)} results are drawn"
         in opened.page.locator("#history").inner_text()
     )
-    opened.page.locator("#parallel-0").scroll_into_view_if_needed()
-    drag(opened, "parallel-0", 1, 0.5, 1.0)
-    assert "genomes are shown" in opened.page.locator("#parallel-0-said").inner_text()
     table = opened.page.locator("#trials-table")
     table.locator("input").fill("status=ok")
     table.get_by_role("button", name="loss", exact=True).click()

@@ -6,7 +6,6 @@ import html
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +20,11 @@ from evo_tune.report.charts import (
     escape_label,
     front,
     history,
-    lineage,
     log_axis,
-    pairs,
-    parallel,
     resources,
-    seeds,
-    slots,
     spread_indices,
     trials,
 )
-from evo_tune.report.recommendation import fresh_values
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import best_so_far, total_cost
 from evo_tune.store.run import Run
@@ -40,8 +33,8 @@ from tests.report.conftest import SAMPLE, Made
 
 
 def test_parts_come_in_the_order_of_what_matters() -> None:
-    order = ["verdict", "next_steps", "patches", "history", "lineage", "parallel", "slices", "pairs", "importances"]
-    order += ["curves", "front", "resources", "scale", "slots", "seeds", "trials"]
+    order = ["verdict", "next_steps", "patches", "history", "slices", "importances"]
+    order += ["curves", "front", "resources", "scale", "trials"]
     assert charts.names() == order
     found = charts.parts(RunData(Run.open(SAMPLE)))
     assert list(found) == [
@@ -61,7 +54,7 @@ def test_a_run_that_has_only_begun_says_so_and_nothing_else(made: Made, tmp_path
 )
 def test_every_chart_has_figures_of_its_own(name: str, made: Made) -> None:
     material = RunData(made(80, objectives=("loss:min", "params:min")))
-    figure = charts.chart_of(name).draw(RunData(Run.open(SAMPLE)) if name == "seeds" else material)
+    figure = charts.chart_of(name).draw(material)
     drawn = as_plotly(figure)  # plotly checks each property
     assert type(drawn).__name__ == "Figure"
     assert drawn.to_json()
@@ -95,30 +88,6 @@ def test_the_table_names_the_logs_that_exist_and_follows_no_link(made: Made, tmp
     assert found[:4] == [None, None, "_trials/000002/log.txt", None]
 
 
-# Two genes at once.
-
-
-def test_the_background_of_a_pair_is_the_models_prediction(material: RunData) -> None:
-    model = material.importance_model
-    assert model is not None
-    found = model.predict_grid(material.ranked_units[0], 1, 2)
-    assert found.shape == (len(model.grids[2]), len(model.grids[1]))
-    point = material.ranked_units[0].copy()
-    point[2] = model.grids[2][5]
-    assert found[5] == pytest.approx(model.predict_along(point, 1).mean)
-
-
-def test_a_pair_can_be_chosen_and_few_results_have_no_background(made: Made, material: RunData) -> None:
-    names = list(material.genes)[:2]
-    drawn = pairs.draw(material, *names)
-    assert drawn is not None
-    assert [drawn["layout"][axis]["title"]["text"] for axis in ("xaxis", "yaxis")] == names
-    assert [one["type"] for one in drawn["data"]] == ["heatmap", "scatter", "scatter"]
-    few = pairs.draw(RunData(made(15)))
-    assert few is not None
-    assert "heatmap" not in [one["type"] for one in few["data"]]
-
-
 # History.
 
 
@@ -139,12 +108,8 @@ def test_one_genome_is_recommended_and_marked_in_all_charts(made: Made, monkeypa
     assert f"trial {chosen.id}" in " ".join(found["verdict"].facts)
     said = f"The star is the recommended trial {chosen.id}; trial {first.id} was the best in the search and is not"
     assert said in found["history"].explanation
-    for name, at in (("history", {chosen.id}), ("parallel", set())):
-        marked = [one for one in found[name].figures[0].figure["data"] if one["name"].startswith("recommended")]
-        assert len(marked) == 1
-        assert {*marked[0].get("customdata", ())} == at
-        assert at or marked[0]["name"] == f"recommended (trial {chosen.id})"
-    assert f"Trial {chosen.id} and its" in found["lineage"].explanation
+    marked = [trace for trace in found["history"].figures[0].figure["data"] if trace["name"] == "recommended"]
+    assert [{*trace["customdata"]} for trace in marked] == [{chosen.id}]
 
 
 def test_a_bad_beginning_does_not_flatten_the_history(made: Made) -> None:
@@ -169,71 +134,7 @@ def test_a_pause_between_sessions_is_no_time(tmp_path: Path) -> None:
     assert run.resumed[0] == 0.0
 
 
-# Lineage.
-
-
-def test_ancestors_are_all_from_whom_the_best_descends(material: RunData) -> None:
-    rows, more = lineage.ancestors(material)
-    known, queue = set(), [material.recommended_trial.id] if material.recommended_trial else []
-    while queue:
-        known.add(id := queue.pop())
-        queue += [parent for parent in material.run.candidates[id].parents if parent not in known]
-    assert len(known) > 3
-    assert {row.candidate.id for row in rows} == known
-    assert more == 0
-
-
-def test_what_a_step_gained_is_told_against_the_better_parent(material: RunData) -> None:
-    for row in lineage.ancestors(material)[0]:
-        values = [material.run.trial(parent).losses for parent in row.candidate.parents]
-        own = material.run.trial(row.candidate.id).losses
-        if row.gain is not None:
-            assert own is not None
-            assert row.gain == pytest.approx(min(losses[0] for losses in values if losses) - own[0])
-
-
-def test_a_long_lineage_is_cut_to_the_nearest(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    material = RunData(made())
-    whole, _ = lineage.ancestors(material)
-    monkeypatch.setattr(lineage, "MOST", 3)
-    rows, more = lineage.ancestors(material)
-    assert len(rows) == 3
-    assert more == len(whole) - 3
-    part = lineage.part(material)
-    assert part is not None
-    assert part.note == f"The 3 nearest of {len(whole)} are drawn."
-
-
-def test_strange_parents_are_left_out(made: Made) -> None:
-    run = made()
-    best = RunData(run).recommended_trial
-    assert best is not None
-    run.candidates[best.id] = replace(run.candidates[best.id], parents=(best.id, 10**6, 2**60))
-    assert [row.candidate.id for row in lineage.ancestors(RunData(run))[0]] == [best.id]
-
-
-def test_changes_name_the_genes_that_differ_from_the_nearest_parent(made: Made) -> None:
-    run = made()
-    child = run.candidates[60]
-    near = {**child.genome, "lr": 1e-3, "depth": 3}
-    run.candidates[1] = replace(run.candidates[1], genome=near)
-    run.candidates[60] = replace(child, genome={**near, "depth": 4}, parents=(0, 1))
-    assert lineage.changes(RunData(run), 60) == "depth 3 → 4"
-
-
-# Parallel coordinates, slices, curves.
-
-
-def test_the_best_are_among_the_lines(made: Made) -> None:
-    material = RunData(made(900))
-    drawn = parallel.lines(material)
-    kept, places = drawn.ranks, drawn.positions
-    assert len(kept) <= parallel.MOST < len(material.ranked_trials)
-    assert set(range(parallel.MOST_BEST)) <= set(kept.tolist())
-    assert drawn.best.sum() == parallel.MOST_BEST < round(0.1 * len(material.ranked_trials))
-    assert places.shape == (len(kept), len(parallel.axes(material)) + 1)
-    assert ((places >= 0) & (places <= 1)).all()
-    assert places[0, -1] == 1.0  # the best is on top
+# Curves.
 
 
 def test_a_resumed_best_has_the_whole_of_its_curve(promoted: Run) -> None:
@@ -294,60 +195,6 @@ def test_resources_that_do_not_differ_are_left_out(made: Made) -> None:
     assert resources.varying_resources(material) == ["params", "seconds", "peak_memory"]
 
 
-# Slots and seeds.
-
-
-def test_trainings_of_a_slot_do_not_overlap(material: RunData) -> None:
-    work, names = slots.timeline(material)
-    assert names == ["cuda:0 #1", "cuda:0 #2", "cuda:0 #3", "cuda:0 #4"]
-    assert len(work) == len(material.trials)
-    for lane in range(4):
-        mine = [one for one in work if one.slot == lane]
-        assert all(b.start >= a.end - slots.SLACK for a, b in pairwise(mine))
-
-
-def test_a_long_run_shows_its_last_trainings_without_false_gaps(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slots, "MOST", 40)
-    material = RunData(made(200))
-    figure = slots.draw(material)
-    assert figure is not None
-    work, names = slots.timeline(material)
-    drawn = {
-        (round(60 * base, 3), lane) for one in figure["data"] for base, lane in zip(one["base"], one["y"], strict=True)
-    }
-    assert drawn == {(round(one.start, 3), one.slot) for one in work[-40:]}
-    first, last = (60 * end for end in figure["layout"]["xaxis"]["range"])
-    assert first == pytest.approx(work[-40].start)
-    assert last > max(one.end for one in work)
-    assert max(slots.idle_shares(work[-40:], len(names))) < 0.2
-
-
-def test_idle_time_is_what_is_left_of_a_slot() -> None:
-    work = [slots.Work(0, 0, 0.0, 4.0, "ok"), slots.Work(1, 1, 0.0, 1.0, "ok"), slots.Work(2, 1, 3.0, 4.0, "ok")]
-    assert slots.idle_shares(work, 2) == pytest.approx([0.0, 0.5])
-
-
-def test_the_final_comparison_is_shown_seed_by_seed(begin: Callable[..., Search]) -> None:
-    run = begin("compared", trials=6, final_seeds=2, slots=1).run().saved
-    material = RunData(run)
-    rows = {row.id: row for row in fresh_values(run)}
-    assert material.recommended_trial is not None
-    for id in (0, material.recommended_trial.id):
-        values = [row[id] for row in seeds.by_seed(material).values() if id in row]
-        assert sorted(v for v in values if v is not None) == pytest.approx(sorted(rows[id].values))
-
-
-def test_a_genome_is_called_there_what_the_verdict_calls_it(promoted: Run) -> None:
-    material = RunData(promoted)
-    assert material.recommended_trial is not None
-    assert promoted.candidates[material.recommended_trial.id].resumes is not None  # its first trial has another id
-    drawn = seeds.draw(material)
-    assert drawn is not None
-    assert {f"best (trial {material.recommended_trial.id})", "default"} == {
-        trace["name"] for trace in drawn["data"]
-    } - {"pairs"}
-
-
 # Numbers that no chart can hold.
 
 
@@ -359,7 +206,7 @@ def test_absurd_numbers_of_a_strangers_run_are_left_out(made: Made) -> None:
             run.outcomes[id + 20] = Outcome("ok", metrics, ((0.5, metrics), (1.0, metrics)), 1e300, "cpu")
         run.finished[id + 20] = math.inf
     run.seconds = math.inf
-    assert len(charts.parts(RunData(run))) > 8
+    assert len(charts.parts(RunData(run))) > 6
 
 
 def test_ticks_of_a_long_scale_are_few_and_plain() -> None:

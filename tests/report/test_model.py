@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evo_tune.genome.forest import Forest
-from evo_tune.report.run_data import BOOTSTRAPS, MAX_FIT_TRIALS, ImportanceModel, anova, ped_anova
+from evo_tune.report.run_data import BOOTSTRAPS, MAX_FIT_TRIALS, ImportanceModel, anova
 
 GRID = (np.arange(12) + 0.5) / 12
 
@@ -39,17 +39,13 @@ def test_the_analysis_of_variance_is_that_of_the_whole_grid() -> None:
 
 def test_what_was_put_in_is_found() -> None:
     model = fitted()
-    assert model.anova_shares.shape == model.ped_shares.shape == (BOOTSTRAPS, 4)
+    assert model.anova_shares.shape == (BOOTSTRAPS, 4)
     shares = model.anova_shares.mean(axis=0)
     assert list(np.argsort(-shares)) == [0, 1, 2, 3]
     assert shares[0] > 0.4
     assert shares[3] < 0.05
     assert (model.anova_shares >= 0).all()
     assert (model.anova_shares.sum(axis=1) <= 1 + 1e-9).all()
-    best = model.ped_shares.mean(axis=0)
-    assert best[:2].min() > 0.2
-    assert best[3] < 0.05
-    assert model.ped_shares.sum(axis=1) == pytest.approx(np.ones(BOOTSTRAPS))
 
 
 def test_a_prediction_lies_within_its_bounds_and_among_the_losses() -> None:
@@ -66,7 +62,6 @@ def test_a_prediction_lies_within_its_bounds_and_among_the_losses() -> None:
 def test_the_same_trials_give_the_same_model() -> None:
     one, other = fitted(), fitted()
     assert np.array_equal(one.anova_shares, other.anova_shares)
-    assert np.array_equal(one.ped_shares, other.ped_shares)
 
 
 def test_a_long_run_is_learned_from_a_part_with_its_best() -> None:
@@ -75,18 +70,8 @@ def test_a_long_run_is_learned_from_a_part_with_its_best() -> None:
     assert model.losses[0] < 0.1
 
 
-def test_best_trials_that_are_as_all_others_are_set_apart_by_nothing() -> None:
-    rng = np.random.default_rng(0)
-    units = np.column_stack([rng.random(400), rng.random(400)])
-    losses = (units[:, 0] - 0.3) ** 2
-    shares = ped_anova(units, losses, np.zeros(2, dtype=int), [GRID, GRID])
-    assert shares[0] > 0.9
-    assert not ped_anova(np.full((20, 2), 0.5), rng.random(20), np.zeros(2, dtype=int), [GRID, GRID]).any()
-
-
 def test_a_gene_of_one_value_explains_nothing() -> None:
     rng = np.random.default_rng(0)
     units = np.column_stack([rng.random(60), np.full(60, 0.5)])
     model = ImportanceModel.fit(units, units[:, 0], np.zeros(2, dtype=int), [GRID, np.array([0.5])], rng)
     assert model.anova_shares[:, 1].max() == 0.0
-    assert model.ped_shares[:, 1].max() == 0.0

@@ -1,5 +1,5 @@
-// Draws the figures embedded in the page, filters the parallel coordinates, sorts and filters long tables, and fits charts
-// to paper. In a page that `evo-tune watch` serves, it also applies changes. It contacts no server but that page's own.
+// Draws the figures embedded in the page, sorts and filters long tables, and fits charts to paper. In a page that
+// `evo-tune watch` serves, it also applies changes. It contacts no server but that page's own.
 (() => {
   "use strict";
   const coarse = window.matchMedia("(pointer: coarse)").matches;
@@ -10,78 +10,7 @@
     if (!place) return Promise.resolve();
     const layout = Object.assign({}, spec.layout);
     if (coarse) layout.dragmode = false; // a finger scrolls the page
-    return Plotly.react(place, spec.data, layout, config).then(() => {
-      if (place.dataset.axes) filterable(place, Number(place.dataset.axes));
-    });
-  }
-
-  // Parallel coordinates: a line is kept if it passes each axis within one of the axis's ranges.
-  function filterable(place, count) {
-    const lines = place._fullData.filter((trace) => trace.meta && trace.meta.kind === "lines");
-    const drawn = lines.map((trace) => ({ at: trace.index, y: Array.from(trace.y) }));
-    const total = drawn.reduce((sum, one) => sum + one.y.length / (count + 1), 0);
-    const said = document.getElementById(place.id + "-said");
-    const sliders = Array.from(document.querySelectorAll(`input[data-chart="${place.id}"]`));
-    let dragged = [];
-
-    function ranges() {
-      const found = Array.from({ length: count }, () => []);
-      for (const box of dragged) {
-        const [left, right] = [box.x0, box.x1].map(Number).sort((a, b) => a - b);
-        const [low, high] = [box.y0, box.y1].map(Number).sort((a, b) => a - b);
-        const within = found.map((_, axis) => axis).filter((axis) => left <= axis && axis <= right);
-        const near = Math.min(count - 1, Math.max(0, Math.round((left + right) / 2)));
-        for (const axis of within.length ? within : [near]) found[axis].push([low, high]);
-      }
-      for (let axis = 0; axis < count; axis++) {
-        const ends = sliders.filter((one) => Number(one.dataset.axis) === axis).map((one) => Number(one.value) / 100);
-        if (ends.length && (Math.min(...ends) > 0 || Math.max(...ends) < 1))
-          found[axis].push([Math.min(...ends), Math.max(...ends)]);
-      }
-      return found;
-    }
-
-    function apply() {
-      const set = ranges();
-      let kept = 0;
-      const ys = drawn.map((one) => {
-        const y = one.y.slice();
-        for (let start = 0; start < y.length; start += count + 1) {
-          const passes = set.every(
-            (allowed, axis) =>
-              !allowed.length ||
-              allowed.some(([low, high]) => low - 1e-3 <= y[start + axis] && y[start + axis] <= high + 1e-3),
-          );
-          if (passes) kept++;
-          else y.fill(NaN, start, start + count + 1);
-        }
-        return y;
-      });
-      if (said) said.textContent = kept === total ? `${total} genomes are drawn.` : `${kept} of ${total} genomes are shown.`;
-      return Plotly.restyle(place, { y: ys }, drawn.map((one) => one.at));
-    }
-
-    if (!place.dataset.ready) {
-      place.dataset.ready = "yes";
-      const take = () => {
-        dragged = (place.layout.selections || []).slice();
-        apply();
-      };
-      place.on("plotly_selected", take);
-      place.on("plotly_deselect", () => {
-        dragged = [];
-        apply();
-      });
-      for (const one of sliders) one.addEventListener("input", apply);
-      const free = document.getElementById(place.id + "-free");
-      if (free)
-        free.addEventListener("click", () => {
-          for (const one of sliders) one.value = one.defaultValue;
-          dragged = [];
-          Plotly.relayout(place, { selections: [] }).then(apply);
-        });
-    }
-    if (sliders.some((one) => one.value !== one.defaultValue)) apply();
+    return Plotly.react(place, spec.data, layout, config);
   }
 
   // Long tables: some rows at a time, in the order and with the filter that the reader chose; both outlive an update.

@@ -74,13 +74,11 @@ class CaptionedFigure:
         figure: The figure.
         caption: One line of any text; '' for none.
         narrow: Whether the page may place it beside other figures.
-        axes: Names of the axes that filter lines, by the page's script.
     """
 
     figure: Spec
     caption: str = ""
     narrow: bool = False
-    axes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,6 @@
-"""Which genes mattered, for the loss over the whole space and for being among the best, with their uncertainty."""
+"""Which genes mattered: the share of the variance of the results that each explains alone, with its uncertainty."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
@@ -15,30 +13,25 @@ POSITION = 60
 MOST = 24
 
 
-def shares(data: RunData) -> dict[str, Band]:
-    """Return the shares of the genes, ordered as in `genes_by_importance`, by view; empty without a model."""
+def shares(data: RunData) -> dict[str, tuple[float, float, float]]:
+    """Return each gene's share, with the ends of its 80 % interval, the largest first; empty without a model."""
     model = data.importance_model
     if model is None:
         return {}
-    columns = [data.gene_indices[name] for name in data.genes_by_importance]
-    views = {"over the whole space": model.anova_shares, "among the best": model.ped_shares}
-    return {view: Band.from_bootstraps(bootstraps[:, columns]) for view, bootstraps in views.items()}
+    band = Band.from_bootstraps(model.anova_shares)
+    columns = ((name, data.gene_indices[name]) for name in data.genes_by_importance)
+    return {name: (float(band.mean[i]), float(band.low[i]), float(band.high[i])) for name, i in columns}
 
 
 def draw(data: RunData) -> Spec | None:
     """Return the figure; None for fewer than 20 results."""
-    names = data.genes_by_importance[:MOST]
-    traces: list[dict[str, Any]] = []
-    for number, (view, band) in enumerate(shares(data).items()):
-        color, y = SERIES[number], np.arange(len(names)) + 0.16 * (2 * number - 1)
-        mean, low, high = band.mean[:MOST], band.low[:MOST], band.high[:MOST]
-        error = bars(mean, low, high, color, thickness=1.5, width=3)
-        marker = {"size": 9, "symbol": ("circle", "diamond")[number]}
-        traces.append(points(mean, y, view, color, "%{x:.0%}", marker=marker, error_x=error))
-    if not traces or not names:
+    names = list(shares(data))[:MOST]
+    if not names:
         return None
-    x_axis = share_axis("share", rangemode="tozero")
-    return figure(traces, x_axis, names_axis(names, 24), height=110 + 34 * len(names))
+    mean, low, high = np.array(list(shares(data).values())[:MOST]).T
+    error = bars(mean, low, high, SERIES[0], thickness=1.5, width=3)
+    trace = points(mean, np.arange(len(names)), "", SERIES[0], "%{x:.0%}", marker={"size": 9}, error_x=error)
+    return figure([trace], share_axis("share", rangemode="tozero"), names_axis(names, 24), height=110 + 28 * len(names))
 
 
 def part(data: RunData) -> Part | None:
@@ -46,16 +39,15 @@ def part(data: RunData) -> Part | None:
     importances = draw(data)
     if importances is None or data.importance_model is None:
         return None
-    rows: list[dict[str, str]] = [{"gene": name} for name in data.genes_by_importance]
-    for view, band in shares(data).items():
-        for row, mean, low, high in zip(rows, band.mean, band.low, band.high, strict=True):
-            row[view] = f"{mean:.0%} ({low:.0%} to {high:.0%})"
     return Part(
         "What mattered",
-        "Over the whole space: the share of the variance of predicted results that a gene explains alone (functional "
+        "The share of the variance of predicted results that a gene explains alone, over the whole space (functional "
         f"ANOVA of a forest). It is {data.importance_model.anova_shares.sum(axis=1).mean():.0%} in all; the rest comes "
-        "from combinations of genes. Among the best: how the best tenth differ from all trials (PED-ANOVA). A bar is "
-        "an 80 % interval over bootstraps; where bars overlap, the order of two genes is uncertain.",
+        "from combinations of genes. A bar is an 80 % interval over bootstraps; where bars overlap, the order of two "
+        "genes is uncertain.",
         [CaptionedFigure(importances)],
-        rows=rows,
+        rows=[
+            {"gene": name, "share": f"{mean:.0%} ({low:.0%} to {high:.0%})"}
+            for name, (mean, low, high) in shares(data).items()
+        ],
     )
