@@ -3,8 +3,6 @@
 This module has the public names. Importing it loads neither torch nor DEAP nor pandas.
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -1,7 +1,5 @@
 """The name of `evo_tune.training.recipe` in 1.0.0, for evaluators that import it; removed in 2.0."""
 
-from __future__ import annotations
-
 import warnings
 from importlib import import_module
 from typing import Any

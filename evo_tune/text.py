@@ -4,8 +4,6 @@ A name, a path or an error may contain line breaks, terminal codes, characters t
 formulas, or bytes that are not UTF-8. This module imports nothing of evo-tune.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import unicodedata

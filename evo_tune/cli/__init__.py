@@ -4,8 +4,6 @@ Heavy imports are inside the commands, so that `evo-tune --help` is quick. An er
 exit code is 2 for wrong usage, 1 for a run that failed, and 130 after Ctrl-C.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import sys

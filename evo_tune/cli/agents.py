@@ -5,8 +5,6 @@ run that it starts continues if the agent leaves. This module refuses names of f
 links included; the code that a run executes is not watched.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

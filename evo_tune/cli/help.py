@@ -4,8 +4,6 @@ It extends click's own formatter, so that the help needs no other import. rich-c
 into pipes; cloup takes 50 ms more for every command and every completion.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -4,8 +4,6 @@ Each training has a variant, a seed and the value of one metric. The file may be
 is followed, sizes are bounded, and nothing is executed.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import re

@@ -1,7 +1,5 @@
 """The session that `run`, `resume` and `auto` start: its plan, the loop, its result, and the model of `auto`."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack

@@ -4,8 +4,6 @@
 and loads neither joblib nor torch.
 """
 
-from __future__ import annotations
-
 from evo_tune.dispatch.clusters.remote import Cluster, RemoteSlot
 from evo_tune.dispatch.devices import Plan, check_system
 from evo_tune.dispatch.local import LocalSlot

@@ -6,8 +6,6 @@ worker affects no other. A slot that has lost a worker keeps a spare one, which 
 trains. So repeated crashes do not wait for imports. `worker` is the code inside the process.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

@@ -3,8 +3,6 @@
 Neither is a result, and no decision uses them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

@@ -4,8 +4,6 @@ No exception reaches the parent: an exception, a NaN or a lack of memory becomes
 module does not know the parent's side. It uses torch only where the evaluator has imported it.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import ctypes

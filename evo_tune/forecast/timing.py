@@ -4,8 +4,6 @@ A timing is no trial: strategies do not see it, and its files are removed. The e
 (`context.timing`) in a worker, because the parent process never loads torch (law 8).
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import shutil

@@ -1,7 +1,5 @@
 """Read and write genes in the notation of `--gene NAME=`."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Callable, Mapping

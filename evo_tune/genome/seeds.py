@@ -14,8 +14,6 @@ Sources: Rasmussen & Williams, Gaussian Processes for Machine Learning (MIT Pres
 Powell & Dayanik, The knowledge-gradient policy for correlated normal beliefs (INFORMS Journal on Computing 21, 2009).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ has a prior deviation of its own. These and the noise are the most probable ones
 likelihood with a prior; MacKay 1992), found by their gradient.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -4,8 +4,6 @@ A genome is a plain dict of gene name to value. Values are compared, checked, an
 knows nothing of genes, which define the allowed values, nor of trials.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

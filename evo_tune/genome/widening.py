@@ -5,8 +5,6 @@ and extends a linear range by half of its width. No step crosses a natural end: 
 choice that is not of numbers. This module does not know trials, so it does not decide when a range is widened.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Iterator, Sequence

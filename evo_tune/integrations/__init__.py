@@ -1,7 +1,5 @@
 """Other people's trainers and tools. Each is imported on first use, and a missing package names its extra."""
 
-from __future__ import annotations
-
 import contextlib
 import logging
 import warnings

@@ -5,8 +5,6 @@ in `SEARCH_DATA`; its workers load them from a private folder that an environmen
 by path, as modules of their own, so the functions below import this module by name to share one `SEARCH_DATA`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

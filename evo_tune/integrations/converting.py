@@ -5,8 +5,6 @@ hangs costs a warning. It ends when its standard input closes: at the end of the
 it.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shlex

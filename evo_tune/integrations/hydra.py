@@ -4,8 +4,6 @@ The evaluator of the run is the command that trains one trial without a sweep, s
 run. `hydra_plugins.evo_tune_sweeper` is the plug-in that Hydra finds.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import itertools

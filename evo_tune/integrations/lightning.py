@@ -9,8 +9,6 @@ full one if the module takes its length from `self.trainer.estimated_stepping_ba
 the checkpoint. For several GPUs per training see `integrations.ranks`. Importing this module imports Lightning.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 import random

@@ -7,8 +7,6 @@ The study has all that the sampler knows, so several processes can share one sto
 sampler. Importing this module imports optuna.
 """
 
-from __future__ import annotations
-
 import math
 import secrets
 import threading

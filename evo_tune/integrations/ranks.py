@@ -12,8 +12,6 @@ The option must be called `ranks`: a run then gives each slot as many GPUs. `rep
 steps; rank 0 reports to the context, and a pruned training ends in all ranks at the same step.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import sys

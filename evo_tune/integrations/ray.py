@@ -6,8 +6,6 @@
 A trial that a scheduler stops is worse than every complete one. Importing this module imports Ray Tune.
 """
 
-from __future__ import annotations
-
 import math
 import secrets
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ Names and texts may come from a stranger, so each is one printable line here. Nu
 1970 and 2100.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

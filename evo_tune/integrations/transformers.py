@@ -10,8 +10,6 @@ full one, and its promotion continues from the checkpoint, data order and dropou
 training see `integrations.ranks`. Importing this module imports transformers.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

@@ -6,8 +6,6 @@ process, so a trial is written once, after its result. Its collection of program
 switched off.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Any

@@ -6,8 +6,6 @@ turns the time into steps (`plugins.cost`). It is saved in the manifest, so the 
 machine.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 import tempfile

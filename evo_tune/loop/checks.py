@@ -3,8 +3,6 @@
 Each check raises an error that says what to do. `plan` calls them for a new run, and `Search.resume` for a saved one.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

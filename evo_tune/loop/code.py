@@ -5,8 +5,6 @@ continues a run, replays it or retrains its genomes gets evaluator and strategy 
 what the user named and began, as hashes, and decides. Nothing is trained here.
 """
 
-from __future__ import annotations
-
 import inspect
 import os
 import warnings

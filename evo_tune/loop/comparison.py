@@ -5,8 +5,6 @@ results on disk decide which trainings are needed (`report.final_comparison`). S
 and the trainings do not depend on the number of slots.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

@@ -5,8 +5,6 @@ from the durations of its genomes, and made smaller where it would not end in ti
 predicted is ended without a result, so a longer run trains it again. The plan depends on the clock, so it is recorded.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -4,8 +4,6 @@ The module knows the activity of each slot and the outcomes that are held back (
 drivers, Ctrl-C, SIGTERM and SIGHUP. It does not know the purpose of the jobs.
 """
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import signal

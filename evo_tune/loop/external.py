@@ -4,8 +4,6 @@ The tool keeps the trials, and nothing is kept here between two proposals. A tri
 than every complete one. What it had reached does not count: no figure shows that it helps (benchmarks/LOG.md).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

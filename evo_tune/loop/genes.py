@@ -4,8 +4,6 @@ The limits are fixed when a run begins and saved in its manifest. So widening a 
 nor the machine (law 2). `rules.widening` decides when.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Mapping, Sequence

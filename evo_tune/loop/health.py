@@ -8,8 +8,6 @@ genome is the test, once several candidates in a row have failed.
 The module knows devices by name and candidates by id. It knows nothing of slots, threads and clocks.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection
 from enum import Enum, auto

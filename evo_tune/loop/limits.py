@@ -3,8 +3,6 @@
 The module returns the reason to stop in words; `Search` acts on it.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """What a search from Python shows while it runs: a line of progress, and calls of the user's functions."""
 
-from __future__ import annotations
-
 import contextlib
 import sys
 import time

@@ -4,8 +4,6 @@ Where git is installed and the user's folder is a git repository, the new folder
 project as it was and one for each patch. Nothing of the project is executed, not even a hook of git.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -4,8 +4,6 @@ A strategy and an evaluator are the user's code. Their answers are checked befor
 never needs repair. Other modules decide limits and slots.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence

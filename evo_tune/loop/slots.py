@@ -3,8 +3,6 @@
 The module knows the user's settings and earlier measurements, and nothing of the loop that uses the slots.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 import uuid

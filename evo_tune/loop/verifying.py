@@ -4,8 +4,6 @@ Every candidate is proposed again from the history alone. If all agree, the run 
 follow from the journal are compared with it, and random trials are trained again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import shutil

@@ -5,8 +5,6 @@ functions serve evaluators (`-o name=value`), strategies (`-s name=value`) and f
 not know what any option means.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import inspect

@@ -14,8 +14,6 @@ The recipe, strategies and run settings declare their options this way. Checks, 
 lists, documentation tables and genes are made from the declaration. `binding` converts a user's text to a value.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import types

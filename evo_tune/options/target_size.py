@@ -3,8 +3,6 @@
 This module knows nothing of trainings: what a size costs is known elsewhere.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

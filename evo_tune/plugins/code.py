@@ -1,7 +1,5 @@
 """The code of a plug-in: its file and the local modules that it imports, found by parsing; nothing is executed."""
 
-from __future__ import annotations
-
 import ast
 import hashlib
 from pathlib import Path

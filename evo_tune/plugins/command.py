@@ -4,8 +4,6 @@ The reference in the manifest is the command itself; loading it executes nothing
 output. Whether the command of a saved run may be executed is decided in `loop.code`, as for all code.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """The context of one evaluation: device, seed, budget, folders, and the report of its learning curve."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -3,8 +3,6 @@
 A plug-in is a Python file that is loaded by its path, as a module of its own, in the parent and in the workers.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import errno

@@ -5,8 +5,6 @@ in the manifest. It holds no state, knows no limits and writes nothing, so a run
 It must not know of slots, stores or time.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Connections of `evo-tune watch`: any program of this machine may open them, so they are few, and idle ones end."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 

@@ -4,8 +4,6 @@
 the docstrings: an entry under `Args:` describes a key, and `Unit: s.` at its end gives the unit of the value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ The final comparison of a run and `evo-tune verdict` share them. All losses are 
 loss of a reference minus the loss of a variant, so a positive gain is an improvement.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

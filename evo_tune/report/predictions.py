@@ -4,8 +4,6 @@ The predicted value is that of a Gaussian process over the genomes that were tra
 and no evaluator is loaded, so a genome is not repaired.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

@@ -10,8 +10,6 @@ This module reads a run and writes nothing. `final_comparison` has the rules of 
 `loop.comparison` runs its trainings.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ seeds and are compared seed by seed, others by Welch's test (see `verdict`). Whe
 metric, the page says so and compares nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import get_args
 

@@ -3,8 +3,6 @@
 Pure functions of a run. They print nothing, load no evaluator and train nothing.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence

@@ -6,8 +6,6 @@ corrected for having chosen it. Its gain moves towards the mean of all (James & 
 those of all variants are right at once (Bonferroni; Andrews, Kitagawa & McCloskey 2024 call it projection).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from statistics import fmean, harmonic_mean

@@ -9,8 +9,6 @@ genome. The gain is the expected fall of the best genome's predicted loss once t
 Both are states of a fold over the history. Nothing here proposes a new genome.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ guard: the run itself measures how well early results predict full ones, and tha
 (`promotions`, `Curves`). Nothing here stops a training or proposes a genome, and nothing knows of strategies.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -13,8 +13,6 @@ Sources: Swersky, Snoek & Adams, Freeze-thaw Bayesian optimization (2014); Wistu
 multi-fidelity race of hyperparameter configurations (NeurIPS 2022), who also learn a model but use another rule.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise

@@ -14,8 +14,6 @@ Without rules, the strategy sees the run's history, and its proposal stays as it
 `StrategyWithRules` is a pure function of history (law 1), so resume and replay do not need to know it.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace

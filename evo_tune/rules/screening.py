@@ -15,8 +15,6 @@ Effects are those of a linear model of all full trainings (`genome.switches`). A
 in all new genomes.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ The decision is a pure function of the history (law 1). It does not know journal
 was settled when the run began.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

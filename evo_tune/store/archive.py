@@ -6,8 +6,6 @@ An archive may come from a stranger. Its names are taken apart and written witho
 are made, and their number, depth and size are bounded.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import stat

@@ -10,8 +10,6 @@ A run is known by its identity, which its manifest has. So what is remembered of
 to which it was renamed, moved, copied or unpacked.
 """
 
-from __future__ import annotations
-
 import hashlib
 import time
 import warnings

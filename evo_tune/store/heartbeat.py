@@ -3,8 +3,6 @@
 These files are not part of the saved run. If one is lost or damaged, only the live view is affected.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os

@@ -5,8 +5,6 @@ file's name in the journal says that it was taken. A file may come from a strang
 ranges of the run, or the limits to which it widens them, are accepted. Nothing here executes code.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -5,8 +5,6 @@ all lines before, so a changed, removed or moved line is found by the next one. 
 the events.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -3,8 +3,6 @@
 This module does not know what the files of a run contain.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

@@ -1,7 +1,5 @@
 """The genetic algorithm for one objective, with DEAP's operators."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -6,8 +6,6 @@ between two proposals.
 Source: Bergstra, Yamins & Cox, Making a science of model search (ICML 2013).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """NSGA-II (Deb et al., 2002) for several objectives, with DEAP's selection."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """NSGA-III (Deb & Jain, 2014) for three objectives and more, with DEAP's selection."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

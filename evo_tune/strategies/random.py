@@ -1,7 +1,5 @@
 """Random search: the baseline of all strategies."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -13,8 +13,6 @@ ParEGO (IEEE Transactions on Evolutionary Computation 10, 2006), for several obj
 2022), for priors whose weight decays.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

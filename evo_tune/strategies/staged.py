@@ -10,8 +10,6 @@ The operator of a trial names its stage. A stage starts when all results of the 
 twice in a run, and the run ends by itself.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Sequence

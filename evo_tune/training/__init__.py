@@ -3,8 +3,6 @@
 The public names are in `public`, which is imported at first use, because `recipe` must not load torch.
 """
 
-from __future__ import annotations
-
 import warnings
 from importlib import import_module
 from pathlib import Path

@@ -4,8 +4,6 @@ They see the same samples as the models: the training part to learn from, the he
 by.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

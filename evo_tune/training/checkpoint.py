@@ -4,8 +4,6 @@ A training that runs writes `unfinished.pt` now and then; after a kill, another 
 from it. The run removes it when it records the result.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

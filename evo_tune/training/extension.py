@@ -4,8 +4,6 @@
 recipe, same step, same moments. This module is independent of budgets.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import cast
 

@@ -3,8 +3,6 @@
 Data, split, losses and scores are those of the task, so its results can be compared with a network's.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -6,8 +6,6 @@ host reads the verdict some steps late. On a CPU the host reads each verdict bef
 independent of folders, tasks and searches.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Callable

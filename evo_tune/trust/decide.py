@@ -6,8 +6,6 @@ trusted content outside of all runs, in the user's own folder. This module decid
 runs nor plug-ins.
 """
 
-from __future__ import annotations
-
 import contextlib
 import glob
 import hashlib

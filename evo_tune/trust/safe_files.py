@@ -5,8 +5,6 @@ names inside are not: each is opened from the descriptor of its folder. A file t
 an OSError whose `strerror` says so. This module imports nothing of evo-tune, and knows nothing of the files' content.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

@@ -1,7 +1,5 @@
 """`evo-tune completion`: print the completion script of a shell."""
 
-from __future__ import annotations
-
 import click
 
 from evo_tune.cli import shared

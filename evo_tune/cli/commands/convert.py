@@ -1,7 +1,5 @@
 """`evo-tune convert`: write a run for another tool."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

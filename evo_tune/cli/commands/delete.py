@@ -1,7 +1,5 @@
 """`evo-tune delete`: delete saved runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """`evo-tune describe`: say what an evaluator reads of its data. Nothing is trained or written."""
 
-from __future__ import annotations
-
 import click
 
 from evo_tune.cli import shared

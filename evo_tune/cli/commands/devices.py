@@ -1,7 +1,5 @@
 """`evo-tune devices`: print the slots that a run would have, and with --probe the speed of their devices."""
 
-from __future__ import annotations
-
 import click
 
 from evo_tune.cli import shared

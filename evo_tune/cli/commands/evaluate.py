@@ -1,7 +1,5 @@
 """`evo-tune evaluate`: train one genome, in a slot as a run would."""
 
-from __future__ import annotations
-
 import math
 
 import click

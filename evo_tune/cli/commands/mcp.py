@@ -1,7 +1,5 @@
 """`evo-tune mcp`: serve tools for coding agents, over standard input and output."""
 
-from __future__ import annotations
-
 import click
 
 from evo_tune.cli import shared

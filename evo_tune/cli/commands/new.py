@@ -1,7 +1,5 @@
 """`evo-tune new`: write the file of a new evaluator."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """`evo-tune note`: write a note on a run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

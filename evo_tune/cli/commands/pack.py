@@ -1,7 +1,5 @@
 """`evo-tune pack`: write a run as one file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

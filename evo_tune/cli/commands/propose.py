@@ -1,7 +1,5 @@
 """`evo-tune propose`: submit genomes to a run, which may be in progress."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

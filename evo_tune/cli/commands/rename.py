@@ -1,7 +1,5 @@
 """`evo-tune rename`: give a saved run another name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

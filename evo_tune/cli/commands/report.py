@@ -1,7 +1,5 @@
 """`evo-tune report`: write a run, or several side by side, as a page that opens without a network."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """`evo-tune resume`: continue a run."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import click

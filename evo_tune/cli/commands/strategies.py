@@ -1,7 +1,5 @@
 """`evo-tune strategies`: list the strategies that can be used by name, with their options."""
 
-from __future__ import annotations
-
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 

@@ -1,7 +1,5 @@
 """`evo-tune unpack`: add a run that was packed to the saved runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

@@ -1,7 +1,5 @@
 """`evo-tune watch`: serve the report of a run as a page that follows it, or a page of all runs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import click

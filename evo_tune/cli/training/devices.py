@@ -1,7 +1,5 @@
 """The measured speed of devices, and what `evo-tune devices` prints as JSON."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -8,8 +8,6 @@ The evaluator's `transfer` does the transfer, and `training.scale` adds the laws
 collects for them what a run has trained.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace

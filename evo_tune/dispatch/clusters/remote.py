@@ -5,8 +5,6 @@ It evaluates for one slot at a time. A slot that loses its seat takes another an
 the other machine is `host.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import time

@@ -6,8 +6,6 @@ is a gene that is active only if the patch is on. A run keeps a copy of each tex
 executes nothing, and knows neither the project nor which patches go together.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Mapping

@@ -4,8 +4,6 @@ Patches are applied in the order of their names. Whether a set applies follows f
 pure function of a genome, also in a replay; results are only cached. Nothing is read or written here.
 """
 
-from __future__ import annotations
-
 import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable

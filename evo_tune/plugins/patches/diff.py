@@ -5,8 +5,6 @@ begins at line 1 matches only at the beginning of a file, and one without lines 
 may come from a stranger: only regular text files below the project's folder can be named. Nothing is read or written.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -5,8 +5,6 @@ that later edits of the user change no trial. Data are linked. Every file is che
 training could have changed it. Links of the project lead to where they led.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

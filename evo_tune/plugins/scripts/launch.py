@@ -6,8 +6,6 @@ values of the same type. Other words are the script's arguments. Processes that 
 values.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import math

@@ -5,8 +5,6 @@ and W&B's files below it. A file there may be of any kind and change at any time
 regular files are opened: opening a FIFO would wait.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

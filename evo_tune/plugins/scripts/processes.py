@@ -4,8 +4,6 @@ The script stays in the process group of its worker, so that killing the group r
 what a finished script left running, its processes are found by a mark in their environment, or as descendants.
 """
 
-from __future__ import annotations
-
 import contextlib
 import ctypes
 import os

@@ -8,8 +8,6 @@ LevelDB's log (its doc/log_format.md) with `Record` messages. Both are protobuf'
 read, so neither package is needed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import functools

@@ -5,8 +5,6 @@ Its text is that of YAML, JSON, TOML or any other format. Placeholders are those
 stays as it is. The text belongs to the run, so that a later change of the file changes no trial.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping

@@ -1,7 +1,5 @@
 """Learning curves: how trainings progressed, which were pruned, and where the rungs are."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Sequence

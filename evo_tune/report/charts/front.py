@@ -1,7 +1,5 @@
 """The Pareto front of two or more objectives, and the growth of its hypervolume during the run."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import combinations

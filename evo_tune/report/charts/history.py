@@ -1,7 +1,5 @@
 """Progress of one run or several: the best value so far by evaluations, cost and time, with failures."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args

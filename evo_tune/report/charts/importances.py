@@ -1,7 +1,5 @@
 """Which genes mattered: the share of the variance of the results that each explains alone, with its uncertainty."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from evo_tune.report.charts import SERIES, CaptionedFigure, Part, Spec, bars, figure, names_axis, points, share_axis

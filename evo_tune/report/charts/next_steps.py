@@ -3,8 +3,6 @@
 Each recommendation follows from counts that it states; a run with too few results gets none.
 """
 
-from __future__ import annotations
-
 import math
 import shlex
 from collections import Counter

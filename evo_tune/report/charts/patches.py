@@ -1,7 +1,5 @@
 """The patches of a run: effect, cost and verdict of each, and which ones help or hurt each other."""
 
-from __future__ import annotations
-
 import math
 from statistics import fmean
 from typing import Any

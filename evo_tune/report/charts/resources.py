@@ -1,7 +1,5 @@
 """Results against their cost in parameters, FLOPs, time and memory, with the front of each."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -5,8 +5,6 @@ therefore writes the recipe to a file beside the run at the end of each session;
 origin.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from typing import Any, NamedTuple

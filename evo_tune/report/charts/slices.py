@@ -1,7 +1,5 @@
 """Results along each gene, and the prediction of the model as that gene alone varies from the best genome."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

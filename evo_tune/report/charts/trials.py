@@ -1,7 +1,5 @@
 """All trials as one table, which the page sorts, filters and shows a few rows at a time."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from typing import Any

@@ -1,7 +1,5 @@
 """The verdict: the best against the default with errors, the best genome, and the commands that use it."""
 
-from __future__ import annotations
-
 import math
 
 from evo_tune.report.charts import Command, Part

@@ -4,8 +4,6 @@ The order of a training is a pure function of (seed, epoch), a batch with its au
 there is no position to save. This module is independent of models.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """Settings of a process: seeds, determinism, the allocator, and moving tensors to a device."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import re

@@ -4,8 +4,6 @@ Capacity is always the whole memory, never the free memory: other programs must 
 passes. The formulas and their constants are those of `recipe.hardware.memory`.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager

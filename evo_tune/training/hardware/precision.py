@@ -1,7 +1,5 @@
 """Precision of matrix products, and the fastest precision of a device."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -4,8 +4,6 @@ MFU is the model's required FLOPs over the device's peak FLOPs in the same time 
 Recomputation to save memory does not count. If the peak is unknown there is no MFU.
 """
 
-from __future__ import annotations
-
 import csv
 import statistics
 import time

@@ -4,8 +4,6 @@ A result is the best of several rounds, since other programs only make a machine
 recommendations from the results. This module is independent of models.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 import time

@@ -1,7 +1,5 @@
 """A block of a Transformer: norms, attention, feed-forward layer, and positions."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import lru_cache

@@ -4,8 +4,6 @@ Such a model has the interface of an encoder: it is a module whose buffers are w
 `load`. So exported folders, predictions and scores are those of all models.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass

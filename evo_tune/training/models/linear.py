@@ -4,8 +4,6 @@ The effect of a number is a line that may bend at some quantiles of the training
 The fit minimises the mean loss and l2 / 2 times the sum of the squared weights, by L-BFGS with a line search.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 

@@ -5,8 +5,6 @@ term; then idf = 1 + ln((1 + N) / (1 + d)). The weights of a text's word terms h
 its character terms too (Salton & Buckley 1988). A term is known by a hash of 63 bits, so the model has no texts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple

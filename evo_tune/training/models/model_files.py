@@ -3,8 +3,6 @@
 A folder that is read may be a stranger's: `trust.safe_files` opens its files with bounded sizes. Nothing is executed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -5,8 +5,6 @@ are taken from LightGBM's `dump_model` after the training, and `forward` follows
 `predict` (Ke et al., NIPS 2017).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any

@@ -5,8 +5,6 @@ Each micro-batch contributes its *sum* of losses divided by n; a mean of means w
 This module is independent of optimizers.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext

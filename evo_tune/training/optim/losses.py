@@ -7,8 +7,6 @@ The logits of a large vocabulary are the largest tensor of a training: with thei
 some tokens, their loss and gradients, and then frees them. This module is independent of models and steps.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Facts about a training in an exported model's folder, read as declared types: the folder may be a stranger's."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal

@@ -3,8 +3,6 @@
 Names of columns, classes and files come from data: they are escaped for YAML, Markdown and HTML.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

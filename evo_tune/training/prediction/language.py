@@ -1,7 +1,5 @@
 """A language model that was exported: it continues prompts, and scores texts as its training did."""
 
-from __future__ import annotations
-
 import codecs
 import math
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ The folder may be a stranger's. No code of it is executed: weights are safetenso
 link in it is followed, and no path that it names is read.
 """
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Memory of a prediction, predicted before anything is read: a small folder may have the shape of a huge model."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

@@ -4,8 +4,6 @@ The public names are in `public`, which is imported at first use. The help of th
 schedule.
 """
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 from evo_tune.training import public_name

@@ -1,7 +1,5 @@
 """A training that forecasts time series, as options and numbers: what is read, how it is split, and the plan."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal

@@ -4,8 +4,6 @@ Arithmetic only, without torch, so that a search can estimate a training before 
 the training. This module does not know where the numbers come from.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from collections.abc import Mapping

@@ -5,8 +5,6 @@ A row is a metric; add a row to add a metric. The evaluators' METRICS are built 
 trained, nor on torch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Options of a training: recipe, budget and phases."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -14,8 +14,6 @@ A recipe found without a parametrisation can be transferred too. All parametrisa
 recipe's own size becomes the base.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Options of a fine-tuning: base model, text and cost."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

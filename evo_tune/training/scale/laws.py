@@ -13,8 +13,6 @@ single size or a single length of text cannot determine a law and are refused.
 This module does not know runs or genomes, and does not use torch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Everything is plain data; this module trains, reads and writes nothing.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -5,8 +5,6 @@ have the same code, so each kind of block gets a copy of its own. Batches have a
 independent of models.
 """
 
-from __future__ import annotations
-
 import importlib
 import itertools
 import os

@@ -1,7 +1,5 @@
 """Training options that a trainer needs in addition to the model and the data."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field

@@ -1,7 +1,5 @@
 """New weights for a pre-trained model: LoRA, DoRA and adapters, and their files."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

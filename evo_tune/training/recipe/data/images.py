@@ -1,7 +1,5 @@
 """Labelled images: reading and augmentation."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property, lru_cache

@@ -1,7 +1,5 @@
 """Labelled texts: reading and conversion to token numbers."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

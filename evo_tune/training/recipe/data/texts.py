@@ -4,8 +4,6 @@ A document is a file. In a text that is one file, `<|endoftext|>` ends a documen
 need not fit in memory.
 """
 
-from __future__ import annotations
-
 import codecs
 import glob
 import hashlib

@@ -3,8 +3,6 @@
 `plugins.cost` fits the cost of each kind of work to measured steps.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -5,8 +5,6 @@ backward pass. `estimate` and the choice of passes use the same formulas and con
 total memory of the device, not on its free memory, so that other processes cannot change a trial's result.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass

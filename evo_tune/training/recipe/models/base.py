@@ -4,8 +4,6 @@ The folder is written by `GPT.save`, or is a Hugging Face causal language model 
 weights. Names and shapes are read from the headers, so that sizes and errors are known before a model is built.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

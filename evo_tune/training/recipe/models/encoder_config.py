@@ -6,8 +6,6 @@ attention by its plain formula. Element-wise operations are not counted. Memory 
 sample.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 

@@ -3,8 +3,6 @@
 This module does not load torch, so that a search can compute the size of a model before training.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal

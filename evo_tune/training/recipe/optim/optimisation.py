@@ -1,7 +1,5 @@
 """Options of the optimizer, its loss, gradient clipping, weight averaging and early stopping."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
