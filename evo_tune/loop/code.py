@@ -357,7 +357,7 @@ def bind_to_run(run: Run, evaluator: Evaluator) -> BoundEvaluator:
         StoreError: The evaluator no longer accepts these options.
     """
     try:
-        return evaluator.bind(run.manifest.options)
+        return replace(evaluator.bind(run.manifest.options), run_genes=frozenset(run.manifest.space))
     except OptionError as error:
         raise StoreError(message_of_changed_evaluator(run, evaluator, str(error))) from None
 

@@ -204,11 +204,14 @@ class BoundEvaluator:
         plugin: The evaluator.
         options: Value of every option, as plain data for a manifest or a message to a worker.
         values: The same as an object of the evaluator's dataclass; `options` if they are keyword parameters.
+        run_genes: Names of the genes of a saved run; None for a new run. A gene that the evaluator has got since is
+            left out if it is a field of its dataclass too: the run has trained with the field's default.
     """
 
     plugin: Evaluator
     options: dict[str, Any]
     values: Any
+    run_genes: frozenset[str] | None = None
 
     def with_options(self, **changes: Any) -> BoundEvaluator:
         """Return the evaluator with other values of some options, checked as `Evaluator.bind` checks them.
@@ -222,7 +225,7 @@ class BoundEvaluator:
         Raises:
             UsageError: An option is unknown or wrong, or the options do not go together.
         """
-        return _make_bound(self.plugin, {**self.options, **changes})
+        return dataclasses.replace(_make_bound(self.plugin, {**self.options, **changes}), run_genes=self.run_genes)
 
     def for_run(self, rungs: bool) -> BoundEvaluator:
         """Return the evaluator with its open options fixed for a run (see `Options.settled`).
@@ -236,7 +239,7 @@ class BoundEvaluator:
         if not isinstance(self.values, Options):
             return self
         values = self._call_with_location(self.values.settled, rungs)
-        return BoundEvaluator(self.plugin, {name: getattr(values, name) for name in self.options}, values)
+        return dataclasses.replace(self, options={name: getattr(values, name) for name in self.options}, values=values)
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -285,7 +288,11 @@ class BoundEvaluator:
         if not isinstance(space, SearchSpace):
             where = definition_location(self.plugin.path, "SPACE")
             raise PluginError(f"{where}: SPACE gives {space!r}: expected a SearchSpace")
-        return space
+        if self.run_genes is None or self.plugin.options_type is None:
+            return space
+        new_names = space.genes.keys() & self.plugin.options.keys() - self.run_genes
+        genes = {name: gene for name, gene in space.genes.items() if name not in new_names}
+        return SearchSpace(space.repair, space.optional, **genes) if new_names else space
 
     @cached_property
     def gene_options(self) -> dict[str, Option]:

@@ -47,6 +47,36 @@ def test_changed_data_is_refused_unless_accepted(begin: Begin, resume: Begin, qu
     assert resume("run").ask() is None
 
 
+LAYERS = """from dataclasses import dataclass
+
+from evo_tune import Choice, Float, Minimize, SearchSpace
+
+SPACE = SearchSpace(lr=Float(0.1, 1.0))
+OBJECTIVES = [Minimize("loss")]
+
+
+@dataclass
+class Options:
+    layers: int = 2
+
+
+def evaluate(genome, context, options: Options):
+    return {"loss": genome["lr"] * options.layers}
+"""
+
+
+def test_a_run_continues_without_a_gene_that_is_new_and_an_option(begin: Begin, resume: Begin, quick: Path) -> None:
+    quick.write_text(LAYERS)
+    drive(begin("run", trials=5))
+    quick.write_text(LAYERS.replace("(lr=", "(layers=Choice((1, 2)), lr="))
+    trials = drive(resume("run", accept_changes=True, trials=8)).trials
+    assert [set(trial.candidate.genome) for trial in trials] == [{"lr"}] * 8
+    assert all(trial.outcome.metrics["loss"] == trial.candidate.genome["lr"] * 2 for trial in trials)
+    quick.write_text(LAYERS.replace("(lr=", "(size=Choice((1, 2)), lr="))
+    with pytest.raises(StoreError, match="size is new"):
+        resume("run", accept_changes=True)
+
+
 def test_an_evaluator_that_has_moved(begin: Begin, resume: Begin, quick: Path) -> None:
     drive(begin("run", trials=5))
     moved = quick.with_name("elsewhere")

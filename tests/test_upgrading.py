@@ -1,0 +1,200 @@
+"""What 1.0.0 wrote is opened, continued or refused as docs/stability.md promises.
+
+`written_by_1_0_0` was made with the release: `runs/` (a language model, a function with 10 trials, a script with
+pruning, a table whose process was killed in the middle), `models/` exported by `evo-tune export` with their
+predictions for the data beside them, the program `tune.py`, and its list of public names, `public.txt`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from evo_tune import load
+from evo_tune.cli import cli
+
+SAVED = Path(__file__).parent / "written_by_1_0_0"
+CURRENT_NAMES = Path(__file__).parent / "public.txt"
+
+RUNS = {"language": (6, 0.24086), "function": (10, None), "script": (10, 0.0255), "table": (3, None)}
+"""Trials of each run, and the difference of its final comparison."""
+
+
+@pytest.fixture
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A writable copy of what 1.0.0 wrote, as the current folder."""
+    folder = tmp_path / "old"
+    shutil.copytree(SAVED, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def evo_tune(*words: str) -> Result:
+    return CliRunner().invoke(cli, [*words], catch_exceptions=False)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Runs
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_is_shown_as_it_was(saved: Path, name: str) -> None:
+    trials, difference = RUNS[name]
+    run = load(saved / "runs" / name)
+    assert len(run.trials) == trials
+    recorded = [json.loads(line) for line in (saved / "runs" / name / "_journal.jsonl").read_text().splitlines()]
+    values = {row["id"]: row["outcome"]["metrics"]["val_loss"] for row in recorded if row["event"] == "recorded"}
+    assert {trial.candidate.id: trial.outcome.metrics["val_loss"] for trial in run.trials} == values
+    for command in (["status"], ["show"], ["best"], ["report", "-o", "page.html"]):
+        done = evo_tune(command[0], name, "--store", "runs", *command[1:])
+        assert done.exit_code == 0, done.output
+    assert (saved / "page.html").stat().st_size > 10_000
+    assert difference is None or f"{difference:.5f}" in (saved / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_verify_says_that_results_of_1_0_0_are_not_bound(saved: Path, name: str) -> None:
+    done = evo_tune("verify", name, "--store", "runs", "--trust")
+    assert done.exit_code == 0, done.output
+    assert f"all {max(RUNS[name][0], 4 if name == 'table' else 0)} proposals agree" in done.output
+    assert "results not bound: version 1.0 wrote the run" in done.output
+    assert name == "table" or "files agree with the journal" in done.output  # it has none yet
+
+
+def resume(name: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "evo_tune", "resume", name, "--store", "runs", "--trust", "--slots", "1", *words]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "words", "trials"),
+    [
+        ("script", ["--trials", "12"], 12),
+        ("table", ["--accept-changes"], 8),  # the rest of what was begun, with the trial that was killed
+        ("language", ["--accept-changes", "--generations", "3"], 9),  # without the genes that are new since
+    ],
+)
+def test_a_run_continues(saved: Path, name: str, words: list[str], trials: int) -> None:
+    before = [(trial.candidate.genome, trial.outcome.metrics) for trial in load(saved / "runs" / name).trials]
+    done = resume(name, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = load(saved / "runs" / name).trials
+    assert len(after) == trials
+    assert [(trial.candidate.genome, trial.outcome.metrics) for trial in after][: len(before)] == before
+    assert {frozenset(trial.candidate.genome) for trial in after} == {frozenset(before[0][0])}
+    assert evo_tune("verify", name, "--store", "runs", "--trust").exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["language", "table"])
+def test_a_run_of_a_changed_evaluator_continues_only_by_a_flag(saved: Path, name: str) -> None:
+    journal = (saved / "runs" / name / "_journal.jsonl").read_bytes()
+    done = resume(name, "--generations", "3")
+    assert done.returncode != 0
+    assert done.stderr.splitlines()[-1].endswith("--accept-changes continues nevertheless")
+    assert (saved / "runs" / name / "_journal.jsonl").read_bytes() == journal
+
+
+def test_a_program_makes_the_same_trials(saved: Path) -> None:
+    done = subprocess.run([sys.executable, "-W", "error", "tune.py", "new", "10"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "(10, " in done.stdout
+    old, new = (load(saved / store / "function") for store in ("runs", "new"))
+    assert new.trials[0].candidate.genome == old.trials[0].candidate.genome  # the default
+    assert [*new.frame().columns][: len(old.frame().columns)] == [*old.frame().columns]
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Exported models
+
+
+def predict(model: str, data: str, *words: str) -> pd.DataFrame:
+    done = evo_tune("predict", f"models/{model}", data, "--output", "new.csv", *words)
+    assert done.exit_code == 0, done.output
+    return pd.read_csv("new.csv")
+
+
+@pytest.mark.parametrize("name", ["classes", "numbers", "texts", "images", "series"])
+def test_a_model_predicts_as_in_1_0_0(saved: Path, name: str) -> None:
+    old, new = pd.read_csv(f"models/{name}.csv"), predict(name, "digits" if name == "images" else f"{name}.csv")
+    assert [*new.columns] == [*old.columns]
+    for column in old.columns:
+        if old[column].dtype.kind == "f":
+            np.testing.assert_allclose(new[column], old[column], rtol=1e-3, atol=1e-4, err_msg=column)
+        else:
+            assert [*new[column]] == [*old[column]]
+
+
+def test_a_language_model_writes_as_in_1_0_0(saved: Path) -> None:
+    done = evo_tune("predict", "models/words", "--prompt", "the cat", "--length", "20", "--temperature", "0.01")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.rstrip("\n") == Path("models/words.txt").read_text(encoding="utf-8").rstrip("\n")
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Public names
+
+REMOVED = {
+    "evo-tune schedule",  # `Schedule` does it from Python
+    "evo-tune coordinates",  # it is a test
+    "evo-tune: schedule",
+    "evo-tune: coordinates",
+    "evo-tune new: --from",  # docs/scripts.md has the command
+    "evaluator language_model -o: grow_from",  # no figure supported it
+    "evaluator language_model -o: grow_share",
+}
+"""Public names of 1.0.0 that are gone, as CHANGELOG.md says."""
+
+MOVED = {"evo_tune.prediction.": "evo_tune.training.prediction.", "evo_tune.report.loading.": "evo_tune.report.page."}
+
+
+def public_names(path: Path) -> dict[str, list[str]]:
+    """Return the names of each line of a list of public names."""
+    names: dict[str, list[str]] = {}
+    key = ""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line[:1] not in ("", " ", "#"):
+            key, _, line = line.partition(":")
+            names[key] = []
+        if key and not line.startswith("#"):
+            names[key] += [word.strip() for word in line.split(",") if word.strip()]
+    return names
+
+
+def test_the_public_names_of_1_0_0_are_there_in_their_order() -> None:
+    current, gone = public_names(CURRENT_NAMES), set()
+    for key, names in public_names(SAVED / "public.txt").items():
+        if key.startswith("JSON ") or "(provisional)" in key:  # names of types of JSON are not public, their keys are
+            continue
+        if key.startswith("evo_tune.prediction.") and key.endswith("Model()"):  # `load_model` makes these objects
+            continue
+        new_key = next((new + key.removeprefix(old) for old, new in MOVED.items() if key.startswith(old)), key)
+        if new_key not in current:
+            gone.add(key)
+            continue
+        names = [name for name in names if not name.startswith("**")]  # the name is no part of a call
+        gone |= {f"{key}: {name}" for name in names if name not in current[new_key]}
+        if key.endswith("()"):
+            present = [name for name in names if name in current[new_key]]
+            assert [name for name in current[new_key] if name in names] == present, f"other order: {key}"
+    assert gone == REMOVED
+
+
+@pytest.mark.parametrize("name", ["recipe", "prediction.language", "prediction.model", "prediction.series"])
+def test_old_modules_are_imported_with_a_warning(name: str) -> None:
+    """In a process of its own: a module warns when it is imported first."""
+    use = "; m.GPTConfig" if name == "recipe" else ""
+    code = f"from importlib import import_module as load; m = load('evo_tune.{name}'){use}"
+    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "is deprecated since 1.1 and removed in 2.0" in done.stderr
+    assert import_module("evo_tune").__version__
