@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from markupsafe import Markup
 from msgspec import structs
 
@@ -37,7 +36,7 @@ from evo_tune.report.page import (
     section_html,
     templates,
 )
-from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData, TrainingCommand
+from evo_tune.report.run_data import RunData, TrainingCommand
 from evo_tune.report.summary import genome_count, results_in_words
 from evo_tune.store.heartbeat import Beat, Curve, last_beat, running_curves
 from evo_tune.store.journal import JOURNAL
@@ -59,9 +58,6 @@ PAUSE = 4.0
 
 # Number of latest results shown: whole rows on a screen (five columns) and on a phone (two).
 LATEST = 4
-
-# Fewest finished trainings from which the end of a running one is predicted.
-MIN_FINISHED = 5
 
 # Most running trainings drawn.
 MOST_RUNNING = 12
@@ -85,9 +81,8 @@ def current_part(data: RunData) -> tuple[str, Part]:
         latest_results[f"trial {id}"] = value
     explanation = f"No slot is working. The latest results in {data.metric}, newest first:"
     if rows:
-        explanation = f"The latest results in {data.metric}, newest first; then each slot's current training, its "
-        explanation += "progress, and its predicted final value with an 80 % interval, "
-        explanation += "from how finished trainings continued."
+        explanation = f"The latest results in {data.metric}, newest first; then each slot's current training and its "
+        explanation += "progress."
     caption = f"{metric}: running trainings beside the best so far"
     figures = [] if figure is None else [CaptionedFigure(figure, caption)]
     return state(data, beat), Part("Now", explanation, figures, latest_results, (), rows, "Slots", rows_open=True)
@@ -127,26 +122,6 @@ def remaining_seconds(data: RunData, slots: int) -> float:
     return max(0.0, seconds) if seconds < 1e9 else math.nan
 
 
-def predict_end(data: RunData, curve: Curve, metric: str) -> tuple[float, float, float] | None:
-    """Return the predicted final value of a running training, between the ends of its 80 % interval.
-
-    The prediction assumes that it continues as finished trainings did from the same share. None if fewer than
-    `MIN_FINISHED` trainings are known there, or if it has reported nothing.
-    """
-    points = _points(curve, metric)
-    if not points:
-        return None
-    share, value = points[-1]
-    changes = []  # of finished trainings, from this share to their ends
-    for finished in curves(data):
-        if finished.trial.rankable and finished.x[0] <= share <= finished.x[-1]:
-            changes.append(float(finished.y[-1]) - float(np.interp(share, finished.x, finished.y)))
-    if len(changes) < MIN_FINISHED or abs(value) > MAX_ABSOLUTE_LOSS:
-        return None
-    low, middle, high = value + np.quantile(changes, [0.1, 0.5, 0.9])
-    return float(low), float(middle), float(high)
-
-
 def _points(curve: Curve, metric: str) -> list[tuple[float, float]]:
     """Return the points of a running curve that have a metric: share of the training and value."""
     return [(x, value) for x, metrics in curve if (value := metrics.get(metric)) is not None]
@@ -156,13 +131,11 @@ def _slot_rows(data: RunData, beat: Beat, running: Mapping[int, Curve], metric: 
     rows = []
     for slot in beat.slots:
         curve = next((curve for id, curve in running.items() if slot.work.split(" (")[0] == f"trial {id}"), ())
-        end = predict_end(data, curve, metric)
         value = curve[-1][1].get(metric) if curve else None
         row = {"slot": slot.slot, "device": slot.device, "training": slot.work or "none"}
         row["for"] = show_seconds(slot.seconds + beat.age) if slot.work else ""
         row["done"] = f"{curve[-1][0]:.0%}" if curve else ""
         row[f"{metric} so far"] = show_value(value) if value is not None else ""
-        row["predicted end"] = "" if end is None else f"{end[1]:.4g} ({end[0]:.4g} to {end[2]:.4g})"
         rows.append(row)
     columns = {name for row in rows for name, value in row.items() if value}  # scripts report nothing before they end
     return [{name: value for name, value in row.items() if name in columns} for row in rows]

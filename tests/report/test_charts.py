@@ -18,7 +18,6 @@ from evo_tune.report.charts import (
     as_plotly,
     curves,
     escape_label,
-    front,
     history,
     log_axis,
     resources,
@@ -173,13 +172,6 @@ def test_the_curves_say_which_of_their_values_is_the_result(
 
 
 # Front and resources.
-
-
-def test_the_front_only_grows(made: Made) -> None:
-    at, volumes = front.growth(RunData(made(80, objectives=("loss:min", "params:min"))))
-    assert len(at) > 10
-    assert (np.diff(volumes) >= 0).all()
-    assert 0 < volumes[-1] <= 1
 
 
 def test_no_cheaper_training_is_as_good_as_one_on_the_front() -> None:

@@ -1,4 +1,4 @@
-"""The state of a running run: one line, the time left, and the predicted ends of its trainings."""
+"""The state of a running run: one line, and the time left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from evo_tune.report.run_data import RunData
-from evo_tune.report.serving import LiveReport, current_part, predict_end, remaining_seconds
+from evo_tune.report.serving import LiveReport, current_part, remaining_seconds
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import Made
@@ -75,23 +75,10 @@ def test_the_time_left_is_the_pending_trainings_at_the_mean_pace(going: Run) -> 
     assert math.isnan(remaining_seconds(RunData(going), 0))
 
 
-def test_an_end_is_predicted_from_how_finished_trainings_continued(going: Run) -> None:
-    material = RunData(going)
-    end = predict_end(material, ((0.25, {"loss": 4.0}), (0.5, {"loss": 3.0})), "loss")
-    assert end is not None
-    low, value, high = end
-    fall = 3.0 - value
-    assert fall == pytest.approx(0.7**3 - 0.2**3, abs=0.05)  # as the made-up curves fall from a half on
-    assert low <= value <= high
-    assert predict_end(material, (), "loss") is None
-    assert predict_end(material, ((0.01, {"loss": 3.0}),), "loss") is None, "no curve begins so early"
-
-
 def test_each_slot_has_its_curve(going: Run) -> None:
     _, part = current_part(RunData(going))
     assert part.rows[0]["done"] == "50%"
     assert part.rows[0]["loss so far"] == "3"
-    assert "(" in part.rows[0]["predicted end"]
     assert part.rows[1]["done"] == ""
     assert len(part.figures) == 1
     assert next(iter(part.facts)) == f"trial {going.recorded[-1]}"

@@ -1,4 +1,4 @@
-"""The Pareto front of two or more objectives, and the growth of its hypervolume during the run."""
+"""The Pareto front of two or more objectives."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +15,6 @@ from evo_tune.report.summary import pareto_front
 from evo_tune.text import show_value
 
 POSITION = 80
-
-# Number of points at which the hypervolume is computed along a run.
-LOOKS = 60
 
 
 def draw(data: RunData, x: int = 0, y: int = 1) -> Spec | None:
@@ -55,25 +52,6 @@ def _losses(trials: Sequence[Trial]) -> np.ndarray:
     return np.array([trial.losses for trial in trials if trial.losses], dtype=float)
 
 
-def growth(data: RunData) -> tuple[np.ndarray, np.ndarray]:
-    """Return some numbers of evaluations, and the share of the box that the front then covered, both (looks,).
-
-    The box ranges from the best to the median of each objective. The volumes are exact (`moocore.hypervolume`).
-    """
-    import moocore  # takes a quarter of a second, needed for several objectives only
-
-    evaluations = {id: number for number, id in enumerate(data.run.recorded, 1)}
-    trials = sorted((trial for trial in data.ranked_trials if trial.feasible), key=lambda trial: evaluations[trial.id])
-    losses = _losses(trials)
-    if len(trials) < 4 or (np.median(losses, axis=0) <= losses.min(axis=0)).any():
-        return np.zeros(0), np.zeros(0)
-    best, median = losses.min(axis=0), np.median(losses, axis=0)
-    losses = (losses - best) / (median - best)
-    looks = charts.spread_indices(len(trials), LOOKS) + 1
-    volumes = [moocore.hypervolume(losses[:look], ref=np.ones(losses.shape[1])) for look in looks]
-    return np.array([evaluations[trials[look - 1].id] for look in looks]), np.array(volumes)
-
-
 def part(data: RunData) -> Part | None:
     """Return the part; None for one objective, or without a value."""
     objectives = data.run.objectives
@@ -82,13 +60,6 @@ def part(data: RunData) -> Part | None:
     figures = [CaptionedFigure(figure, narrow=len(pairs) > 1) for figure in drawn]
     if not figures:
         return None
-    evaluations, volumes = growth(data)
-    if len(evaluations):
-        steps = {"shape": "hv"}
-        trace = charts.line(evaluations, volumes, "hypervolume", charts.SERIES[0], 2.5, "%{y:.1%}", line=steps)
-        y_axis = charts.share_axis("share of the box", rangemode="tozero")
-        caption = "Hypervolume: share of the box between best and median of each objective that the front dominates"
-        figures.append(CaptionedFigure(charts.figure([trace], "evaluations", y_axis, height=240), caption))
     rows = []
     for trial in pareto_front(data.run)[:50]:
         values = {objective.metric: objective.value(objective.loss(trial.outcome.metrics)) for objective in objectives}
@@ -97,7 +68,7 @@ def part(data: RunData) -> Part | None:
     return Part(
         "Pareto front",
         "No trial is better than one on the front in every objective. Where the front bends, a small loss in one "
-        "objective gains much in the other. If the hypervolume still grows at the end, more trials are likely to help.",
+        "objective gains much in the other.",
         figures,
         rows=rows,
         rows_title="The front",

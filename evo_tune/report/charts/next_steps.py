@@ -6,13 +6,10 @@ Each recommendation follows from counts that it states; a run with too few resul
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from evo_tune.genome.notation import format_gene, format_hints
-from evo_tune.genome.trial import Trial
 from evo_tune.genome.widening import ENDS, widen_end
 from evo_tune.report import summary
 from evo_tune.report.charts import Command, Part
@@ -20,8 +17,7 @@ from evo_tune.report.run_data import RunData, is_unordered
 from evo_tune.report.summary import DONE_CHANCE, describe_more_trials, predict_next_generation
 from evo_tune.store.run import Run
 from evo_tune.store.run_folders import run_reference
-from evo_tune.store.table import read_comparison
-from evo_tune.text import one_line, show_seconds, show_value
+from evo_tune.text import one_line, show_value
 
 POSITION = 10
 
@@ -30,9 +26,6 @@ MIN_TRIALS = 12
 
 # Distance from the end of a range, in unit coordinates, that counts as being at the end.
 END_MARGIN = 0.03
-
-# Least difference between the shares of failed and of successful trials beyond a bound that is reported.
-MIN_DIFFERENCE = 0.6
 
 FIXES = {
     "diverged": "a smaller learning rate, a longer warmup, or clipping",
@@ -132,7 +125,7 @@ def _wider_ranges(data: RunData) -> Iterator[Command]:
 
 
 def _failures(data: RunData) -> Iterator[Command]:
-    """Yield each kind of failure with its count, where it happens and what may help."""
+    """Yield each kind of failure with its count and what may help."""
     statuses = Counter(trial.outcome.status for trial in data.trials)
     for status, _ in statuses.most_common():
         if status in ("ok", "pruned"):
@@ -142,66 +135,21 @@ def _failures(data: RunData) -> Iterator[Command]:
         text = f"{len(failed)} of {len(data.trials)} evaluations ended as {status.replace('_', ' ')}"
         text += f", for example trial {failed[0].id}"
         text += f": {one_line(commonest, 200).rstrip('.')}." if commonest else "."
-        if bound := _failure_bound(data, failed):
-            text += f" {bound}"
         yield Command(f"{text} What may help: {FIXES.get(status, 'see the error')}.")
-
-
-def _failure_bound(data: RunData, failed: Sequence[Trial]) -> str:
-    """Return a sentence with the bound on one gene beyond which trials fail; '' if there is no such bound."""
-    failed_ids = {trial.id for trial in failed}
-    ok = [trial for trial in data.trials if trial.outcome.status == "ok" and trial.id not in failed_ids]
-    if len(failed) < 3 or len(ok) < 3:
-        return ""
-    failed_units, ok_units = data.encode_trials(failed), data.encode_trials(ok)
-    largest_difference, sentence = MIN_DIFFERENCE, ""
-    for column, (name, gene) in enumerate(data.genes.items()):
-        if gene.size == 1 or is_unordered(gene):
-            continue
-        for bound in np.unique(np.quantile(failed_units[:, column], [0.0, 0.1, 0.9, 1.0])):
-            for word, sign in (("at least", 1.0), ("at most", -1.0)):
-                failed_beyond = int((sign * failed_units[:, column] >= sign * bound).sum())
-                ok_beyond = int((sign * ok_units[:, column] >= sign * bound).sum())
-                difference = failed_beyond / len(failed) - ok_beyond / len(ok)
-                if difference > largest_difference:
-                    largest_difference, value = difference, show_value(gene.decode(float(bound)))
-                    sentence = f"{failed_beyond} of these {len(failed)} have {name} of {word} {value}, "
-                    sentence += f"and {ok_beyond} of the {len(ok)} successful ones."
-    return sentence
 
 
 # Whether to continue.
 
 
 def _whether_to_continue(data: RunData) -> Iterator[Command]:
-    """Yield whether more trials are likely to help: from a prediction, else from the gain of the last third."""
-    run, steps = data.run, summary.best_so_far(data.run)
-    count = len(run.outcomes)
-    if not steps or count < MIN_TRIALS or len(run.objectives) > 1:
+    """Yield whether more trials are likely to help, if that can be predicted."""
+    run = data.run
+    if len(run.outcomes) < MIN_TRIALS or (prediction := predict_next_generation(run)) is None:
         return
+    judgement = "whether to continue depends on the cost of a training."
+    if prediction.chance < DONE_CHANCE:
+        judgement = "more trials are likely to gain little. Widen the space, or start again. To continue anyway:"
+    elif prediction.chance > 0.5:
+        judgement = "continue."
     command = f"evo-tune resume {run_reference(run.folder)} {summary.flag_to_continue(run)}"
-    early_values = [value for evaluations, value, _ in steps if evaluations <= 2 * count // 3]
-    if not early_values:
-        return
-    if (prediction := predict_next_generation(run)) is not None:
-        judgement = "whether to continue depends on the cost of a training."
-        if prediction.chance < DONE_CHANCE:
-            judgement = "more trials are likely to gain little. Widen the space, or start again. To continue anyway:"
-        elif prediction.chance > 0.5:
-            judgement = "continue."
-        yield Command(f"From the losses so far, {describe_more_trials(prediction)}: {judgement}", command)
-        return
-    gain = data.objective.sign * (early_values[-1] - steps[-1][1])
-    noise = summary.seed_noise([*data.trials, *read_comparison(run)])
-    last_third = f"The last third of the evaluations ({count - 2 * count // 3})"
-    if gain <= 0:
-        why = "found nothing better, so more trials are likely to gain little. "
-        why += "Widen the space, or start again with another --seed. To continue anyway:"
-    elif gain < noise:  # not if the noise is unknown, NaN
-        why = f"gained {show_value(gain)} in {data.metric}, less than one genome's values differ between seeds "
-        why += f"({show_value(noise)}): more trials are likely to gain little, and --seeds-per-trial 2 would tell more."
-    else:
-        added = summary.next_trial_count(run)
-        duration = show_seconds(run.seconds / count * added)
-        why = f"still gained {show_value(gain)} in {data.metric}: continue. {added} more take about {duration}:"
-    yield Command(f"{last_third} {why}", command)
+    yield Command(f"From the losses so far, {describe_more_trials(prediction)}: {judgement}", command)
