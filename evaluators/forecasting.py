@@ -3,7 +3,8 @@
 `-o data=FILE` names a table with a time column (`-o time=`). Each column of numbers is a series (`-o target=a,b`), or
 one column is, with a key that tells several series apart (`-o key=shop -o target=sold`). The model reads the last
 `context` steps of a series and forecasts the next `-o horizon=` at once, as quantiles (`-o levels=0.1,0.5,0.9`) or as a
-mean (`-o loss=mse`). All series share the weights, and each is forecast from its own past.
+mean (`-o loss=mse`). All series share the weights, and each is forecast from its own past and from its covariates
+(`-o known=price,promo`, `-o past=visits`).
 
 The frequency is found, and with it the season (`-o season=`) and a horizon. A missing value takes that of a season
 before and is not scored; more than a fifth missing is refused. All series are divided at the same two times: the last
@@ -172,11 +173,13 @@ SPACE = search_space
 
 
 def _config(genome: Mapping[str, Any], options: Options) -> PatchConfig:
-    levels, horizon = options.quantiles, options.split_series.horizon
+    levels, horizon, format = options.quantiles, options.split_series.horizon, options.series_data.format
     return PatchConfig(
         outputs=horizon * max(1, len(levels)),
         horizon=horizon,
         levels=levels,
+        past=len(format.past),
+        known=len(format.known),
         scaling=options.scaling,
         **{name: genome[name] for name in ("context", "patch", "depth", "width", "heads", "ffn_mult", "dropout")},
     )
@@ -210,14 +213,16 @@ def _task(genome: Mapping[str, Any], options: Options) -> ForecastTask:
 
         numbers = zip(series.series, series.centres.tolist(), series.scales.tolist(), strict=True)
         scales = {single.name: (centre, scale) for single, centre, scale in numbers}
-        return Forecaster(config, seed=seed, series=options.series_data.format, scales=scales)
+        covariates = series.covariate_scales.tolist()
+        format = options.series_data.format
+        return Forecaster(config, seed=seed, series=format, scales=scales, covariate_scales=covariates)
 
     series, config = options.split_series, _config(genome, options)
     return ForecastTask(
         options=options,
         genome=genome,
         build=build,
-        inputs=series.standardised,
+        inputs=series.inputs,
         split_series=series,
         context=config.context,
         flops_per_sample=config.flops_per_sample,

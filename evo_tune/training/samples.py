@@ -269,7 +269,7 @@ class Slices:
 
     def __init__(self, values: Tensor, start: Tensor, lowest: Tensor, first: int, last: int) -> None:
         self.values, self.start, self.lowest, self.first, self.last = values, start, lowest, first, last
-        self.shape, self.dtype, self.device = (len(start), last - first), values.dtype, values.device
+        self.shape, self.dtype, self.device = (len(start), last - first, *values.shape[1:]), values.dtype, values.device
 
     @property
     def nbytes(self) -> int:
@@ -301,16 +301,22 @@ class ForecastTraining(SampleTraining):
         """Samples; judged targets are centre, scale and horizon values in the units of the series, float64."""
         divided, context = self.plan.split_series, self.plan.context
         windows, values = divided.training(context), torch.from_numpy(self.plan.inputs)
-        start, lowest = torch.from_numpy(windows.start), torch.from_numpy(windows.first)
-        inputs = Slices(values, start, lowest, -context, 0)
-        targets = Slices(torch.from_numpy(self.plan.targets), start, lowest, 0, divided.horizon)
+        last = divided.horizon if values.ndim > 1 else 0  # covariates that are known ahead
+
+        def inputs_of(part: ForecastWindows) -> Slices:
+            start, lowest = torch.from_numpy(part.start), torch.from_numpy(part.first)
+            return Slices(values, start, lowest, -context, last)
+
+        inputs = inputs_of(windows)
+        targets = Slices(torch.from_numpy(self.plan.targets), inputs.start, inputs.lowest, 0, divided.horizon)
         numbers = np.linspace(0, len(windows) - 1, min(SEEN, len(windows))).astype(np.int64)
         training_sample = ForecastWindows(windows.start[numbers], windows.first[numbers], windows.series[numbers])
         scored_parts = []
         for part in (divided.held_out, divided.test, training_sample):
-            past = torch.from_numpy(self.plan.inputs[part.past(context)])
             centre_and_scale = np.stack([statistic[part.series] for statistic in (divided.centres, divided.scales)], 1)
-            scored_parts.append((past, torch.from_numpy(np.concatenate([centre_and_scale, divided.truth(part)], 1))))
+            scored_parts.append(
+                (inputs_of(part)[:], torch.from_numpy(np.concatenate([centre_and_scale, divided.truth(part)], 1)))
+            )
         return Examples((cast(Tensor, inputs), cast(Tensor, targets)), *scored_parts)
 
     @cached_property

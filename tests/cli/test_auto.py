@@ -20,7 +20,7 @@ import pytest
 import evo_tune
 from evo_tune.cli.session import PlannedRun
 from evo_tune.cli.training import final_training
-from evo_tune.cli.training.auto import copy_model, recognise_task
+from evo_tune.cli.training.auto import choose_task, copy_model, recognise_task
 from evo_tune.errors import UsageError
 from evo_tune.loop.search import Search
 from evo_tune.report.data import AutoModel, run_summary
@@ -90,6 +90,23 @@ def test_a_data_set_is_taken_for_its_task_and_why_is_said(name: str, data: Path)
     assert found.evaluator == f"bundled:{evaluator}"
     assert found.options == {"data": name, **options}
     assert found.why
+
+
+def test_covariates_are_proposed_and_used_only_where_they_are_named(data: Path) -> None:
+    days = [f"2024-{1 + n // 28:02}-{1 + n % 28:02}" for n in range(84)]
+    rows = [f"{day},{n % 7},{n % 5}\n" for n, day in enumerate(days)]
+    (data / "sales.csv").write_text("day,sold,price\n" + "".join(rows))
+    both = choose_task("sales.csv", None, None, {})
+    assert both.options == {"data": "sales.csv", "time": "day"}
+    assert "--target sold -o known=price if they are known ahead, otherwise -o past=price" in both.proposal
+    table = choose_task("sales.csv", "sold", None, {})
+    assert table.evaluator == "bundled:tabular"
+    assert (
+        "-o split_by=day; to forecast a series: -o known=price if known ahead, otherwise -o past=pr" in table.proposal
+    )
+    named = choose_task("sales.csv", "sold", None, {"known": "price"})
+    assert (named.evaluator, named.why) == ("bundled:forecasting", "covariates of a series are named")
+    assert named.options == {"data": "sales.csv", "target": "sold", "known": "price"}
 
 
 @pytest.mark.parametrize(

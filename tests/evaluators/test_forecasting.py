@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import torch
 
 from evo_tune import Context, load_model
 from evo_tune.cli import cli
-from evo_tune.errors import EvoTuneError
+from evo_tune.errors import EvoTuneError, RecipeError
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training import ForecastTraining
+from evo_tune.training import Forecaster, ForecastTraining
 from evo_tune.training.recipe import ForecastScores
 from evo_tune.training.recipe.data import series
 
@@ -139,6 +140,89 @@ def test_forecasts_continue_irregular_times_with_a_zone(
     cli.main(["predict", str(tmp_path / "model"), str(path)], standalone_mode=False)
     forecast = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()[1:]]
     assert forecast == ["2024-04-14 15:00:00+00:00", "2024-04-14 16:00:00+00:00", "2024-04-14 17:00:00+00:00"]
+
+
+@pytest.fixture(scope="module")
+def sales(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """300 days whose sales follow price and promotions of the day, and visits of three days before."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"day": pd.date_range("2023-01-01", periods=300), "price": rng.normal(9.0, 1.0, 300)})
+    frame["promo"], frame["visits"] = rng.random(300) < 0.2, rng.normal(50.0, 9.0, 300)
+    frame["sold"] = 100.0 - 8.0 * frame["price"] + 15.0 * frame["promo"] + 0.8 * frame["visits"].shift(3, fill_value=50)
+    path = tmp_path_factory.mktemp("sales") / "sales.csv"
+    frame.to_csv(path, index=False)
+    return str(path)
+
+
+COVARIATES = {"target": "sold", "known": "price,promo", "past": "visits", "horizon": 3}
+
+
+def test_covariates_make_forecasts_better(evaluator: Evaluator, sales: str) -> None:
+    losses = []
+    for given in ({"target": "sold", "horizon": 3}, {**COVARIATES, "past": ""}, COVARIATES):
+        options = bound(evaluator, data=sales, epochs=12.0, patience=None, **given)
+        genome = {**options.space.default(), "lr": 1e-2, "dropout": 0.0}
+        losses.append(options.evaluate(genome, Context(seed=1))["val_loss"])
+    alone, known, both = losses
+    assert known < 0.8 * alone
+    assert both < 0.9 * known
+
+
+def test_an_exported_model_with_covariates_forecasts_what_was_judged(
+    evaluator: Evaluator, sales: str, tmp_path: Path
+) -> None:
+    options = bound(evaluator, data=sales, epochs=2.0, **COVARIATES)
+    metrics = options.export(options.space.default(), Context(seed=1, folder=tmp_path / "t"), tmp_path / "model")
+    model, frame = load_model(tmp_path / "model"), pd.read_csv(sales)
+    model.reader.network.offsets = []  # the test part calibrates the bands
+    split, forecasts, truth = options.values.split_series, [], []
+    for start in split.test.start:
+        past = frame.iloc[: start + 3].copy()
+        past.loc[start:, ["sold", "visits"]] = np.nan
+        forecasts.append(model.predict(past)[["0.1", "0.5", "0.9"]].to_numpy())
+        truth.append(frame["sold"].to_numpy()[start : start + 3])
+    scores = ForecastScores.of(np.array(forecasts), np.array(truth), split.scales.repeat(len(truth)), (0.1, 0.5, 0.9))
+    assert scores.loss == pytest.approx(metrics["test_loss"], rel=1e-6)
+    past["visits"] = frame["visits"]  # those of the horizon are not known
+    assert np.array_equal(model.predict(past)[["0.1", "0.5", "0.9"]].to_numpy(), forecasts[-1])
+    past.loc[past.index[-1], "price"] += 2.0
+    assert not np.array_equal(model.predict(past)["0.5"].to_numpy(), forecasts[-1][:, 1])
+    assert model.evaluate(frame)["mase"] > 0.0
+
+
+def test_what_predict_needs_of_covariates_is_said_in_one_line(evaluator: Evaluator, sales: str, tmp_path: Path) -> None:
+    options = bound(evaluator, data=sales, epochs=0.1, **COVARIATES)
+    options.export(options.space.default(), Context(seed=1, folder=tmp_path / "t"), tmp_path / "model")
+    model, frame = load_model(tmp_path / "model"), pd.read_csv(sales)
+    ahead = frame.copy()
+    ahead.loc[297:, "sold"] = np.nan
+    assert model.predict(ahead)["day"].astype(str).tolist() == ["2023-10-25", "2023-10-26", "2023-10-27"]
+    cases = [
+        (frame, "column 'price' has no value at 2023-10-28: expected rows for the 3 steps .* in which 'sold' is empty"),
+        (ahead.iloc[:299], "column 'price' has no value at 2023-10-27"),
+        (ahead.drop(index=298), "column 'price' has no value at 2023-10-26"),
+        (ahead.drop(columns="promo"), "no column 'promo': expected the columns day, sold, visits, price, promo"),
+    ]
+    for table, words in cases:
+        with pytest.raises(EvoTuneError, match=words) as caught:
+            model.predict(table)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("covariate_scales", [[0.0, 1.0]]), ("covariate_scales", [[0.0, float("inf")]] * 3), ("known", ["price"])],
+)
+def test_a_model_whose_covariates_do_not_fit_is_refused(
+    evaluator: Evaluator, sales: str, tmp_path: Path, name: str, value: Any
+) -> None:
+    options = bound(evaluator, data=sales, **COVARIATES)
+    task = evaluator.module._task(options.space.default(), options.values)
+    data = json.loads(json.dumps(task.build(0).to_json()))
+    assert Forecaster.from_json(data).covariate_scales.shape == (3, 2)
+    (data if name in data else data["series"])[name] = value
+    with pytest.raises(RecipeError, match="covariate_scales"):
+        Forecaster.from_json(data)
 
 
 def test_values_after_the_training_part_change_no_weight(evaluator: Evaluator, shops: str, tmp_path: Path) -> None:

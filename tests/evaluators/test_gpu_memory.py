@@ -63,6 +63,8 @@ ENCODERS: dict[str, tuple[type[Encoder], EncoderConfig]] = {
         Forecaster,
         PatchConfig(**{**SHAPE, "outputs": 9}, context=64, patch=8, horizon=3, levels=(0.1, 0.5, 0.9), dropout=0.1),
     ),
+    "series-past": (Forecaster, PatchConfig(**SHAPE, context=64, patch=8, horizon=3, past=2)),
+    "series-known": (Forecaster, PatchConfig(**SHAPE, context=64, patch=8, horizon=3, past=1, known=4)),
     "bytes": (TextClassifier, TextConfig(**SHAPE, length=32, unit="bytes")),
 }
 
@@ -73,7 +75,8 @@ def inputs_of(config: EncoderConfig, samples: int) -> Tensor:
     if isinstance(config, FTConfig):
         return torch.ones(samples, config.numeric + len(config.categories))
     if isinstance(config, PatchConfig):
-        return torch.rand(samples, config.context)
+        channels = 1 + config.past + config.known
+        return torch.rand(samples, config.window_values // channels, *([channels] if channels > 1 else []))
     return torch.ones(samples, config.tokens, dtype=torch.int32)
 
 

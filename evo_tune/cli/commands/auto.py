@@ -92,8 +92,8 @@ def command(
     elif families is not None:
         raise UsageError(f"--families {families}: {plugin.name} has models of one family: leave it out")
     shared.echo(f"{data} is taken for {plugin.name}: {task.why}{alternative}", err=True)
-    if task.split and "split_by" not in task.options:
-        shared.echo(task.split, err=True)
+    if task.proposal and "split_by" not in task.options:
+        shared.echo(task.proposal, err=True)
     hours = 1.0 if hours is None and trials is None else hours
     flags = {"trials": trials, "hours": hours, **setting_flags}
     settings = {**RUN_DEFAULTS, **{key: value for key, value in flags.items() if value is not None}}

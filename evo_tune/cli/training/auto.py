@@ -65,14 +65,14 @@ class DataTask:
         options: Its options.
         why: Why, in words.
         otherwise: Flags of the command that would say otherwise.
-        split: Proposal of another split of the rows, in words; '' for none.
+        proposal: Proposal of another split of the rows or of covariates, in words; '' for none.
     """
 
     evaluator: str
     options: dict[str, str] = field(default_factory=dict)
     why: str = ""
     otherwise: str = ""
-    split: str = ""
+    proposal: str = ""
 
 
 def recognise_task(data: str, target: str | None, header: bool = True) -> DataTask:
@@ -175,7 +175,10 @@ def _propose_split(frame: pd.DataFrame, target: str) -> str:
             continue
         shown, flag = repr(one_line(name, 60)), f"-o split_by={shlex.quote(name)}"
         if classify_column(frame[name], as_category=False).kind == "date":
-            return f"rows are drawn for each part; {shown} has dates: if later rows are to be predicted, give {flag}"
+            numbers = one_line(",".join(frame.select_dtypes(["number", "bool"]).columns.drop(target, "ignore")), 60)
+            series = f"; to forecast a series: -o known={numbers} if known ahead, otherwise -o past={numbers}"
+            later = f"if later rows are to be predicted, give {flag}{series if numbers else ''}"
+            return f"rows are drawn for each part; {shown} has dates: {later}"
         values = frame[name].nunique()
         if GROUP_NAME.search(name) and 5 <= values <= len(frame) / 2:
             new = f"{shown} has {values} values in {len(frame)} rows: if new ones are to be predicted, give {flag}"
@@ -209,10 +212,13 @@ def _series_task(frame: pd.DataFrame, data: str, target: str | None) -> DataTask
             column, grid = one_line(series_format.time, 60), series_format.grid.name
             times = f"irregular times, averaged to {grid} ones" if series_format.averaged else f"{grid} times"
             why = f"its column {column!r} has {times}, and the others are series"
-            otherwise = f"--evaluator tabular --target {target or series_format.targets[0]}"
-            return DataTask(
-                "bundled:forecasting", {name: text for name, text in options.items() if text}, why, otherwise
-            )
+            first, *others = series_format.targets
+            covariates = one_line(",".join(others), 60)
+            flags = f"--target {first} -o known={covariates} if they are known ahead, otherwise -o past={covariates}"
+            proposal = f"each column is forecast from its own past; with the others as covariates: {flags}"
+            named = {name: text for name, text in options.items() if text}
+            otherwise = f"--evaluator tabular --target {target or first}"
+            return DataTask("bundled:forecasting", named, why, otherwise, proposal if others else "")
     return None
 
 
@@ -253,9 +259,12 @@ def choose_task(data: str, target: str | None, evaluator: str | None, options: d
         evaluator: Name of the evaluator, if the user gave one.
         options: Options that the user gave.
     """
+    why = "by --evaluator"
+    if evaluator is None and options.keys() & {"known", "past"}:
+        evaluator, why = "bundled:forecasting", "covariates of a series are named"
     if evaluator is not None:
         target_option = {} if target is None else {"target": target}
-        return DataTask(evaluator, {"data": data, **target_option, **options}, "by --evaluator")
+        return DataTask(evaluator, {"data": data, **target_option, **options}, why)
     task = recognise_task(data, target, options.get("header") != "none")
     return replace(task, options={**task.options, **options})
 

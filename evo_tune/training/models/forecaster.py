@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.recipe.data.forecasts import naive_error
-from evo_tune.training.recipe.data.series import Series, SeriesFormat
+from evo_tune.training.recipe.data.series import Series, SeriesFormat, standardise_covariates
 from evo_tune.training.recipe.models.encoder_config import PatchConfig
 
 # Added to the variance of a window, in squared units of the series' scale.
@@ -29,12 +29,17 @@ class Forecaster(Encoder):
     A window is standardised by its own mean and deviation, and the forecast gets them back (RevIN, Kim et al. 2022,
     without its learnt scale).
 
+    Covariates of the past are further channels of the patches. A perceptron turns those that are known ahead into an
+    additive effect at each step, which is subtracted from the past and added to the forecast, as in a regression whose
+    errors are a series.
+
     Args:
         config: Shape of the model.
         seed: Seed of the initial weights.
         series: Layout of series in a table; required by `read`.
         scales: Centre and scale of each series of the training data, by name (see `SplitSeries`).
         offsets: What calibrates the quantiles (see `conformal_offsets`); empty: they are as the model gives them.
+        covariate_scales: Mean and standard deviation of each covariate (see `SplitSeries`).
     """
 
     config_class = PatchConfig
@@ -48,6 +53,7 @@ class Forecaster(Encoder):
         series: SeriesFormat | None = None,
         scales: Mapping[str, tuple[float, float]] | None = None,
         offsets: Sequence[Sequence[float]] = (),
+        covariate_scales: Sequence[Sequence[float]] = (),
     ) -> None:
         super().__init__(config, seed)
         self.series = series
@@ -60,20 +66,48 @@ class Forecaster(Encoder):
         if self.offsets and (np.shape(self.offsets) != shape or not np.isfinite(self.offsets).all()):
             raise RecipeError("offsets", np.shape(self.offsets), f"finite numbers in lists of shape {shape}")
 
-    def build(self, config: PatchConfig) -> None:
-        """Build the embeddings of patches and positions."""
-        self.patches = nn.Linear(config.patch, config.width)
-        self.positions = nn.Embedding(config.tokens, config.width)
+        self.covariate_scales = np.array(covariate_scales, float).reshape(-1, 2)
+        counts = (config.past, config.known)
+        fits = series is None or (len(series.past), len(series.known), len(self.covariate_scales)) == (
+            *counts,
+            sum(counts),
+        )
+        if not fits or not np.isfinite(self.covariate_scales).all():
+            raise RecipeError(
+                "covariate_scales", covariate_scales, f"two finite numbers for each of {counts} covariates"
+            )
 
-    def forward(self, past: Tensor) -> Tensor:
-        """Return the standardised forecast, (batch, horizon · levels), of standardised values, (batch, context)."""
-        config = self.config
+    def build(self, config: PatchConfig) -> None:
+        """Build the embeddings of patches and positions, and the effect of covariates that are known ahead."""
+        self.patches = nn.Linear(config.patch * (1 + config.past), config.width)
+        self.positions = nn.Embedding(config.tokens, config.width)
+        if config.known:
+            layers = {"hidden": nn.Linear(config.known, config.width), "out": nn.Linear(config.width, 1)}
+            self.effect = nn.ModuleDict(layers)  # zero at first, as all weights of the name `out`
+
+    def forward(self, window: Tensor) -> Tensor:
+        """Return the standardised forecast, (batch, horizon · levels), of standardised values.
+
+        Args:
+            window: (batch, context), or with covariates (batch, context + horizon, 1 + past + known): the series,
+                covariates of the past and those known ahead; of the horizon only the last are read.
+        """
+        config, context = self.config, self.config.context
+        channels = window[:, None] if window.ndim == 2 else window[:, :context, : 1 + config.past].transpose(1, 2)
+        past = channels[:, 0]
+        if config.known:
+            hidden = F.gelu(self.effect["hidden"](window[..., 1 + config.past :]))
+            effect = self.effect["out"](hidden)[..., 0].float()
+            past = past - effect[:, :context]
         mean = past.mean(1, keepdim=True)
         deviation = (past.var(1, keepdim=True, correction=0) + EPS).sqrt()
-        x = F.pad((past - mean) / deviation, (0, config.stride), mode="replicate")
-        x = x.unfold(1, config.patch, config.stride)[:, : config.tokens].contiguous()
+        channels = torch.cat([((past - mean) / deviation)[:, None], channels[:, 1:]], 1)
+        x = F.pad(channels, (0, config.stride), mode="replicate").unfold(2, config.patch, config.stride)
+        x = x[:, :, : config.tokens].transpose(1, 2).flatten(2)
         x = self.encode(self.patches(x) + self.positions.weight)
         forecast: Tensor = self.head(x.flatten(1)).float() * deviation + mean
+        if config.known:
+            forecast = forecast + effect[:, context:].repeat_interleave(max(1, len(config.levels)), 1)
         return forecast
 
     def prepare(self, series: Sequence[Series]) -> tuple[Tensor, NDArray[np.float64], NDArray[np.float64]]:
@@ -82,7 +116,10 @@ class Forecaster(Encoder):
         A series whose name is not of the training data is scaled by its own values.
 
         Returns:
-            Inputs, (series, context), and centre and scale of each series, (series,), see `SplitSeries`.
+            Inputs, see `forward`, and centre and scale of each series, (series,), see `SplitSeries`.
+
+        Raises:
+            OptionError: A covariate that is known ahead is missing in the horizon.
         """
         assert self.series is not None
         context, season = self.config.context, self.series.season
@@ -94,8 +131,27 @@ class Forecaster(Encoder):
         centres_and_scales = np.array(rows)
         places = [np.maximum(0, np.arange(-context, 0) + len(single.values)) for single in series]
         past = np.array([single.values[numbers] for single, numbers in zip(series, places, strict=True)])
-        standard = ((past - centres_and_scales[:, :1]) / centres_and_scales[:, 1:]).astype(np.float32)
-        return torch.from_numpy(standard), centres_and_scales[:, 0], centres_and_scales[:, 1]
+        inputs = ((past - centres_and_scales[:, :1]) / centres_and_scales[:, 1:]).astype(np.float32)
+        if self.config.past or self.config.known:
+            inputs = np.array([self._window(single, row) for single, row in zip(series, inputs, strict=True)])
+        return torch.from_numpy(inputs), centres_and_scales[:, 0], centres_and_scales[:, 1]
+
+    def _window(self, series: Series, past: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the standardised past of a series with its covariates, see `forward`."""
+        assert self.series is not None
+        assert series.covariates is not None
+        context, horizon, end = self.config.context, self.config.horizon, len(series)
+        covariates = np.concatenate([series.covariates, np.full((horizon, series.covariates.shape[1]), np.nan)])
+        if (missing := np.argwhere(np.isnan(covariates[end : end + horizon, self.config.past :]))).size:
+            step, number = missing[0].tolist()
+            time = self.series.grid.format_time(series.first + end + step)
+            raise OptionError(
+                f"series {series.name!r}: column {self.series.known[number]!r} has no value at {time}: expected rows "
+                f"for the {horizon} steps to forecast, in which {self.series.targets[0]!r} is empty"
+            )
+        places = np.maximum(0, np.arange(-context, horizon) + end)
+        standardised = standardise_covariates(covariates, self.covariate_scales)[places]
+        return np.column_stack([np.pad(past, (0, horizon)), standardised])
 
     def read(self, table: Mapping[str, Any]) -> list[Series]:
         """Return the series of a table, such as a DataFrame, that have values.
@@ -131,10 +187,12 @@ class Forecaster(Encoder):
 
     def to_json(self) -> dict[str, Any]:
         series = None if self.series is None else asdict(self.series)
-        return {"model": self.config.to_json(), "series": series, "scales": self.scales, "offsets": self.offsets}
+        calibration = {"offsets": self.offsets, "covariate_scales": self.covariate_scales.tolist()}
+        return {"model": self.config.to_json(), "series": series, "scales": self.scales, **calibration}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Forecaster:
         series = msgspec.convert(data["series"], SeriesFormat | None)
         config = PatchConfig.from_json(data["model"])
-        return cls(config, series=series, scales=data["scales"], offsets=data.get("offsets", ()))
+        calibration = {name: data.get(name, ()) for name in ("offsets", "covariate_scales")}
+        return cls(config, series=series, scales=data["scales"], **calibration)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ class Past(Reader):
         self.network, self.format = network, network.series
 
     def size(self, data: Any) -> InputSize:
-        return InputSize(len(self.series(data)), self.network.config.context)
+        return InputSize(len(self.series(data)), self.network.config.window_values)
 
     def encode(self, data: Any) -> Tensor:
         return self.network.prepare(self.series(data))[0]
@@ -100,7 +101,7 @@ class ForecastModel(SampleModel[Past]):
 
     def _forecast(self, series: Sequence[Series]) -> NDArray[np.float64]:
         network = self.reader.network
-        self.require_memory(InputSize(len(series), network.config.context))
+        self.require_memory(InputSize(len(series), network.config.window_values))
         inputs, centres, scales = network.prepare(series)
         with self.computing() as how:
             outputs = model_outputs(network, (inputs, inputs), batch=self.reader.batch, **how).double().numpy()
@@ -122,9 +123,7 @@ class ForecastModel(SampleModel[Past]):
         series = [single for single in self.reader.series(data) if len(single.values) > steps]
         if not series:
             raise UsageError(f"no series has more than {steps} values, the horizon: expected a past before it")
-        past = [
-            Series(single.name, single.first, single.values[:-steps], single.observed[:-steps]) for single in series
-        ]
+        past = [replace(single, values=single.values[:-steps], observed=single.observed[:-steps]) for single in series]
         values = np.array([np.where(single.observed, single.values, np.nan)[-steps:] for single in series])
         scales = network.prepare(past)[2]
         return dict(vars(ForecastScores.of(self._forecast(past), values, scales, network.config.levels)))

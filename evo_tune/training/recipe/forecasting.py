@@ -33,6 +33,8 @@ class ForecastOptions(TableOptions, EncoderOptions):
     time: str = fixed_option("", help="The time column; empty: the only one with times")
     key: str = fixed_option("", help="Column that tells series apart; empty: each column of numbers is a series")
     target: str = fixed_option("", help="Columns to forecast, with commas between them; empty: all others")
+    known: str = fixed_option("", help="Columns known ahead, such as prices, which help to forecast, with commas")
+    past: str = fixed_option("", help="Columns known up to the last value, which help to forecast, with commas")
     horizon: int | None = fixed_option(
         None, bounds="[1, 10000]", unit="steps", help="Steps to forecast; none: as usual for the frequency"
     )
@@ -60,7 +62,7 @@ class ForecastOptions(TableOptions, EncoderOptions):
         if 0.5 not in levels or levels != sorted(set(levels)) or not 0.0 < levels[0] <= levels[-1] < 1.0:
             expected = "rising numbers between 0 and 1, 0.5 among them, such as 0.1,0.5,0.9"
             raise OptionError(f"-o levels={self.levels}: expected {expected}")
-        columns = [name for name in ("time", "key", "target", "ignore") if getattr(self, name)]
+        columns = [name for name in ("time", "key", "target", "ignore", "known", "past") if getattr(self, name)]
         if columns and not self.data:
             raise OptionError(f"-o {columns[0]} names a column of a file: give one with -o data=FILE")
 
@@ -71,12 +73,13 @@ class ForecastOptions(TableOptions, EncoderOptions):
 
     @property
     def _source(self) -> tuple[Any, ...]:
-        return self.data, self.time, self.key, self.target, self.ignore, self.season, self.step
+        names = ("time", "key", "target", "ignore", "season", "step", "known", "past")
+        return self.data, *((name, getattr(self, name)) for name in names)
 
     @property
     def series_data(self) -> SeriesData:
         """The series in the file."""
-        return _read_series(*self._source)
+        return _read_series(self._source)
 
     @property
     def split_series(self) -> SplitSeries:
@@ -94,7 +97,8 @@ class ForecastOptions(TableOptions, EncoderOptions):
         fields = asdict(self.series_data.format)
         layout = {name: value for name, value in fields.items() if value or name == "key"}  # as before other fields
         description = f"{layout}{names}{split.horizon}{self.quantiles}".encode()
-        return data_hash(description, split.values, split.observed, split.ends)
+        covariates = [split.inputs] if split.inputs.ndim > 1 else []
+        return data_hash(description, split.values, split.observed, split.ends, *covariates)
 
     def contexts(self) -> tuple[list[int], int]:
         """Return the lengths of the past to choose from, and the default.
@@ -128,24 +132,27 @@ class ForecastOptions(TableOptions, EncoderOptions):
 
 
 @lru_cache(maxsize=1)  # a worker trains on the same series repeatedly
-def _read_series(data: str, time: str, key: str, target: str, ignore: str, season: int | None, step: str) -> SeriesData:
+def _read_series(source: tuple[Any, ...]) -> SeriesData:
+    data, *settings = source
     frame = read_file(data) if data else passengers()
     try:
-        return find_series(frame, time=time, key=key, target=target, ignore=ignore, season=season, step=step)
+        return find_series(frame, **dict(settings))
     except OptionError as error:
         raise OptionError(f"-o data={data}: {error}") from None
 
 
 @lru_cache(maxsize=1)
 def _read_split_series(source: tuple[Any, ...], horizon: int | None, validation: float, test: float) -> SplitSeries:
-    data = _read_series(*source)
+    data = _read_series(source)
     horizon = horizon or data.format.grid.horizon
-    return split_series(data.series, horizon=horizon, season=data.format.season, validation=validation, test=test)
+    season, covariates = data.format.season, data.format.covariates
+    shares = {"validation": validation, "test": test}
+    return split_series(data.series, horizon=horizon, season=season, inputs=covariates, **shares)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ForecastTask(SampleTask):
-    """A training that forecasts series; `inputs` are the standardised values of all of them, with filled gaps.
+    """A training that forecasts series; `inputs` are those of `SplitSeries`.
 
     Args:
         split_series: The series and their split.
@@ -159,7 +166,7 @@ class ForecastTask(SampleTask):
     @property
     def targets(self) -> NDArray[Any]:
         """Values to forecast, standardised; NaN where the file had none."""
-        return np.where(self.split_series.observed, self.inputs, np.float32(np.nan))
+        return np.where(self.split_series.observed, self.split_series.standardised, np.float32(np.nan))
 
     @property
     def parts(self) -> tuple[NDArray[np.int64], ...]:

@@ -129,3 +129,24 @@ def test_what_cannot_be_forecast_is_said_in_one_line(model: Forecaster) -> None:
         PatchConfig(outputs=4, **SHAPE)
     with pytest.raises(RecipeError, match="patch"):
         PatchConfig(outputs=3, **{**SHAPE, "patch": 13})
+
+
+def test_of_the_horizon_only_covariates_that_are_known_ahead_are_read() -> None:
+    model = Forecaster(PatchConfig(outputs=9, levels=LEVELS, **SHAPE, past=1, known=2)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.normal_(0.0, 0.3, generator=torch.Generator().manual_seed(weight.numel()))
+    window = torch.randn(2, SHAPE["context"] + SHAPE["horizon"], 4, generator=torch.Generator().manual_seed(0))
+    forecast, hidden = model(window), window.clone()
+    hidden[:, SHAPE["context"] :, :2] = 1e6
+    assert torch.equal(model(hidden), forecast)
+    for number in range(4):  # the series, the covariate of the past, and the two known ahead
+        changed = window.clone()
+        changed[:, : SHAPE["context"], number] *= -1.0
+        assert not torch.allclose(model(changed), forecast)
+    later = window.clone()
+    later[:, -1, 2] += 1.0
+    moved = (model(later) - forecast).reshape(2, SHAPE["horizon"], 3)
+    assert not moved[:, :-1].any()
+    assert torch.allclose(moved[:, -1], moved[:, -1, :1].expand(2, 3), atol=1e-5)
+    assert moved[:, -1].abs().min() > 1e-4

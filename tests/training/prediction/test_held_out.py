@@ -103,22 +103,27 @@ def test_other_held_out_data_gives_the_same_weights(name: str, export: Export, t
     assert metrics["val_loss"] != exported.metrics["val_loss"]
 
 
-def test_other_later_values_of_series_give_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("covariates", [{}, {"known": "price", "past": "visits"}])
+def test_other_later_values_of_series_give_the_same_weights(tmp_path: Path, covariates: dict[str, str]) -> None:
     rng, days = np.random.default_rng(0), pd.date_range("2024-01-01", periods=120, freq="D")
     first = pd.DataFrame({"day": days, "a": rng.normal(size=120).cumsum(), "b": rng.normal(size=120).cumsum()})
     first.loc[100:, "b"] = np.nan  # ends before the other
+    first["price"], first["visits"] = rng.normal(size=120), rng.normal(size=120)
+    first.loc[:2, "price"] = np.nan  # before its first value
     second = first.copy()
     plugin = find_evaluator("bundled:forecasting")
     results = []
     for number, frame in enumerate((first, second)):
         path = tmp_path / f"{number}.csv"
         frame.to_csv(path, index=False)
-        bound = plugin.bind({"data": str(path), "horizon": 5, "season": 1, "epochs": 1.0, "evaluations": 2})
+        options = {"horizon": 5, "season": 1, "epochs": 1.0, "evaluations": 2, **covariates}
+        bound = plugin.bind({"data": str(path), "target": "a,b", **options})
         folder = tmp_path / str(number)
         context = Context(seed=5, folder=folder / "trial")
         metrics = bound.export(bound.space.default(), context, folder / "model")
         results.append((weights_of(folder / "model"), metrics["val_loss"]))
         begin = bound.values.split_series.cuts[0]
-        second.loc[begin:, ["a", "b"]] = 1e3 + 2.0 * first.loc[begin:, ["a", "b"]]
+        changed = ["a", "b", "price", "visits"]
+        second.loc[begin:, changed] = 1e3 + 2.0 * first.loc[begin:, changed]
     assert results[0][0] == results[1][0] != {}
     assert results[0][1] != results[1][1]

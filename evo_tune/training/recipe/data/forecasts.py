@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError, require_extra
 from evo_tune.options.declare import check_number
-from evo_tune.training.recipe.data.series import Series
+from evo_tune.training.recipe.data.series import Series, standardise_covariates
+from evo_tune.training.recipe.data.times import MOST_MISSING
 
 Array = NDArray[np.float64]
 
@@ -58,11 +59,6 @@ class ForecastWindows:
     def __len__(self) -> int:
         return len(self.start)
 
-    def past(self, context: int) -> NDArray[np.int64]:
-        """Return the places of the values before each horizon, (n, context); a series' first value is repeated."""
-        places: NDArray[np.int64] = np.maximum(self.start[:, None] + np.arange(-context, 0), self.first[:, None])
-        return places
-
     def ahead(self, horizon: int) -> NDArray[np.int64]:
         """Return the places of the values to forecast, (n, horizon)."""
         return self.start[:, None] + np.arange(horizon)
@@ -81,6 +77,7 @@ class SplitSeries:
         ends: (series, 2), numbers of values before the validation part and before the test part.
         scales: (series,), mean absolute error of the seasonal naive forecast in the training part.
         centres: (series,), mean of the training part, without filled values.
+        covariate_scales: (covariates, 2), means and standard deviations in the training parts of all series.
     """
 
     series: tuple[Series, ...]
@@ -91,6 +88,7 @@ class SplitSeries:
     ends: NDArray[np.int64]
     scales: Array
     centres: Array
+    covariate_scales: Array
 
     @cached_property
     def firsts(self) -> NDArray[np.int64]:
@@ -113,6 +111,15 @@ class SplitSeries:
         lengths = [len(series) for series in self.series]
         centred = self.values - np.repeat(self.centres, lengths)
         return (centred / np.repeat(self.scales, lengths)).astype(np.float32)
+
+    @cached_property
+    def inputs(self) -> NDArray[np.float32]:
+        """`standardised`, or with covariates (values, 1 + covariates), also standardised."""
+        if not len(self.covariate_scales):
+            return self.standardised
+        pairs = [(series.covariates, len(series)) for series in self.series if series.covariates is not None]
+        covariates = [standardise_covariates(values[:length], self.covariate_scales) for values, length in pairs]
+        return np.column_stack([self.standardised, np.concatenate(covariates)])
 
     @cached_property
     def observed_ahead(self) -> NDArray[np.int64]:
@@ -179,7 +186,9 @@ class SplitSeries:
         return np.where(self.observed[places], self.values[places], np.nan)
 
 
-def split_series(series: Sequence[Series], *, horizon: int, season: int, validation: float, test: float) -> SplitSeries:
+def split_series(
+    series: Sequence[Series], *, horizon: int, season: int, validation: float, test: float, inputs: Sequence[str] = ()
+) -> SplitSeries:
     """Split series by time and scale them.
 
     The test part begins at the latest time after which the share `test` of all values follows, and the validation part
@@ -194,6 +203,7 @@ def split_series(series: Sequence[Series], *, horizon: int, season: int, validat
         season: Steps of a season (int ≥ 1).
         validation: Share of the validation part, in (0, 1).
         test: Share of the test part, in (0, 1).
+        inputs: Names of the covariates, in the order of `Series.covariates`.
 
     Raises:
         OptionError: No series is left, or none has a horizon in the validation part or in the test part.
@@ -223,7 +233,9 @@ def split_series(series: Sequence[Series], *, horizon: int, season: int, validat
         centres.append(past[single.observed[:training]].mean())
     if used:
         arrays = np.array(ends), np.array(scales), np.array(centres)
-        split = SplitSeries(tuple(used), left_out, horizon, season, cuts, *arrays)
+        split = SplitSeries(
+            tuple(used), left_out, horizon, season, cuts, *arrays, _covariate_scales(used, arrays[0], inputs)
+        )
         if not (len(split.held_out) and len(split.test)):
             raise OptionError(
                 f"-o horizon={horizon}: no series has so many values after the time at which all are divided: give a "
@@ -239,6 +251,24 @@ def split_series(series: Sequence[Series], *, horizon: int, season: int, validat
         )
     name, reason = next(iter(left_out.items()))
     raise OptionError(f"series {name!r} cannot be used: {reason}: expected values that change")
+
+
+def _covariate_scales(series: Sequence[Series], ends: NDArray[np.int64], names: Sequence[str]) -> Array:
+    """Return mean and standard deviation of each covariate over the training parts, (covariates, 2).
+
+    Raises:
+        OptionError: A covariate has one value there, or too few.
+    """
+    if not names:
+        return np.empty((0, 2))
+    parts = [single.covariates[:end] for single, end in zip(series, ends[:, 0], strict=True)]  # type: ignore[index]
+    values = np.concatenate(parts)
+    for name, column in zip(names, values.T, strict=True):
+        missing = float(np.isnan(column).mean())
+        if missing > MOST_MISSING or not np.nanstd(column) > 0.0:
+            problem = "one value only" if missing <= MOST_MISSING else f"no value in {missing:.0%} of the steps"
+            raise OptionError(f"covariate {name!r} has {problem} before the validation part: leave it out")
+    return np.stack([np.nanmean(values, 0), np.nanstd(values, 0)], 1)
 
 
 def _find_cuts(series: Sequence[Series], horizon: int, validation: float, test: float) -> tuple[int, int]:

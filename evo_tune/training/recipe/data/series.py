@@ -33,6 +33,9 @@ PASSENGERS = """
 LOOKED_AT = 20
 
 
+# Most columns that a line names.
+MOST_SHOWN = 9
+
 # Names of a column of whole numbers that is the time column.
 TIMES = ("time", "date", "timestamp", "year", "ds", "t")
 
@@ -46,12 +49,14 @@ class Series:
         first: Position of its first value on the grid.
         values: (n,), float64, without gaps.
         observed: (n,), whether each value was in the file; others were filled.
+        covariates: (n or more, covariates), of each value and of later steps, NaN where one is missing; None: none.
     """
 
     name: str
     first: int
     values: NDArray[np.float64]
     observed: NDArray[np.bool_]
+    covariates: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -70,6 +75,8 @@ class SeriesFormat:
         averaged: How the values of a step are averaged (see `Grid.positions`); '': there is one at most.
         utc: Whether the times have a time zone.
         day_first: Whether texts that are dates have the day before the month.
+        past: Names of the covariates that are known up to the last value.
+        known: Names of the covariates that are known ahead.
     """
 
     time: str
@@ -80,6 +87,8 @@ class SeriesFormat:
     averaged: Literal["", "within", "nearest"] = ""
     utc: bool = False
     day_first: bool = False
+    past: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_integer("season", self.season, 1)
@@ -100,13 +109,18 @@ class SeriesFormat:
                 raise OptionError(f"the table has no column {name!r}: expected the columns {', '.join(self.columns)}")
         frame = pd.DataFrame({name: table[name] for name in self.columns})
         times = read_times(frame[self.time], self.time, self.day_first).values
-        parts = _parts(frame, times, self.key, self.targets, averaged=bool(self.averaged))[0]
+        parts = _parts(frame, times, self.key, self.targets, self.covariates, averaged=bool(self.averaged))[0]
         return [self.place_on_grid(*part) for part in parts]
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that are read."""
-        return (self.time, *([self.key] if self.key else []), *self.targets)
+        return (self.time, *([self.key] if self.key else []), *self.targets, *self.covariates)
+
+    @property
+    def covariates(self) -> tuple[str, ...]:
+        """Names of the covariates, in the order of `Series.covariates`."""
+        return (*self.past, *self.known)
 
     def place_on_grid(self, name: str, times: NDArray[Any], values: NDArray[np.float64]) -> Series:
         """Return a series on the grid, its gaps filled (see `fill_gaps`); an empty one if there is no value.
@@ -114,16 +128,18 @@ class SeriesFormat:
         Args:
             name: Its name.
             times: (n,), sorted, datetime64[ns] or int64.
-            values: (n,), NaN where one is missing.
+            values: (n, 1 + covariates), the value and its covariates; NaN where one is missing.
 
         Raises:
             OptionError: A time is not on the grid, two have the same position, or too many values are missing.
         """
-        present = np.flatnonzero(~np.isnan(values))
+        present = np.flatnonzero(~np.isnan(values[:, 0]))
         if not len(present):
             return Series(name, 0, np.empty(0), np.empty(0, bool))
-        times, values = times[present[0] : present[-1] + 1], values[present[0] : present[-1] + 1]
+        end = None if self.covariates else int(present[-1]) + 1
+        times, values = times[present[0] : end], values[present[0] : end]
         positions = self.grid.positions(times, self.time, self.averaged)
+        last = int(positions[present[-1] - present[0]])
         if self.averaged:
             positions, values = _means(positions, values)
         if (same := np.flatnonzero(np.diff(positions) == 0)).size:
@@ -131,24 +147,41 @@ class SeriesFormat:
                 f"series {name!r}: two times are at the same one of the {self.grid.name} times, "
                 f"{self.grid.format_time(positions[same[0]])}: aggregate them"
             )
-        first, length = int(positions[0]), int(positions[-1] - positions[0]) + 1
-        missing = 1.0 - np.count_nonzero(~np.isnan(values)) / length
+        first, length = int(positions[0]), last - int(positions[0]) + 1
+        missing = 1.0 - np.count_nonzero(~np.isnan(values[:, 0])) / length
         if missing > MOST_MISSING:
             raise OptionError(
                 f"series {name!r}: {missing:.0%} of its {length} {self.grid.name} values are missing: expected at most "
                 f"{MOST_MISSING:.0%}; aggregate to a lower frequency, or leave the series out"
             )
-        on_grid = np.full(length, np.nan)
-        on_grid[positions - first] = values
-        return Series(name, first, fill_gaps(on_grid, self.season), ~np.isnan(on_grid))
+        near = positions <= last + np.count_nonzero(positions > last)  # a row far ahead takes no memory
+        on_grid = np.full((int(positions[near][-1]) - first + 1, values.shape[1]), np.nan)
+        on_grid[positions[near] - first] = values[near]
+        target = on_grid[:length, 0]
+        covariates = on_grid[:, 1:] if self.covariates else None
+        return Series(name, first, fill_gaps(target, self.season), ~np.isnan(target), covariates)
 
 
 def _means(positions: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return each position once, with the mean of its values; NaN where all are missing."""
+    """Return each position once, with the means of its values, (n, columns); NaN where all are missing."""
     positions, group = np.unique(positions, return_inverse=True)
-    counts = np.bincount(group, ~np.isnan(values))
-    sums = np.bincount(group, np.nan_to_num(values))
+    sums, counts = np.zeros((2, len(positions), values.shape[1]))
+    np.add.at(counts, group, ~np.isnan(values))
+    np.add.at(sums, group, np.nan_to_num(values))
     return positions, np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def standardise_covariates(covariates: NDArray[np.float64], scales: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return standardised covariates of a series; a missing one takes the value before it, or else the mean.
+
+    Args:
+        covariates: (n, covariates).
+        scales: (covariates, 2), means and standard deviations of the training part.
+    """
+    scaled = (covariates - scales[:, 0]) / scales[:, 1]
+    rows = np.where(np.isnan(scaled), 0, np.arange(len(scaled))[:, None])
+    filled = np.take_along_axis(scaled, np.maximum.accumulate(rows, axis=0), axis=0)
+    return np.nan_to_num(filled).astype(np.float32)
 
 
 def fill_gaps(values: NDArray[np.float64], season: int) -> NDArray[np.float64]:
@@ -176,6 +209,7 @@ class SeriesData:
         sorted: Whether the rows had to be sorted.
         merged: Number of rows that repeated another one and were left out.
         values: Number of values in the file.
+        unused: Names of the columns that are not used.
     """
 
     format: SeriesFormat
@@ -183,6 +217,7 @@ class SeriesData:
     sorted: bool
     merged: int
     values: int
+    unused: tuple[str, ...]
 
     def lines(self) -> list[str]:
         """Return what was read, as text: number and length of the series, frequency, times, season and gaps."""
@@ -209,6 +244,12 @@ class SeriesData:
             lines.append("the rows were not in order of time: they are sorted")
         if self.merged:
             lines.append(f"{self.merged} rows repeat another one and are left out")
+        for kind, covariates in (("known ahead", self.format.known), ("known up to the last value", self.format.past)):
+            lines += [f"covariates {kind}: {', '.join(covariates)}"] if covariates else []
+        if self.unused:
+            shown = ",".join(self.unused[:MOST_SHOWN])
+            flags = f"-o known={shown}, those known ahead, and -o past=, the others"
+            lines.append(f"{len(self.unused)} columns of numbers are not used; covariates are named by {flags}")
         return lines
 
 
@@ -221,6 +262,8 @@ def find_series(
     ignore: str = "",
     season: int | None = None,
     step: str = "auto",
+    past: str = "",
+    known: str = "",
 ) -> SeriesData:
     """Find the series in a table.
 
@@ -233,21 +276,26 @@ def find_series(
         season: Steps of a season; None: by the frequency (see `Grid.season`).
         step: Step of `times.STEPS` to which values are averaged; 'auto': that of the file, or if its times are
             irregular the shortest that leaves few steps empty.
+        past: Comma-separated names of the covariates that are known up to the last value.
+        known: Comma-separated names of the covariates that are known ahead.
 
     Raises:
         OptionError: A column is missing or has unusable values, or the times have no frequency.
     """
     frame = frame.drop(columns=_names(frame, "ignore", ignore))
     time = _names(frame, "time", time)[0] if time else _time_column(frame)
-    value_columns = frame.drop(columns=[time, *_names(frame, "key", key)], errors="ignore")
+    covariates = {"past": tuple(_names(frame, "past", past)), "known": tuple(_names(frame, "known", known))}
+    inputs = [*covariates["past"], *covariates["known"]]
+    value_columns = frame.drop(columns=[time, *_names(frame, "key", key), *inputs], errors="ignore")
     targets = _targets(value_columns, _names(frame, "target", target), key)
     times = read_times(frame[time], time)
-    parts, unsorted, merged = _parts(frame, times.values, key, targets, averaged=step != "auto")
-    present = [part_times[~np.isnan(values)] for _, part_times, values in parts if not np.isnan(values).all()]
+    parts, unsorted, merged = _parts(frame, times.values, key, targets, inputs, averaged=step != "auto")
+    present = [part_times[~np.isnan(values[:, 0])] for _, part_times, values in parts]
+    present = [part_times for part_times in present if len(part_times)]
     if not present:
         raise OptionError(f"column {targets[0]!r} holds no number: expected a value at each time")
 
-    columns: dict[str, Any] = {"time": time, "key": key, "targets": targets}
+    columns: dict[str, Any] = {"time": time, "key": key, "targets": targets, **covariates}
 
     def place(grid: Grid, averaged: Any = "") -> tuple[SeriesFormat, tuple[Series, ...]]:
         style = {"averaged": averaged, "utc": times.utc, "day_first": times.day_first}
@@ -269,7 +317,9 @@ def find_series(
         placed = place(Grid.of_calendar(step, min(part_times[0] for part_times in present)), "within")
     else:
         raise OptionError(f"-o step={step}: column {time!r} has whole numbers: expected dates, or no step")
-    return SeriesData(*placed, unsorted, merged, sum(map(len, present)))
+    numbers = value_columns.select_dtypes(["number", "bool"])
+    unused = tuple(str(name) for name in numbers if name not in targets)
+    return SeriesData(*placed, unsorted, merged, sum(map(len, present)), unused)
 
 
 def passengers() -> pd.DataFrame:
@@ -324,7 +374,8 @@ def _targets(frame: pd.DataFrame, chosen: list[str], key: str) -> tuple[str, ...
     from pandas.api import types
 
     if unusable := [name for name in chosen if name not in frame.columns]:
-        raise OptionError(f"-o target={unusable[0]}: this column has the times or the key: expected one of values")
+        problem = "this column has the times or the key, or is a covariate"
+        raise OptionError(f"-o target={unusable[0]}: {problem}: expected one of values")
     names = chosen or [str(name) for name in frame.columns]
     if not names:
         raise OptionError("there is no column of values beside the time: expected a number at each time")
@@ -341,13 +392,13 @@ def _targets(frame: pd.DataFrame, chosen: list[str], key: str) -> tuple[str, ...
     return tuple(names)
 
 
-# Name, sorted times (datetime64 or int64, all different unless values are averaged) and values (float64) of a series as
-# it is in a table.
+# Name, sorted times (datetime64 or int64, all different unless values are averaged), and values with their covariates
+# (float64) of a series as it is in a table.
 Part = tuple[str, NDArray[Any], NDArray[np.float64]]
 
 
 def _parts(
-    frame: pd.DataFrame, times: NDArray[Any], key: str, targets: Sequence[str], averaged: bool
+    frame: pd.DataFrame, times: NDArray[Any], key: str, targets: Sequence[str], inputs: Sequence[str], averaged: bool
 ) -> tuple[list[Part], bool, int]:
     """Return the parts of a table that are series, whether its rows were sorted, and how many were left out.
 
@@ -356,7 +407,8 @@ def _parts(
     Raises:
         OptionError: A time occurs twice with different values, and values are not averaged; or a row has no key.
     """
-    columns = {name: _numbers(frame[name], name) for name in targets}
+    covariates = [_numbers(frame[name], name) for name in inputs]
+    columns = {name: np.stack([_numbers(frame[name], name), *covariates], 1) for name in targets}
     groups = [(name, np.arange(len(frame)), values) for name, values in columns.items()]
     if key:
         if frame[key].isna().any():
@@ -375,14 +427,14 @@ def _parts(
             continue
         repeated = np.flatnonzero(series_times[1:] == series_times[:-1]) + 1
         before, after = series_values[repeated - 1], series_values[repeated]
-        differ = repeated[(before != after) & ~(np.isnan(before) & np.isnan(after))]
+        differ = repeated[((before != after) & ~(np.isnan(before) & np.isnan(after))).any(1)]
         if len(differ):
             hint = "remove one" if key else "if the file has several series, give -o key=COLUMN"
             hint += "; -o step=day, for example, gives the mean of each day"
             also = f", as do {len(differ) - 1} other times" if len(differ) > 1 else ""
             first = str(series_times[differ[0]]).removesuffix("T00:00:00.000000000")
             raise OptionError(f"series {name!r}: {first} occurs twice with different values{also}: {hint}")
-        parts.append((name, np.delete(series_times, repeated), np.delete(series_values, repeated)))
+        parts.append((name, np.delete(series_times, repeated), np.delete(series_values, repeated, axis=0)))
         merged.append(len(repeated))
     return parts, unsorted, sum(merged) if key else max(merged)
 
@@ -395,6 +447,8 @@ def _numbers(column: pd.Series[Any], name: str) -> NDArray[np.float64]:
     """
     import pandas as pd
 
+    if column.dtype.kind in "mM":
+        raise OptionError(f"column {name!r} holds {column.dtype}: expected numbers")
     numbers = pd.to_numeric(column, errors="coerce").to_numpy(float, na_value=np.nan)
     wrong = np.flatnonzero(np.isnan(numbers) & column.notna().to_numpy())
     if len(wrong):

@@ -94,8 +94,7 @@ def read_times(column: pd.Series[Any], name: str, day_first: bool | None = None)
     if types.is_bool_dtype(column) or types.is_timedelta64_dtype(column):
         raise OptionError(f"time column {name!r} holds {column.dtype}: expected dates, or whole numbers")
     if types.is_numeric_dtype(column):
-        whole = _read_whole_numbers(column, name).to_numpy()
-        return Times(whole if whole.dtype.kind == "i" else whole.astype("datetime64[ns]"))
+        return Times(_read_whole_numbers(column, name))
     times, is_day_first = column, False
     if not types.is_datetime64_any_dtype(column):
         times, is_day_first = _parse(column.astype(str), name, day_first)
@@ -112,7 +111,7 @@ def read_times(column: pd.Series[Any], name: str, day_first: bool | None = None)
     return Times(times.to_numpy("datetime64[ns]"), utc, is_day_first)
 
 
-def _read_whole_numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
+def _read_whole_numbers(column: pd.Series[Any], name: str) -> NDArray[Any]:
     import pandas as pd
 
     numbers = column.to_numpy(float)
@@ -122,8 +121,8 @@ def _read_whole_numbers(column: pd.Series[Any], name: str) -> pd.Series[Any]:
     if whole.between(10_000_101, 99_991_231).all():
         dates: pd.Series[Any] = pd.to_datetime(whole.astype(str), format="%Y%m%d", errors="coerce")
         if dates.notna().all():
-            return dates
-    return whole
+            return dates.to_numpy("datetime64[ns]")
+    return whole.to_numpy()
 
 
 def _parse(texts: pd.Series[Any], name: str, day_first: bool | None) -> tuple[pd.Series[Any], bool]:

@@ -333,12 +333,16 @@ class PatchConfig(EncoderConfig):
         patch: Values in a patch, at most context.
         horizon: Values to forecast.
         levels: Quantiles to forecast, in order; empty: the mean. There are `horizon` outputs for each.
+        past: Number of covariates that are known up to the last value.
+        known: Number of covariates that are known ahead.
     """
 
     context: int = option(bounds="[1, inf)")
     patch: int
     horizon: int = option(bounds="[1, inf)")
     levels: tuple[float, ...] = ()
+    past: int = option(0, bounds="[0, inf)")
+    known: int = option(0, bounds="[0, inf)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -347,6 +351,12 @@ class PatchConfig(EncoderConfig):
         for level in self.levels:
             check_number("levels", level, "(0, 1)")
         check_integer("outputs", self.outputs, outputs := self.horizon * max(1, len(self.levels)), outputs)
+
+    @property
+    def window_values(self) -> int:
+        """Values of a window: the past, or with covariates past and horizon of the series and of each covariate."""
+        covariates = self.past + self.known
+        return self.context + (self.horizon + covariates * (self.context + self.horizon) if covariates else 0)
 
     @property
     def stride(self) -> int:
@@ -365,17 +375,22 @@ class PatchConfig(EncoderConfig):
 
     @property
     def parameters(self) -> int:
-        """Number of trainable parameters, with the embedding of patches and of their positions."""
-        return (self.patch + 1 + self.tokens) * self.width + self.encoder_parameters
+        """Number of trainable parameters, with the embedding of patches and positions, and the effect of covariates."""
+        effect = (self.known + 2) * self.width + 1 if self.known else 0
+        return (self.patch * (1 + self.past) + 1 + self.tokens) * self.width + effect + self.encoder_parameters
 
     @property
     def flops_per_sample(self) -> float:
-        """Training FLOPs of one window; its values need no gradient."""
-        return 4.0 * self.tokens * self.patch * self.width + self.encoder_flops(self.tokens)
+        """Training FLOPs of one window; its values need no gradient, unless the effect of covariates is subtracted."""
+        embedding = (6.0 if self.known else 4.0) * self.tokens * self.patch * (1 + self.past) * self.width
+        effect = (4.0 * self.known + 6.0) * (self.context + self.horizon) * self.width if self.known else 0.0
+        return embedding + effect + self.encoder_flops(self.tokens)
 
     def embedding_bytes(self, e: int) -> float:
-        """See `EncoderConfig`: the patches, and the inputs of the head."""
-        return float(e * self.tokens * (self.patch + self.width))
+        """See `EncoderConfig`: the patches, the inputs of the head, and the past less the effect of covariates."""
+        steps = self.context + self.horizon
+        effect = e * steps * (self.known + 2 * self.width) + 16 * self.context if self.known else 0
+        return float(e * self.tokens * (self.patch * (1 + self.past) + self.width) + effect)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError, UsageError
 from evo_tune.training.recipe.data.forecasts import (
     ForecastScores,
+    ForecastWindows,
     SplitSeries,
     naive_error,
     seasonal_naive,
@@ -22,6 +24,12 @@ from evo_tune.training.recipe.data.forecasts import (
 from evo_tune.training.recipe.data.series import Series, find_series, passengers
 from tests.extras import need
 from tests.training.recipe.data.refusals import without
+
+
+def past(windows: ForecastWindows, context: int) -> NDArray[np.int64]:
+    """Return the places of the values before each horizon."""
+    places: NDArray[np.int64] = np.maximum(windows.start[:, None] + np.arange(-context, 0), windows.first[:, None])
+    return places
 
 
 def series(name: str, values: np.ndarray, first: int = 0) -> Series:  # type: ignore[type-arg]
@@ -68,7 +76,7 @@ def test_parts_follow_each_other_in_time_over_all_series(
         for part, begin, end in ((held, *found.ends[number]), (tested, found.ends[number, 1], length)):
             assert (len(part) > 0) == (end - begin >= horizon)
             assert part.size == 0 or part.max() == first + end - 1
-        reach = found.training(context).past(context)[owners[0] == number]
+        reach = past(found.training(context), context)[owners[0] == number]
         assert reach.min() >= first
         assert (np.diff(reach, axis=1) == 1).all() or gaps or found.ends[number, 0] < context + horizon
     assert found.observed[parts[0]].any(1).all()
@@ -104,7 +112,7 @@ def test_a_common_walk_is_no_help_across_series() -> None:
     given_ = [series(str(first), walk[first : first + length], first) for first, length in spans]
     found = split_series(given_, horizon=5, season=1, validation=0.2, test=0.2)
     positions = np.concatenate([single.first + np.arange(len(single)) for single in found.series])
-    seen = set(positions[found.training(10).ahead(5)].ravel()) | set(positions[found.training(10).past(10)].ravel())
+    seen = set(positions[found.training(10).ahead(5)].ravel()) | set(positions[past(found.training(10), 10)].ravel())
     judged = positions[np.concatenate([found.held_out.ahead(5), found.test.ahead(5)])].ravel()
     assert not seen & set(judged)
 
@@ -117,7 +125,7 @@ def test_nothing_of_a_later_part_changes_what_training_uses(air: SplitSeries) ->
     assert np.array_equal(again.standardised[:training], air.standardised[:training])
     assert (again.scales, again.centres) == (air.scales, air.centres)
     windows = again.training(24)
-    assert max(windows.past(24).max(), windows.ahead(6).max()) == training - 1
+    assert max(past(windows, 24).max(), windows.ahead(6).max()) == training - 1
 
 
 def test_scores_are_those_of_the_formulas_written_out() -> None:
