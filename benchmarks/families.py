@@ -19,6 +19,10 @@ nearest neighbours:
 
     python benchmarks/families.py --data "digit images" letters --methods "all families" transformer neighbours
 
+An ensemble, against one model in the same time:
+
+    python benchmarks/families.py --methods ensemble "all families" --data wine diabetes votes "digit images" docstrings
+
 Each row is appended to the results when it is known; a row that is there is not measured again.
 """
 
@@ -42,7 +46,8 @@ import pandas as pd
 
 TABLES = "wine", "diabetes", "breast cancer", "digits", "votes", "affairs", "visits"
 TEXTS, IMAGES = ("docstrings", "packages"), ("digit images", "letters")
-AUTO = {"all families": "auto", "transformer": "transformer", "boosting": "boosting"}
+# Families of each method of `auto`. All but "ensemble" end with one model (`--single`).
+AUTO = {"ensemble": "auto", "all families": "auto", "transformer": "transformer", "boosting": "boosting"}
 RUN = "boosting, 20 trials"
 TF_IDF, NEIGHBOURS = "TF-IDF, logistic", "neighbours"
 PEERS = "histogram boosting", "random forest", "LightGBM, 20 trials", "LightGBM, same rows", TF_IDF, NEIGHBOURS
@@ -138,12 +143,12 @@ def scores(predicted: Any, truth: pd.Series) -> dict[str, float]:
     return {"loss": float(-np.log(shares).mean()), "accuracy": float((predicted.argmax(1) == places).mean())}
 
 
-def by_auto(families: str, hours: float, target: str, seed: int, name: str) -> list[str]:
+def by_auto(method: str, hours: float, target: str, seed: int, name: str) -> list[str]:
     """Return the command that searches with `evo-tune auto`."""
     evaluator = "text_classification" if name in TEXTS else f"tabular --target {target}"
     evaluator, file = ("image_classification", "train.npz") if name in IMAGES else (evaluator, "train.csv")
-    words = f"auto {file} --families {families} --hours {hours:g} --evaluator {evaluator} --slots 1 --seed {seed}"
-    return [f"{words} --out model --quiet"]
+    words = f"auto {file} --families {AUTO[method]} --hours {hours:g} --evaluator {evaluator} --slots 1 --seed {seed}"
+    return [f"{words} --out model --quiet{'' if method == 'ensemble' else ' --single'}"]
 
 
 def by_run(target: str, seed: int) -> list[str]:
@@ -172,7 +177,7 @@ def predicted_by(
         model: Any = evo_tune.load_model(Path(folder) / "model")
         rows = pixels_of(test, target) if is_images else test.drop(columns=[target])
         predicted = model.predict_proba(rows) if hasattr(model, "classes_") else model.predict(rows)
-        return predicted, model.about.genome
+        return predicted, model.about.genome or {"members": len(model.members)}
 
 
 def by_peer(name: str, train: pd.DataFrame, target: str, seed: int) -> Predict:
@@ -261,7 +266,7 @@ def measured(name: str, method: str, hours: float, seed: int) -> dict[str, Any]:
     if method in PEERS:
         predicted = by_peer(method, train, target, seed)(test.drop(columns=[target]))
     else:
-        commands = by_run(target, seed) if method == RUN else by_auto(AUTO[method], hours, target, seed, name)
+        commands = by_run(target, seed) if method == RUN else by_auto(method, hours, target, seed, name)
         predicted, genome = predicted_by(commands, train, test, target, name in IMAGES)
     seconds, load = time.monotonic() - began, os.getloadavg()[1]
     return {"name": name, "method": method, "seed": seed, "seconds": seconds, "load": load, "genome": genome} | scores(
@@ -290,7 +295,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Families of models, against peers.")
     parser.add_argument("--hours", type=float, default=0.033, help="Hours for each method and table.")
     parser.add_argument("--data", nargs="+", default=list(TABLES), choices=TABLES + TEXTS + IMAGES, metavar="NAME")
-    parser.add_argument("--methods", nargs="+", default=[*list(AUTO)[:2], RUN, *PEERS[:-2]], metavar="NAME")
+    parser.add_argument("--methods", nargs="+", default=[*list(AUTO)[:3], RUN, *PEERS[:-2]], metavar="NAME")
     parser.add_argument("--splits", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("families.jsonl"), help="File that rows are added to.")
     given = parser.parse_args()

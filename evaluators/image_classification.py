@@ -64,7 +64,7 @@ OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = metric_units("classes")
 TEST = names_on_test_set("classes")
-SUPPORTS = ["budget", "curve", "timing"]
+SUPPORTS = ["budget", "curve", "timing", "ensemble"]
 # A FLOP of a convolution takes twice the time of one of a matrix product.
 CPU_COSTS = UNIT_COSTS | {"convolutions": 1.2e-11}
 BASELINE = "a linear model on pixels"

@@ -80,7 +80,7 @@ OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = metric_units("classes", "regression")
 TEST = names_on_test_set("classes", "regression")
-SUPPORTS = ["budget", "curve", "timing"]
+SUPPORTS = ["budget", "curve", "timing", "ensemble"]
 CPU_COSTS = UNIT_COSTS | FAMILY_COSTS
 BASELINE = "gradient boosting"
 

@@ -65,7 +65,7 @@ OBJECTIVES = [Minimize("val_loss")]
 
 METRICS = metric_units("classes")
 TEST = names_on_test_set("classes")
-SUPPORTS = ["budget", "curve", "timing"]
+SUPPORTS = ["budget", "curve", "timing", "ensemble"]
 CPU_COSTS = UNIT_COSTS | FAMILY_COSTS
 BASELINE = "a linear model on TF-IDF"
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from evo_tune.genome.trial import DECAYED, Objective, TrialCode
 
@@ -75,6 +76,9 @@ class Context:
         self.timing = timing
         self.ends_at = ends_at
         self.code = code
+        # Predictions of an exported model for its held-out samples by part, which evo-tune's tasks note here for an
+        # ensemble; None: they are not wanted.
+        self.predictions: dict[str, Any] | None = None
         self._folder = Path(folder)
         self._stop_if = tuple(stop_if)
         self.objectives = tuple(objectives)

@@ -40,8 +40,9 @@ from evo_tune.text import one_line
 
 # Features that an evaluator may support. 'budget': it trains `context.budget` of a full training, and resumes from
 # `context.resume_folder`. 'curve': it reports its first objective by `context.report`. 'timing': it times
-# `context.timing` steps and returns the seconds of a full training.
-SUPPORTS = ("budget", "curve", "timing")
+# `context.timing` steps and returns the seconds of a full training. 'ensemble': its `export` notes the predictions for
+# held-out samples in `context.predictions`, and `load_model` reads the model.
+SUPPORTS = ("budget", "curve", "timing", "ensemble")
 
 # Hint for a file that is no evaluator.
 AS_COMMAND = "; a script is run by its command, such as 'python train.py --lr {lr}'"

@@ -24,6 +24,9 @@ from evo_tune.training.recipe.metrics import METRICS
 from evo_tune.training.samples import ClassifierTraining, SampleTraining
 from evo_tune.training.session import training_notes
 
+# In place of a trainer, which a fit does not have.
+ON_CPU: Any = SimpleNamespace(evaluation={})
+
 # Most steps without an improvement, if there is patience: LightGBM is often given so many.
 LONGEST_PATIENCE = 50
 
@@ -76,20 +79,34 @@ def fit_task(
         last = float(fitted.last)
         metrics = {"steps": last, "epochs": last, "samples": last * len(parts.training[0])}
         metrics |= {"train_loss": judge(task, model, parts.training_sample).loss}
-        held_out = SimpleNamespace(scores=judge(task, model, parts.held_out))
+        held_out = judge(task, model, parts.held_out)
+        task.keep_predictions(ON_CPU, model, "held_out")  # of a model that has not learned from these rows
         if refit and 2.0 * time.monotonic() - fit_began < run.ends_at:  # a second fit takes as long as the first
             model = plan.build(seed)
             for _ in model.fit(_fit_rows(task, parts.training, parts.held_out), plan.genome, fitted.best, seed):
                 pass
             model.finish(model.state())
         metrics |= {"params": float(model.config.parameters)}
-        test = SimpleNamespace(scores=judge(task, model, parts.test))
-        for row in METRICS:
-            if row.test and row.read is not None and task.group in row.groups:
-                metrics[row.name] = float(row.read(held_out) or 0.0)
-                if run.test:
-                    metrics[row.test_name] = float(row.read(test) or 0.0)
-        return model, metrics
+        test = judge(task, model, parts.test)
+        task.keep_predictions(ON_CPU, model, "test")
+        return model, metrics | score_metrics(task.group, held_out, test if run.test else None)
+
+
+def score_metrics(group: str, held_out: Scores | Errors, test: Scores | Errors | None) -> dict[str, float]:
+    """Return the rows of `METRICS` that are scores of predictions.
+
+    Args:
+        group: Group of the rows: 'classes' or 'regression'.
+        held_out: Scores of the validation part.
+        test: Scores of the test part; None: not wanted.
+    """
+    metrics = {}
+    for row in METRICS:
+        if row.test and row.read is not None and group in row.groups:
+            metrics[row.name] = float(row.read(SimpleNamespace(scores=held_out)) or 0.0)
+            if test is not None:
+                metrics[row.test_name] = float(row.read(SimpleNamespace(scores=test)) or 0.0)
+    return metrics
 
 
 def export_fitted(plan: SampleTask, kind: type[SampleTraining], run: Context, folder: Path | str) -> dict[str, float]:
@@ -113,8 +130,7 @@ def export_fitted(plan: SampleTask, kind: type[SampleTraining], run: Context, fo
 
 def judge(task: SampleTraining, model: FittedModel, samples: MicroBatch) -> Scores | Errors:
     """Return the scores or the errors of a model on samples of a task."""
-    on_cpu: Any = SimpleNamespace(evaluation={})  # in place of a trainer, which a fit has not
-    return cast(Scores | Errors, task.evaluate(on_cpu, samples, model))
+    return cast(Scores | Errors, task.evaluate(ON_CPU, samples, model))
 
 
 def _fit_rows(task: SampleTraining, *parts: MicroBatch) -> FitRows:

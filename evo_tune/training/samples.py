@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,15 @@ from torch import Tensor, nn
 
 from evo_tune.plugins.context import Context
 from evo_tune.training.data.batches import Epochs, steps_of
-from evo_tune.training.evaluation import Errors, Evaluation, Scores, evaluate, model_outputs, score_classifier
+from evo_tune.training.evaluation import (
+    Errors,
+    Evaluation,
+    PartPredictions,
+    Scores,
+    evaluate,
+    model_outputs,
+    score_classifier,
+)
 from evo_tune.training.hardware.device import MicroBatch, seed_for
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.models.encoder import Encoder
@@ -131,6 +140,20 @@ class SampleTraining(Task):
 
     # Judging.
 
+    def predict(self, trainer: Trainer, samples: MicroBatch, model: nn.Module) -> PartPredictions:
+        """Return a model's predictions for samples, with the truth."""
+        raise AssertionError(f"the models of {type(self).__name__} form no ensembles")
+
+    def keep_predictions(self, trainer: Trainer, model: nn.Module, *parts: str) -> None:
+        """Note a model's predictions for parts ('held_out', 'test') in the context, if they are wanted there."""
+        for part in parts if self.run.predictions is not None else ():
+            began, predictions = time.perf_counter(), self.predict(trainer, getattr(self.examples, part), model)
+            self.run.predictions[part] = replace(predictions, seconds=time.perf_counter() - began)  # type: ignore[index]
+
+    def finish(self, model: nn.Module, trainer: Trainer) -> None:
+        if model is trainer.model:  # not the moving average of its weights
+            self.keep_predictions(trainer, model, "held_out", "test")
+
     @property
     def held_out(self) -> MicroBatch:
         """Inputs and targets for evaluation."""
@@ -188,6 +211,10 @@ class ClassifierTraining(SampleTraining):
     def evaluate(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Scores:
         return score_classifier(trainer.model if model is None else model, samples, **trainer.evaluation)
 
+    def predict(self, trainer: Trainer, samples: MicroBatch, model: nn.Module) -> PartPredictions:
+        logits = model_outputs(model, samples, **trainer.evaluation).double()
+        return PartPredictions(logits.softmax(-1).numpy(), samples[1].numpy())
+
 
 class RegressionTraining(SampleTraining):
     """Predict real numbers; also report errors in their own unit."""
@@ -204,9 +231,13 @@ class RegressionTraining(SampleTraining):
         return ((targets - mean) / deviation).float()
 
     def evaluate(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Errors:
+        predicted = self.predict(trainer, samples, trainer.model if model is None else model)
+        return Errors.of(predicted.values[:, 0], predicted.truth, self.plan.scale[1])
+
+    def predict(self, trainer: Trainer, samples: MicroBatch, model: nn.Module) -> PartPredictions:
         mean, deviation = self.plan.scale
-        outputs = model_outputs(trainer.model if model is None else model, samples, **trainer.evaluation).double()
-        return Errors.of(mean + deviation * outputs[:, 0].numpy(), samples[1][:, 0].numpy(), deviation)
+        outputs = model_outputs(model, samples, **trainer.evaluation).double().numpy()
+        return PartPredictions(mean + deviation * outputs, samples[1][:, 0].numpy(), deviation)
 
 
 class SampleResult(TrainingResult):

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 @click.option("--overwrite", is_flag=True, help="Replace an earlier model in the folder of --out.")
 @click.option("--evaluator", metavar="NAME", help="Evaluator to use instead of the recognised one.")
 @click.option("--families", metavar="LIST", help="Families of models, with commas between them.  [default: auto]")
+@click.option("--single", is_flag=True, help="Make one model, and no ensemble of several.")
 @shared.evaluator_options_option
 @click.option("--seed", type=shared.NOT_NEGATIVE, default=0, show_default=True, help="Seed of the run.")
 @click.option("--slots", type=shared.COUNT, help="Trainings at the same time.")
@@ -51,6 +52,7 @@ def command(
     overwrite: bool,
     evaluator: str | None,
     families: str | None,
+    single: bool,
     options: tuple[str, ...],
     name: str | None,
     store: str,
@@ -109,7 +111,7 @@ def command(
         return 0
     limit = f"{trials} trials, however long they take" if hours is None else f"at most {hours:g} hours, model included"
     shared.echo(f"this takes {limit} (--hours); --dry-run predicts the time", err=True)
-    search = _start_or_resume(plugin, task.options, settings, name, Path(store))
+    search = _start_or_resume(plugin, task.options, settings, name, Path(store), single)
     run_name = search.saved.name
     output = shared.OutputFlags("none" if output_format == "json" else output_format, quiet)
     exit_code = run_search(search, output, began, continue_hint=f"the same command with --name {run_name}")
@@ -139,7 +141,7 @@ def command(
 
 
 def _start_or_resume(
-    plugin: Evaluator, options: dict[str, str], settings: dict[str, Any], name: str | None, store: Path
+    plugin: Evaluator, options: dict[str, str], settings: dict[str, Any], name: str | None, store: Path, single: bool
 ) -> Search:
     """Return a new run, or the run of this name if `auto` began it with the same evaluator and data.
 
@@ -149,6 +151,7 @@ def _start_or_resume(
         settings: Settings of the run.
         name: Name of the run; None for a new one.
         store: Folder of the runs.
+        single: Whether a new run ends with one model, and no ensemble.
 
     Raises:
         UsageError: There is another run of this name.
@@ -165,8 +168,8 @@ def _start_or_resume(
         if not same or run.manifest.options.get("data") != options.get("data"):
             raise UsageError(f"--name {name}: there is another run of this name: choose another name")
         if is_new:
-            write_wish(run, Wish())
+            write_wish(run, Wish(single=single))
         return Search.resume(name, store=store, ask=shared.ask_function())
     search = Search(plugin.reference, options=options, store=store, name=name, **settings)
-    write_wish(search.saved, Wish())
+    write_wish(search.saved, Wish(single=single))
     return search

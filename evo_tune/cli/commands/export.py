@@ -25,11 +25,15 @@ if TYPE_CHECKING:
     "export",
     "evo-tune export mine model                   # the best of run mine, into ./model",
     "evo-tune export mine model --tokens 1000000  # trained for longer",
+    "evo-tune export mine model --ensemble 6      # up to 6 models in one folder, if together they are better",
     order=120,
 )
 @shared.run_argument
 @click.argument("folder", metavar="DIR", required=False, type=click.Path(file_okay=False))
 @click.option("--trial", type=shared.NOT_NEGATIVE, help="Trial to export instead of the best.")
+@click.option(
+    "--ensemble", type=click.IntRange(2, 16), metavar="N", help="Train N models; write the best mean of them."
+)
 @click.option("--tokens", type=shared.COUNT, help="Length of the training in tokens, instead of the run's budget.")
 @click.option(
     "--seconds", type=shared.POSITIVE, help="Duration of the training in seconds, instead of the run's budget."
@@ -48,6 +52,7 @@ def command(
     run: str | None,
     folder: str | None,
     trial: int | None,
+    ensemble: int | None,
     tokens: int | None,
     seconds: float | None,
     options: tuple[str, ...],
@@ -69,6 +74,7 @@ def command(
     """
     import tempfile
 
+    from evo_tune.cli.training.ensemble import ENSEMBLE
     from evo_tune.cli.training.final_training import Training, choose_pace
     from evo_tune.dispatch.devices import plan
     from evo_tune.loop.code import load_run_evaluator
@@ -84,6 +90,8 @@ def command(
         raise PluginError(
             f"evaluator {plugin.name} has no export(genome, context, folder); `evo-tune best` prints the genome"
         )
+    if ensemble is not None and ENSEMBLE not in plugin.supports:
+        raise PluginError(f"--ensemble: the models of evaluator {plugin.name} cannot be averaged: leave it out")
     if trial is not None and trial >= len(saved.candidates):
         raise UsageError(f"--trial {trial}: run {saved.name} has trials 0 to {len(saved.candidates) - 1}")
     candidate = shared.require_best_trial(saved).candidate if trial is None else saved.candidates[trial]
@@ -109,7 +117,14 @@ def command(
     planned = plan(1, devices, 1, threads)
     pace = choose_pace(saved, bound, candidate, planned, threads)
     # The command for the model card, without the device and the store.
-    flags = {"trial": trial, "tokens": tokens, "seconds": seconds, "seed": seed, "threads": threads}
+    flags = {
+        "trial": trial,
+        "ensemble": ensemble,
+        "tokens": tokens,
+        "seconds": seconds,
+        "seed": seed,
+        "threads": threads,
+    }
     words = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
     words += [word for option in options for word in ("-o", option)]
     typed = shlex.join(["evo-tune", "export", saved.name, folder, *words])
@@ -117,7 +132,7 @@ def command(
     # An evaluator may print anything; only the JSON belongs on standard output.
     output = contextlib.redirect_stdout(sys.stderr) if output_format == "json" else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as scratch, output, _new_folder(target) as part:
-        metrics = training.write(part, Path(scratch), err=output_format == "json")
+        metrics = training.write(part, Path(scratch), output_format == "json", ensemble or 1)
     wrote = f"wrote {target}: {', '.join(_file_names(target)) or 'nothing'}"
     usage = f"how to use it: {target / 'README.md'}"
     _print_exported(saved, candidate, target, metrics, output_format, *shared.metric_lines(metrics), wrote, usage)

@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 import msgspec
@@ -51,6 +51,8 @@ LONG_TEXT = 30
 # File of each exported model, and the most bytes of it.
 MODEL_CONFIG = "config.json"
 MAX_CONFIG_BYTES = 1 << 24
+
+T = TypeVar("T")
 
 # Rows that are looked at.
 ROWS_READ = 1000
@@ -318,10 +320,15 @@ def read_metrics(model: Path) -> dict[str, float | None]:
     """Return the metrics in the folder of a model; empty if it has none, as those of other evaluators."""
     from evo_tune.training.prediction.about import TrainingFacts
 
+    facts = _read_config(model, TrainingFacts)
+    return {} if facts is None else facts.metrics
+
+
+def _read_config(model: Path, kind: type[T]) -> T | None:
+    """Return the entries of the config of a model that a type has; None if it has others."""
     with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):
-        config = safe_files.read(model, MODEL_CONFIG, limit=MAX_CONFIG_BYTES)
-        return msgspec.json.decode(config, type=TrainingFacts).metrics
-    return {}
+        return msgspec.json.decode(safe_files.read(model, MODEL_CONFIG, limit=MAX_CONFIG_BYTES), type=kind)
+    return None
 
 
 def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
@@ -334,6 +341,7 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
     """
     from evo_tune.cli.training.final_training import read_wish
     from evo_tune.report.summary import baseline_verdict, run_result, show_fresh_values, verdict
+    from evo_tune.training.prediction.ensemble import Ensemble
 
     run, result, wish, value = search.saved, run_result(search.saved), read_wish(search.saved), ""
     trial = f"trial {result.best.id} of run {run.name}" if result.best else f"the default genome, in run {run.name}"
@@ -341,6 +349,8 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
         value = f", {result.reported_metric} {show_fresh_values(result.fresh_best)} over fresh seeds"
     if longer := wish is not None and wish.seconds is not None:
         value = f", trained for {shared.show_seconds(wish.seconds)}"  # no value of the final comparison is the model's
+    if (ensemble := _read_config(model, Ensemble)) is not None:
+        trial, value = ensemble.verdict, ""
     test_data = "the test set" if run.manifest.tests and value else "held-out data"
     data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)
     metrics = read_metrics(model)

@@ -24,6 +24,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from evo_tune.cli import shared
+from evo_tune.cli.training.ensemble import ENSEMBLE, member_candidates, write_ensemble
 from evo_tune.dispatch import open_slots
 from evo_tune.dispatch.devices import CPU, Plan, cpu_count, plan
 from evo_tune.dispatch.slot import Task
@@ -72,6 +73,12 @@ STARTING_SECONDS = 5.0
 # Share of the hours for the evaluation and the files of a model whose training the hours end.
 WRITING_SHARE = 0.03
 
+# Trainings for an ensemble, and the largest share of the hours for those beside the first one.
+MEMBERS, MEMBERS_SHARE = 4, 0.15
+
+# Least share by which the validation loss of an ensemble is lower than that of one model (benchmarks/LOG.md).
+LEAST_GAIN = 0.01
+
 # Least ratio of the tokens of the final training to those that suit its size (`GPTSize.tokens`) for a larger model: it
 # has twice the weights and reads half of the tokens. With fewer, the larger model was worse (benchmarks/LOG.md).
 LARGER_FROM_RATIO = 4.0
@@ -85,6 +92,7 @@ class Wish(Struct, forbid_unknown_fields=True, kw_only=True):
     Args:
         seconds: Budget of the final training; None: not chosen yet, or that of a trial.
         threads: CPU threads of the final training; None: not chosen yet.
+        single: Whether to train one model, and no ensemble.
         width: Width of a larger model.
         depth: Its number of blocks.
         tokens: Tokens for which its recipe is transferred.
@@ -92,6 +100,7 @@ class Wish(Struct, forbid_unknown_fields=True, kw_only=True):
 
     seconds: float | None = None
     threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    single: bool = False
     width: Size | None = None
     depth: Size | None = None
     tokens: Size | None = None
@@ -183,13 +192,56 @@ class Training:
     command: str
     ends_at: float = math.inf
 
-    def write(self, target: Path, scratch: Path, err: bool) -> dict[str, Any]:
-        """Train, and write the model with its card; print the progress. Return the metrics.
+    def write(
+        self, target: Path, scratch: Path, err: bool, members: int = 1, least_gain: float = 0.0
+    ) -> dict[str, Any]:
+        """Train, and write the model or an ensemble with its card; print the progress. Return the metrics.
 
         Args:
             target: Folder of the model.
             scratch: Folder of the training.
             err: Whether to print on standard error.
+            members: Number of models to train for an ensemble; 1: no ensemble.
+            least_gain: See `write_ensemble`.
+        """
+        if members > 1:
+            return write_ensemble(self.candidates(members), target, scratch, err, self.fits, least_gain)
+        metrics = self.export(target, scratch, err)
+        self.write_card(target, metrics)
+        return metrics
+
+    def candidates(self, count: int) -> Iterator[Training]:
+        """Yield this training and others, whose models may form an ensemble with its model.
+
+        Args:
+            count: Number of trainings.
+        """
+        own = own_seconds(self.run, self.candidate.id)
+        for candidate in member_candidates(self.run, replace(self.candidate, seed=self.seed), count):
+            ratio = own_seconds(self.run, candidate.id) / own if own else math.nan
+            pace = replace(self.pace, seconds=ratio * self.pace.seconds)
+            yield replace(self, candidate=candidate, pace=pace, seed=candidate.seed)
+
+    def fits(self, training: Training) -> bool:
+        """Return whether there is time for another training; true without a limit."""
+        return self.ends_at == math.inf or time.monotonic() + SLACK * training.pace.seconds <= self.ends_at
+
+    def write_card(self, target: Path, metrics: Mapping[str, Any]) -> None:
+        """Write the card of a model of this training into its folder."""
+        from evo_tune.training.prediction.card import write_card
+
+        write_card(target, self.card_origin(), metrics, self.candidate.genome)
+
+    def export(
+        self, target: Path, scratch: Path, err: bool, predictions: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Train, and write the model without its card; print the progress. Return the metrics.
+
+        Args:
+            target: Folder of the model.
+            scratch: Folder of the training.
+            err: Whether to print on standard error.
+            predictions: Receives predictions for held-out samples (see `Context.predictions`); None: not wanted.
         """
         candidate, slot, pace = self.candidate, self.planned.slots[0], self.pace
         genome = shared.show_genome(candidate.genome)
@@ -199,8 +251,6 @@ class Training:
             duration = f"about {shared.show_seconds(pace.seconds)}"
         shared.echo(f"on {slot.name} with {with_plural(pace.threads, 'thread')}, {pace.reason}; {duration}", err=err)
         os.environ["CUDA_VISIBLE_DEVICES"] = slot.visible  # before torch is imported
-        from evo_tune.training.prediction.card import write_card
-
         context = ProgressContext(
             pace.seconds,
             self.run.objectives[0],
@@ -211,10 +261,9 @@ class Training:
             folder=scratch,
             ends_at=self.ends_at,
         )
+        context.predictions = predictions
         with context.lines():
-            metrics = self.bound.export(candidate.genome, context, target)
-            write_card(target, self.card_origin(), metrics, candidate.genome)
-        return metrics
+            return self.bound.export(candidate.genome, context, target)
 
     def card_origin(self) -> Origin:
         """Return what the model card says of the model's run: its final comparison, its baseline and its verdict."""
@@ -331,16 +380,19 @@ def time_for_model(search: Search) -> Callable[[float], float]:
 
     Its argument is the predicted time of one more training of the best genome in seconds; 0 while nothing is known.
     """
-    if read_wish(search.saved) is None:
+    wish, plugin = read_wish(search.saved), search.evaluator.plugin
+    if wish is None:
         return lambda training: 0.0
-    share = MODEL_SHARE.get(search.evaluator.plugin.name, 0.0)
+    share, seconds = MODEL_SHARE.get(plugin.name, 0.0), 3600.0 * (search.session.hours or 0.0)
+    others = 0 if wish.single or ENSEMBLE not in plugin.supports else MEMBERS - 1
 
     def seconds_to_reserve(training: float) -> float:
         if search.pace is None and search.plan_timed_steps:  # the machine is too busy even to time a step
             return math.inf
         # A worker starts as the final training does.
         start = max(STARTING_SECONDS, 0.0 if search.pace is None else search.pace.start)
-        return max(share * 3600.0 * (search.session.hours or 0.0), SLACK * training + start)
+        members = min(others * SLACK * training, MEMBERS_SHARE * seconds)
+        return max(share * seconds, SLACK * training + members + start)
 
     return seconds_to_reserve
 
@@ -372,7 +424,7 @@ def train_final_model(search: Search, elapsed: Callable[[], float], err: bool) -
                 if search.session.hours is not None:
                     seconds = 3600.0 * search.session.hours
                     ends_at = time.monotonic() + (1.0 - WRITING_SHARE) * seconds - elapsed()
-                wish = _choose_wish(search, best, elapsed, err)
+                wish = msgspec.structs.replace(_choose_wish(search, best, elapsed, err), single=wish.single)
                 write_wish(run, wish)
             bound, candidate = _final_training(search, best, wish)
             part = run.folder / f"{MODEL}.part"
@@ -381,7 +433,9 @@ def train_final_model(search: Search, elapsed: Callable[[], float], err: bool) -
                 pass
             pace, command = _final_pace(search, best, wish), f"evo-tune resume {shlex.quote(run.name)}"
             training = Training(run, bound, candidate, plan(1, None, 1, None), pace, candidate.seed, command, ends_at)
-            metrics = training.write(part, run.folder / TRIALS / TRAINING, err)
+            can_average = ENSEMBLE in bound.plugin.supports and not wish.single and search.best is not None
+            members = MEMBERS if can_average else 1
+            metrics = training.write(part, run.folder / TRIALS / TRAINING, err, members, LEAST_GAIN)
             safe_files.move(run.folder, (part.name,), (MODEL,))
             safe_files.remove(run.folder, TRIALS, TRAINING)
             tests = {name: value for name, value in metrics.items() if name in run.manifest.tests.values()}

@@ -18,6 +18,7 @@ from evo_tune import __version__
 from evo_tune.text import escape_unprintable, one_line
 from evo_tune.training.models.model_files import CONFIG, read_json
 from evo_tune.training.prediction.about import TrainingFacts, read_training_facts
+from evo_tune.training.prediction.ensemble import ENSEMBLE, Ensemble, member_name, read_ensemble
 from evo_tune.training.tuned import FINE_TUNING_FILE
 from evo_tune.training.tuning.weights import ADAPTER
 
@@ -88,10 +89,12 @@ def write_card(folder: Path, origin: Origin, metrics: Mapping[str, float], genom
     notes = read_json(folder, FINE_TUNING_FILE) if FINE_TUNING_FILE in names else config
     if FINE_TUNING_FILE not in names and "class" not in config:  # a model that evo-tune did not write
         config, notes = {}, {}
-    facts = read_training_facts(folder, notes)
-    # Without a genome, the model has no notes of its training.
-    facts = facts if facts.genome else TrainingFacts(genome=dict(genome), metrics=dict(metrics))
-    (folder / CARD_FILE).write_text(card_text(origin, facts, config), encoding="utf-8")
+    facts, ensemble = read_training_facts(folder, notes), None
+    if config.get("class") == ENSEMBLE:
+        ensemble, config = read_ensemble(folder, config), read_json(folder / member_name(0), CONFIG)
+    elif not facts.genome:  # the model has no notes of its training
+        facts = TrainingFacts(genome=dict(genome), metrics=dict(metrics))
+    (folder / CARD_FILE).write_text(card_text(origin, facts, config, ensemble), encoding="utf-8")
 
 
 def task_of(config: Mapping[str, Any]) -> str:
@@ -120,13 +123,14 @@ USES = {
 }
 
 
-def card_text(origin: Origin, facts: TrainingFacts, config: Mapping[str, Any]) -> str:
+def card_text(origin: Origin, facts: TrainingFacts, config: Mapping[str, Any], ensemble: Ensemble | None = None) -> str:
     """Return the text of a model card, from the template card.jinja.
 
     Args:
         origin: Where the model comes from.
         facts: The training of the model.
-        config: config.json, or adapter.json; empty for a model of another kind.
+        config: config.json, or adapter.json, of the model or of the first member; empty for a model of another kind.
+        ensemble: The ensemble that the model is; None: it is one model.
     """
     task, labels = task_of(config), config.get("labels")
     cli_arguments, python_call = USES.get(task) or USES.get(task.split("-")[0], ("", ""))
@@ -137,6 +141,7 @@ def card_text(origin: Origin, facts: TrainingFacts, config: Mapping[str, Any]) -
     }
     return _template().render(
         **{"origin": origin, "facts": facts, "config": config, "task": task, "version": __version__, **tables},
+        ensemble=ensemble,
         results=[*origin.results, *results_of_this_model],
         results_of_this_model=results_of_this_model,
         is_classification=task.endswith("-classification"),

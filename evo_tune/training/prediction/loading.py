@@ -29,10 +29,11 @@ from evo_tune.training.models.linear import LinearModel
 from evo_tune.training.models.linear_texts import LinearTextClassifier
 from evo_tune.training.models.model_files import CONFIG, ERRORS, read_json
 from evo_tune.training.models.trees import BoostedTrees
+from evo_tune.training.prediction import ensemble as ensembles
 from evo_tune.training.prediction.about import TrainingFacts, read_training_facts
 from evo_tune.training.prediction.language import ForeignTokens, LanguageModel, OwnTokens
 from evo_tune.training.prediction.memory import TABLE_BYTES, MemoryLimit
-from evo_tune.training.prediction.model import PASS, ClassifierModel, Model, Reader, RegressionModel
+from evo_tune.training.prediction.model import PASS, ClassifierModel, Model, Reader, RegressionModel, SampleModel
 from evo_tune.training.prediction.readers import Pictures, Tables, Texts
 from evo_tune.training.prediction.series import ForecastModel, Past
 from evo_tune.training.recipe.models.base import read_base
@@ -99,21 +100,17 @@ def load_model(
         raise UsageError(f"base={str(base)!r}: {place} is no adapter, so it has its own weights: leave it out")
     config = read_json(place, CONFIG)
     kind = str(config.get("class", ""))
+    sample_settings = {**settings, "batch": batch or PASS}
+    if kind == ensembles.ENSEMBLE:
+        return _load_ensemble(place, config, sample_settings)
     if kind in SAMPLE_MODELS:
-        loader, reader_of = SAMPLE_MODELS[kind]
-        _require_memory(place, config, limit)
-        settings["batch"] = batch or PASS
-        network, about = loader.load(place, device), read_training_facts(place, config)
-        reader = reader_of(network, about)
-        if isinstance(reader, Past):
-            return ForecastModel(reader, place, network, about, **settings)
-        model_class = RegressionModel if getattr(network, "scale", None) else ClassifierModel
-        return model_class(reader, place, network, about, **settings)
+        limit.require(_needed_memory(place, config), f"MODEL {place}")
+        return _load_samples(place, config, sample_settings)
     if kind == "GPT" or "model_type" in config:
         return _language(place, place, config, FINE_TUNING_FILE in names, settings)
     raise UsageError(
         f"MODEL {place}: its {CONFIG} names the class {one_line(kind, 40)!r}: expected one of "
-        f"{', '.join([*SAMPLE_MODELS, 'GPT'])}, in a folder that `evo-tune export` wrote"
+        f"{', '.join([*SAMPLE_MODELS, ensembles.ENSEMBLE, 'GPT'])}, in a folder that `evo-tune export` wrote"
     )
 
 
@@ -139,13 +136,55 @@ def _check_folder(folder: Path) -> set[str]:
     return names
 
 
-def _require_memory(folder: Path, config: Mapping[str, Any], limit: MemoryLimit) -> None:
-    """Refuse weights, and tables of positions and masks, that would fill the memory."""
+def _needed_memory(folder: Path, config: Mapping[str, Any]) -> float:
+    """Return the bytes of weights, and of tables of positions and masks."""
     needed = 2.0 * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     if config.get("class") == "GPT":
         with suppress(*ERRORS):  # the reader of the model names what is wrong
             needed += TABLE_BYTES * GPTConfig.from_json(config["model"]).tables
-    limit.require(needed, f"MODEL {folder}")
+    return needed
+
+
+def _load_samples(place: Path, config: dict[str, Any], settings: dict[str, Any]) -> SampleModel[Any] | ForecastModel:
+    """Return a model of samples.
+
+    Args:
+        place: Folder of the model.
+        config: Its config.json, which names one of `SAMPLE_MODELS`.
+        settings: device, threads, limit and batch.
+    """
+    loader, reader_of = SAMPLE_MODELS[config["class"]]
+    network, about = loader.load(place, settings["device"]), read_training_facts(place, config)
+    reader = reader_of(network, about)
+    if isinstance(reader, Past):
+        return ForecastModel(reader, place, network, about, **settings)
+    model_class = RegressionModel if getattr(network, "scale", None) else ClassifierModel
+    return model_class(reader, place, network, about, **settings)
+
+
+def _load_ensemble(place: Path, config: dict[str, Any], settings: dict[str, Any]) -> Model:
+    """Return an ensemble; the memory of all its members is checked before one is loaded.
+
+    Raises:
+        UsageError: A member is missing or altered, is no model of samples, or has other targets than the others.
+    """
+    ensemble, configs, needed = ensembles.read_ensemble(place, config), {}, 0.0
+    for number in range(len(ensemble.members)):
+        member = place / ensembles.member_name(number)
+        _check_folder(member)
+        configs[member] = member_config = ensembles.read_member(place, ensemble, number)
+        if (kind := str(member_config.get("class"))) not in {*SAMPLE_MODELS} - {"Forecaster"}:
+            raise UsageError(f"MODEL {member}: the class {one_line(kind, 40)!r} cannot be averaged: export it again")
+        needed += _needed_memory(member, member_config)
+    settings["limit"].require(needed, f"MODEL {place}")
+    models: list[Any] = [_load_samples(member, config, settings) for member, config in configs.items()]
+    first = models[0]
+    for model in models[1:]:
+        if (model.task, model.network.labels) != (first.task, first.network.labels):
+            raise UsageError(f"MODEL {model.folder}: it predicts other targets than {first.folder}: export it again")
+    model_class = ensembles.EnsembleClassifier if isinstance(first, ClassifierModel) else ensembles.EnsembleRegressor
+    weights, about = [member.weight for member in ensemble.members], read_training_facts(place, config)
+    return model_class(models, weights, place, first.network, about, **settings)
 
 
 def _language(folder: Path, weights: Path, config: dict[str, Any], tuned: bool, settings: dict[str, Any]) -> Model:
@@ -158,7 +197,7 @@ def _language(folder: Path, weights: Path, config: dict[str, Any], tuned: bool, 
         tuned: Whether it was tuned.
         settings: device, threads and limit.
     """
-    _require_memory(weights, config, settings["limit"])
+    settings["limit"].require(_needed_memory(weights, config), f"MODEL {weights}")
     about = read_training_facts(folder, read_json(folder, FINE_TUNING_FILE) if tuned else config)
     is_gpt = config.get("class") == "GPT"
     base = None if is_gpt else read_base(weights)

@@ -1,0 +1,298 @@
+"""`export --ensemble` and `auto --single`: several models in one folder, if they predict better together."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import evo_tune
+from evo_tune.cli.training.ensemble import member_candidates, write_ensemble
+from evo_tune.cli.training.final_training import Training, Wish, read_wish
+from evo_tune.errors import PluginError
+from evo_tune.genome.trial import Candidate
+from evo_tune.store.run import Run
+from tests.cli.conftest import Typed
+
+
+@pytest.fixture
+def data(folder: Path) -> Path:
+    """A folder with a table on which a linear model and boosted trees make different errors."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(240, 3))
+    target = values[:, 0] + np.sign(values[:, 1]) + 0.3 * rng.normal(size=240)
+    frame = pd.DataFrame(values, columns=["a", "b", "c"]).assign(target=target.round(4))
+    frame.iloc[:200].to_csv(folder / "table.csv", index=False)
+    frame.iloc[200:].to_csv(folder / "new.csv", index=False)
+    return folder
+
+
+RUN = ["-o", "data=table.csv", "-o", "target=target", "-o", "families=boosting,linear", "-o", "evaluations=4"]
+RUN = ["run", "tabular", *RUN, "--trials", "5", "--slots", "1", "--final-seeds", "0", "--no-baseline", "--no-report"]
+
+
+@pytest.fixture
+def run(data: Path, typed: Typed) -> Run:
+    """A run over two families."""
+    done = typed(*RUN, "--name", "mine", "--quiet")
+    assert done.code == 0, done
+    return Run.open(data / "populations" / "mine")
+
+
+def test_an_export_has_several_models_and_says_what_each_adds(run: Run, data: Path, typed: Typed) -> None:
+    done = typed("export", "mine", "model", "--ensemble", "4")
+    assert done.code == 0, done
+    config = json.loads((data / "model" / "config.json").read_text())
+    members = config["members"]
+    assert {member["family"] for member in members} == {"boosting", "linear"}
+    assert re.search(r"an ensemble of \d models: its test loss is \S+ ± \S+ (lower|higher) than that of one", done.out)
+    names = {path.name for path in (data / "model").iterdir()}
+    assert names == {"README.md", "config.json", *(f"member-{number}" for number in range(len(members)))}
+    model: Any = evo_tune.load_model("model")
+    single: Any = [evo_tune.load_model(data / "model" / f"member-{number}") for number in range(len(members))]
+    rows, total = pd.read_csv("new.csv"), sum(member["weight"] for member in members)
+    mean = sum(member["weight"] / total * one.predict(rows) for member, one in zip(members, single, strict=True))
+    assert model.predict(rows) == pytest.approx(mean)
+    card = (data / "model" / "README.md").read_text()
+    assert "pipeline_tag: tabular-regression" in card
+    assert "evo-tune export mine model --ensemble 4" in card
+    for number, member in enumerate(members):
+        row = next(line for line in card.splitlines() if line.startswith(f"| member-{number} |"))
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert cells[1:5] == [str(member[name]) for name in ("trial", "family", "seed", "weight")]
+        assert float(cells[5]) == pytest.approx(member["loss"], rel=1e-3)
+        assert member["training_seconds"] > 0
+        assert member["size"] > (data / "model" / f"member-{number}" / "model.safetensors").stat().st_size
+    losses = [member["loss"] for member in members]
+    assert config["metrics"]["val_loss"] < min(losses)
+    predicted = typed("predict", "model", "new.csv", "--format", "json")
+    assert predicted.code == 0, predicted
+    assert json.loads(predicted.out)["metrics"]["rmse"] == pytest.approx(model.evaluate(rows)["rmse"])
+
+
+def test_the_test_loss_is_that_of_the_folder(run: Run, data: Path, typed: Typed) -> None:
+    """The rows of the test part, predicted from the folder, have the metrics that it states."""
+    from evo_tune.loop.code import load_run_evaluator
+
+    assert typed("export", "mine", "model", "--ensemble", "3").code == 0
+    assert typed("export", "mine", "single").code == 0
+    plugin = load_run_evaluator(run, None, True, None)
+    test = plugin.bind(run.manifest.options).values.table.test
+    rows, model = pd.read_csv("table.csv").iloc[test], evo_tune.load_model("model")
+    config = json.loads((data / "model" / "config.json").read_text())
+    metrics: Any = model.evaluate(rows)
+    assert metrics["loss"] == pytest.approx(config["metrics"]["test_loss"])
+    single: Any = evo_tune.load_model("single")
+    assert config["test_gain"] == pytest.approx(single.evaluate(rows)["loss"] - metrics["loss"])
+    assert config["test_count"] == len(rows)
+
+
+def test_candidates_are_the_best_of_each_family_then_the_ranking_then_seeds(run: Run) -> None:
+    best = run.ranked()[0].candidate
+    candidates = member_candidates(run, best, 8)
+    families = [candidate.genome["family"] for candidate in candidates]
+    assert candidates[0] is best
+    assert set(families[:2]) == {"boosting", "linear"}
+    ranked = [trial.id for trial in run.ranked()]
+    assert [one.id for one in candidates[2:5]] == [
+        id for id in ranked if id not in {candidates[0].id, candidates[1].id}
+    ]
+    assert [one.id for one in candidates[5:]] == [best.id] * 3, "fresh seeds of the best"
+    assert len({(one.id, one.seed) for one in candidates}) == 8
+    assert member_candidates(run, best, 2) == candidates[:2]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--ensemble", "1"), "1 is not in the range 2<=x<=16"),
+        (("--ensemble", "17"), "17 is not in the range 2<=x<=16"),
+        (("--ensemble", "many"), "'many' is not a valid whole number"),
+    ],
+)
+def test_a_wrong_number_of_models_is_refused(words: tuple[str, ...], told: str, folder: Path, typed: Typed) -> None:
+    done = typed("export", "mine", "model", *words)
+    assert (done.code, told in done.err) == (2, True), done
+
+
+def test_models_that_cannot_be_averaged_are_refused_before_a_training(folder: Path, typed: Typed) -> None:
+    text = (folder / "quick.py").read_text() + "\n\ndef export(genome, context, folder):\n    raise AssertionError\n"
+    (folder / "quick.py").write_text(text)
+    assert typed("run", "quick.py", "--trials", "2", "--name", "q", "--quiet").code == 0
+    done = typed("export", "q", "model", "--ensemble", "2")
+    assert (done.code, "--ensemble: the models of evaluator quick cannot be averaged" in done.err) == (2, True), done
+    (folder / "quick.py").write_text(f"{text}\nSUPPORTS = ['ensemble']\n".replace("raise AssertionError", "return {}"))
+    done = typed("export", "q", "model", "--ensemble", "2", "--trust")
+    assert "noted no predictions in context.predictions: leave --ensemble out" in done.err, done
+    assert not Path("model").exists()
+
+
+def test_an_interrupt_leaves_no_folder(run: Run, data: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    export, begun = Training.export, []
+
+    def interrupt(self: Training, *arguments: Any) -> Any:
+        begun.append(1)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return export(self, *arguments)
+
+    monkeypatch.setattr(Training, "export", interrupt)
+    before = set(data.iterdir())
+    assert typed("export", "mine", "model", "--ensemble", "3").code == 130
+    assert len(begun) == 2
+    assert set(data.iterdir()) == before
+
+
+# ---------------------------------------------------------------- the rules, on models that take no time
+
+
+@dataclass(frozen=True)
+class Quick:
+    """A training that takes no time, whose model has one error for all samples."""
+
+    candidate: Candidate
+    seed: int
+    error: float
+    failure: bool = False
+
+    def export(self, target: Path, scratch: Path, err: bool, predictions: Any = None) -> dict[str, Any]:
+        from evo_tune.training.evaluation import PartPredictions
+
+        if self.failure:
+            raise PluginError("the training was lost")
+        target.mkdir(parents=True)
+        config = {"class": "LinearModel", "options": {"data": "x"}, "labels": ["price"], "scale": [0, 1]}
+        (target / "config.json").write_text(json.dumps(config))
+        for part in ("held_out", "test"):
+            predictions[part] = PartPredictions(np.full((4, 1), self.error), np.zeros(4), 1.0)
+        return {"val_loss": self.error**2}
+
+    def write_card(self, target: Path, metrics: Any) -> None:
+        (target / "README.md").write_text(str(metrics["val_loss"]))
+
+
+Write = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def of(*trainings: Quick, fits: Callable[[Any], bool] = lambda training: True, least_gain: float = 0.0) -> Any:
+        (tmp_path / "out").mkdir()
+        return write_ensemble(iter(trainings), tmp_path / "out", tmp_path / "scratch", False, fits, least_gain)
+
+    return of
+
+
+def quick(error: float, id: int = 0, **fields: Any) -> Quick:
+    return Quick(Candidate(id, 0, 0, 0, {"family": "linear"}, "default"), id, error, **fields)
+
+
+def content(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_models_that_cancel_become_an_ensemble(write: Write, tmp_path: Path) -> None:
+    metrics = write(quick(1.0, 3), quick(5.0, 4), quick(-1.0, 5))
+    assert metrics["val_loss"] == 0.0
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert [member["trial"] for member in config["members"]] == [3, 5]
+    assert [member["gain"] for member in config["members"]] == [1.0, 1.0], "the other one alone has a loss of 1"
+    assert (config["test_gain"], config["test_error"], config["test_count"]) == (1.0, 0.0, 4)
+    assert content(tmp_path / "out") == {"README.md", "config.json", "member-0", "member-1"}
+
+
+def test_where_no_mean_is_better_the_first_model_is_written(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert write(quick(1.0), quick(2.0)) == {"val_loss": 1.0}
+    assert content(tmp_path / "out") == {"README.md", "config.json"}
+    assert "2 models are trained, and the first is written: its validation loss is 1" in capsys.readouterr().out
+
+
+def test_a_gain_that_is_too_small_gives_one_model(write: Write, tmp_path: Path) -> None:
+    assert write(quick(1.0), quick(-0.5), least_gain=1.0) == {"val_loss": 1.0}
+    assert "member-0" not in content(tmp_path / "out")
+
+
+def test_training_ends_where_no_time_is_left(write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    left = iter([True, False])
+    write(quick(1.0), quick(-0.5, 1), quick(-1.0, 2), fits=lambda training: next(left))
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert {member["trial"] for member in config["members"]} == {0, 1}
+    assert "no time is left for another member: 2 models are trained" in capsys.readouterr().out
+
+
+def test_a_lost_training_is_no_member_unless_it_is_the_first(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(quick(1.0), quick(0.0, 7, failure=True), quick(-1.0, 2))
+    assert "trial 7 is no member: the training was lost" in capsys.readouterr().out
+    assert "member-1" in content(tmp_path / "out")
+    with pytest.raises(PluginError):
+        write_ensemble(iter([quick(0.0, failure=True)]), tmp_path / "x", tmp_path, False, lambda training: True, 0.0)
+
+
+# ---------------------------------------------------------------- auto
+
+
+AUTO = ["auto", "table.csv", "--target", "target", "--families", "boosting,linear", "-o", "evaluations=4"]
+AUTO += ["--trials", "4", "--slots", "1"]
+
+
+def test_auto_writes_an_ensemble_unless_one_model_is_asked_for(data: Path, typed: Typed) -> None:
+    done = typed(*AUTO, "--name", "mine", "--out", "model")
+    assert done.code == 0, done
+    assert re.search(r"\nuse model: an ensemble of \d models: its test loss is", done.out), done
+    members = json.loads((data / "model" / "config.json").read_text())["members"]
+    assert content(data / "model") == {"README.md", "config.json", *(f"member-{n}" for n in range(len(members)))}
+    assert content(data / "populations" / "mine" / "_model") == content(data / "model")
+    again = typed(*AUTO, "--name", "mine", "--out", "model")
+    assert again.code == 0, "it has this model already"
+    single = typed(*AUTO, "--name", "other", "--out", "single", "--single")
+    assert single.code == 0, single
+    assert content(data / "single") == {"README.md", "config.json", "model.safetensors"}
+    assert "an ensemble of" not in single.out
+    assert read_wish(Run.open(data / "populations" / "other")).single  # type: ignore[union-attr]
+
+
+def test_time_for_members_is_reserved_and_asked_for(data: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from evo_tune.cli.training import final_training
+
+    def reserve(single: bool, supports: tuple[str, ...], hours: float) -> float:
+        wish = Wish(single=single)
+        monkeypatch.setattr(final_training, "read_wish", lambda run: wish)
+        plugin = SimpleNamespace(name="tabular", supports=supports)
+        search: Any = SimpleNamespace(saved=None, pace=None, plan_timed_steps=None)
+        search.evaluator, search.session = SimpleNamespace(plugin=plugin), SimpleNamespace(hours=hours)
+        return final_training.time_for_model(search)(10.0)
+
+    one = reserve(True, ("ensemble",), 1.0)
+    assert one == reserve(False, (), 1.0)
+    assert reserve(False, ("ensemble",), 1.0) == pytest.approx(one + 3 * 1.05 * 10.0)
+    assert reserve(False, ("ensemble",), 0.01) == pytest.approx(one + 0.15 * 36.0), "at most 15 % of the hours"
+
+
+def test_a_training_fits_by_its_predicted_seconds() -> None:
+    import time
+
+    pace: Any = final_pace(10.0)
+    training = Training(None, None, None, None, pace, 0, "", time.monotonic() + 20.0)  # type: ignore[arg-type]
+    assert training.fits(training)
+    assert not training.fits(replace(training, pace=final_pace(20.0)))
+    assert not training.fits(replace(training, pace=final_pace(float("nan")))), "an unknown duration"
+    assert replace(training, ends_at=float("inf")).fits(replace(training, pace=final_pace(float("nan"))))
+
+
+def final_pace(seconds: float) -> Any:
+    from evo_tune.cli.training.final_training import Pace
+
+    return Pace(1, seconds, "")
