@@ -297,7 +297,8 @@ def test_a_model_worse_than_the_baseline_is_not_recommended_whatever_other_seeds
         "mine",
     ]
     first = typed(*words)
-    assert re.search(r"\nuse populations/mine/_model: (trial \d of run mine, test_loss|an ensemble of)", first.out), first
+    use = r"\nuse populations/mine/_model: (trial \d of run mine, test_loss|an ensemble of)"
+    assert re.search(use, first.out), first
     config = folder / "populations" / "mine" / "_model" / "config.json"
     about = json.loads(config.read_text())
     about["metrics"]["test_loss"] = 99.0
