@@ -99,6 +99,9 @@ def test_covariates_are_proposed_and_used_only_where_they_are_named(data: Path) 
     both = choose_task("sales.csv", None, None, {})
     assert both.options == {"data": "sales.csv", "time": "day"}
     assert "--target sold -o known=price if they are known ahead, otherwise -o past=price" in both.proposal
+    pair = choose_task("sales.csv", "sold,price", None, {})
+    assert pair.options == {"data": "sales.csv", "time": "day", "target": "sold,price"}
+    assert pair.why.endswith("and the others are series")
     table = choose_task("sales.csv", "sold", None, {})
     assert table.evaluator == "bundled:tabular"
     assert (

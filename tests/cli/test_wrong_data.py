@@ -25,6 +25,16 @@ def series(values: object, times: list[str] = DAYS) -> str:
 
 WRONG: dict[str, tuple[str | bytes, list[str], list[str]]] = {
     "no target column": (csv(ROWS), ["--target", "price"], ["price", "no such column", "width, height, kind"]),
+    "two target columns": (
+        csv(ROWS),
+        ["--target", "width,kind"],
+        ["--target width,kind", "a table has one target: repeat the command for each"],
+    ),
+    "two target columns of a table": (
+        csv(ROWS),
+        ["--evaluator", "tabular", "--target", "width,kind"],
+        ["-o target=width,kind", "a table has one target: repeat the command for each"],
+    ),
     "no target given": (csv(ROWS), [], ["which one is to be predicted", "--target NAME"]),
     "target all missing": (csv((a, b, "") for a, b, _ in ROWS), ["--target", "kind"], ["kind"]),
     "some targets missing": (csv((*row[:2], row[2] * (row[0] > 0)) for row in ROWS), ["--target", "kind"], ["kind"]),

@@ -145,13 +145,17 @@ def _table_task(path: Path, data: str, target: str | None, lines: bool, header: 
             "if so, give -o header=none: the columns are then column1, column2, …",
             err=True,
         )
-    if not lines and target in (None, *names) and (series := _series_task(frame, data, target)) is not None:
+    targets = [target] if target in names else (target or "").split(",")
+    if not lines and {*targets} <= {*names, ""} and (series := _series_task(frame, data, target)) is not None:
         return series
     if target is None:
         named = [name for name in names if name.lower() in TARGETS]
         target = named[0] if len(named) == 1 else _ask_target(data, names)
     if target not in names:
-        raise UsageError(f"--target {target}: no such column; {data} has {one_line(', '.join(names))}")
+        several = (
+            "a table has one target: repeat the command for each; " if {*targets} <= {*names} else "no such column; "
+        )
+        raise UsageError(f"--target {target}: {several}{data} has {one_line(', '.join(names))}")
     texts = []
     for name in names:
         lengths = [len(value) for value in frame[name].tolist() if isinstance(value, str)]
@@ -208,18 +212,19 @@ def _series_task(frame: pd.DataFrame, data: str, target: str | None) -> DataTask
     for key in ("", *(name for name in frame.columns if not types.is_numeric_dtype(frame[name]))):
         with contextlib.suppress(UsageError):  # it has no series with this key
             series_format = find_series(frame, key=key, target=target or "").format
-            if len(series_format.columns) < len(frame.columns):
+            has_more = len(series_format.columns) < len(frame.columns)
+            if has_more and "," not in (target or ""):
                 continue  # other columns may help to predict
             options = {"data": data, "time": series_format.time, "key": key, "target": target or ""}
             column, grid = one_line(series_format.time, 60), series_format.grid.name
             times = f"irregular times, averaged to {grid} ones" if series_format.averaged else f"{grid} times"
-            why = f"its column {column!r} has {times}, and the others are series"
+            why = f"its column {column!r} has {times}, and {target if has_more else 'the others'} are series"
             first, *others = series_format.targets
             covariates = one_line(",".join(others), 60)
             flags = f"--target {first} -o known={covariates} if they are known ahead, otherwise -o past={covariates}"
             proposal = f"each column is forecast from its own past; with the others as covariates: {flags}"
             named = {name: text for name, text in options.items() if text}
-            otherwise = f"--evaluator tabular --target {target or first}"
+            otherwise = f"--evaluator tabular --target {first}"
             return DataTask("bundled:forecasting", named, why, otherwise, proposal if others else "")
     return None
 

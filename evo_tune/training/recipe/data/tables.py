@@ -297,7 +297,9 @@ def read_table(source: TableSource) -> Table:
     for option, names in named.items():
         for name in names:
             if name not in frame.columns:
-                raise OptionError(f"-o {option}={name}: no such column; {available}{_header_remark(source, frame)}")
+                several = option == "target" and {*name.split(",")} <= {*frame.columns}
+                problem = "a table has one target: repeat the command for each" if several else "no such column"
+                raise OptionError(f"-o {option}={name}: {problem}; {available}{_header_remark(source, frame)}")
     if source.split_by == target_name:
         raise OptionError(f"-o split_by={target_name} is the target: expected another column")
     labelled = _drop_unlabelled(frame, target_name, source.drop_unlabelled)
