@@ -140,6 +140,10 @@ def _gene_of(override: Any) -> Gene:
     values = [_plain_value(element) for element in itertools.islice(elements, MOST_VALUES + 1)]
     if len(values) > MOST_VALUES:
         raise SpaceError(f"it has more than {MOST_VALUES} values: give an interval")
+    if numbers is not None and len(values) == 1 and sweep.step == 1:
+        raise SpaceError(
+            f"a range with steps of 1 has one value here, {values[0]}: give interval({sweep.start},{sweep.stop})"
+        )
     return Choice(values, ordered=all(map(is_number, values)))  # type: ignore[arg-type] # a list becomes a tuple
 
 

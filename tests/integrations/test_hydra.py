@@ -124,6 +124,7 @@ def test_the_configuration_is_the_default_and_other_overrides_stay() -> None:
     [
         ("a=interval(2,1)", "low must be below high"),
         ("a=tag(log,interval(0.0,1))", "needs low above 0"),
+        ("a=range(1e-4,1e-1)", "has one value here, 0.0001: give interval(0.0001,0.1)"),
         ("a=range(1,1)", "expected a list of one or more values"),
         ("a=range(0,1,1e-9)", "more than 1000 values: give an interval"),
         ("a=1", "no override is a sweep"),
