@@ -161,11 +161,16 @@ def _nmt_front(corpus: str) -> Source:
     return Source(f"nmthpo/{corpus}.parquet", NMT, ("dev_bleu", "num_param"), maximised=maximised, log=("num_param",))
 
 
+CELL = ("gene.Op0", "gene.Op1", "gene.Op2", "gene.Op3", "gene.Op4", "gene.Op5")
+
 SOURCES = {
     **{corpus: _nmt(corpus) for corpus in ("sw-en", "ru-en", "ja-en")},
     **{data: _mlp(data) for data in ("australian", "phoneme")},
     "naval": _naval(),
     "nanogpt": _nano(),
+    "nasbench201": Source(
+        "nasbench201/nasbench201_cifar10.parquet", (), ("val_acc.mean",), CELL, maximised=("val_acc.mean",)
+    ),
     **{f"{data}, seed 0": _mlp(data, told="val_acc_seed0") for data in ("australian", "phoneme")},
     "naval, seed 0": _naval(told="val_loss_seed0"),
     **{f"{data}, seeds": _mlp(data, seeds=ACCURACIES) for data in ("australian", "phoneme")},

@@ -87,9 +87,8 @@ class FeatureLayout:
     kinds: np.ndarray
 
     @classmethod
-    def of(cls, space: SearchSpace, with_conditions: bool = True) -> FeatureLayout:
-        """Return the layout of a space; without conditions, inactive genes count with their coordinates."""
-        counts, conditional = category_counts(space), space.conditional & with_conditions
+    def of(cls, space: SearchSpace) -> FeatureLayout:
+        counts, conditional = category_counts(space), space.conditional
         kinds = np.where(counts > 0, UNORDERED, np.where(conditional, CONDITIONAL, ORDERED))
         return cls(space, counts, np.where((counts > 0) & conditional, counts + 1, counts), kinds)
 

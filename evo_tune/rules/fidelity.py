@@ -31,17 +31,17 @@ PROMOTION_MARGIN = 1.5
 def is_audit(number: int) -> bool:
     """Return whether new genome `number` (promotions and extra seeds not counted) is an audit: always trained in full.
 
-    Audits are the default genome and the genomes 1, 4, 16, 64, …: few in a long run. Only genomes that were not
-    selected by their early results can show that these mislead. The powers of two would take most of a short run, and
-    fewer audits would miss misleading results (benchmarks/LOG.md).
+    Audits are the first three genomes and the genomes 8, 32, 128, …: few in a long run. Only genomes that were not
+    selected by their early results can show that these mislead. A run that is very short trains in full only, since
+    rungs pay off later (benchmarks/LOG.md).
     """
-    return number == 0 or (number & (number - 1) == 0 and number.bit_length() % 2 == 1)
+    return number < 2 or (number & (number - 1) == 0 and number.bit_length() % 2 == 0)
 
 
 def audit_numbers(count: int) -> list[int]:
     """Return the numbers of the audits among `count` new genomes; see `is_audit`."""
-    powers = range(0, count.bit_length(), 2)
-    return [number for number in (0, *(2**power for power in powers)) if number < count]
+    powers = range(1, count.bit_length(), 2)
+    return [number for number in (0, 1, *(2**power for power in powers)) if number < count]
 
 
 def rank_trust(early: Sequence[float] | np.ndarray, late: Sequence[float] | np.ndarray) -> float:

@@ -133,10 +133,12 @@ class StrategyWithRules(Strategy):
         pending = {(genome_key(trial.genome), trial.budget) for trial in history.pending if not trial.extra_seed}
         audits = {genome_key(genomes[number].genome) for number in audit_numbers(len(genomes))}
         promotion = state.rungs.next_audit(pending, audits)
-        if promotion is None and not self._model_decides(history):
-            promotion = state.rungs.next_promotion(pending)
-        elif promotion is None and (prospects := self._prospects(history)) is not None:
-            promotion = next_model_promotion(state.rungs, prospects, pending)
+        if promotion is None:
+            prospects = self._prospects(history)
+            if prospects is None:  # a model needs some results: until then, the ranks at the rungs decide
+                promotion = state.rungs.next_promotion(pending)
+            else:
+                promotion = next_model_promotion(state.rungs, prospects, pending)
         if promotion is not None:
             return promotion if genome_key(promotion.genome) in audits else self._with_bounds(promotion, history)
         if self.settings.seeds_are_automatic:
@@ -172,14 +174,12 @@ class StrategyWithRules(Strategy):
 
         return [genome.first_candidate for genome in sorted((genomes[key] for key in keys), key=sort_key)[:count]]
 
-    def _model_decides(self, history: History) -> bool:
-        """Return whether the strategy's model decides promotions: with one objective and no earlier runs."""
-        has_rungs = len(self.settings.rungs) > 1
-        return self.inner.scores and len(history.objectives) == 1 and not history.lessons and has_rungs
-
     def _prospects(self, history: History) -> Prospects | None:
-        """Return the strategy's model of partial results; None if it has no such model, or none yet."""
-        return fit_prospects(history, self.settings.rungs, self.inner) if self._model_decides(history) else None
+        """Return the strategy's model of partial results; None without one, with several objectives or earlier runs."""
+        has_rungs, one_objective = len(self.settings.rungs) > 1, len(history.objectives) == 1
+        if not (self.inner.scores and one_objective and has_rungs) or history.lessons:
+            return None
+        return fit_prospects(history, self.settings.rungs, self.inner)
 
     def _as_new(self, proposal: Proposal, history: History) -> Proposal:
         """Return the proposal of a new genome with the budget and the bounds of its first training."""

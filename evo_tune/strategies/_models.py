@@ -213,27 +213,24 @@ class FidelityModel:
     Args:
         process: Process fitted to some of the results.
         results: All results.
-        sizes: See `category_counts`.
+        layout: Features of the space.
         used: Whether the process was fitted to a result. Shape (genomes, shares).
-        best: Best score of a fully trained genome.
     """
 
     process: GaussianProcess
     results: GenomeResults
-    sizes: np.ndarray
+    layout: FeatureLayout
     used: np.ndarray
-    best: float
 
     @classmethod
-    def of(cls, results: GenomeResults, sizes: np.ndarray) -> FidelityModel:
+    def of(cls, results: GenomeResults, layout: FeatureLayout) -> FidelityModel:
         """Return a model of some results; at least one must be from a full training."""
         used, count = _choose_results(results.places), len(results.places)
         rows, shares = np.nonzero(used)
         scores = normal_scores(results.places[used], count)
-        points = encode_features(results.encode(rows), sizes)
-        process = GaussianProcess.fit(points, scores, sizes > 0, np.log(results.shares)[shares])
-        best = normal_scores(np.nanmin(results.places[:, -1:], axis=0), count)
-        return cls(process, results, sizes, used, float(best[0]))
+        points = layout.features(results.encode(rows))
+        process = GaussianProcess.fit(points, scores, layout.kinds, np.log(results.shares)[shares])
+        return cls(process, results, layout, used)
 
     def trust(self, share: float) -> float:
         return self.process.trust(share)
@@ -242,19 +239,9 @@ class FidelityModel:
         mean, variance = self._predict(rows)
         return np.asarray(mean + OPTIMISM * np.sqrt(variance))
 
-    def scores(self, rows: np.ndarray) -> np.ndarray:
-        """Return the scores of genomes: measured if they were fully trained, else predicted. Shape (rows,)."""
-        final_ranks = self.results.places[rows, -1]
-        is_final = ~np.isnan(final_ranks)
-        scores = np.empty(len(rows))
-        scores[is_final] = normal_scores(final_ranks[is_final], len(self.results.places))
-        if not is_final.all():
-            scores[~is_final], _ = self._predict(rows[~is_final])
-        return np.asarray(scores)
-
     def _predict(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of the final score of genomes, given all their results, each of shape (rows,)."""
-        places, points = self.results.places, encode_features(self.results.encode(rows), self.sizes)
+        places, points = self.results.places, self.layout.features(self.results.encode(rows))
         last_columns = places.shape[1] - 1 - np.argmax(~np.isnan(places[rows, ::-1]), axis=1)
         mean, variance = np.empty(len(rows)), np.empty(len(rows))
         is_new = ~self.used[rows, last_columns]

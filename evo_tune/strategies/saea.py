@@ -21,7 +21,7 @@ from typing import ClassVar
 import numpy as np
 
 from evo_tune.genome.history import History
-from evo_tune.genome.kernel import FeatureLayout, category_counts, encode_features, farthest_points
+from evo_tune.genome.kernel import FeatureLayout, encode_features, farthest_points
 from evo_tune.genome.process import NOISE_MEDIAN, GaussianProcess
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Proposal, Trial
@@ -101,28 +101,16 @@ class SAEA(Strategy):
     learns: ClassVar[bool] = True
     scores: ClassVar[bool] = True
 
-    def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
-        return self.propose_learned(history, None, rng)
-
     def learn(self, seen: GenomeResults, space: SearchSpace) -> FidelityModel | None:
         if len(seen.ids) < self._first_count(space):
             return None
-        return FidelityModel.of(seen, category_counts(space))
+        return FidelityModel.of(seen, FeatureLayout.of(space))
 
     def _first_count(self, space: SearchSpace) -> int:
         """Return the number of trials before the models are used: with priors, less of the space is to be covered."""
         return min(self.first, FIRST_WITH_PRIORS) if space.has_priors else self.first
 
-    def propose_learned(
-        self, history: History, prospects: FidelityModel | None, rng: np.random.Generator
-    ) -> Proposal | None:
-        """Return the next proposal.
-
-        Args:
-            history: Completed and pending trials.
-            prospects: Model of partial trainings; None where all trials are trained in full.
-            rng: The only source of randomness.
-        """
+    def propose(self, history: History, rng: np.random.Generator) -> Proposal | None:
         first = self._first_count(history.space)
         if history.fresh_count < first or len(history.ranking) < first // 2:
             # Where many slots ask before there are results, later trials are random: the farther apart many genomes
@@ -139,15 +127,12 @@ class SAEA(Strategy):
         parents = self._parents(history, weights)
         drafts = list(self._drafts(history, rng, parents))
         distance = self.min_distance * self._step_deviation(history)
-        if prospects is None:
-            novelty = Novelty.of(history, distance)
-            success = _success_factor(history, FeatureLayout.of(history.space))
-            rare = candidates.propose_rare_value(novelty, drafts, self.rare_values, rng, success)
-            if rare is not None:
-                return rare
-            acquisition = self._acquisition(history, weights, parents, success, rng)
-        else:  # a partial result cannot be a new best, so it does not show that a search has stalled
-            acquisition = self._fidelity_acquisition(history, prospects, rng)
+        novelty = Novelty.of(history, distance)
+        success = _success_factor(history, FeatureLayout.of(history.space))
+        rare = candidates.propose_rare_value(novelty, drafts, self.rare_values, rng, success)
+        if rare is not None:
+            return rare
+        acquisition = self._acquisition(history, weights, parents, success, rng)
         novelty = Novelty.of(history, distance * min(1.0, acquisition.noise / NOISE_MEDIAN), distance)
         rounds = candidates.ROUNDS if acquisition.precise or rng.random() < SEARCHING else 0
         if rounds and acquisition.smooth:
@@ -204,7 +189,7 @@ class SAEA(Strategy):
         success: surrogates.Below | None,
         rng: np.random.Generator,
     ) -> Acquisition:
-        """Return the acquisition for a run of full trainings, given the probability of success of a training.
+        """Return the acquisition of a full training, given the probability of success.
 
         Scores are those that the losses have without constraints and failures; both are factors of their own. At most
         MAX_FIT_POINTS trials are used. In a long run half of these are the best, the others random.
@@ -252,27 +237,6 @@ class SAEA(Strategy):
             best = float(scores[: len(rows)][feasible[rows]].max())
             factors.append(surrogates.Improvement(models, layout, best, earlier))
         return Acquisition([factor for factor in factors if factor is not None], models.process.noise, precise)
-
-    def _fidelity_acquisition(self, history: History, model: FidelityModel, rng: np.random.Generator) -> Acquisition:
-        """Return the acquisition for a run with partial trainings.
-
-        The `reported_order` of a trial in this history is its row in the model's results. Trials that failed or break a
-        constraint rank behind all others.
-        """
-        layout = FeatureLayout.of(history.space, with_conditions=False)
-        count, half = len(history.ranking), MAX_FIT_POINTS // 2
-        numbers = np.arange(count + len(history.failed))  # in the ranking, then in the failed trials
-        if len(numbers) > MAX_FIT_POINTS:
-            random_numbers = rng.choice(numbers[half:], MAX_FIT_POINTS - half, replace=False)
-            numbers = np.append(numbers[:half], random_numbers)
-        trials = [history.ranking[n] if n < count else history.failed[n - count] for n in numbers.tolist()]
-        rows = np.array([trial.reported_order for trial in trials])
-        points, scores = layout.features(model.results.encode(rows)), model.scores(rows)
-        alone = len(history.objectives) == 1 and self.gp_only > 0.0 and rng.random() < self.gp_only
-        pending = _pending_features(history, layout)
-        models = Models.fit(model.process, points, scores, pending, layout.category_counts_with_absent, rng, alone)
-        factors = [surrogates.Improvement(models, layout, model.best), self._prior(history)]
-        return Acquisition([factor for factor in factors if factor is not None], model.process.noise)
 
     def _prior(self, history: History) -> surrogates.Prior | None:
         """Return the priors of the genes; None if no gene has one."""

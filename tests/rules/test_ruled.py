@@ -191,7 +191,7 @@ def full_share(loss: Loss) -> float:
 
 
 def test_early_results_select_as_sharply_as_they_are_right() -> None:
-    audits = {0, 1, 4, 16, 64}
+    audits = {0, 1, 2, 8, 32}
     assert 1 / 9 <= full_share(honest) <= 1 / 9 + len(audits) / 81 + 0.05
     assert full_share(misleading) > 0.8
 

@@ -11,17 +11,19 @@ from hypothesis import strategies as st
 
 from evo_tune.genome.forest import Forest
 from evo_tune.genome.genes import Float
-from evo_tune.genome.process import GaussianProcess
+from evo_tune.genome.kernel import FeatureLayout
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Candidate, Outcome
+from evo_tune.genome.trial import Candidate, Constraint, Outcome
 from evo_tune.genome.values import Genome
 from evo_tune.plugins.strategy import GenomeResults
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
-from evo_tune.strategies import _candidates, saea
+from evo_tune.strategies import saea
 from evo_tune.strategies._models import (
     MAX_FIT_POINTS,
     PAIRS,
+    Acquisition,
+    Factor,
     FidelityModel,
     _choose_results,
     loss_scores,
@@ -133,7 +135,7 @@ def test_it_comes_nearer_to_the_lowest_point_of_a_smooth_surface() -> None:
     assert np.median(with_it) < 0.5 * np.median(without)
 
 
-SIZES = np.zeros(2, dtype=int)
+LAYOUT = FeatureLayout.of(SQUARE)
 
 
 def seen(count: int, ended: int, likeness: float, smooth: bool = True) -> tuple[GenomeResults, np.ndarray]:
@@ -161,64 +163,48 @@ def test_it_learns_from_a_bounded_number_of_results_with_pairs_among_them(count:
 def test_predictions_follow_partial_results_that_were_right() -> None:
     right, losses = seen(40, 14, 1.0)
     waiting = np.arange(14, 40)
-    learned = FidelityModel.of(right, SIZES)
+    learned = FidelityModel.of(right, LAYOUT)
     assert learned.trust(1 / 9) > 0.8
     assert np.corrcoef(learned.worth(waiting), -losses[waiting])[0, 1] > 0.95
-    wrong = FidelityModel.of(seen(40, 14, 0.0)[0], SIZES)
+    wrong = FidelityModel.of(seen(40, 14, 0.0)[0], LAYOUT)
     assert wrong.trust(1 / 9) < learned.trust(1 / 9) - 0.1
 
 
 def test_results_outside_the_fit_update_the_prediction() -> None:
     given, _ = seen(400, 40, 1.0, smooth=False)  # genes tell nothing
     left = int(np.flatnonzero(~_choose_results(given.places)[:, 0] & np.isnan(given.places[:, 2]))[0])
-    learned, worth = FidelityModel.of(given, SIZES), []
+    learned, worth = FidelityModel.of(given, LAYOUT), []
     for place in (1.0, 400.0):
         learned.results.places[left, 0] = place  # after it has learned: only the genome's own
         worth.append(float(learned.worth(np.array([left]))[0]))
     assert worth[0] > worth[1] + 1.0
 
 
-def test_fully_trained_genomes_keep_their_measured_scores() -> None:
-    given, _ = seen(30, 10, 0.3)
-    learned = FidelityModel.of(given, SIZES)
-    scores = learned.scores(np.arange(30))
-    assert (np.argsort(-scores[:10]) == np.argsort(given.places[:10, 2])).all()
-    assert scores[:10].max() == learned.best
-    assert np.abs(scores[10:]).max() < 3.0
-
-
 def test_of_equal_predictions_the_less_certain_one_is_worth_more() -> None:
-    learned = FidelityModel.of(seen(30, 10, 1.0, smooth=False)[0], SIZES)
+    learned = FidelityModel.of(seen(30, 10, 1.0, smooth=False)[0], LAYOUT)
     mean, variance = learned._predict(np.arange(30))
     assert np.allclose(learned.worth(np.arange(30)) - mean, np.sqrt(variance))
     assert variance[10:].mean() > variance[:10].mean()
 
 
-def test_proposals_maximise_the_predicted_full_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    judge = saea.SAEA._fidelity_acquisition
-    monkeypatch.setattr(saea.SAEA, "_fidelity_acquisition", lambda *given: asked.append(1) or judge(*given))
-    monkeypatch.setattr(_candidates, "propose_rare_value", lambda *given: pytest.fail("results in part are no chance"))
+def test_a_run_with_rungs_has_the_acquisition_of_a_run_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    factors: list[list[str]] = []
+
+    def recorded(parts: list[Factor], *rest: Any) -> Acquisition:
+        factors.append(sorted(type(part).__name__ for part in parts))
+        return Acquisition(parts, *rest)
+
+    monkeypatch.setattr(saea, "Acquisition", recorded)
+    evaluate = trained(honest, fail=0.2)
+    for rungs in ("1", FIDELITY):
+        strategy = ruled("saea", RunSettings(fidelity=rungs), [Constraint.parse("cost<=1.5")])
+        run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=evaluate, births=30).run()
+        assert run.history.failed
+        assert factors[-1] == ["Below", "Below", "Improvement"]  # the constraint, success
+
+
+def test_proposals_approach_the_best_partial_results() -> None:
     strategy = ruled("saea", RunSettings(fidelity=FIDELITY))
     run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=trained(honest), births=30).run()
-    assert isinstance(strategy.inner, SAEA)
-    assert len(asked) == 30 - strategy.inner.first
     early = [trial.losses[0] for trial in run.history.trials if trial.candidate.fresh and trial.losses]
     assert np.mean(early[15:]) < np.mean(early[:6]) - 0.2
-
-
-def test_proposals_use_the_process_fitted_to_partial_trainings(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    aged = []
-    fit = GaussianProcess.fit
-
-    def noted(*given: np.ndarray) -> GaussianProcess:
-        aged.append(len(given) == 4)
-        return fit(*given)
-
-    monkeypatch.setattr(GaussianProcess, "fit", noted)
-    strategy = ruled("saea", RunSettings(fidelity=FIDELITY))
-    Simulation(strategy, SPACE, objectives=LOSS, evaluate=trained(honest), births=16).run()
-    assert aged
-    assert all(aged), "no process was made of results without the shares of a training that they are of"
