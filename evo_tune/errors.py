@@ -15,8 +15,6 @@ Every text states in one line the given value, the expected one, and what to do 
 Outcome (see `evo_tune.genome.trial`). This module imports nothing of evo-tune.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 from collections.abc import Iterator
@@ -72,7 +70,7 @@ class RecipeError(UsageError):
         self.value = value
         self.allowed = allowed
 
-    def __reduce__(self) -> tuple[type[RecipeError], tuple[str, object, str]]:
+    def __reduce__(self) -> "tuple[type[RecipeError], tuple[str, object, str]]":
         return type(self), (self.field, self.value, self.allowed)
 
 

@@ -6,8 +6,6 @@ keywords of `Search`, what is saved, and the table in docs/settings.md. The docs
 heading of its options in the help and in that table. This module does not know what acts on the settings.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -209,7 +207,7 @@ class SessionSettings(_Comparison, _DeviceSettings, _Limits):
         """Whether any limit is set."""
         return any(getattr(self, name) is not None for name in LIMITS)
 
-    def with_changes(self, **changes: Any) -> SessionSettings:
+    def with_changes(self, **changes: Any) -> "SessionSettings":
         """Return the settings with some of them changed.
 
         Args:

@@ -5,8 +5,6 @@ The genomes of `--warm-start` are read here too. They are new trials (law 10).
 Commands import it when they are used: the declarations would slow `evo-tune --help`.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import math
@@ -215,7 +213,7 @@ def read_genome_file(flag: str, path: Path) -> list[dict[str, Any]] | None:
     return read(flag, path) if read is not None and path.is_file() else None
 
 
-def parse_genome(text: str, genes: Mapping[str, Gene]) -> dict[str, Any]:
+def parse_genome(text: str, genes: "Mapping[str, Gene]") -> dict[str, Any]:
     """Return the genome of a typed text, not yet checked: 'lr=3e-3 depth=4', or a JSON object.
 
     Raises:

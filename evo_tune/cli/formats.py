@@ -5,8 +5,6 @@ docs/make_json.py names the type of each command, and makes docs/json.md from th
 describes a key, and `Unit: s.` at its end gives the unit.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -248,7 +246,7 @@ class DeclaredOption(Struct, forbid_unknown_fields=True, kw_only=True):
     help: str
 
     @classmethod
-    def of(cls, option: Option) -> DeclaredOption:
+    def of(cls, option: Option) -> "DeclaredOption":
         """Return the printed part of an option."""
         default = None if option.required else option.default
         same = {name: getattr(option, name) for name in ("group", "required", "unit", "bounds", "help")}

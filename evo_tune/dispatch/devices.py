@@ -4,8 +4,6 @@ The user's CUDA_VISIBLE_DEVICES is used as it is, UUIDs and MIG ids included. On
 asked. This module starts no worker.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os
@@ -283,7 +281,7 @@ def _gib(amount: float) -> str:
     return f"{amount / 2**30:.1f}"
 
 
-def _facts(device: Device, gpu_facts: dict[str, Gpu]) -> Facts:
+def _facts(device: Device, gpu_facts: "dict[str, Gpu]") -> Facts:
     if device == CPU:
         total, free = host_memory() or (None, None)
         return Facts("-", total, free, "measured later")

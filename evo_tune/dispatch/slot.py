@@ -5,8 +5,6 @@ worker imports the evaluator itself. Each kind of slot is one file in this folde
 strategies, stores or the search that drives them.
 """
 
-from __future__ import annotations
-
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -75,7 +73,7 @@ class Task:
         trials_folder: Path | str,
         threads: int = 1,
         fingerprint: str = "",
-    ) -> Task:
+    ) -> "Task":
         """Return the task of an evaluator loaded in this process, for a worker that will load it again."""
         plugin = evaluator.plugin
         return cls(

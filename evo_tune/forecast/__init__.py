@@ -6,8 +6,6 @@ divided by the time of one training. Rungs, extra seeds and the final comparison
 the cost of the run's genomes so far corrects.
 """
 
-from __future__ import annotations
-
 import heapq
 import math
 import os
@@ -113,7 +111,7 @@ class RunForecast(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     disk: float
     cost: Bounds | None = None
 
-    def with_cost(self, price: float | None) -> RunForecast:
+    def with_cost(self, price: float | None) -> "RunForecast":
         """Return the forecast with its cost.
 
         Args:

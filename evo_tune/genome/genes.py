@@ -8,8 +8,6 @@ inactive gene is kept at its default, so that genomes never differ only in inact
 may widen the range by itself (see `genome.widening`).
 """
 
-from __future__ import annotations
-
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -214,7 +212,7 @@ class Float(Gene):
         object.__setattr__(self, "_ends", (self._shorten(self.low), self._shorten(self.high)))
         self._check_hints()
 
-    def times(self, factor: float) -> Float:
+    def times(self, factor: float) -> "Float":
         """Return the gene with its range, its limits and its default multiplied by a factor."""
         default = None if self.default is None else self.default * factor
         widest = None

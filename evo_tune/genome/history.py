@@ -5,8 +5,6 @@ and reported results. It has no clock, no limits and no results that are recorde
 knows nothing of stores, slots or torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from abc import ABC, abstractmethod
@@ -43,7 +41,7 @@ class Lesson:
     memo: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, name: str, genomes: Sequence[Genome], losses: Sequence[float], space: SearchSpace) -> Lesson:
+    def of(cls, name: str, genomes: Sequence[Genome], losses: Sequence[float], space: SearchSpace) -> "Lesson":
         """Return the lesson of a run's trials in a space; values out of range move to the nearest allowed value.
 
         Genomes with a category that the space does not have are left out.

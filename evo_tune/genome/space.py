@@ -10,8 +10,6 @@ This module knows nothing of strategies, trials or torch.
 Sources: Hvarfner et al., πBO (ICLR 2022); Mallik et al., PriorBand (NeurIPS 2023), for defaults as priors.
 """
 
-from __future__ import annotations
-
 import inspect
 import itertools
 import math
@@ -88,11 +86,11 @@ class SearchSpace:
         vars(self).update(genes=dict(genes), repair=repair, optional=dict(optional))  # the class is frozen
         vars(self).update(_gives_genes=len(positional) > 1, _conditions=resolve_conditions(genes, optional))
 
-    def including(self, names: Iterable[str]) -> SearchSpace:
+    def including(self, names: Iterable[str]) -> "SearchSpace":
         """Return the space with the named optional genes switched on; other names are ignored."""
         return self.with_genes({name: self.optional[name] for name in self.optional if name in set(names)})
 
-    def with_genes(self, genes: Mapping[str, Gene], optional: Mapping[str, Gene] | None = None) -> SearchSpace:
+    def with_genes(self, genes: Mapping[str, Gene], optional: Mapping[str, Gene] | None = None) -> "SearchSpace":
         """Return the space with some genes replaced or added, and the same repair.
 
         Args:
@@ -110,7 +108,7 @@ class SearchSpace:
         vars(derived).update(_gives_genes=self._gives_genes, _conditions=resolve_conditions(genes, optional))
         return derived
 
-    def near_default(self) -> SearchSpace:
+    def near_default(self) -> "SearchSpace":
         """Return the space with a prior around the default of each gene that has none, for defaults of an expert.
 
         A search then begins near the default. The prior loses weight as results come in. A gene that a user replaces

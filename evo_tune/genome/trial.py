@@ -4,8 +4,6 @@ All are immutable plain data. `vars` of one is the message to or from a worker, 
 disk. This module knows nothing of strategies, stores, processes or torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import re
@@ -54,7 +52,7 @@ class Constraint:
     sign: float
 
     @staticmethod
-    def parse(text: str) -> Constraint:
+    def parse(text: str) -> "Constraint":
         """Read METRIC<=NUMBER or METRIC>=NUMBER.
 
         Raises:
@@ -133,7 +131,7 @@ class Objective:
         return f"{self.metric}:{self.direction}"
 
     @staticmethod
-    def parse(text: str) -> Objective:
+    def parse(text: str) -> "Objective":
         """Read METRIC:min or METRIC:max.
 
         Raises:
@@ -324,7 +322,7 @@ class Trial:
         reported_order: int,
         objectives: Sequence[Objective],
         constraints: Sequence[Constraint] = (),
-    ) -> Trial:
+    ) -> "Trial":
         """Return a trial, with losses computed from the objectives and the violation from the constraints.
 
         It has no losses if an objective is missing or not finite, even with status ok: comparisons with NaN would

@@ -8,8 +8,6 @@ genome as one full training whose loss is its rank. `scaled_losses` returns the 
 `RankedHistory` and reads little of it. Nothing here promotes, prunes or proposes.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -248,7 +246,7 @@ class _ShownProposals:
     units: list[np.ndarray] = field(default_factory=list)
     proposals: dict[tuple[str, float, int], int] = field(default_factory=dict)
 
-    def add(self, candidate: Candidate, units: np.ndarray) -> _ShownProposals:
+    def add(self, candidate: Candidate, units: np.ndarray) -> "_ShownProposals":
         """Add a fresh candidate and its unit coordinates, shape (genes,)."""
         shown_id = len(self.run_ids)
         self.run_ids.append(candidate.id)

@@ -4,8 +4,6 @@ The database is one SQLite file, because MLflow refuses its older folders of fil
 of genes and metrics that MLflow does not allow become underscores.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -43,7 +41,7 @@ class MLflowDatabase(Sink):
             _log_runs(client, experiment_id, rows)
 
 
-def _log_runs(client: MlflowClient, experiment_id: str, rows: Rows) -> None:
+def _log_runs(client: "MlflowClient", experiment_id: str, rows: Rows) -> None:
     gene_names = unique_names(rows.genes.values(), _allowed_name)
     metric_names = unique_names(rows.metrics.values(), _allowed_name)
     all_rows = [rows.row(id) for id in range(len(rows))]  # a row's id is its index
@@ -76,7 +74,7 @@ def _log_runs(client: MlflowClient, experiment_id: str, rows: Rows) -> None:
         client.set_terminated(parent, "FINISHED", _ms(latest_end))
 
 
-def _log(client: MlflowClient, run_id: str, params: dict[str, Any], points: Iterable[Point]) -> None:
+def _log(client: "MlflowClient", run_id: str, params: dict[str, Any], points: Iterable[Point]) -> None:
     from mlflow.entities import Metric, Param
 
     metrics = [Metric(*point) for point in points]

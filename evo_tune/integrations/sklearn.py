@@ -5,8 +5,6 @@ that is removed at the end. The run knows them by a random name only, so nobody 
 continues from the same object only. Importing this module imports scikit-learn.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json
@@ -104,7 +102,7 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
         self.name = name
         self.warm_start = warm_start
 
-    def fit(self, X: Any, y: Any = None, **params: Any) -> EvoSearchCV:  # noqa: N803  (scikit-learn's name)
+    def fit(self, X: Any, y: Any = None, **params: Any) -> "EvoSearchCV":  # noqa: N803  (scikit-learn's name)
         """Search; with `refit`, fit the best genome on all data.
 
         Args:

@@ -6,8 +6,6 @@ at that moment, so the files can be rebuilt identically from the journal. In pro
 the strategy sees them; the files follow the record. The module also removes checkpoints that no trial can use.
 """
 
-from __future__ import annotations
-
 import contextlib
 from typing import TYPE_CHECKING
 
@@ -157,7 +155,7 @@ class TrialFiles:
         if rows is not None:
             table.write(table.file_path(self._run, number), rows)
 
-    def _table(self, number: int) -> pa.Table | None:
+    def _table(self, number: int) -> "pa.Table | None":
         """Return the rows of a file, None without any; an open generation has the survivors of this moment."""
         self._follow(self._saved)
         trials = [self._run.trial(id) for id in self._recorded_ids(number)]

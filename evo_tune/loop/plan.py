@@ -5,8 +5,6 @@ genomes are timed in slots that are opened for the plan and closed again (`budge
 anything, and no file is left.
 """
 
-from __future__ import annotations
-
 import datetime
 import functools
 import math
@@ -181,7 +179,7 @@ def plan_run(
 
 
 def _budget_in_time(
-    checked: _CheckedRequest, evaluator: BoundEvaluator, began: float, open_options: Mapping[str, Any]
+    checked: "_CheckedRequest", evaluator: BoundEvaluator, began: float, open_options: Mapping[str, Any]
 ) -> tuple[Draft, StepTimings, Pace | None, list[str]]:
     """Measure the cost of a step, and choose the time of a training unless the user gave it.
 
@@ -247,7 +245,7 @@ def _planning_end(session: SessionSettings, began: float) -> float:
 
 
 def _choose_rungs(
-    checked: _CheckedRequest, draft: Draft, slots: int, seconds: float, planning: float
+    checked: "_CheckedRequest", draft: Draft, slots: int, seconds: float, planning: float
 ) -> tuple[Draft, str]:
     """Return the draft with the rungs that pay, where the settings leave them open (`--fidelity auto`), and the choice.
 

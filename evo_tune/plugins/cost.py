@@ -5,8 +5,6 @@ own slots and fits the cost of each kind of work (`Cost.fit`). The costs are sav
 means the same number of steps on every machine and after every resume.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +81,7 @@ class Cost(msgspec.Struct, frozen=True, rename={"unit_costs": "each"}):
     judging: float = 0.0
 
     @classmethod
-    def fit(cls, points: Sequence[TimedGenome], device: str, cpu_costs: Mapping[str, float]) -> Cost:
+    def fit(cls, points: Sequence[TimedGenome], device: str, cpu_costs: Mapping[str, float]) -> "Cost":
         """Return the costs that explain some timed genomes with the smallest relative errors.
 
         The logarithm of each cost has a normal prior, so a few genomes are enough. On a CPU its mean is `cpu_costs`
@@ -137,7 +135,7 @@ class Cost(msgspec.Struct, frozen=True, rename={"unit_costs": "each"}):
 
     @staticmethod
     @lru_cache(maxsize=16)  # read at each estimate of a genome
-    def parse(text: str) -> Cost:
+    def parse(text: str) -> "Cost":
         """Return the costs from the value of an option.
 
         Raises:

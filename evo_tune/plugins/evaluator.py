@@ -10,8 +10,6 @@ changes single ones later. All functions of the file are called through its resu
 manifest and in the message to a worker, as `BoundEvaluator.options`. `find` finds a file.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import copy
@@ -182,7 +180,7 @@ class Evaluator:
         """Declared options by name."""
         return options_of(self.options_type or self.module.evaluate)
 
-    def bind(self, values: Mapping[str, Any]) -> BoundEvaluator:
+    def bind(self, values: Mapping[str, Any]) -> "BoundEvaluator":
         """Return the evaluator with its options.
 
         Args:
@@ -214,7 +212,7 @@ class BoundEvaluator:
     values: Any
     run_genes: frozenset[str] | None = None
 
-    def with_options(self, **changes: Any) -> BoundEvaluator:
+    def with_options(self, **changes: Any) -> "BoundEvaluator":
         """Return the evaluator with other values of some options, checked as `Evaluator.bind` checks them.
 
         `bound.with_options(cost=text, seconds=2.5)` is `plugin.bind({**bound.options, "cost": text, "seconds": 2.5})`.
@@ -228,7 +226,7 @@ class BoundEvaluator:
         """
         return dataclasses.replace(_make_bound(self.plugin, {**self.options, **changes}), run_genes=self.run_genes)
 
-    def for_run(self, rungs: bool) -> BoundEvaluator:
+    def for_run(self, rungs: bool) -> "BoundEvaluator":
         """Return the evaluator with its open options fixed for a run (see `Options.settled`).
 
         Args:

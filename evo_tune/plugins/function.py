@@ -5,8 +5,6 @@ executed again. For a function of a notebook, its source and all that it uses of
 Functions that cannot be sent either way are refused before anything is made.
 """
 
-from __future__ import annotations
-
 import ast
 import builtins
 import contextlib
@@ -62,7 +60,7 @@ class Reference:
         return f"{FUNCTION}:{self.name}{'+' if self.repair else ''}{self.repair}:{self.path}"
 
     @classmethod
-    def read(cls, text: str) -> Reference:
+    def read(cls, text: str) -> "Reference":
         """Parse the text that `str` returns.
 
         Raises:

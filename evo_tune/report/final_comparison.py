@@ -21,8 +21,6 @@ These are pure functions of the results so far. A comparison that was killed the
 of the results changes neither the work nor the verdict.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -163,7 +161,7 @@ class FinalComparison:
         halvings = math.ceil(math.log2(max(1, len(self.finalists))))
         return {"choose": math.ceil(self.seeds / 3) * halvings, "report": self.look_seeds[-1] if self.seeds else 0}
 
-    def largest_first_alternatives(self) -> list[FinalComparison]:
+    def largest_first_alternatives(self) -> "list[FinalComparison]":
         """Return the comparison and smaller ones, the largest first: with fewer seeds, then with fewer finalists.
 
         Of each, the one that does not leave out patches follows the one that does.

@@ -8,8 +8,6 @@ shares are.
 Source: Hutter, Hoos & Leyton-Brown, An efficient approach for assessing hyperparameter importance (ICML 2014).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -137,7 +135,7 @@ class RunData:
         return summary.run_result(self.run)
 
     @cached_property
-    def importance_model(self) -> ImportanceModel | None:
+    def importance_model(self) -> "ImportanceModel | None":
         """A model of `ranked_trials`; None for too few trials, too many genes, or losses that do not differ."""
         has_enough_trials = len(self.ranked_trials) >= summary.MIN_TRIALS_FOR_IMPORTANCE
         if not has_enough_trials or len(self.genes) > MOST_GENES or np.ptp(self.ranked_losses) == 0:
@@ -195,7 +193,7 @@ class Band:
     high: np.ndarray
 
     @classmethod
-    def from_bootstraps(cls, bootstraps: np.ndarray) -> Band:
+    def from_bootstraps(cls, bootstraps: np.ndarray) -> "Band":
         """Return the band of values of shape (bootstraps, points)."""
         low, high = np.quantile(bootstraps, [0.1, 0.9], axis=0)
         return cls(bootstraps.mean(axis=0), low, high)
@@ -229,7 +227,7 @@ class ImportanceModel:
         category_counts: np.ndarray,
         grids: Sequence[np.ndarray],
         rng: np.random.Generator,
-    ) -> ImportanceModel:
+    ) -> "ImportanceModel":
         """Fit a model to trials.
 
         Args:

@@ -4,8 +4,6 @@ The address holds a token: without it, or under another host name, the server an
 folder when a page asks, so the run never waits and may belong to another process or machine.
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 import os
@@ -47,7 +45,6 @@ from evo_tune.text import show_seconds, show_value
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
-    from starlette.responses import Response
 
 HOSTS = ["127.0.0.1", "localhost"]
 
@@ -265,7 +262,7 @@ class LiveStore:
         return None
 
 
-def application(source: LiveReport | LiveStore, token: str) -> Starlette:
+def application(source: LiveReport | LiveStore, token: str) -> "Starlette":
     """Return the server's application.
 
     Args:
@@ -291,7 +288,7 @@ def application(source: LiveReport | LiveStore, token: str) -> Starlette:
         "Cross-Origin-Opener-Policy": "same-origin",
     }
 
-    def answer(request: Request) -> Response:
+    def answer(request: "Request") -> Response:
         if not secrets.compare_digest(str(request.path_params["token"]).encode(), token.encode()):
             return Response(status_code=404)
         name, slash, file = request.path_params["file"].rpartition("/")

@@ -4,8 +4,6 @@ The journal is append-only and the only source of truth (law 7); all other files
 plain data: opening a run's folder cannot execute code. This module does not know strategies, slots, torch or Parquet.
 """
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import os
@@ -201,7 +199,7 @@ class Run:
         manifest: Manifest,
         session: SessionSettings,
         write_files: Callable[[Path], None] = lambda folder: None,
-    ) -> Run:
+    ) -> "Run":
         """Create a run, locked for writing, with its folder, first session and manifest.
 
         The manifest is written last, so the folder becomes a run only when it is complete. `write_files` writes more
@@ -240,7 +238,7 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, folder: Path, write: bool = False) -> Run:
+    def open(cls, folder: Path, write: bool = False) -> "Run":
         """Read a saved run.
 
         Args:

@@ -1,7 +1,5 @@
 """Train a `GPT` on a text in phases of rising context or size, judge it on held-out blocks, and write it to disk."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -168,7 +166,7 @@ class LanguageTraining(Task):
         evaluated_model = trainer.model if model is None else model
         return evaluate_windows(evaluated_model, _join_blocks(blocks), **trainer.evaluation)
 
-    def result(self, training_run: TrainingRun, resumed: int | None) -> LanguageResult:
+    def result(self, training_run: TrainingRun, resumed: int | None) -> "LanguageResult":
         return LanguageResult(self, training_run, resumed)
 
 

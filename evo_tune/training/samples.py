@@ -1,7 +1,5 @@
 """Tasks on samples with targets, evaluated on all held-out samples; export of encoders to folders."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -173,7 +171,7 @@ class SampleTraining(Task):
     def training_loss(self, trainer: Trainer) -> float:
         return self.evaluate(trainer, self.examples.training_sample).loss
 
-    def result(self, training_run: TrainingRun, resumed: int | None) -> SampleResult:
+    def result(self, training_run: TrainingRun, resumed: int | None) -> "SampleResult":
         return SampleResult(self, training_run, resumed)
 
 
@@ -314,7 +312,7 @@ class Slices:
         places = self.start[rows][:, None] + torch.arange(self.first, self.last, device=self.device)
         return self.values[torch.maximum(places, self.lowest[rows][:, None])]
 
-    def to(self, device: torch.device) -> Slices:
+    def to(self, device: torch.device) -> "Slices":
         """Return the same rows on a device."""
         values, start, lowest = (tensor.to(device) for tensor in (self.values, self.start, self.lowest))
         return Slices(values, start, lowest, self.first, self.last)

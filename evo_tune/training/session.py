@@ -4,8 +4,6 @@ Every training of an evaluator uses `train`, in one process or in several. An ev
 budget and folders. This module is independent of data and models.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Callable, Mapping
@@ -142,7 +140,7 @@ class RankRun(Context):
     tell: Callable[[dict[str, Any]], None] | None = None
 
     @classmethod
-    def of(cls, ranks: Ranks, tell: Callable[[dict[str, Any]], None], run: Mapping[str, Any]) -> RankRun:
+    def of(cls, ranks: Ranks, tell: Callable[[dict[str, Any]], None], run: Mapping[str, Any]) -> "RankRun":
         """Return a rank's context, from the data that `train_together` sent."""
         place = cls(str(ranks.device), **{name: value for name, value in run.items() if name != "attempted"})
         place.attempted, place.tell = run["attempted"], tell if ranks.rank == 0 else None

@@ -3,8 +3,6 @@
 A `TuningPlan` is the plan, `TuningTraining` the task.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shutil
@@ -168,7 +166,7 @@ class TuningTraining(Task):
         where = (plan.base.folder, plan.base.sha256(), options.data, options.window, options.eval_tokens)
         return _loss_of_base(*where, run.device, run.threads, options.precision)
 
-    def result(self, training_run: TrainingRun, resumed: int | None) -> TuningResult:
+    def result(self, training_run: TrainingRun, resumed: int | None) -> "TuningResult":
         return TuningResult(self, training_run, resumed)
 
 

@@ -1,7 +1,5 @@
 """`evo-tune best`: print the recommended genome, or the Pareto front, from a run folder alone."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from evo_tune.cli import shared
@@ -49,7 +47,7 @@ def command(run: str | None, store: str, output_format: str) -> None:
     shared.print_rows(rows, output_format, f"Pareto front of {saved.name}")
 
 
-def _print_one(run: Run, best: Trial) -> None:
+def _print_one(run: "Run", best: "Trial") -> None:
     from evo_tune.report.summary import run_result, seeds_text, show_fresh_values
 
     result = run_result(run)

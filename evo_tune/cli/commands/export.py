@@ -1,7 +1,5 @@
 """`evo-tune export`: train the best genome of a run once more and save the model."""
 
-from __future__ import annotations
-
 import contextlib
 import shlex
 import sys
@@ -154,7 +152,7 @@ def _file_names(folder: Path) -> list[str]:
 
 
 def _print_exported(
-    saved: Run, trial: Candidate, folder: Path, metrics: Mapping[str, Any], output_format: str, *lines: str
+    saved: "Run", trial: "Candidate", folder: Path, metrics: Mapping[str, Any], output_format: str, *lines: str
 ) -> None:
     """Print what was written, as JSON or as the lines."""
     from evo_tune.cli.formats import ExportedModel

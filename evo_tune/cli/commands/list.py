@@ -1,7 +1,5 @@
 """`evo-tune list`: list the saved runs, from their folders alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +58,7 @@ def _contains(row: dict[str, Any], text: str) -> bool:
     return any(text.casefold() in str(value).casefold() for value in row.values())
 
 
-def _table_row(run: ListedRun) -> dict[str, Any]:
+def _table_row(run: "ListedRun") -> dict[str, Any]:
     """Return the columns of a table: the first ones fit a narrow terminal."""
     return {
         "run": run.run,

@@ -1,7 +1,5 @@
 """`evo-tune run`: start a run."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -228,7 +226,7 @@ def was_requeued() -> bool:
     return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
 
 
-def _ladder_genes(ladder: str, evaluator: str, options: dict[str, Any]) -> dict[str, Gene]:
+def _ladder_genes(ladder: str, evaluator: str, options: dict[str, Any]) -> "dict[str, Gene]":
     """Return the evaluator's depth and width as the ladder has them: its rungs may lie outside of their own range."""
     from evo_tune.genome.genes import Choice
     from evo_tune.plugins.command import is_command

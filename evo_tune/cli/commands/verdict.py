@@ -1,7 +1,5 @@
 """`evo-tune verdict`: say which variants of a training really differ, from anybody's results."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,14 +54,14 @@ def command(
         shared.echo(*_conclusion(verdict))
 
 
-def _title(verdict: Verdict) -> str:
+def _title(verdict: "Verdict") -> str:
     better = "lower" if verdict.direction == "min" else "higher"
     mean = shared.show_value(verdict.baseline_mean)
     seeds = f"{verdict.baseline}: mean {mean} of {verdict.baseline_seeds}" if verdict.baseline_seeds else mean
     return f"{verdict.metric} ({better} is better), gain over the baseline {seeds}"
 
 
-def _conclusion(verdict: Verdict) -> list[str]:
+def _conclusion(verdict: "Verdict") -> list[str]:
     """Return what the table means, in lines."""
     from evo_tune.text import with_plural
 

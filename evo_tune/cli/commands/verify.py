@@ -1,7 +1,5 @@
 """`evo-tune verify`: replay the proposals of a run, compare its files with its journal, and train trials again."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 import click
@@ -65,7 +63,7 @@ def command(
     return 0 if verification.agrees else 1
 
 
-def _agreements(verification: Verification) -> list[str]:
+def _agreements(verification: "Verification") -> list[str]:
     """Return what agrees, and what is not known, a line each."""
     row, lines = verification, []
     if row.proposals and not row.disagreements and not row.ranges:
@@ -91,7 +89,7 @@ def _agreements(verification: Verification) -> list[str]:
     return [*(f"{row.run}: {line}" for line in lines), f"not detected: {row.undetected}"]
 
 
-def _disagreements(verification: Verification) -> list[str]:
+def _disagreements(verification: "Verification") -> list[str]:
     """Return what does not agree, a line each."""
     row, lines = verification, []
     for proposal in row.disagreements[:SHOWN]:

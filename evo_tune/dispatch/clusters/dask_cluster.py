@@ -7,8 +7,6 @@ worker, known by its key. An evaluation is a future bound to one worker. Small m
 used is set aside for good. A scheduler that stays silent means a lost cluster.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import functools
@@ -270,7 +268,7 @@ class DaskEngine(Engine["DaskSeat"]):
     def connected(self) -> bool:  # type: ignore[override] # the client knows
         return bool(self.client.status == "running")
 
-    def exclude_device(self, seat: DaskSeat, why: str) -> None:
+    def exclude_device(self, seat: "DaskSeat", why: str) -> None:
         with contextlib.suppress(SeatLost):
             seat.close()
         remaining = max(0, self._usable_devices.get(seat.address, 0) - 1)
@@ -294,7 +292,7 @@ class DaskEngine(Engine["DaskSeat"]):
         lost = not self._closing.is_set() and (silent or self.client.status in ("closing", "closed"))
         return f"the Dask scheduler at {self.place} does not answer" if lost else ""
 
-    def note_lost(self, seat: DaskSeat) -> None:
+    def note_lost(self, seat: "DaskSeat") -> None:
         with self._lock:
             if seat.address in self._silent:
                 self._silent[seat.address].append(seat)
@@ -426,7 +424,7 @@ class DaskSeat(Seat):
         self.slot_device = slot_device
         self.key = f"{engine.packed_task.run}/{uuid.uuid4().hex}"
 
-    def replacement(self) -> DaskSeat:
+    def replacement(self) -> "DaskSeat":
         """Return a new seat that replaces this lost one."""
         return DaskSeat(self._engine, self.address, self.device, self.slot_device)
 

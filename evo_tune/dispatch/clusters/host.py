@@ -5,8 +5,6 @@ An engine (Dask, Ray) only carries messages. A training run has its own process 
 engines nor the parent's side, which is `remote.py`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform
@@ -62,7 +60,7 @@ class PackedTask:
     run: str = ""
 
     @classmethod
-    def of(cls, task: Task, run: str = "") -> PackedTask:
+    def of(cls, task: Task, run: str = "") -> "PackedTask":
         """Pack a task of a run."""
         main = Path(task.path).resolve()
         root = package_of(main)[1].resolve()

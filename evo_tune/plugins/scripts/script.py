@@ -7,8 +7,6 @@ numbers that patterns find, or, without patterns, numbers behind the names of th
 metric counts, and each line with an objective is a point of the learning curve.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
@@ -486,7 +484,7 @@ class OutputReader:
                 values[name] = matches[-1].value
         return values
 
-    def _register_line_kind(self, name: str, value: NamedValue) -> bool:
+    def _register_line_kind(self, name: str, value: "NamedValue") -> bool:
         """Register the kind of line that a value is from; return whether it is the metric's only kind so far.
 
         The first exact line replaces the others and forgets their curve. A second kind removes the metric's value.

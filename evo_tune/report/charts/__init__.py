@@ -9,8 +9,6 @@ Plotly interprets some HTML in labels, so every text from a run passes `escape_l
 colours of text, grid and background, for light and dark themes; the colours here are for notebooks.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import json
@@ -322,7 +320,7 @@ def _style_axis(properties: Mapping[str, Any] | str) -> dict[str, Any]:
     return {**style, **overflow, "exponentformat": "SI", **options}
 
 
-def as_plotly(spec: Spec) -> Figure:
+def as_plotly(spec: Spec) -> "Figure":
     """Return a figure as plotly's own object, to change, show or save; plotly checks each property."""
     import plotly.graph_objects as go
 

@@ -1,7 +1,5 @@
 """The operations on a model of several processes that train it together. `plugins.ranks` starts and ends them."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import math
@@ -42,7 +40,7 @@ class RanksDiffer(RunError):
         self.ranks = tuple(ranks)
         self.step = step
 
-    def __reduce__(self) -> tuple[type[RanksDiffer], tuple[tuple[int, ...], int]]:
+    def __reduce__(self) -> "tuple[type[RanksDiffer], tuple[tuple[int, ...], int]]":
         return type(self), (self.ranks, self.step)
 
 

@@ -8,8 +8,6 @@ Noise is drawn once per layer and mixed with each sample's key by a few multipli
 in half the time of torch's dropout on a CPU. This module is independent of models.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Iterable, Sequence
@@ -74,7 +72,7 @@ class NoiseSource:
         """Whether a pass is running."""
         return self.keys is not None
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> NoiseSource:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "NoiseSource":
         # A copy of a model, such as its average, is not part of the pass.
         return NoiseSource(self.seed, self.layer_count)
 
@@ -99,7 +97,7 @@ class NoiseSource:
             seed_for(self.seed, "samples", self._step, layer_index + 1, sample, draw_index) for sample in self._samples
         ]
 
-    def prepare_for_compiler(self, layers: Iterable[NoiseLayer]) -> None:
+    def prepare_for_compiler(self, layers: "Iterable[NoiseLayer]") -> None:
         """Let compiled layers draw the same noise by an operator that reads all numbers from tensors.
 
         Args:

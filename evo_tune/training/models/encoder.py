@@ -1,7 +1,5 @@
 """Encoders with a linear head: a base class, and its versions for images, texts and tables."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -422,6 +420,6 @@ class FTTransformer(Encoder):
         return {**super().to_json(), "columns": columns, "scale": self.scale}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> FTTransformer:
+    def from_json(cls, data: Mapping[str, Any]) -> "FTTransformer":
         config, columns = FTConfig.from_json(data["model"]), msgspec.convert(data["columns"], Columns | None)
         return cls(config, labels=data["labels"], columns=columns, scale=data["scale"])

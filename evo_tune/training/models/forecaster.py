@@ -1,7 +1,5 @@
 """A Transformer that forecasts time series from patches of their past."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -191,7 +189,7 @@ class Forecaster(Encoder):
         return {"model": self.config.to_json(), "series": series, "scales": self.scales, **calibration}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Forecaster:
+    def from_json(cls, data: Mapping[str, Any]) -> "Forecaster":
         series = msgspec.convert(data["series"], SeriesFormat | None)
         config = PatchConfig.from_json(data["model"])
         calibration = {name: data.get(name, ()) for name in ("offsets", "covariate_scales")}

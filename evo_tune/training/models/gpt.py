@@ -1,7 +1,5 @@
 """A GPT, and text generation with it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -289,7 +287,7 @@ class GPT(nn.Module):
         write_model(folder, self, {"model": self.config.to_json(), **notes}, tokens)
 
     @classmethod
-    def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> GPT:
+    def load(cls, folder: Path | str, device: torch.device | str = "cpu") -> "GPT":
         """Read a model that `save` wrote, in eval mode.
 
         Raises:

@@ -1,7 +1,5 @@
 """Optimizers: AdamW, SGD, and Muon for hidden matrices."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -107,7 +105,7 @@ def parameter_groups(
     return groups
 
 
-def _adamw(options: AdamW, model: nn.Module, optimizer: str, parameters: Collection[nn.Parameter]) -> Optimizer:
+def _adamw(options: "AdamW", model: nn.Module, optimizer: str, parameters: Collection[nn.Parameter]) -> Optimizer:
     """Return torch's AdamW over some of a model's parameters."""
     groups = parameter_groups(model, parameters, optimizer, options.lr, options.rates, options.eps)
     fused = all(p.device.type in ("cpu", "cuda") for p in parameters)

@@ -1,7 +1,5 @@
 """Checks during a training: divergence, early stopping, and the best weights so far."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple, TypeAlias
@@ -52,7 +50,7 @@ class Diverged(Exception):
         super().__init__(f"{reason} at step {step}")
         self.reason, self.step = reason, step
 
-    def __reduce__(self) -> tuple[type[Diverged], tuple[str, int]]:
+    def __reduce__(self) -> "tuple[type[Diverged], tuple[str, int]]":
         return type(self), (self.reason, self.step)
 
 

@@ -5,8 +5,6 @@ An evaluator names its families and their genes in `FamilyOptions.rivals`. This 
 numbers of rows and columns.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from collections.abc import Mapping
@@ -189,7 +187,7 @@ class FittedConfig:
         """
         raise NotImplementedError
 
-    def largest_shape(self, genome: Mapping[str, Any], steps: int) -> FittedConfig:
+    def largest_shape(self, genome: Mapping[str, Any], steps: int) -> "FittedConfig":
         """Return the largest shape after a fit; by default it is known before."""
         return self
 
@@ -269,7 +267,7 @@ class TreesConfig(TableConfig):
             "moves": self.scores * (rows + judged) * levels,
         }
 
-    def largest_shape(self, genome: Mapping[str, Any], steps: int) -> TreesConfig:
+    def largest_shape(self, genome: Mapping[str, Any], steps: int) -> "TreesConfig":
         trees = steps * self.scores
         return replace(self, trees=trees, nodes=trees * (2 * genome["leaves"] - 1))
 

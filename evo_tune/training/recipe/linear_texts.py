@@ -3,8 +3,6 @@
 This module knows no texts: it gets their number of characters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -79,5 +77,5 @@ class LinearTextConfig(FittedConfig):
         entries = rows * (max(0, self.character_ngrams - 1) + self.word_ngrams / 5)  # a word has some 5 characters
         return {"iterations": 1.0, "entries": float(LBFGS_ITERATIONS * entries * self.scores)}
 
-    def largest_shape(self, genome: Mapping[str, Any], steps: int) -> LinearTextConfig:
+    def largest_shape(self, genome: Mapping[str, Any], steps: int) -> "LinearTextConfig":
         return replace(self, terms=self.most_terms)

@@ -5,8 +5,6 @@ target, because the optimum moves less over a short way (benchmarks/transfer.py)
 far as the budget allows, its tokens per weight.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass, replace
@@ -208,7 +206,7 @@ class GPTSize:
     batch: int
 
     @classmethod
-    def parse(cls, text: str) -> GPTSize:
+    def parse(cls, text: str) -> "GPTSize":
         """Return a size by its name, or by its notation: '4x128' or '4x128x64x1024' (depth, width, context, batch).
 
         Raises:

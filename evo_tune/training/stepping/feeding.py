@@ -1,7 +1,5 @@
 """Prefetch batches and read results late, so that no step waits for the device."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -44,7 +42,7 @@ class Fed(NamedTuple):
     samples: Sequence[range]
     targets: int
 
-    def split(self, parts: int) -> Fed:
+    def split(self, parts: int) -> "Fed":
         """Return the same step with each micro-batch cut into up to `parts` smaller ones."""
         if parts == 1:
             return self

@@ -1,7 +1,5 @@
 """Load a pre-trained model and the text to tune it to."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -272,7 +270,7 @@ class TuningText:
         """Return the windows that evaluate every training."""
         return evaluation_windows(self.held_out, context=self.context, count=self.scored, block=self.context)
 
-    def on_test_set(self) -> TuningText:
+    def on_test_set(self) -> "TuningText":
         """Return the same text with the test part as the held-out part."""
         return replace(self, held_out=self.test, tokens_per_byte=self.test_tokens_per_byte)
 

@@ -9,8 +9,6 @@ The file is in the user's cache folder, and its name is a hash of the text and o
 is used only if it belongs to this user and its SHA-256 is right; otherwise it is written again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
@@ -164,7 +162,7 @@ class Corpus:
     documents: Literal["join", "mask"] = "join"
 
     @classmethod
-    def of(cls, options: TextOptions, longest: int) -> Corpus:
+    def of(cls, options: TextOptions, longest: int) -> "Corpus":
         """Return the text of options.
 
         Args:

@@ -1,7 +1,5 @@
 """The kind of each column of a table, how it was decided, and the numbers that a date becomes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,7 +53,7 @@ class Column:
     date_format: str = ""
 
 
-def classify_column(values: pd.Series[Any], as_category: bool) -> Column:
+def classify_column(values: "pd.Series[Any]", as_category: bool) -> Column:
     """Return a column with its kind.
 
     Args:
@@ -115,7 +113,7 @@ def _classify_numbers(numbers: NDArray[np.float64], name: str, missing_count: in
     return Column(name, "number", f"{np.nanmin(numbers):.6g} to {np.nanmax(numbers):.6g}", missing_count)
 
 
-def _date_formats(values: pd.Series[Any]) -> list[str]:
+def _date_formats(values: "pd.Series[Any]") -> list[str]:
     """Return those of `DATE_FORMATS` that read all values as dates."""
     import pandas as pd
 

@@ -4,8 +4,6 @@ Samples that belong together, such as equal rows, are in one part: a model that 
 the answer for the others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -41,7 +39,7 @@ class Division:
     times: NDArray[Any] | None = None
 
     @classmethod
-    def of_equal(cls, samples: Iterable[Hashable], noun: str) -> Division:
+    def of_equal(cls, samples: Iterable[Hashable], noun: str) -> "Division":
         """Return the division that has equal samples in one part.
 
         Args:
@@ -56,7 +54,7 @@ class Division:
         return cls(line, groups if repeated else None)
 
     @classmethod
-    def by_column(cls, column: pd.Series[Any]) -> Division:
+    def by_column(cls, column: "pd.Series[Any]") -> "Division":
         """Return the division by a column: at two times if it has dates or is named like times, else by its values.
 
         Raises:

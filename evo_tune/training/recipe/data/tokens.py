@@ -1,7 +1,5 @@
 """Tokenizers: bytes, or byte pairs learned from a text."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -67,7 +65,7 @@ class BPE:
         self._words = _Words(self._tokenizer)
 
     @classmethod
-    def learn(cls, text: bytes | memoryview, vocab_size: int) -> BPE:
+    def learn(cls, text: bytes | memoryview, vocab_size: int) -> "BPE":
         """Learn the merges of a text; they depend only on the text and the library's version.
 
         Args:

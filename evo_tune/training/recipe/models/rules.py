@@ -35,8 +35,6 @@ Weight decay is torch's λ, with a step of ηλ. To keep that step constant, λ 
 matrices and the head with Adam (Wang & Aitchison, arXiv:2405.13698; arXiv:2510.19093).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -111,7 +109,7 @@ class Parametrisation:
         """Return the factor on query-key products; None: the standard 1/√head."""
         return None if head == self.head else math.sqrt(self.head) / head
 
-    def factors(self, optimizer: str, kind: str, shape: ModelConfig) -> Factors:
+    def factors(self, optimizer: str, kind: str, shape: "ModelConfig") -> Factors:
         """Return the factors for one kind of parameters.
 
         Args:
