@@ -7,7 +7,7 @@ formulas, or bytes that are not UTF-8. This module imports nothing of evo-tune.
 import math
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 # Maximum characters of a line.
@@ -80,8 +80,6 @@ def is_encodable(text: str) -> bool:
 
 # Values as text for people
 
-BARS = "▁▂▃▄▅▆▇█"
-
 
 def show_value(value: object) -> str:
     """Return a value as text; numbers have five significant digits."""
@@ -100,23 +98,6 @@ def show_error(error: float | None) -> str:
     if not error or not math.isfinite(error):
         return ""
     return f" ± {show_decimals(error)}" if error >= 1e-5 else f" ± {error:.2g}"
-
-
-def sparkline(values: Sequence[float], width: int = 30) -> str:
-    """Return numbers as a row of bars between their lowest and highest; '' if none is finite.
-
-    Args:
-        values: Values in order; those that are not finite are left out.
-        width: Most bars; of more values, each bar shows the last one of its share.
-    """
-    finite_values = [value for value in values if math.isfinite(value)]
-    if len(finite_values) > width:  # the last value of each of `width` equal shares
-        finite_values = [finite_values[round((bar + 1) * len(finite_values) / width) - 1] for bar in range(width)]
-    low, high = min(finite_values, default=0.0), max(finite_values, default=0.0)
-    if math.isinf(high - low):  # the difference overflows
-        return ""
-    scale = (len(BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(BARS[round((value - low) * scale)] for value in finite_values)
 
 
 def show_genome(genome: Mapping[str, Any]) -> str:

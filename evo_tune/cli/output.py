@@ -20,10 +20,10 @@ from evo_tune.genome.values import Genome, Metrics
 from evo_tune.report import summary as report
 from evo_tune.report.data import RunSummary, TrialSummary
 from evo_tune.report.final_comparison import MAX_SEEDS_FACTOR
-from evo_tune.store.heartbeat import SlotWork, running_curves
+from evo_tune.store.heartbeat import SlotWork
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
-from evo_tune.text import escape_unprintable, show_decimals, sparkline
+from evo_tune.text import escape_unprintable, show_decimals
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -236,12 +236,11 @@ def show_progress(silent: bool, run: Run, price: float | None = None) -> Iterato
     else:
         from rich.live import Live
 
-        recent = Recent()
         with Live(console=console, auto_refresh=False, transient=True) as live:
 
             def update_table(search: Search) -> None:
                 shared.echo(*news.lines(search))  # above the table, because Live redirects the output
-                live.update(progress_table(Progress(search, forecast), recent), refresh=True)
+                live.update(progress_table(Progress(search, forecast)), refresh=True)
 
             yield ignore_after_error(update_table)
 
@@ -334,54 +333,16 @@ class Progress:
             self.seconds_left = search.session.hours * 3600 - search.seconds
 
 
-class Recent:
-    """The results and the learning curves that the live table shows beside the progress."""
-
-    def __init__(self) -> None:
-        self._best: list[float] = []
-        self._results: list[str] = []
-        self._curves: dict[str, str] = {}
-        self._next_read = 0.0
-
-    def best(self, search: Search) -> str:
-        """Return a text with one bar per result, as high as the best value so far; `results` adds new results to it."""
-        return sparkline([search.saved.objectives[0].value(loss) for loss in self._best])
-
-    def results(self, search: Search) -> str:
-        """Return the last results in words, the newest first."""
-        run = search.saved
-        objective = run.objectives[0]
-        for id in list(run.recorded[len(self._results) :]):
-            trial = run.trial(id)
-            loss = trial.losses[0] if trial.losses else math.inf
-            counts = trial.rankable and trial.feasible and not trial.candidate.extra_seed
-            before = self._best[-1] if self._best else math.inf
-            self._best.append(min(before, loss) if counts else before)
-            value = shared.show_value(objective.value(loss)) if trial.losses else trial.outcome.status
-            self._results.append(f"{id}: {value}")
-        return "   ".join(self._results[: -SHOWN_RESULTS - 1 : -1])
-
-    def curve(self, search: Search, work: str) -> str:
-        """Return the learning curve so far of a pending trial as a row of bars and its last value.
-
-        Args:
-            search: The run.
-            work: Work of a slot: 'trial 5'. The text is empty if it has no curve.
-        """
-        if time.monotonic() >= self._next_read:
-            self._next_read = time.monotonic() + 1.0
-            metric, self._curves = search.saved.objectives[0].metric, {}
-            for id, curve in running_curves(search.saved.folder).items():
-                share, last_metrics = curve[-1] if curve else (0.0, {})
-                name = metric if metric in last_metrics else next(iter(last_metrics), "")
-                values = [value for _, metrics in curve or () if (value := metrics.get(name)) is not None]
-                if values:
-                    bars = sparkline(values, 16)
-                    self._curves[f"trial {id}"] = f"{share:.0%} {bars} {name} {shared.show_value(values[-1])}"
-        return self._curves.get(work, "")
+def last_results(run: Run) -> str:
+    """Return the last results in words, the newest first."""
+    texts = []
+    for id in list(run.recorded)[: -SHOWN_RESULTS - 1 : -1]:
+        losses, status = run.trial(id).losses, run.outcomes[id].status
+        texts.append(f"{id}: {shared.show_value(run.objectives[0].value(losses[0])) if losses else status}")
+    return "   ".join(texts)
 
 
-def progress_table(progress: Progress, recent: Recent) -> RenderableType:
+def progress_table(progress: Progress) -> RenderableType:
     """Return the live table of a terminal."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
@@ -404,16 +365,14 @@ def progress_table(progress: Progress, recent: Recent) -> RenderableType:
         work, duration = "idle", ""
         if working and working.description:
             work, duration = working.description, shared.show_seconds(time.monotonic() - working.since)
-        curve = recent.curve(search, work)
-        slots.add_row(*map(escape_unprintable, (slot.name, slot.device, work, duration, curve)))
-    last_results = recent.results(search)
+        slots.add_row(*map(escape_unprintable, (slot.name, slot.device, work, duration)))
     lines = [
         progress.live_forecast.line(),
-        f"{progress.best_text}   {recent.best(search)}".rstrip(),
+        progress.best_text,
         "" if progress.best is None else f"  {shared.show_genome(progress.best.genome)}",
         search.status,
         progress.live_forecast.more_trials,
-        last_results and f"last results   {last_results}",
+        f"last results   {last_results(search.saved)}" if progress.results else "",
     ]
     stopping = [STOPPING] if _is_interrupted(search) else []
     return Group(head, *(escape_unprintable(line) for line in lines if line), slots, *stopping)

@@ -1,9 +1,8 @@
-"""The live table of a terminal: the best as it fell, the last results, and each slot's curve so far."""
+"""The live table of a terminal: the best, the last results, and the work of each slot."""
 
 from __future__ import annotations
 
 import io
-import json
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -14,19 +13,18 @@ from rich.console import Console
 
 from evo_tune import Outcome
 from evo_tune.cli import output
-from evo_tune.cli.output import Progress, Recent, progress_table
+from evo_tune.cli.output import Progress, progress_table
 from evo_tune.forecast import Bounds
 from evo_tune.forecast.timing import Pace
 from evo_tune.loop import slots
 from evo_tune.loop.driving import Working
 from evo_tune.loop.search import Search
 from evo_tune.loop.slots import forecast_session
-from evo_tune.text import sparkline
 
 
-def shown(search: Search, seen: Recent) -> str:
+def shown(search: Search) -> str:
     console = Console(file=io.StringIO(), width=160, record=True)
-    console.print(progress_table(Progress(search), seen))
+    console.print(progress_table(Progress(search)))
     return console.export_text()
 
 
@@ -39,19 +37,14 @@ def test_the_table_shows_what_came_and_what_is_in_flight(begin: Callable[..., Se
         search.tell(candidate, result)
     search.drivers.slots = [SimpleNamespace(name="slot 0", device="cpu")]  # type: ignore[list-item]
     search.drivers.working = {"slot 0": Working("trial 5", time.monotonic())}
-    trials = search.saved.folder / "_trials"
-    trials.mkdir()
-    curve = [[0.25, {"loss": 4.0}], [0.5, {"loss": 2.0}]]
-    (trials / ".worker-1.json").write_text(json.dumps({"trial": 5, "curve": curve}))
-    seen = Recent()
-    text = shown(search, seen)
-    assert "best loss 1.00000 (trial 4)   █▅▅▅▁" in text
+    text = shown(search)
+    assert "best loss 1.00000 (trial 4)" in text
     assert "last results   4: 1   3: failed   2: 4   1: 3   0: 5" in text
-    assert "trial 5  0 s  50% █▁ loss 2" in text
+    assert "slot 0  cpu  trial 5  0 s" in text
     candidate = search.ask()
     assert candidate is not None
     search.tell(candidate, {"loss": 0.5, "cost": 1.0})
-    assert "last results   5: 0.5   4: 1" in shown(search, seen), "what came since the last look is added"
+    assert "last results   5: 0.5   4: 1" in shown(search), "what came since the last look is added"
     search.drivers.slots = []
 
 
@@ -89,15 +82,3 @@ def test_time_passes_between_two_forecasts(
     printed = capsys.readouterr().out
     assert (printed.count("forecast"), "; 1 genome; " in printed) == (1, True), printed
     assert Progress(search).seconds_left == 10.0
-
-
-@pytest.mark.parametrize(
-    ("values", "bars"),
-    [([], ""), ([float("inf")], ""), ([2.0], "▁"), ([1.0, 1.0], "▁▁"), ([0.0, 1.0], "▁█"), ([1e308, -1e308], "")],
-)
-def test_bars_show_what_can_be_shown(values: list[float], bars: str) -> None:
-    assert sparkline(values) == bars
-
-
-def test_many_numbers_are_shown_by_few_bars_the_last_among_them() -> None:
-    assert sparkline([*map(float, range(1000)), 0.0], 10) == "▂▃▃▄▅▆▆▇█▁"

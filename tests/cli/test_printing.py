@@ -122,7 +122,7 @@ def test_a_live_table_steers_nothing(folder: Path, monkeypatch: pytest.MonkeyPat
     search.name = STEER
     console = shared.console()
     with console.capture() as captured:
-        console.print(output.progress_table(output.Progress(search), output.Recent()))
+        console.print(output.progress_table(output.Progress(search)))
     search.close()
     assert "status" in captured.get()
     assert not steering(captured.get())

@@ -204,17 +204,13 @@ def test_arrays_travel_whole_and_a_gap_stays_one() -> None:
         "none": np.float32("nan"),
         "words": np.array(["a"]),
     }
-    found = json.loads(as_json(rows))
-    kinds = {name: (value["dtype"], np.frombuffer(base64.b64decode(value["bdata"]), value["dtype"]).tolist())
-             for name, value in found.items() if isinstance(value, dict)}  # fmt: skip
-    assert kinds["whole"] == ("i4", [1, -2, 3])
-    assert kinds["wide"] == ("f8", [2.0**40])
-    assert kinds["part"][1][0] == 0.5
-    assert np.isnan(kinds["part"][1][1])
-    assert (found["list"], found["table"], found["one"], found["none"], found["words"]) == (
-        [1.0, None, None],
-        [[1.0, None]],
-        2.5,
-        None,
-        ["a"],
-    )
+    assert json.loads(as_json(rows)) == {
+        "whole": [1, -2, 3],
+        "wide": [2**40],
+        "part": [0.5, None],
+        "list": [1.0, None, None],
+        "table": [[1.0, None]],
+        "one": 2.5,
+        "none": None,
+        "words": ["a"],
+    }

@@ -9,7 +9,6 @@ Plotly interprets some HTML in labels, so every text from a run passes `escape_l
 colours of text, grid and background, for light and dark themes; the colours here are for notebooks.
 """
 
-import base64
 import html
 import json
 import math
@@ -328,33 +327,18 @@ def as_plotly(spec: Spec) -> "Figure":
 
 
 def as_json(specs: Mapping[str, Any]) -> str:
-    """Return figures, or anything that holds them, as JSON for plotly's script.
-
-    Arrays are encoded in base64, which the script reads fastest. NaN stays NaN in an array and becomes null in a list:
-    a gap in both.
-    """
-    try:
-        return json.dumps(specs, default=_plain, separators=(",", ":"), allow_nan=False)
-    except ValueError:
-        return json.dumps(_without_nan(specs), default=_plain, separators=(",", ":"), allow_nan=False)
+    """Return figures, or anything that holds them, as JSON for plotly's script; NaN becomes null: a gap."""
+    return json.dumps(_plain(specs), separators=(",", ":"), allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
-    """Return a value that JSON does not know: a scalar as Python's, an array of numbers as its type and its bytes."""
-    if not isinstance(value, np.ndarray):
-        return _without_nan(value.item())
-    if value.dtype.kind not in "iuf" or value.ndim != 1:
-        return _without_nan(value.tolist())
-    small = value.dtype.kind != "f" and (not len(value) or (value.min() >= -(2**31) and value.max() < 2**31))
-    kind = "i4" if small else "f8"  # the script knows no wider integers
-    return {"dtype": kind, "bdata": base64.b64encode(value.astype(f"<{kind}").tobytes()).decode()}
-
-
-def _without_nan(value: Any) -> Any:
+    """Return a value as JSON knows it, without numbers that are not finite."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
     if isinstance(value, Mapping):
-        return {name: _without_nan(entry) for name, entry in value.items()}
+        return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
+        return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
