@@ -304,13 +304,14 @@ def find_series(
 
     is_dated = times.values.dtype.kind != "i"
     if step == "auto":
-        grid = Grid.of([part_times for _, part_times, _ in parts])
+        file_times = [part_times for _, part_times, _ in parts]
+        grid = Grid.of(file_times)
         try:
             placed = place(grid)
         except OptionError as error:
             if not is_dated:
                 raise
-            if (regular := average_grid(present)) is None:
+            if (regular := average_grid(file_times)) is None:
                 raise OptionError(f"{error}; -o step=week, for example, gives the mean of each week") from None
             placed = place(*regular)
     elif is_dated:
