@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ import pandas as pd
 import pytest
 
 import evo_tune
+from evo_tune.cli.training import final_training
 from evo_tune.cli.training.ensemble import member_candidates, write_ensemble
-from evo_tune.cli.training.final_training import Training, Wish, read_wish
+from evo_tune.cli.training.final_training import Pace, Training, Wish, read_wish
 from evo_tune.errors import PluginError
 from evo_tune.genome.trial import Candidate
 from evo_tune.store.run import Run
@@ -262,11 +265,17 @@ def test_auto_writes_an_ensemble_unless_one_model_is_asked_for(data: Path, typed
     assert read_wish(Run.open(data / "populations" / "other")).single  # type: ignore[union-attr]
 
 
+def test_auto_writes_one_model_where_an_ensemble_gains_too_little(
+    data: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(final_training, "LEAST_GAIN", 1.0)
+    monkeypatch.setattr(final_training, "MEMBERS", 3)
+    done = typed(*AUTO, "--name", "mine", "--out", "model")
+    assert "3 models are trained, and the first is written: its validation loss is" in done.out, done
+    assert content(data / "model") == {"README.md", "config.json", "model.safetensors"}
+
+
 def test_time_for_members_is_reserved_and_asked_for(data: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
-    from types import SimpleNamespace
-
-    from evo_tune.cli.training import final_training
-
     def reserve(single: bool, supports: tuple[str, ...], hours: float) -> float:
         wish = Wish(single=single)
         monkeypatch.setattr(final_training, "read_wish", lambda run: wish)
@@ -282,8 +291,6 @@ def test_time_for_members_is_reserved_and_asked_for(data: Path, typed: Typed, mo
 
 
 def test_a_training_fits_by_its_predicted_seconds() -> None:
-    import time
-
     pace: Any = final_pace(10.0)
     training = Training(None, None, None, None, pace, 0, "", time.monotonic() + 20.0)  # type: ignore[arg-type]
     assert training.fits(training)
@@ -293,6 +300,4 @@ def test_a_training_fits_by_its_predicted_seconds() -> None:
 
 
 def final_pace(seconds: float) -> Any:
-    from evo_tune.cli.training.final_training import Pace
-
     return Pace(1, seconds, "")

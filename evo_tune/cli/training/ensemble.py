@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
 from evo_tune.cli import shared
 from evo_tune.errors import EvoTuneError, PluginError
 from evo_tune.genome.trial import Candidate
@@ -168,9 +166,9 @@ def write_ensemble(
 
 def mean_predictions(members: Sequence[TrainedModel], part: str) -> PartPredictions:
     """Return the weighted mean of members' predictions for a part: 'held_out' or 'test'."""
-    parts: list[PartPredictions] = [getattr(member, part) for member in members]
-    values = np.average([part.values for part in parts], axis=0, weights=[member.weight for member in members])
-    return replace(parts[0], values=values)
+    from evo_tune.training.prediction.ensemble import combine
+
+    return combine([getattr(member, part) for member in members], [member.weight for member in members])
 
 
 def _write_members(members: Sequence[TrainedModel], first: TrainedModel, target: Path, err: bool) -> dict[str, Any]:

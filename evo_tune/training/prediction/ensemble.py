@@ -96,26 +96,40 @@ def member_name(number: int) -> str:
     return f"member-{number}"
 
 
+def combine(predictions: Sequence[PartPredictions], weights: Sequence[int]) -> PartPredictions:
+    """Return the weighted mean of models' predictions for a part; a model without a weight is ignored."""
+    members = [part.values for part, weight in zip(predictions, weights, strict=True) if weight]
+    values = np.average(members, axis=0, weights=[weight for weight in weights if weight])
+    return replace(predictions[0], values=values)
+
+
 def choose_members(predictions: Sequence[PartPredictions]) -> list[int]:
     """Return how often each model is chosen for an ensemble; 0: it is no member.
 
     Greedy selection with replacement (Caruana et al., "Ensemble selection from libraries of models", ICML 2004): the
     next choice is the model with which the mean of the choices has the smallest loss. The result is the smallest
-    of these ensembles with the lowest loss.
+    of these ensembles with the lowest loss, without members that add nothing to the others.
 
     Args:
         predictions: Predictions of each model for the validation part.
     """
-    counts, total, best_loss = np.zeros(len(predictions), np.int64), np.zeros_like(predictions[0].values), np.inf
-    best_counts = [1, *[0] * (len(predictions) - 1)]
-    for size in range(1, CHOICES + 1):
-        losses = np.array([replace(part, values=(total + part.values) / size).loss for part in predictions])
-        chosen = int(np.nan_to_num(losses, nan=np.inf).argmin())
-        total = total + predictions[chosen].values
-        counts[chosen] += 1
-        if losses[chosen] < best_loss * (1.0 - ROUNDING):
-            best_loss, best_counts = losses[chosen], counts.tolist()
-    return best_counts
+
+    def loss_of(weights: Sequence[int]) -> float:
+        return float(np.nan_to_num(combine(predictions, weights).loss, nan=np.inf)) if any(weights) else np.inf
+
+    def changed(weights: Sequence[int], number: int, weight: int) -> list[int]:
+        return [*weights[:number], weight, *weights[number + 1 :]]
+
+    count = range(len(predictions))
+    weights, best = [0] * len(predictions), [1, *[0] * (len(predictions) - 1)]
+    for _ in range(CHOICES):
+        weights = min((changed(weights, number, weights[number] + 1) for number in count), key=loss_of)
+        if loss_of(weights) < loss_of(best) * (1.0 - ROUNDING):
+            best = weights
+    for number in sorted(count, key=lambda number: best[number]):
+        if loss_of(changed(best, number, 0)) <= loss_of(best) < np.inf:
+            best = changed(best, number, 0)
+    return best
 
 
 def write_config(folder: Path, ensemble: Ensemble, metrics: Mapping[str, float]) -> None:

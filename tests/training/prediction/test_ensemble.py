@@ -83,6 +83,15 @@ def test_one_model_is_chosen_where_no_mean_is_better() -> None:
     assert choose_members([right, right]) == [1, 0], "the smallest of equals"
 
 
+def test_a_model_that_adds_nothing_to_the_others_is_no_member() -> None:
+    """The first choice is the best alone, and the mean of the other two is exact."""
+    truth = np.zeros(4)
+    errors = ([0.9, 0.9, -0.9, -0.9], [2.0, -1.0, 1.0, 1.0], [-2.0, 1.0, -1.0, -1.0])
+    parts = [part_of(np.array(error)[:, None], truth, 1.0) for error in errors]
+    first, second, third = choose_members(parts)
+    assert (first, second) == (0, third)
+
+
 def test_a_model_without_finite_predictions_is_not_chosen() -> None:
     lost = part_of([[np.nan, np.nan]], [0])
     assert choose_members([lost, part_of([[0.5, 0.5]], [0])]) == [0, 1]
