@@ -4,7 +4,11 @@ The last fifth of each series is kept apart. A model is exported from the rest, 
 fifth that has a horizon after it. All come with statsmodels. `--own` has the series on which the calibration was tried
 before it was run on these 20.
 
+`--exact` trains nothing. It simulates white noise and random walks of the same lengths, and counts how many of the 20
+series would have 75 to 85 % of their values inside bands of the true quantiles, and inside these bands calibrated.
+
     python benchmarks/bands.py --flops 1e10
+    python benchmarks/bands.py --exact
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -106,12 +111,63 @@ def coverage(times: Sequence[Any], values: Any, flops: float, folder: Path) -> t
     return inside[True], inside[False], widths[True] / widths[False]
 
 
+def exact_shares(count: int, horizon: int, walk: bool, repetitions: int) -> list[float]:
+    """Return the shares of simulations in which 75 to 85 % of the later values are inside true bands, and calibrated.
+
+    Args:
+        count: Values of the series, whose last fifth is kept apart; the fifth before it calibrates.
+        horizon: Steps to forecast.
+        walk: Whether values are a random walk; otherwise white noise.
+        repetitions: Number of simulations.
+    """
+    from evo_tune.training.recipe.data.forecasts import conformal_offsets
+
+    rng, steps, cut = np.random.default_rng(0), np.arange(horizon), round(0.8 * count)
+    deviations = np.sqrt(steps + 1.0) if walk else np.ones(horizon)
+    band = deviations * NormalDist().inv_cdf(0.9)
+    inside = []
+    for _ in range(repetitions):
+        values = rng.normal(size=count + 1)
+        values = np.cumsum(values) if walk else values
+
+        def errors(first: int, after: int, values: Any = values) -> Any:
+            starts = np.arange(first, max(first + 1, after - horizon + 1))[:, None]
+            return values[starts + steps] - (values[starts - 1] if walk else 0.0)
+
+        calibration, later = errors(cut - round(0.2 * cut), cut), errors(cut, count)
+        quantiles = np.stack([-band, 0.0 * band, band], 1)[None].repeat(len(calibration), 0)
+        lower, _, upper = np.array(
+            conformal_offsets(quantiles, calibration, np.ones(len(calibration)), (0.1, 0.5, 0.9))
+        )
+        shares = (np.abs(later) <= band).mean(), ((lower - band <= later) & (later <= upper + band)).mean()
+        inside.append([0.75 <= share <= 0.85 for share in shares])
+    return list(np.mean(inside, 0))
+
+
+def print_exact(repetitions: int) -> None:
+    """Print the expected number of series inside 75 to 85 % by bands that are exact."""
+    from evo_tune.training.recipe.data.times import Grid, read_times
+
+    lengths = []
+    for times, values in public_series().values():
+        grid = Grid.of([read_times(pd.Series(np.asarray(times)), "time").values])
+        lengths.append((len(values), grid.horizon))
+    for walk in (False, True):
+        true, calibrated = np.sum([exact_shares(*length, walk, repetitions) for length in lengths], 0)
+        kind = "random walks" if walk else "white noise"
+        print(f"{kind}: {true:.1f} of {len(lengths)} by true quantiles, {calibrated:.1f} calibrated")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Coverage of 80 % bands.")
+    parser.add_argument("--exact", type=int, nargs="?", const=400, help="Simulations of exact bands.")
     parser.add_argument("--flops", type=float, default=1e10)
     parser.add_argument("--own", action="store_true", help="Use the series on which the calibration was tried.")
     given = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
+    if given.exact:
+        print_exact(given.exact)
+        return
     rows = []
     for name, (times, values) in (own_series() if given.own else public_series()).items():
         with tempfile.TemporaryDirectory() as folder:
