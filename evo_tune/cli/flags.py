@@ -96,19 +96,10 @@ def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None
     """
     if path is None or ctx.resilient_parsing:  # a shell completes
         return
-    from evo_tune.plugins.scripts.template import LONG_KEY
+    from evo_tune.plugins.scripts.template import load_toml
 
     try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        import tomli as tomllib
-    text = _read_text("--config", Path(path), LARGEST_CONFIG)
-    if LONG_KEY.search(text):
-        raise OptionError(f"--config {path}: a key in it has more than ten parts")
-    try:
-        values = tomllib.loads(text)
-    except RecursionError:
-        raise OptionError(f"--config {path}: nested too deeply; expected a TOML file") from None
+        values = load_toml(_read_text("--config", Path(path), LARGEST_CONFIG))
     except ValueError as error:
         raise OptionError(f"--config {path}: {error}; expected a TOML file") from None
     flags = {opt.lstrip("-").replace("-", "_"): flag for flag in ctx.command.params for opt in flag.opts}

@@ -379,7 +379,11 @@ class Results:
 
 
 # Charts of 1.0.0 until 2.0, with the chart that shows the same results.
-REPLACED = {"lineage": "history", "parallel": "slices", "pairs": "slices", "seeds": "history", "slots": "history"}
+REPLACED = {
+    **dict.fromkeys(("lineage", "seeds", "slots"), "history"),
+    **dict.fromkeys(("parallel", "pairs"), "slices"),
+    "scale": "resources",
+}
 
 
 class Plots:

@@ -49,7 +49,7 @@ def test_a_run_that_has_only_begun_says_so_and_nothing_else(made: Made, tmp_path
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in charts.names() if hasattr(charts.chart_of(name), "draw") and name not in ("patches", "scale")],
+    [name for name in charts.names() if hasattr(charts.chart_of(name), "draw") and name != "patches"],
 )
 def test_every_chart_has_figures_of_its_own(name: str, made: Made) -> None:
     material = RunData(made(80, objectives=("loss:min", "params:min")))

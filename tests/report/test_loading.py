@@ -60,7 +60,6 @@ def test_every_chart_is_a_figure_of_the_library(loaded: Results) -> None:
     assert dir(loaded.plot) == sorted(names)
     found = {name: getattr(loaded.plot, name)() for name in names}
     assert found.pop("front") is None  # one objective
-    assert found.pop("scale") is None  # no larger model
     assert found.pop("patches") is None  # none
     assert all(isinstance(figure, go.Figure) for figure in found.values())
     assert loaded.plot.history.__doc__ is not None

@@ -168,18 +168,26 @@ def _edit_json(content: str, values: Mapping[str, Any]) -> str:
 
 
 def _edit_toml(content: str, values: Mapping[str, Any]) -> str:
-    data = _with_values(_load_toml(content), values)
+    data = _with_values(load_toml(content), values)
     return "".join(f"{_literal(key)} = {_toml(value)}\n" for key, value in data.items())
 
 
-def _load_toml(content: str) -> dict[str, Any]:
+def load_toml(content: str) -> dict[str, Any]:
+    """Return the data of a TOML text.
+
+    Raises:
+        ValueError: It is no TOML, nested too deeply, or has a key of more than ten parts.
+    """
     try:
         import tomllib
     except ModuleNotFoundError:  # Python 3.10
         import tomli as tomllib
     if LONG_KEY.search(content):
         raise ValueError("a key in it has more than ten parts")
-    data: dict[str, Any] = tomllib.loads(content)
+    try:
+        data: dict[str, Any] = tomllib.loads(content)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     return data
 
 
@@ -213,7 +221,7 @@ def _place_of(data: Any, name: str) -> tuple[Any, Any]:
 def _own_text(content: str, suffix: str, name: str) -> str:
     """Return the value of a dotted name as text; of YAML, as it is written: PyYAML reads '1e-3' as a text."""
     if suffix in (".json", ".toml"):
-        place, index = _place_of(json.loads(content) if suffix == ".json" else _load_toml(content), name)
+        place, index = _place_of(json.loads(content) if suffix == ".json" else load_toml(content), name)
         return str(place[index])
     node = _yaml_node(content, name)
     return node.value if isinstance(node.value, str) else content[node.start_mark.index : node.end_mark.index]
