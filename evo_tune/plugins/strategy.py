@@ -68,8 +68,8 @@ class Strategy(Options, ABC):
     # Whether it reads `history.lessons`, the results of earlier runs. Others are refused with --learn-from.
     learns: ClassVar[bool] = False
 
-    # Whether it predicts full trainings from partial ones: it defines `learn` and `propose_learned`. In a run with
-    # `--fidelity`, its predictions then decide which trials are promoted.
+    # Whether it predicts full trainings from partial ones: it defines `learn`. In a run with `--fidelity`,
+    # these predictions then decide which trials are promoted, and `propose_learned` may use them.
     scores: ClassVar[bool] = False
 
     # Whether it decides itself on budgets, continuations or extra seeds. Runs with rules for these (`--fidelity`,
