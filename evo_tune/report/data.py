@@ -473,6 +473,7 @@ def run_details(
         conflicts: Pairs of patches that do not go together, by name.
     """
     data = RunData(run)
+    effects = gene_effects(data)
     return RunDetails(
         run=run.name,
         evaluator=run.manifest.evaluator,
@@ -489,10 +490,10 @@ def run_details(
         best=_best_trials(run, top),
         front=[trial_summary(trial) for trial in summary.pareto_front(run)],
         best_so_far=summary.best_so_far(run),
-        importances=summary.importances(run),
+        importances={name: effect.share for name, effect in effects.items()},
         at_ends=_wider_ranges(run),
         widened=present_ranges(run),
-        effects=gene_effects(data),
+        effects=effects,
         questions=list(open_questions(data)),
         waiting=len(waiting_files(run)),
         predictions=predict_genomes(run, genomes),

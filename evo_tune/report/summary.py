@@ -13,7 +13,6 @@ import numpy as np
 
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.trial import Candidate, Proposal, Trial
-from evo_tune.genome.values import importance
 from evo_tune.report import recommendation
 from evo_tune.report.final_comparison import ComparisonState
 from evo_tune.report.recommendation import AgainstBaseline, FreshValues
@@ -202,23 +201,6 @@ def genomes_of_one_value(run: Run) -> int:
     """Return the number of genomes with a value if there are at least three, all with the same values; otherwise 0."""
     trials = run.ranked()  # one of each genome
     return len(trials) if len(trials) >= 3 and len({trial.losses for trial in trials}) == 1 else 0
-
-
-def importances(run: Run) -> dict[str, float]:
-    """Return the share of the variance of the first objective that each gene explains alone (see `importance`).
-
-    Returns:
-        Gene name to share, largest first; empty for fewer than `MIN_TRIALS_FOR_IMPORTANCE` fully trained genomes.
-    """
-    trials = run.ranked()
-    if len(trials) < MIN_TRIALS_FOR_IMPORTANCE:
-        return {}
-    losses = np.array([trial.losses[0] for trial in trials if trial.losses])
-    shares = {}
-    for name, gene in run.genes.items():
-        units = np.array([gene.encode(trial.genome[name]) for trial in trials])
-        shares[name] = importance(units, losses, unordered=isinstance(gene, Choice) and not gene.ordered)
-    return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
 # Counts and costs.

@@ -10,7 +10,9 @@ import shlex
 import struct
 import sys
 import time
+import zlib
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +27,16 @@ from evo_tune.plugins.context import Pruned
 from evo_tune.plugins.scripts.metrics_file import MetricsFile, other_files_hint, parse_metrics_file
 from evo_tune.plugins.scripts.processes import Ended
 from evo_tune.plugins.scripts.records import (
+    BLOCK,
+    HEAD,
     LARGEST_RECORD,
     Row,
     _masked_crc32c,
     tensorboard_records,
     tensorboard_rows,
     text_rows,
+    wandb_records,
+    wandb_rows,
 )
 from tests.extras import need
 
@@ -150,7 +156,33 @@ def frame(record: bytes) -> bytes:
     return length + struct.pack("<I", _masked_crc32c(length)) + record + bytes(4)
 
 
+def wandb_record(step: int, **values: float) -> bytes:
+    """Return a `Record` of the history."""
+    items = {"_step": step, **values}
+    return field(
+        2, b"".join(field(1, field(2, k.encode()) + field(16, json.dumps(v).encode())) for k, v in items.items())
+    )
+
+
+def wandb_file(*records: bytes) -> bytes:
+    """Return a file of W&B, whose records are split at the ends of its blocks."""
+    data = b":W&B" + struct.pack("<HB", 0xBEE1, 0)
+    for record in records:
+        begun = False
+        while True:
+            if BLOCK - len(data) % BLOCK < HEAD:
+                data += bytes(BLOCK - len(data) % BLOCK)
+            part, record = (record[: (room := BLOCK - len(data) % BLOCK - HEAD)], record[room:])
+            kind = bytes([(3 if record else 4) if begun else (2 if record else 1)])
+            data += struct.pack("<IH", zlib.crc32(part, zlib.crc32(kind)), len(part)) + kind + part
+            begun = True
+            if not record:
+                break
+    return data
+
+
 EVENTS = event(1, **{"val/loss": 2.0}) + event(2, **{"val/loss": 1.5, "acc": 0.5})
+WANDB = wandb_file(wandb_record(1, loss=2.0), field(2, field(1, b"x" * 70_000)), wandb_record(300, loss=math.nan))
 
 
 def event_rows(data: bytes, path: Path) -> list[Row]:
@@ -159,36 +191,51 @@ def event_rows(data: bytes, path: Path) -> list[Row]:
         return [row for record, _ in tensorboard_records(file, 0) for row in tensorboard_rows(record)]
 
 
+def history_rows(data: bytes) -> list[Row]:
+    return [row for record, _ in wandb_records(BytesIO(data), 0) for row in wandb_rows(record)]
+
+
 def test_records_give_their_scalars(tmp_path: Path) -> None:
     assert event_rows(EVENTS, tmp_path / "e") == [
         {"step": 1.0, "val/loss": 2.0},
         {"step": 2.0, "val/loss": 1.5, "acc": 0.5},
     ]
+    first, last = history_rows(WANDB)
+    assert first == {"_step": 1.0, "loss": 2.0}
+    assert last["_step"] == 300.0
+    assert math.isnan(last["loss"])
 
 
 def test_a_record_that_is_cut_off_waits_for_its_end(tmp_path: Path) -> None:
     complete, path = event_rows(EVENTS, tmp_path / "e"), tmp_path / "e"
     for length in range(len(EVENTS)):
         assert event_rows(EVENTS[:length], path) == complete[: 1 if length >= len(event(1, **{"val/loss": 2.0})) else 0]
+    for length in range(0, len(WANDB), 97):
+        assert len(history_rows(WANDB[:length])) <= 1
 
 
 @pytest.mark.parametrize("place", [0, 3, 9])
 def test_damaged_records_are_an_error(tmp_path: Path, place: int) -> None:
-    with pytest.raises(ValueError, match="is no record of"):
-        event_rows(EVENTS[:place] + bytes([EVENTS[place] ^ 1]) + EVENTS[place + 1 :], tmp_path / "e")
+    for data, read in ((EVENTS, lambda data: event_rows(data, tmp_path / "e")), (WANDB, history_rows)):
+        with pytest.raises(ValueError, match=r"is no (record|file) of"):
+            read(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
 
 
 def test_a_huge_record_is_left_out(tmp_path: Path) -> None:
     picture = frame(field(5, bytes(LARGEST_RECORD + 1)))
     assert len(event_rows(EVENTS + picture + EVENTS, tmp_path / "e")) == 4
+    history = wandb_file(field(2, bytes(3 * LARGEST_RECORD)), wandb_record(1, loss=1.0))
+    assert history_rows(history) == [{"_step": 1.0, "loss": 1.0}]
 
 
 @given(st.binary(max_size=80))
 @settings(max_examples=300, deadline=None)
 def test_any_record_gives_rows(record: bytes) -> None:
-    for row in tensorboard_rows(record):
-        assert all(isinstance(name, str) and type(value) is float for name, value in row.items())
+    for read in (tensorboard_rows, wandb_rows):
+        for row in read(record):
+            assert all(isinstance(name, str) and type(value) is float for name, value in row.items())
     assert isinstance(list(tensorboard_rows(field(5, field(1, record)))), list)
+    assert isinstance(list(wandb_rows(field(2, field(1, record)))), list)
 
 
 def test_what_tensorboard_writes_is_read(tmp_path: Path) -> None:
@@ -218,6 +265,20 @@ writer.close()
     metrics, context = run(tmp_path, code, "{folder}/logs", progress="step/20")
     assert metrics == {"step": 20.0, "val_loss": 0.25}
     assert [point["val_loss"] for _, point in context.curve] == [0.5, 0.25]
+
+
+def test_what_wandb_writes_offline_is_read(tmp_path: Path) -> None:
+    need("wandb")
+    code = """
+import wandb
+run = wandb.init(mode='offline', dir=FOLDER)
+for step in range(3):
+    run.log({'val/loss': 1 / (step + 1), 'text': 'x'})
+run.finish()
+"""
+    metrics, context = run(tmp_path, code, "{folder}", progress="_step/2")
+    assert metrics["val_loss"] == pytest.approx(1 / 3)
+    assert [place for place, _ in context.curve] == [0.5, 1.0]
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -329,8 +390,9 @@ def test_a_file_without_the_metric_fails_in_one_line(tmp_path: Path, make: Calla
     assert time.monotonic() - began < 5
 
 
-def test_a_sparse_file_of_records_ends_at_once(tmp_path: Path) -> None:
-    code = f"open(FOLDER + '/events.out.tfevents.1', 'w').truncate({SPARSE})"
+@pytest.mark.parametrize("name", ["events.out.tfevents.1", "run-a.wandb"])
+def test_a_sparse_file_of_records_ends_at_once(tmp_path: Path, name: str) -> None:
+    code = f"open(FOLDER + '/{name}', 'w').truncate({SPARSE})"
     with pytest.raises(Ended, match=r"is no (record|file) of"):
         run(tmp_path, code, "{folder}")
 
@@ -436,11 +498,38 @@ def test_a_script_that_prints_nothing_is_told_of_its_files(tmp_path: Path) -> No
     assert "--metrics-file '{folder}/a'" in other_files_hint(tmp_path / "trial")
 
 
+@pytest.mark.parametrize(
+    ("line", "product"),
+    [
+        ("writer = SummaryWriter(out)", "TensorBoard"),
+        ("wandb.init(project='x')", "W&B"),
+        ("logger = CSVLogger(out)", "a CSV file"),
+        ("print(json.dumps(x))", ""),
+    ],
+)
+def test_a_run_says_which_files_its_script_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, product: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text(f"import x\n{line}\n")
+
+    def remarks(**options: str) -> list[str]:
+        bound = command_evaluator(f"{sys.executable} train.py {{lr}} {{seed}}", None, options).bind(options)
+        return bound.remarks()
+
+    assert len(remarks()) == bool(product)
+    assert all(f"train.py seems to write {product}" in text and "--metrics-file" in text for text in remarks())
+    assert remarks(metrics_file="{folder}") == []
+    assert remarks(metric="val_loss") == []
+    Path("train.py").write_text(f"import x\n{line}\nprint(f'step {{step}}: val loss {{loss:.4f}}')\n")
+    assert remarks() == []
+
+
 def test_a_folder_without_files_of_records_names_the_setting_that_may_write_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(Ended) as caught:
         run(tmp_path, "", file="{folder}")
     assert str(caught.value) == (
-        "there is no file of TensorBoard below the trial's folder: tell the script to write there, such as "
+        "there is no file of TensorBoard or W&B below the trial's folder: tell the script to write there, such as "
         "--out {folder}, or for a logger of Lightning in a template --set 'trainer.logger.init_args.save_dir={folder}'"
     )
 
@@ -469,3 +558,14 @@ def test_few_names_of_a_row_are_remembered(tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text(json.dumps({f"k{number}": 1 for number in range(5000)}))
     file.read_all()
     assert len(file._words_by_key) == 1000
+
+
+def test_empty_parts_of_a_record_take_no_quadratic_time(tmp_path: Path) -> None:
+    part = struct.pack("<IHB", zlib.crc32(b"\3"), 0, 3)
+    block = part * ((BLOCK - HEAD) // len(part))
+    first = (b":W&B" + bytes(HEAD - 4) + block + bytes(BLOCK))[:BLOCK]
+    (tmp_path / "a.wandb").write_bytes(first + (block + part + b"\0") * 12)
+    began = time.process_time()
+    with (tmp_path / "a.wandb").open("rb") as file:
+        assert list(wandb_records(file, 0)) == []
+    assert time.process_time() - began < 3.0

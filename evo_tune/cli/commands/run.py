@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 @click.option(
     "--metrics-file",
     metavar="PATH",
-    help="For a command: file in which it writes metrics, '{folder}/metrics.json'; '{folder}' for TensorBoard.",
+    help="For a command: file in which it writes metrics, '{folder}/metrics.json'; '{folder}' for TensorBoard, W&B.",
 )
 @click.option(
     "--template",

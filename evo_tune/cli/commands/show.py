@@ -63,6 +63,8 @@ def _print_predictions(run: Run, genomes: list[dict[str, Any]]) -> None:
 def _print_run(run: Run, top: int) -> None:
     from evo_tune.report import summary as report
     from evo_tune.report.charts.next_steps import range_end_lines
+    from evo_tune.report.predictions import gene_effects
+    from evo_tune.report.run_data import RunData
     from evo_tune.text import with_plural
 
     manifest, metric = run.manifest, run.objectives[0].metric
@@ -82,7 +84,7 @@ def _print_run(run: Run, top: int) -> None:
     counts = "  ".join(f"{count} {status}" for status, count in report.status_counts(run).items())
     shared.echo(f"results: {counts or 'none yet'}")
     shared.echo(*report.failure_lines(run))
-    if shares := report.importances(run):
+    if shares := {name: effect.share for name, effect in gene_effects(RunData(run)).items()}:
         shares_text = "  ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:MOST_SHARES])
         shares_text += f"  and {hidden_count} others less" if (hidden_count := len(shares) - MOST_SHARES) > 0 else ""
         shared.echo(f"share of the spread in {metric} that each gene explains by itself: {shares_text}")

@@ -1,7 +1,7 @@
 """`MetricsFile`: the file into which a script writes its metrics, read again and again while the script runs.
 
 The file is in the trial's folder, so that no two trials share it. A folder in its place stands for all of TensorBoard's
-files below it. A file there may be of any kind and change at any time. So links are not followed, and only
+and W&B's files below it. A file there may be of any kind and change at any time. So links are not followed, and only
 regular files are opened: opening a FIFO would wait.
 """
 
@@ -18,7 +18,14 @@ from typing import BinaryIO, TypeAlias
 
 from evo_tune.errors import OptionError
 from evo_tune.plugins.scripts.processes import Ended
-from evo_tune.plugins.scripts.records import Row, tensorboard_records, tensorboard_rows, text_rows
+from evo_tune.plugins.scripts.records import (
+    Row,
+    tensorboard_records,
+    tensorboard_rows,
+    text_rows,
+    wandb_records,
+    wandb_rows,
+)
 from evo_tune.text import one_line
 from evo_tune.trust import safe_files
 
@@ -41,6 +48,21 @@ WHERE_TO_WRITE = (
     "--set 'trainer.logger.init_args.save_dir={folder}'"
 )
 
+# Maximum bytes of a script that are searched for what it writes.
+LARGEST_SOURCE = 1 << 20
+
+# Calls of a script that write metrics, with what they write and the flag that reads it.
+WRITERS = {
+    r"\b(SummaryWriter|TensorBoardLogger|TensorBoard)\s*\(": "TensorBoard's event files: below {folder}, "
+    "--metrics-file '{folder}' reads them",
+    r"\b(wandb\.init|WandbLogger)\s*\(": "W&B's files: --metrics-file '{folder}' reads them if the command begins with "
+    "env WANDB_MODE=offline WANDB_DIR={folder}",
+    r"\bCSVLogger\s*\(": "a CSV file: in {folder}, --metrics-file '{folder}/NAME.csv' reads it",
+}
+
+# A call that prints a metric, which is then read from the output.
+PRINTS_METRIC = re.compile(r"\bprint\s*\([^\n]{0,300}?(?:loss|acc|err|mse|mae|nll|score|metric|json)", re.IGNORECASE)
+
 # Words of the names of metrics on validation data.
 VALIDATION_WORDS = {"val", "valid", "validation", "eval", "dev"}
 
@@ -58,6 +80,24 @@ def parse_metrics_file(text: str) -> tuple[str, ...]:
             "'{folder}/metrics.json', and {folder} in the command where the script is told where to write"
         )
     return names[1:]
+
+
+def writer_remarks(sources: Iterable[Path]) -> Iterator[str]:
+    """Yield a line for each kind of metrics file that scripts seem to write, with the flag that reads it.
+
+    A script that prints metrics needs none.
+
+    Args:
+        sources: Files of a command.
+    """
+    for path in sources:
+        with contextlib.suppress(OSError):
+            data = safe_files.read(path.parent, path.name, limit=LARGEST_SOURCE) if path.suffix == ".py" else b""
+            text = data.decode("utf-8", "replace")
+            hints = (
+                [] if PRINTS_METRIC.search(text) else [hint for call, hint in WRITERS.items() if re.search(call, text)]
+            )
+            yield from (f"{path.name} seems to write {hint}" for hint in hints)
 
 
 # Inode, size and time of the last change of a file, in ns.
@@ -141,7 +181,7 @@ class MetricsFile:
     def missing_metric_text(self, name: str) -> str:
         """Return why a metric has no value, and what to do."""
         if not self._states:
-            place = self._shown if self._names else "file of TensorBoard below the trial's folder"
+            place = self._shown if self._names else "file of TensorBoard or W&B below the trial's folder"
             return f"there is no {place}: {other_files_hint(self._folder) or WHERE_TO_WRITE}"
         words = {*_words(name)}
         by_key = self._words_by_key  # most words of the name first, then metrics on validation data
@@ -164,12 +204,11 @@ class MetricsFile:
             if stamp[0] != state.stamp[0] or stamp[1] < state.offset:  # another file of that name
                 state.offset = 0
             state.stamp, state.problem = stamp, ""
-            is_records, origin = _is_records(names[-1]), "/".join(names[len(self._names) : -1])
-            limit = LARGEST_RECORDS if is_records else LARGEST_TEXT
+            kind, origin = _kind(names[-1]), "/".join(names[len(self._names) : -1])
+            limit = LARGEST_RECORDS if kind else LARGEST_TEXT
             try:
                 with safe_files.open_to_read(self._folder, *names, limit=limit) as file:
-                    read_text = _new_text_rows(file, state, is_complete)
-                    rows = _new_record_rows(file, state) if is_records else read_text
+                    rows = _new_record_rows(kind, file, state) if kind else _new_text_rows(file, state, is_complete)
                     for row in rows:
                         self._take(self._with_wanted_names(row, origin))
             except (OSError, ValueError) as error:
@@ -201,7 +240,7 @@ class MetricsFile:
 
     def _files(self) -> list[tuple[str, ...]]:
         """Return the names of the file, or those of all files of records in the folder."""
-        files = [names for names in _list_files(self._folder, self._names) if _is_records(names[-1])]
+        files = [names for names in _list_files(self._folder, self._names) if _kind(names[-1])]
         return files or ([self._names] if self._names else [])
 
     def _stamp(self, names: tuple[str, ...]) -> _Stamp | None:
@@ -219,12 +258,12 @@ def other_files_hint(folder: Path, config_name: str = "") -> str:
         folder: The trial's folder.
         config_name: Name of the configuration file there, which the script did not write; '' for none.
     """
-    files = [names for names in _list_files(folder, ()) if _is_records(names[-1]) or names[-1].endswith(TEXT_SUFFIXES)]
+    files = [names for names in _list_files(folder, ()) if _kind(names[-1]) or names[-1].endswith(TEXT_SUFFIXES)]
     files = [names for names in files if names != (config_name,)]
     if not files:
         return ""
     # A folder stands for all files of records in it.
-    names = files[0][:-1] if _is_records(files[0][-1]) else files[0]
+    names = files[0][:-1] if _kind(files[0][-1]) else files[0]
     shown = ", ".join(map(_path_text, files[:MOST_NAMES]))
     return f"the script wrote {shown}: add --metrics-file {shlex.quote(_path_text(names))} to read metrics from there"
 
@@ -260,16 +299,21 @@ def _new_text_rows(file: BinaryIO, state: _FileState, is_complete: bool) -> Iter
             yield row
 
 
-def _new_record_rows(file: BinaryIO, state: _FileState) -> Iterator[Row]:
-    """Yield the rows of TensorBoard's records that have become complete since the last reading."""
-    for record, offset in tensorboard_records(file, state.offset):
+def _new_record_rows(kind: str, file: BinaryIO, state: _FileState) -> Iterator[Row]:
+    """Yield the rows of the records that have become complete since the last reading."""
+    read_records, rows_of = RECORDS[kind]
+    for record, offset in read_records(file, state.offset):
         state.offset = offset
-        yield from tensorboard_rows(record)
+        yield from rows_of(record)
 
 
-def _is_records(name: str) -> bool:
-    """Return whether a file is one of TensorBoard's, by its name; else it is text."""
-    return "tfevents" in name
+# Readers of the files of records and of a record, by a part of a file's name.
+RECORDS = {"tfevents": (tensorboard_records, tensorboard_rows), ".wandb": (wandb_records, wandb_rows)}
+
+
+def _kind(name: str) -> str:
+    """Return the kind of a file of records, by its name; '' for text."""
+    return next((kind for kind in RECORDS if kind in name), "")
 
 
 def _path_text(names: tuple[str, ...]) -> str:

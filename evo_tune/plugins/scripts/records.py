@@ -1,18 +1,21 @@
-"""Rows of numbers in the metrics files of other programs: JSON, JSON lines, CSV, and files of TensorBoard.
+"""Rows of numbers in the metrics files of other programs: JSON, JSON lines, CSV, and files of TensorBoard and W&B.
 
 A row is a dict of names to numbers. Files may be unfinished, damaged or hostile, so nothing here trusts a length, a
 depth or a name, and nothing opens a file.
 
-TensorBoard: TFRecord frames (tensorflow.org, "TFRecords Format Details") with `Event` messages in protobuf's wire
-format, of which a few fields are read, so its package is not needed.
+TensorBoard: TFRecord frames (tensorflow.org, "TFRecords Format Details") with `Event` messages. W&B: frames of
+LevelDB's log (its doc/log_format.md) with `Record` messages. Both are protobuf's wire format, of which a few fields are
+read, so neither package is needed.
 """
 
 import contextlib
 import csv
 import functools
 import json
+import math
 import os
 import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from typing import Any, BinaryIO, TypeAlias
@@ -21,6 +24,10 @@ Row: TypeAlias = dict[str, float]
 
 # Largest record that is read in bytes, as others hold images; and maximum nesting depth of JSON objects.
 LARGEST_RECORD, DEEPEST = 1 << 18, 5
+
+# Bytes of a block in W&B's file, and of the head of each frame; the kinds of frames that begin and end a record.
+BLOCK, HEAD = 1 << 15, 7
+FULL, FIRST, LAST = 1, 2, 4
 
 
 def text_rows(text: str, is_complete: bool) -> Iterator[Row]:
@@ -146,6 +153,41 @@ def _masked_crc32c(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+def wandb_records(file: BinaryIO, offset: int) -> Iterator[tuple[bytes, int]]:
+    """Yield the complete records of a W&B file from an offset on, each with the offset behind it.
+
+    Raises:
+        ValueError: It is no file of W&B, or there is no record at the offset.
+    """
+    if offset == 0:
+        file.seek(0)
+        head = file.read(HEAD)
+        if len(head) == HEAD and head[:4] != b":W&B":
+            raise ValueError("it is no file of W&B")
+        offset = HEAD
+    parts: list[bytes] = []
+    while True:
+        if BLOCK - offset % BLOCK < HEAD:  # too short for a head: zeros
+            offset += BLOCK - offset % BLOCK
+        file.seek(offset)
+        head = file.read(HEAD)
+        if len(head) < HEAD:
+            return
+        checksum, length, kind = struct.unpack("<IHB", head)
+        data = file.read(length)
+        if len(data) < length:
+            return
+        if zlib.crc32(data, zlib.crc32(head[6:])) != checksum:
+            raise ValueError(f"byte {offset} is no record of W&B")
+        offset += HEAD + length
+        if kind in (FULL, FIRST):
+            parts = []
+        if data and sum(map(len, parts)) <= LARGEST_RECORD:
+            parts.append(data)
+        if kind in (FULL, LAST):
+            yield b"".join(parts), offset
+
+
 def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
     """Yield number and value of each field of a protobuf message; the value is an int or bytes.
 
@@ -193,6 +235,24 @@ def tensorboard_rows(record: bytes) -> Iterator[Row]:
     if scalars:
         steps = [float(value) for number, value in _fields(record) if number == 2 and isinstance(value, int)]
         yield {"step": steps[-1] if steps else 0.0, **scalars}
+
+
+def wandb_rows(record: bytes) -> Iterator[Row]:
+    """Yield the numbers of a `Record` of the history, {'_step': 10, 'val/loss': 1.7}; none for other records."""
+    for history in _contents(record, 2):
+        row: Row = {}
+        for item in _contents(history, 1):
+            for data in _contents(item, 16):
+                with contextlib.suppress(ValueError, RecursionError):
+                    value = json.loads(data, parse_int=float)
+                    value = NOT_FINITE.get(value) if isinstance(value, str) else value
+                    row |= {_text(_contents(item, 1, 2)): value} if type(value) is float else {}
+        if row:
+            yield row
+
+
+# Numbers that W&B writes as text.
+NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def _text(parts: list[bytes]) -> str:
