@@ -211,7 +211,12 @@ def test_what_predict_needs_of_covariates_is_said_in_one_line(evaluator: Evaluat
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("covariate_scales", [[0.0, 1.0]]), ("covariate_scales", [[0.0, float("inf")]] * 3), ("known", ["price"])],
+    [
+        ("covariate_scales", [[0.0, 1.0]]),
+        ("covariate_scales", [[0.0, float("inf")]] * 3),
+        ("covariate_scales", [[1, 0]] * 3),
+        ("known", ["price"]),
+    ],
 )
 def test_a_model_whose_covariates_do_not_fit_is_refused(
     evaluator: Evaluator, sales: str, tmp_path: Path, name: str, value: Any

@@ -65,15 +65,10 @@ class Forecaster(Encoder):
             raise RecipeError("offsets", np.shape(self.offsets), f"finite numbers in lists of shape {shape}")
 
         self.covariate_scales = np.array(covariate_scales, float).reshape(-1, 2)
-        counts = (config.past, config.known)
-        fits = series is None or (len(series.past), len(series.known), len(self.covariate_scales)) == (
-            *counts,
-            sum(counts),
-        )
-        if not fits or not np.isfinite(self.covariate_scales).all():
-            raise RecipeError(
-                "covariate_scales", covariate_scales, f"two finite numbers for each of {counts} covariates"
-            )
+        counts = config.past, config.known, config.past + config.known
+        fits = series is None or counts == (len(series.past), len(series.known), len(self.covariate_scales))
+        if not (fits and np.isfinite(self.covariate_scales).all() and (self.covariate_scales[:, 1] > 0.0).all()):
+            raise RecipeError("covariate_scales", covariate_scales, f"means and deviations of {counts[2]} covariates")
 
     def build(self, config: PatchConfig) -> None:
         """Build the embeddings of patches and positions, and the effect of covariates that are known ahead."""

@@ -286,6 +286,8 @@ def find_series(
     time = _names(frame, "time", time)[0] if time else _time_column(frame)
     covariates = {"past": tuple(_names(frame, "past", past)), "known": tuple(_names(frame, "known", known))}
     inputs = [*covariates["past"], *covariates["known"]]
+    if len(inputs) > len({*inputs}):
+        raise OptionError(f"-o known={known} and -o past={past} name a column twice: expected it in one of them")
     value_columns = frame.drop(columns=[time, *_names(frame, "key", key), *inputs], errors="ignore")
     targets = _targets(value_columns, _names(frame, "target", target), key)
     times = read_times(frame[time], time)
@@ -366,7 +368,7 @@ def _has_dates(column: pd.Series[Any]) -> bool:
     try:
         return len(sample) > 0 and len(read_times(sample, "").values) > 0
     except OptionError as error:
-        return "time zones" in str(error)
+        return "time zone" in str(error) or "from 1678" in str(error)
 
 
 def _targets(frame: pd.DataFrame, chosen: list[str], key: str) -> tuple[str, ...]:

@@ -90,6 +90,7 @@ def test_a_missing_covariate_takes_the_value_before_or_the_mean() -> None:
 def test_covariates_that_cannot_be_used_are_refused_in_one_line(sales: pd.DataFrame) -> None:
     cases: list[tuple[pd.DataFrame, dict[str, Any], str]] = [
         (sales, {"known": "prize"}, "-o known=prize: no such column; there are day, sold, price, promo, visits"),
+        (sales, {"past": "price"}, "-o known=price,promo and -o past=price name a column twice"),
         (sales, {"target": "price", "known": "price"}, "-o target=price: this column has .*, or is a covariate"),
         (sales, {"known": "day"}, "column 'day' holds datetime64.*: expected numbers"),
         (sales.astype({"day": str}), {"known": "day"}, "column 'day': row 1 has '2024-01-01': expected numbers"),
