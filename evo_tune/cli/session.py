@@ -222,6 +222,7 @@ def _summary_lines(
     if pending and has_ended:
         trainings = "1 training was" if pending == 1 else f"{pending} trainings were"
         yield f"{trainings} ended by the limit of {run.session.hours:g} hours; a longer run continues"
+    yield from report.unusual_time_lines(run)
     yield from report.range_lines(run)
     yield from range_end_lines(run)
     if run.ended is not None and run.ended.startswith(report.DONE_REASON):

@@ -353,6 +353,29 @@ def failures_by_cause(run: Run) -> list[tuple[str, list[int]]]:
 MOST_FAILURES = 5
 
 
+# Factor by which the time of a trial must differ from the default's to be reported.
+UNUSUAL_TIME = 2.0
+
+
+def unusual_time_lines(run: Run) -> list[str]:
+    """Return a line about the trials of a run with patches that took another time than the default genome."""
+    default = run.sound_default and run.outcomes[0].seconds
+    if not default or not run.patches:
+        return []
+    slow_or_fast = [
+        f"trial {trial.id} {trial.outcome.seconds:.3g} s "
+        f"({', '.join(dict(trial.candidate.code.patches)) or 'no patch'})"
+        for trial in run.trials()
+        if trial.ok and trial.candidate.whole and trial.candidate.code is not None
+        if not 1 / UNUSUAL_TIME <= trial.outcome.seconds / default <= UNUSUAL_TIME
+    ]
+    if not slow_or_fast:
+        return []
+    shown = "; ".join(slow_or_fast[:3]) + ("; …" if len(slow_or_fast) > 3 else "")
+    count = with_plural(len(slow_or_fast), "trial")
+    return [f"{count} took more than twice or less than half the {default:.3g} s of the default: {shown}"]
+
+
 def failure_lines(run: Run) -> list[str]:
     """Return a line for each cause of failed trials, with the log of the first if there is one."""
     lines = []

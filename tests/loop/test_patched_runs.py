@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
-from evo_tune.genome.trial import Candidate, TrialCode
+from evo_tune.genome.trial import Candidate, Outcome, TrialCode
 from evo_tune.loop.code import load_code, patch_set_of, remember_patch
 from evo_tune.loop.project_export import README, export_project
 from evo_tune.loop.search import Search
@@ -26,7 +26,7 @@ from evo_tune.report.charts import patches
 from evo_tune.report.data import run_details, run_summary
 from evo_tune.report.recommendation import comparison_as_requested, comparison_result, genome_without, patches_on
 from evo_tune.report.run_data import RunData
-from evo_tune.report.summary import patch_verdicts
+from evo_tune.report.summary import patch_verdicts, unusual_time_lines
 from evo_tune.store.inbox import submit_patch
 from evo_tune.store.manifest import copy_manifest
 from evo_tune.store.run import Run
@@ -418,6 +418,18 @@ def test_a_joined_patch_of_somebody_else_is_asked_about(project: Path) -> None:
         Search.resume("run", store=project / "populations", trials=9)
     Search.resume("run", store=project / "populations", trials=9, trust=True).close()
     Search.resume("run", store=project / "populations", trials=9).close()
+
+
+def test_trials_of_another_time_than_the_default_are_named(project: Path) -> None:
+    search = start(project, warm_start=[{"lr": 0.5, "gain": True, "scale": True}, {"lr": 0.25}], fill_defaults=True)
+    for seconds in (10.0, 25.0, 4.0):
+        candidate = search.ask()
+        assert candidate is not None
+        search.tell(candidate, Outcome("ok", by_table(search, candidate), (), seconds))
+    search.close()
+    text = "2 trials took more than twice or less than half the 10 s of the default: trial 1 25 s (gain, scale); "
+    text += "trial 2 4 s (no patch)"
+    assert unusual_time_lines(Run.open(search.saved.folder)) == [text]
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def _print_run(run: Run, top: int) -> None:
         )
     counts = "  ".join(f"{count} {status}" for status, count in report.status_counts(run).items())
     shared.echo(f"results: {counts or 'none yet'}")
-    shared.echo(*report.failure_lines(run))
+    shared.echo(*report.failure_lines(run), *report.unusual_time_lines(run))
     if shares := {name: effect.share for name, effect in gene_effects(RunData(run)).items()}:
         shares_text = "  ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:MOST_SHARES])
         shares_text += f"  and {hidden_count} others less" if (hidden_count := len(shares) - MOST_SHARES) > 0 else ""
