@@ -140,11 +140,11 @@ def test_a_fit_to_the_validation_rows_too_gives_their_predictions_before_it(tmp_
 
 @pytest.mark.parametrize("name", ["classes", "numbers", "linear classes", "arrays", "linear texts"])
 def test_noted_predictions_have_the_metrics_of_the_training(name: str, export: Export, tmp_path: Path) -> None:
+    """They are those of the model, not of the moving average of its weights."""
     case, exported = CASES[name], export(name)
     (tmp_path / "data").mkdir()
     data = case.data(tmp_path / "data")
-    options = {**exported.bound.options, "data": str(data)}
-    bound = exported.bound.plugin.bind(options)
+    bound = exported.bound.plugin.bind({**exported.bound.options, "data": str(data), "ema": 0.9})
     context = Context(seed=5, folder=tmp_path / "trial")
     context.predictions = {}
     metrics = bound.export(bound.space.default(), context, tmp_path / "model")
