@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -22,6 +23,7 @@ from evo_tune.plugins.cost import Cost, TimedGenome
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.settings import parse_settings
+from evo_tune.training import fitting
 from tests.extras import need
 
 need("boosting")
@@ -116,7 +118,10 @@ def test_boosting_learns_what_a_linear_model_cannot(data: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("family", ["boosting", "linear"])
-def test_a_fit_ends_in_time_with_a_model_and_without_a_second_fit(family: str, data: Path, tmp_path: Path) -> None:
+def test_a_fit_ends_in_time_with_a_model_and_without_a_second_fit(
+    family: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "LATE_SECONDS", 0.0)
     losses = []
     for refit in (True, False):
         bound = bind(data, family, patience=None, evaluations=1, refit=refit)
@@ -124,6 +129,17 @@ def test_a_fit_ends_in_time_with_a_model_and_without_a_second_fit(family: str, d
         metrics = bound.export(bound.space.default(), run, tmp_path / str(refit))
         assert metrics["steps"] == 1.0
         losses.append(metrics["test_loss"])
+    assert losses[0] == losses[1]
+
+
+def test_a_fit_that_begins_late_has_some_seconds(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine, one step of boosting was exported, which is worse than the baseline."""
+    monkeypatch.setattr(fitting, "LATE_SECONDS", 60.0)
+    bound = bind(data, "boosting", refit=False)
+    losses = []
+    for ends_at in (time.monotonic(), math.inf):
+        run = Context(seed=0, folder=tmp_path / "trial", ends_at=ends_at)
+        losses.append(bound.export(bound.space.default(), run, tmp_path / f"until {ends_at}")["test_loss"])
     assert losses[0] == losses[1]
 
 
