@@ -82,6 +82,7 @@ class ForecastModel(SampleModel[Past]):
 
         Args:
             data: Table with the columns of the training table: DataFrame, or mapping of column names to values.
+                Covariates that are known ahead need rows for the steps to forecast, in which the target is missing.
 
         Returns:
             The time, the series' name, and a column for each quantile, such as 0.1, or mean; a row per step.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
 from evo_tune.options.declare import check_integer
-from evo_tune.training.recipe.data.times import MOST_MISSING, Grid, average_grid, read_times
+from evo_tune.training.recipe.data.times import DAY, MOST_MISSING, Grid, average_grid, read_times
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -314,7 +314,8 @@ def find_series(
             if not is_dated:
                 raise
             if (regular := average_grid(file_times)) is None:
-                raise OptionError(f"{error}; -o step=week, for example, gives the mean of each week") from None
+                longer = "day" if grid.kind == "fixed" and grid.step < DAY else "week"
+                raise OptionError(f"{error}; -o step={longer}, for example, gives the mean of each {longer}") from None
             placed = place(*regular)
     elif is_dated:
         placed = place(Grid.of_calendar(step, min(part_times[0] for part_times in present)), "within")
