@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import nn
 
 from evo_tune.options.declare import check_integer
@@ -259,47 +259,6 @@ class Errors:
         square, spread = float(np.mean(errors**2)), float(np.mean((real - real.mean()) ** 2))
         r2 = 1.0 - square / spread if spread else float(square == 0.0)
         return cls(square / deviation**2, math.sqrt(square), float(np.abs(errors).mean()), r2)
-
-
-@dataclass(frozen=True)
-class PartPredictions:
-    """Predictions of a model for the samples of a part, in the form in which several models are averaged.
-
-    Args:
-        values: Probabilities of classes, (n, classes), or numbers in the target's unit, (n, 1).
-        truth: Class numbers, or true numbers, (n,).
-        deviation: Standard deviation of the training targets; None: the targets are classes.
-        seconds: Duration of the prediction.
-    """
-
-    values: NDArray[np.float64]
-    truth: NDArray[Any]
-    deviation: float | None = None
-    seconds: float = 0.0
-
-    @property
-    def loss(self) -> float:
-        """Mean of `losses`."""
-        return float(self.losses.mean())
-
-    @property
-    def losses(self) -> NDArray[np.float64]:
-        """Loss of each sample, (n,): the cross-entropy, or the squared error of the standardised target."""
-        if self.deviation is not None:
-            return np.asarray(((self.values[:, 0] - self.truth) / self.deviation) ** 2)
-        return np.asarray(-log_probabilities(self.values[np.arange(len(self.truth)), self.truth]))
-
-    @property
-    def scores(self) -> Scores | Errors:
-        """Scores of probabilities, or errors of numbers."""
-        if self.deviation is None:
-            return Scores.of(self.values, self.truth, self.loss)
-        return Errors.of(self.values[:, 0], self.truth, self.deviation)
-
-
-def log_probabilities(shares: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return finite logarithms of probabilities, one of which may be 0."""
-    return np.asarray(np.log(np.maximum(shares, np.finfo(np.float64).tiny)))
 
 
 def model_outputs(

@@ -10,19 +10,12 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evo_tune.plugins.context import Context
 from evo_tune.training.data.batches import Epochs, steps_of
-from evo_tune.training.evaluation import (
-    Errors,
-    Evaluation,
-    PartPredictions,
-    Scores,
-    evaluate,
-    model_outputs,
-    score_classifier,
-)
+from evo_tune.training.evaluation import Errors, Evaluation, Scores, evaluate, model_outputs, score_classifier
 from evo_tune.training.hardware.device import MicroBatch, seed_for
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.models.encoder import Encoder
@@ -53,6 +46,47 @@ class Examples:
     held_out: MicroBatch
     test: MicroBatch
     training_sample: MicroBatch
+
+
+@dataclass(frozen=True)
+class PartPredictions:
+    """Predictions of a model for the samples of a part, in the form in which several models are averaged.
+
+    Args:
+        values: Probabilities of classes, (n, classes), or numbers in the target's unit, (n, 1).
+        truth: Class numbers, or true numbers, (n,).
+        deviation: Standard deviation of the training targets; None: the targets are classes.
+        seconds: Duration of the prediction.
+    """
+
+    values: NDArray[np.float64]
+    truth: NDArray[Any]
+    deviation: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """Mean of `losses`."""
+        return float(self.losses.mean())
+
+    @property
+    def losses(self) -> NDArray[np.float64]:
+        """Loss of each sample, (n,): the cross-entropy, or the squared error of the standardised target."""
+        if self.deviation is not None:
+            return np.asarray(((self.values[:, 0] - self.truth) / self.deviation) ** 2)
+        return np.asarray(-log_probabilities(self.values[np.arange(len(self.truth)), self.truth]))
+
+    @property
+    def scores(self) -> Scores | Errors:
+        """Scores of probabilities, or errors of numbers."""
+        if self.deviation is None:
+            return Scores.of(self.values, self.truth, self.loss)
+        return Errors.of(self.values[:, 0], self.truth, self.deviation)
+
+
+def log_probabilities(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return finite logarithms of probabilities, one of which may be 0."""
+    return np.asarray(np.log(np.maximum(shares, np.finfo(np.float64).tiny)))
 
 
 class SampleTraining(Task):

@@ -166,7 +166,7 @@ class Quick:
     failure: bool = False
 
     def export(self, target: Path, scratch: Path, err: bool, predictions: Any = None) -> dict[str, Any]:
-        from evo_tune.training.evaluation import PartPredictions
+        from evo_tune.training.samples import PartPredictions
 
         if self.failure:
             raise PluginError("the training was lost")

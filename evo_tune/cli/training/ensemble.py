@@ -24,8 +24,8 @@ from evo_tune.store.run import Run
 from evo_tune.text import one_line
 
 if TYPE_CHECKING:
-    from evo_tune.training.evaluation import PartPredictions
     from evo_tune.training.prediction.ensemble import Member
+    from evo_tune.training.samples import PartPredictions
 
 # Entry in SUPPORTS of an evaluator whose `export` notes predictions in its context, and gene with a model's family.
 ENSEMBLE, FAMILY = "ensemble", "family"

@@ -19,9 +19,9 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from evo_tune.errors import UsageError
-from evo_tune.training.evaluation import PartPredictions, log_probabilities
 from evo_tune.training.models.model_files import CONFIG, LARGEST_JSON, read_json
 from evo_tune.training.prediction.model import ClassifierModel, RegressionModel, SampleModel
+from evo_tune.training.samples import PartPredictions, log_probabilities
 from evo_tune.trust import safe_files
 
 # Name of an ensemble in the entry class of its config.json.
@@ -114,22 +114,19 @@ def choose_members(predictions: Sequence[PartPredictions]) -> list[int]:
         predictions: Predictions of each model for the validation part.
     """
 
-    def loss_of(weights: Sequence[int]) -> float:
-        return float(np.nan_to_num(combine(predictions, weights).loss, nan=np.inf)) if any(weights) else np.inf
+    def loss_of(weights: NDArray[np.int64]) -> float:
+        return float(np.nan_to_num(combine(predictions, weights.tolist()).loss, nan=np.inf)) if any(weights) else np.inf
 
-    def changed(weights: Sequence[int], number: int, weight: int) -> list[int]:
-        return [*weights[:number], weight, *weights[number + 1 :]]
-
-    count = range(len(predictions))
-    weights, best = [0] * len(predictions), [1, *[0] * (len(predictions) - 1)]
+    steps = np.eye(len(predictions), dtype=np.int64)
+    weights, best = np.zeros_like(steps[0]), steps[0]
     for _ in range(CHOICES):
-        weights = min((changed(weights, number, weights[number] + 1) for number in count), key=loss_of)
+        weights = min((weights + step for step in steps), key=loss_of)
         if loss_of(weights) < loss_of(best) * (1.0 - ROUNDING):
             best = weights
-    for number in sorted(count, key=lambda number: best[number]):
-        if loss_of(changed(best, number, 0)) <= loss_of(best) < np.inf:
-            best = changed(best, number, 0)
-    return best
+    for step in steps[np.argsort(best)]:
+        if loss_of(best * (1 - step)) <= loss_of(best) < np.inf:
+            best = best * (1 - step)
+    return [int(weight) for weight in best]
 
 
 def write_config(folder: Path, ensemble: Ensemble, metrics: Mapping[str, float]) -> None:

@@ -17,7 +17,6 @@ import evo_tune
 from evo_tune import Context
 from evo_tune.errors import EvoTuneError, UsageError
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training.evaluation import PartPredictions
 from evo_tune.training.fitting import score_metrics
 from evo_tune.training.prediction.ensemble import (
     MOST_MEMBERS,
@@ -28,6 +27,7 @@ from evo_tune.training.prediction.ensemble import (
     sha256_of,
     write_config,
 )
+from evo_tune.training.samples import PartPredictions
 from tests.training.prediction.cases import CASES
 from tests.training.prediction.conftest import Export
 
