@@ -292,38 +292,48 @@ def find_series(
     targets = _targets(value_columns, _names(frame, "target", target), key)
     times = read_times(frame[time], time)
     parts, unsorted, merged = _parts(frame, times.values, key, targets, inputs, averaged=step != "auto")
-    present = [part_times[~np.isnan(values[:, 0])] for _, part_times, values in parts]
-    present = [part_times for part_times in present if len(part_times)]
-    if not present:
+    observed = sum(int(np.count_nonzero(~np.isnan(values[:, 0]))) for _, _, values in parts)
+    if not observed:
         raise OptionError(f"column {targets[0]!r} holds no number: expected a value at each time")
-
-    columns: dict[str, Any] = {"time": time, "key": key, "targets": targets, **covariates}
-
-    def place(grid: Grid, averaged: Any = "") -> tuple[SeriesFormat, tuple[Series, ...]]:
-        style = {"averaged": averaged, "utc": times.utc, "day_first": times.day_first}
-        format = SeriesFormat(**columns, grid=grid, season=season or grid.season, **style)
-        return format, tuple(single for single in (format.place_on_grid(*part) for part in parts) if len(single))
-
-    is_dated = times.values.dtype.kind != "i"
-    if step == "auto":
-        file_times = [part_times for _, part_times, _ in parts]
-        grid = Grid.of(file_times)
-        try:
-            placed = place(grid)
-        except OptionError as error:
-            if not is_dated:
-                raise
-            if (regular := average_grid(file_times)) is None:
-                longer = "day" if grid.kind == "fixed" and grid.step < DAY else "week"
-                raise OptionError(f"{error}; -o step={longer}, for example, gives the mean of each {longer}") from None
-            placed = place(*regular)
-    elif is_dated:
-        placed = place(Grid.of_calendar(step, min(part_times[0] for part_times in present)), "within")
-    else:
-        raise OptionError(f"-o step={step}: column {time!r} has whole numbers: expected dates, or no step")
+    layout = {
+        "time": time,
+        "key": key,
+        "targets": targets,
+        "utc": times.utc,
+        "day_first": times.day_first,
+        **covariates,
+    }
+    placed = _place_all(parts, layout, season, step)
     numbers = value_columns.select_dtypes(["number", "bool"])
     unused = tuple(str(name) for name in numbers if name not in targets)
-    return SeriesData(*placed, unsorted, merged, sum(map(len, present)), unused)
+    return SeriesData(*placed, unsorted, merged, observed, unused)
+
+
+def _place_all(
+    parts: Sequence[Part], layout: Mapping[str, Any], season: int | None, step: str
+) -> tuple[SeriesFormat, tuple[Series, ...]]:
+    """Return series on the grid of their times, or on a calendar grid of means; see `find_series`."""
+    times = [part_times for _, part_times, _ in parts]
+    is_dated = times[0].dtype.kind != "i"
+
+    def place(grid: Grid, averaged: Any = "") -> tuple[SeriesFormat, tuple[Series, ...]]:
+        format = SeriesFormat(**layout, grid=grid, season=season or grid.season, averaged=averaged)
+        return format, tuple(single for single in (format.place_on_grid(*part) for part in parts) if len(single))
+
+    if step != "auto":
+        if not is_dated:
+            raise OptionError(f"-o step={step}: the times are whole numbers: expected dates, or no step")
+        return place(Grid.of_calendar(step, min(part_times[0] for part_times in times)), "within")
+    grid = Grid.of(times)
+    try:
+        return place(grid)
+    except OptionError as error:
+        if not is_dated:
+            raise
+        if (regular := average_grid(times)) is None:
+            longer = "day" if grid.kind == "fixed" and grid.step < DAY else "week"
+            raise OptionError(f"{error}; -o step={longer}, for example, gives the mean of each {longer}") from None
+        return place(*regular)
 
 
 def passengers() -> pd.DataFrame:

@@ -152,7 +152,7 @@ def test_a_step_averages_repeated_times_too(wide: pd.DataFrame) -> None:
     assert weekly.format.grid.name == "weekly"
     assert weekly.series[0].values.tolist() == [3.0, 10.0, 17.0, 24.0, 31.0, 37.0]
     assert weekly.series[0].observed.all()
-    with pytest.raises(OptionError, match="-o step=day: column 'day' has whole numbers: expected dates, or no step"):
+    with pytest.raises(OptionError, match="-o step=day: the times are whole numbers: expected dates, or no step"):
         read(wide.assign(day=range(40)), time="day", step="day")
 
 
