@@ -70,7 +70,9 @@ def numeric_features(train: pd.DataFrame, test: pd.DataFrame, as_numbers: bool) 
         parts = train[name], test[name]
         if pd.api.types.is_numeric_dtype(parts[0]):
             values = [part.astype(float) for part in parts]
-        elif (times := [pd.to_datetime(part, errors="coerce") for part in parts])[0].notna().mean() > 0.9:
+        elif (times := [pd.to_datetime(part, errors="coerce", format="mixed") for part in parts])[
+            0
+        ].notna().mean() > 0.9:
             for column, part in zip(columns, times, strict=True):
                 column |= {f"{name} {field}": getattr(part.dt, field) for field in ("month", "dayofweek", "hour")}
             values = [part.astype("int64") / 8.64e13 for part in times]
