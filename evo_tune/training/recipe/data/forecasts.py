@@ -264,10 +264,8 @@ def _covariate_scales(series: Sequence[Series], ends: NDArray[np.int64], names: 
     parts = [single.covariates[:end] for single, end in zip(series, ends[:, 0], strict=True)]  # type: ignore[index]
     values = np.concatenate(parts)
     for name, column in zip(names, values.T, strict=True):
-        missing = float(np.isnan(column).mean())
-        if missing > MOST_MISSING or not np.nanstd(column) > 0.0:
-            problem = "one value only" if missing <= MOST_MISSING else f"no value in {missing:.0%} of the steps"
-            raise OptionError(f"covariate {name!r} has {problem} before the validation part: leave it out")
+        if np.isnan(column).mean() > MOST_MISSING or not np.nanstd(column) > 0.0:
+            raise OptionError(f"covariate {name!r} has one value, or too few, before the validation part: leave it out")
     return np.stack([np.nanmean(values, 0), np.nanstd(values, 0)], 1)
 
 

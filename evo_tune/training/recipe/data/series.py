@@ -33,9 +33,6 @@ PASSENGERS = """
 LOOKED_AT = 20
 
 
-# Most columns that a line names.
-MOST_SHOWN = 9
-
 # Names of a column of whole numbers that is the time column.
 TIMES = ("time", "date", "timestamp", "year", "ds", "t")
 
@@ -209,7 +206,6 @@ class SeriesData:
         sorted: Whether the rows had to be sorted.
         merged: Number of rows that repeated another one and were left out.
         values: Number of values in the file.
-        unused: Names of the columns that are not used.
     """
 
     format: SeriesFormat
@@ -217,7 +213,6 @@ class SeriesData:
     sorted: bool
     merged: int
     values: int
-    unused: tuple[str, ...]
 
     def lines(self) -> list[str]:
         """Return what was read, as text: number and length of the series, frequency, times, season and gaps."""
@@ -246,10 +241,6 @@ class SeriesData:
             lines.append(f"{self.merged} rows repeat another one and are left out")
         for kind, covariates in (("known ahead", self.format.known), ("known up to the last value", self.format.past)):
             lines += [f"covariates {kind}: {', '.join(covariates)}"] if covariates else []
-        if self.unused:
-            shown = ",".join(self.unused[:MOST_SHOWN])
-            flags = f"-o known={shown}, those known ahead, and -o past=, the others"
-            lines.append(f"{len(self.unused)} columns of numbers are not used; covariates are named by {flags}")
         return lines
 
 
@@ -304,9 +295,7 @@ def find_series(
         **covariates,
     }
     placed = _place_all(parts, layout, season, step)
-    numbers = value_columns.select_dtypes(["number", "bool"])
-    unused = tuple(str(name) for name in numbers if name not in targets)
-    return SeriesData(*placed, unsorted, merged, observed, unused)
+    return SeriesData(*placed, unsorted, merged, observed)
 
 
 def _place_all(
