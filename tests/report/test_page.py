@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import StoreError
+from evo_tune.report import charts
 from evo_tune.report.charts import CaptionedFigure, Command, Part, Table, as_json
 from evo_tune.report.page import (
+    TRACES,
     Library,
     inline_library,
     page,
@@ -27,6 +29,7 @@ from evo_tune.report.page import (
     write_beside,
     write_report,
 )
+from evo_tune.report.run_data import RunData
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import HOSTILE, SAMPLE, Made
@@ -182,10 +185,26 @@ def test_a_thousand_trials_are_written_in_a_second(made: Made) -> None:
     assert time.process_time() - began < 1.0
 
 
-def test_the_script_is_the_librarys_but_for_a_pair_of_brackets() -> None:
+def test_the_script_is_the_librarys_but_for_a_pair_of_brackets_and_traces_without_a_chart() -> None:
     theirs = (files("plotly") / "package_data" / "plotly.min.js").read_bytes().rstrip()
     ours = plotly_script().rstrip().replace(b": this, (() => {", b": this, () => {").removesuffix(b"})));") + b"}));"
-    assert ours == theirs
+    listed = re.compile(rb"(?<=\.register\(\[)[\w$(),]+(?=\]\))")
+    assert listed.sub(b"", ours) == listed.sub(b"", theirs)
+    (kept,), (every,) = listed.findall(ours), listed.findall(theirs)
+    assert kept.count(b"()") == len(TRACES) < every.count(b"()")
+
+
+def test_all_traces_of_charts_are_registered(made: Made) -> None:
+    runs = [made(120), made(80, objectives=("loss:min", "params:min")), Run.open(SAMPLE)]
+    figures = [drawn.figure for run in runs for part in charts.parts(RunData(run)).values() for drawn in part.figures]
+    assert {trace["type"] for figure in figures for trace in figure["data"]} == {"scatter"}
+    folder = Path(charts.__path__[0])
+    assert set(
+        re.findall(
+            r'"type": "(bar|heatmap|box|violin|histogram|contour|table|parcoords|pie)"',
+            "".join(path.read_text() for path in folder.glob("*.py")),
+        )
+    ) == set(TRACES)
 
 
 def test_another_shape_of_the_script_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
