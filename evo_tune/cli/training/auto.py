@@ -181,7 +181,8 @@ def _propose_split(frame: pd.DataFrame, target: str) -> str:
             continue
         shown, flag = repr(one_line(name, 60)), f"-o split_by={shlex.quote(name)}"
         if classify_column(frame[name], as_category=False).kind == "date":
-            numbers = one_line(",".join(frame.select_dtypes(["number", "bool"]).columns.drop(target, "ignore")), 60)
+            columns = frame.select_dtypes(["number", "bool"]).columns.drop(target, "ignore")
+            numbers = shlex.quote(one_line(",".join(columns), 60)) if len(columns) else ""
             series = f"; to forecast a series: -o known={numbers} if known ahead, otherwise -o past={numbers}"
             later = f"if later rows are to be predicted, give {flag}{series if numbers else ''}"
             return f"rows are drawn for each part; {shown} has dates: {later}"
@@ -218,9 +219,10 @@ def _series_task(frame: pd.DataFrame, data: str, target: str | None) -> DataTask
             options = {"data": data, "time": series_format.time, "key": key, "target": target or ""}
             column, grid = one_line(series_format.time, 60), series_format.grid.name
             times = f"irregular times, averaged to {grid} ones" if series_format.averaged else f"{grid} times"
-            why = f"its column {column!r} has {times}, and {target if has_more else 'the others'} are series"
-            first, *others = series_format.targets
-            covariates = one_line(",".join(others), 60)
+            subject = one_line(target or "", 60) if has_more else "the others"
+            why = f"its column {column!r} has {times}, and {subject} are series"
+            first, *others = (one_line(name, 60) for name in series_format.targets)
+            first, covariates = shlex.quote(first), shlex.quote(one_line(",".join(others), 60))
             flags = f"--target {first} -o known={covariates} if they are known ahead, otherwise -o past={covariates}"
             proposal = f"each column is forecast from its own past; with the others as covariates: {flags}"
             named = {name: text for name, text in options.items() if text}
