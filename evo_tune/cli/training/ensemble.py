@@ -138,8 +138,8 @@ def write_ensemble(
     models: list[TrainedModel] = []
     for number, training in enumerate(trainings):
         if models and not fits(training):
-            shared.echo(f"no time is left for another member: {len(models)} models are trained", err=err)
-            break
+            shared.echo(f"trial {training.candidate.id} is no member: no time is left for its training", err=err)
+            continue
         try:
             models.append(TrainedModel.train(training, target / f"candidate-{number}", scratch / str(number), err))
         except EvoTuneError as error:

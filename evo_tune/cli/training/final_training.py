@@ -73,8 +73,9 @@ STARTING_SECONDS = 5.0
 # Share of the hours for the evaluation and the files of a model whose training the hours end.
 WRITING_SHARE = 0.03
 
-# Trainings for an ensemble, and the largest share of the hours for those beside the first one.
-MEMBERS, MEMBERS_SHARE = 4, 0.15
+# Trainings for an ensemble, and the largest share of the hours that is reserved for those beside the first one: with
+# 15 %, short searches on a busy machine had too few trials (benchmarks/LOG.md).
+MEMBERS, MEMBERS_SHARE = 4, 0.05
 
 # Least share by which the validation loss of an ensemble is lower than that of one model (benchmarks/LOG.md).
 LEAST_GAIN = 0.01
