@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.genome.forest import Forest
-from evo_tune.genome.genes import Float
+from evo_tune.genome.genes import Choice, Float
 from evo_tune.genome.kernel import FeatureLayout
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Constraint, Outcome
@@ -185,6 +185,19 @@ def test_of_equal_predictions_the_less_certain_one_is_worth_more() -> None:
     mean, variance = learned._predict(np.arange(30))
     assert np.allclose(learned.worth(np.arange(30)) - mean, np.sqrt(variance))
     assert variance[10:].mean() > variance[:10].mean()
+
+
+def test_a_gene_that_is_not_active_does_not_change_what_is_promoted() -> None:
+    space = SearchSpace(kind=Choice(("a", "b")), x=Float(0, 1), y=Float(0, 1, when={"kind": "a"}))
+    rng = np.random.default_rng(0)
+    units = rng.random((24, 3))
+    units[-2:] = [[0.75, 0.4, 0.1], [0.75, 0.4, 0.9]]  # y is not active where the kind is b
+    places = np.full((24, 3), np.nan)
+    places[:, 0], places[:8, 2] = np.arange(24.0) + 1.0, np.arange(8.0) * 3.0 + 1.0
+    places[-2:, 0] = 12.0
+    model = FidelityModel.of(GenomeResults(RUNGS, places, np.arange(24), list(units)), FeatureLayout.of(space))
+    first, second = model.worth(np.array([22, 23]))
+    assert first == pytest.approx(second)
 
 
 def test_a_run_with_rungs_has_the_acquisition_of_a_run_without(monkeypatch: pytest.MonkeyPatch) -> None:
