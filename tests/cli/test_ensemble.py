@@ -216,12 +216,15 @@ def test_where_no_mean_is_better_the_first_model_is_written(
 ) -> None:
     assert write(quick(1.0), quick(2.0)) == {"val_loss": 1.0}
     assert content(tmp_path / "out") == {"README.md", "config.json"}
-    assert "2 models are trained, and the first is written: its validation loss is 1" in capsys.readouterr().out
+    assert "2 models are trained, and the first is written: no mean of them is better" in capsys.readouterr().out
 
 
-def test_a_gain_that_is_too_small_gives_one_model(write: Write, tmp_path: Path) -> None:
+def test_a_gain_that_is_too_small_gives_one_model(
+    write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert write(quick(1.0), quick(-0.5), least_gain=1.0) == {"val_loss": 1.0}
     assert "member-0" not in content(tmp_path / "out")
+    assert "a mean has a validation loss of 0, the first one 1" in capsys.readouterr().out
 
 
 def test_a_model_for_which_no_time_is_left_is_not_trained(
@@ -273,7 +276,7 @@ def test_auto_writes_one_model_where_an_ensemble_gains_too_little(
     monkeypatch.setattr(final_training, "LEAST_GAIN", 1.0)
     monkeypatch.setattr(final_training, "MEMBERS", 3)
     done = typed(*AUTO, "--name", "mine", "--out", "model")
-    assert "3 models are trained, and the first is written: its validation loss is" in done.out, done
+    assert "3 models are trained, and the first is written: a mean has a validation loss of" in done.out, done
     assert content(data / "model") == {"README.md", "config.json", "model.safetensors"}
 
 

@@ -153,8 +153,9 @@ def write_ensemble(
     if len(members) > 1 and loss < (1.0 - least_gain) * single_loss:
         metrics = _write_members(members, first, target, err)
     else:
-        losses = f"its validation loss is {single_loss:.4g}, that of an ensemble {loss:.4g}"
-        shared.echo(f"{len(models)} models are trained, and the first is written: {losses}", err=err)
+        means = f"a mean has a validation loss of {loss:.4g}, the first one {single_loss:.4g}"
+        reason = means if len(members) > 1 else "no mean of them is better than one of them"
+        shared.echo(f"{len(models)} models are trained, and the first is written: {reason}", err=err)
         metrics = first.metrics
         for file in first.folder.iterdir():
             file.rename(target / file.name)
