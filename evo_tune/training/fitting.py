@@ -27,7 +27,7 @@ from evo_tune.training.session import training_notes
 # In place of a trainer, which a fit does not have.
 ON_CPU: Any = SimpleNamespace(evaluation={})
 
-# Seconds that a fit has even if it begins after `Context.ends_at`, on a busy machine: trees of one step are no model.
+# Seconds that a fit has after its first step even if `Context.ends_at` has passed: trees of one step are no model.
 LATE_SECONDS = 2.0
 
 # Most steps without an improvement, if there is patience: LightGBM is often given so many.
@@ -54,7 +54,7 @@ def fit_task(
 
     The model is the one of the step with the smallest validation loss. With `patience`, the fit ends after the steps of
     so many evaluations without an improvement, `LONGEST_PATIENCE` steps at most; also with the step at `run.ends_at`,
-    but not within its first `LATE_SECONDS`.
+    but not within `LATE_SECONDS` of the first one.
 
     Args:
         plan: The evaluator's description of the training, with `fit_steps`.
@@ -173,9 +173,11 @@ def _keep_best(model: FittedModel, outputs: Iterator[Any], task: SampleTraining,
     most_waiting = np.inf
     if options.patience is not None:
         most_waiting = min(LONGEST_PATIENCE, options.patience * max(1, steps // options.evaluations))
-    ends_at = max(task.run.ends_at, time.monotonic() + LATE_SECONDS)
+    ends_at = task.run.ends_at
     best, state, best_step, step = np.inf, None, 0, 0
     for step, values in enumerate(outputs, 1):
+        if step == 1:  # which loads LightGBM and prepares the rows
+            ends_at = max(ends_at, time.monotonic() + LATE_SECONDS)
         late = time.monotonic() >= ends_at
         if step not in marks and options.patience is None and not late:
             continue
