@@ -13,7 +13,7 @@ import click
 # Titles of the groups and names of their flags, both in the order of the help; all others are in 'Other flags'.
 FLAGS: Mapping[str, str] = {
     "Training": """trial from gene option ladder for-scale evaluator metric metrics-file template set progress shell
-        judge width depth batch base prompt length temperature top-k""",
+        judge ensemble single width depth batch base prompt length temperature top-k""",
     "Search": """target families patches protect allow-patches strategy strategy-option accept-changes trust
         population fidelity prune widen seed order lag warm-start learn-from fill-defaults""",
     "Limits": "generations trials budget hours stop-when-done tokens seconds timeout retries dry-run give-up-after",

@@ -1,6 +1,6 @@
-"""Give a trained model a longer context.
+"""Enlarge a trained model: more blocks, wider feed-forward layers, or a longer context.
 
-`extend_context` returns a new model. `extend_trainer` continues a training with a longer context: same
+`grow` and `extend_context` return a new model. `extend_trainer` continues a training with a longer context: same
 recipe, same step, same moments. This module is independent of budgets.
 """
 
@@ -9,11 +9,61 @@ from typing import cast
 
 import torch
 
+from evo_tune.errors import RecipeError
 from evo_tune.options.declare import check_integer
 from evo_tune.training.models.block import interpolate_positions
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.trainer import Trainer
+
+
+def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None, seed: int = 0) -> GPT:
+    """Return a larger model with the same outputs: bit-identical if only deeper, else up to rounding.
+
+    The outputs of new blocks and of new hidden units begin at zero.
+
+    Args:
+        model: Model to enlarge; unchanged.
+        depth: Number of blocks, at least the model's; new blocks are spread evenly among the old.
+        ffn_mult: Width of the feed-forward layers as a multiple of the model's width, at least the model's.
+        seed: Seed of the new weights that are not initially zero.
+
+    Raises:
+        RecipeError: A size would shrink, or blocks with and without a window or value embeddings would change places.
+    """
+    old = model.config
+    depth, ffn_mult = depth or old.depth, ffn_mult or old.ffn_mult
+    check_integer("depth", depth, old.depth)
+    config = replace(old, depth=depth, ffn_mult=ffn_mult)
+    if config.ffn_width < old.ffn_width:
+        raise RecipeError("ffn_mult", ffn_mult, f"{old.ffn_mult} or more")
+    if depth > old.depth and len({*old.windows, *config.windows}) > 1:
+        raise RecipeError("depth", depth, f"{old.depth} with window_pattern={old.window_pattern!r}")
+    old_block_at = {(block + 1) * depth // old.depth - 1: block for block in range(old.depth)}
+    if not all(config.embeds_values[new] for new, block in old_block_at.items() if old.embeds_values[block]):
+        raise RecipeError("depth", depth, f"{old.depth} or {2 * old.depth} with value_embeddings")
+    grown = GPT(config, seed, recompute=model.recompute)
+    old_weights = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, weight in grown.named_parameters():
+            old_name = name
+            if name.startswith("blocks."):
+                _, number, part = name.split(".", 2)
+                old_name = f"blocks.{old_block_at.get(int(number))}.{part}"
+            ends_branch = name.endswith((".out.weight", ".out.bias"))
+            if old_name not in old_weights:  # of a new block
+                if ends_branch:
+                    weight.zero_()
+                continue
+            if name.endswith("ffn.out.weight"):
+                weight.zero_()
+            # With a gate, its rows come first, then those of the value.
+            halves = config.ffn_maps if ".ffn.up." in name else 1
+            for target, source in zip(weight.chunk(halves), old_weights[old_name].chunk(halves), strict=True):
+                target[tuple(map(slice, source.shape))] = source
+            if ends_branch:  # a deeper model may multiply its branches by a smaller factor
+                weight.mul_(old.branch / config.branch)
+    return grown.to(model.embedding.weight).train(model.training)
 
 
 def extend_context(model: GPT, context: int, method: str = "linear") -> GPT:

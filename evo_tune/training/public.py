@@ -25,7 +25,7 @@ from evo_tune.training.evaluation import (
     model_outputs,
     score_classifier,
 )
-from evo_tune.training.extension import extend_context, extend_trainer
+from evo_tune.training.extension import extend_context, extend_trainer, grow
 from evo_tune.training.fitting import export_fitted, fit_task
 from evo_tune.training.hardware.device import IGNORE, keep_freed_memory, reproducible, seed_for
 from evo_tune.training.hardware.distributed import Ranks, RanksDiffer, launch, process_group

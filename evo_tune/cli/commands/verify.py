@@ -1,5 +1,6 @@
 """`evo-tune verify`: replay the proposals of a run, compare its files with its journal, and train trials again."""
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import click
@@ -7,10 +8,10 @@ import click
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 from evo_tune.errors import PluginError
-from evo_tune.text import with_plural
+from evo_tune.text import one_line, with_plural
 
 if TYPE_CHECKING:
-    from evo_tune.loop.verifying import Verification
+    from evo_tune.loop.verifying import Disagreement, Verification
 
 # Most disagreements to print.
 SHOWN = 5
@@ -89,13 +90,24 @@ def _agreements(verification: "Verification") -> list[str]:
     return [*(f"{row.run}: {line}" for line in lines), f"not detected: {row.undetected}"]
 
 
+def _show_difference(row: "Disagreement") -> tuple[str, str]:
+    """Return the recorded and the replayed genome, or what else differs if the genomes are equal."""
+    if row.replayed is None:
+        return shared.show_genome(row.recorded.genome), "nothing"
+    old, new = (dataclasses.asdict(proposal) for proposal in (row.recorded, row.replayed))
+    name = next((name for name in old if old[name] != new[name]), "genome")
+    if name == "genome":
+        return shared.show_genome(row.recorded.genome), shared.show_genome(row.replayed.genome)
+    recorded, replayed = (f"{name} {one_line(str(values[name] or 'none'), 300)}" for values in (old, new))
+    return recorded, replayed
+
+
 def _disagreements(verification: "Verification") -> list[str]:
     """Return what does not agree, a line each."""
     row, lines = verification, []
     for proposal in row.disagreements[:SHOWN]:
-        replayed = shared.show_genome(proposal.replayed.genome) if proposal.replayed else "nothing"
-        lines.append(f"trial {proposal.id}: recorded {shared.show_genome(proposal.recorded.genome)}")
-        lines.append(f"  but replayed {replayed}")
+        recorded, replayed = _show_difference(proposal)
+        lines += [f"trial {proposal.id}: recorded {recorded}", f"  but replayed {replayed}"]
     for change in row.ranges[:SHOWN]:
         lines.append(f"before trial {change.before}: recorded {change.recorded or 'no wider range'}")
         lines.append(f"  but replayed {change.replayed or 'no wider range'}")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training import GPT, SGD, AdamW, FTTransformer, Muon, TextClassifier, ViT
+from evo_tune.training import GPT, SGD, AdamW, FTTransformer, Muon, TextClassifier, ViT, grow
 from evo_tune.training.recipe import FTConfig, GPTConfig, TextConfig, ViTConfig
 from evo_tune.training.recipe.models.rules import Parametrisation
 
@@ -144,6 +144,12 @@ def trained() -> GPT:
     model = gpt(COMPLETE)
     stepped(model, "adamw", TOKENS[:, :-1], TOKENS[:, 1:], steps=5)
     return model
+
+
+def test_a_deeper_model_begins_as_the_same_function() -> None:
+    model = trained()
+    deeper = grow(model, depth=4)
+    assert torch.allclose(model(TOKENS[:, :-1]), deeper(TOKENS[:, :-1]), atol=1e-5)
 
 
 def test_a_saved_model_keeps_it(tmp_path: Path) -> None:
