@@ -33,16 +33,20 @@ RDATASETS: dict[str, tuple[str, str, str, list[str]]] = {
 }
 
 MOST_ROWS = 30_000
+# Categories of a column that peers get; histogram boosting takes at most 255. Rarer ones are missing values.
+MOST_CATEGORIES = 254
 
 AUTOGLUON = """
 import sys
 import pandas as pd
 from autogluon.tabular import TabularPredictor
-folder, target, seconds, classes = sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4] == "1"
+folder, target, seconds, kind = sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4]
 train, test = pd.read_csv(folder + "/train.csv"), pd.read_csv(folder + "/test.csv")
-model = TabularPredictor(target, path=folder + "/model", verbosity=0, eval_metric="log_loss" if classes else "rmse")
+metric = "rmse" if kind == "regression" else "log_loss"
+model = TabularPredictor(target, problem_type=kind, path=folder + "/model", verbosity=0, eval_metric=metric)
 model.fit(train, presets="medium_quality", time_limit=seconds, num_cpus=1)
-(model.predict_proba(test) if classes else model.predict(test)).to_csv(folder + "/predicted.csv", index=False)
+predicted = model.predict(test) if kind == "regression" else model.predict_proba(test)
+predicted.to_csv(folder + "/predicted.csv", index=False)
 """
 
 
@@ -77,7 +81,7 @@ def numeric_features(train: pd.DataFrame, test: pd.DataFrame, as_numbers: bool) 
                 column |= {f"{name} {field}": getattr(part.dt, field) for field in ("month", "dayofweek", "hour")}
             values = [part.astype("int64") / 8.64e13 for part in times]
         else:
-            kind = pd.CategoricalDtype(sorted(parts[0].dropna().astype(str).unique()))
+            kind = pd.CategoricalDtype(sorted(parts[0].dropna().astype(str).value_counts().index[:MOST_CATEGORIES]))
             values = [part.astype(str).where(part.notna()).astype(kind) for part in parts]
             values = [part.cat.codes.astype(float) for part in values] if as_numbers else values
         for column, part in zip(columns, values, strict=True):
@@ -86,12 +90,19 @@ def numeric_features(train: pd.DataFrame, test: pd.DataFrame, as_numbers: bool) 
 
 
 def by_autogluon(python: str, train: pd.DataFrame, test: pd.DataFrame, target: str, seconds: float) -> Any:
-    """Return AutoGluon's predictions, medium quality, in an environment that has it."""
+    """Return AutoGluon's predictions, medium quality, in an environment that has it.
+
+    Raises:
+        RuntimeError: AutoGluon failed; with the last line that it wrote.
+    """
     is_class = not pd.api.types.is_numeric_dtype(train[target])
+    kind = ("binary" if train[target].nunique() == 2 else "multiclass") if is_class else "regression"
     with tempfile.TemporaryDirectory() as folder:
         train.to_csv(Path(folder) / "train.csv", index=False)
         test.drop(columns=[target]).to_csv(Path(folder) / "test.csv", index=False)
-        command = [python, "-c", AUTOGLUON, folder, target, str(seconds), str(int(is_class))]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [python, "-c", AUTOGLUON, folder, target, str(seconds), kind]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise RuntimeError(f"AutoGluon failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
         predicted = pd.read_csv(Path(folder) / "predicted.csv")
         return predicted[sorted(predicted.columns)].to_numpy() if is_class else predicted[target].to_numpy()

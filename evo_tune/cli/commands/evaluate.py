@@ -71,7 +71,10 @@ def command(
         run_settings, session = parse_settings({"slots": 1, "devices": devices, "threads": threads, "hours": hours})
         limit = f"at most {max_timing_seconds(session):.3g} s, apart from the start of workers"
         shared.echo(f"Timing a few steps before the training: {limit}", err=True)
-        bound = plan_run(plugin, Request(options=option_values), run_settings, session, Path()).evaluator
+        run_plan = plan_run(plugin, Request(options=option_values), run_settings, session, Path())
+        if run_plan.pace is None:
+            shared.echo("No step was timed so soon: the length of the training follows from usual costs", err=True)
+        bound = run_plan.evaluator
     bound = bound.for_run(budget < 1.0)
     space = bound.space.including(values)
     genome = space.check(space.parse(values), fill_defaults=True)
