@@ -311,10 +311,11 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=[*list(AUTO)[:3], RUN, *PEERS[:-2]], metavar="NAME")
     parser.add_argument("--autogluon", default="", metavar="PYTHON", help="Python of an environment with AutoGluon.")
     parser.add_argument("--splits", type=int, default=1)
+    parser.add_argument("--first-split", type=int, default=0, help="Seed of the first split.")
     parser.add_argument("--results", type=Path, default=Path("families.jsonl"), help="File that rows are added to.")
     given = parser.parse_args()
     rows = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
-    for seed in range(given.splits):
+    for seed in range(given.first_split, given.first_split + given.splits):
         for name in RDATASETS if given.data == ["public"] else given.data:
             for method in given.methods:
                 if any((row["name"], row["method"], row["seed"]) == (name, method, seed) for row in rows):
