@@ -311,7 +311,7 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
 
     task = _task(genome, options)
     if task.fit_steps is not None:
-        return fit_task(task, _kind(options), context)[1]
+        return fit_task(task, _kind(options), context).metrics
     return evaluate_task(task, _kind(options), train_rank, context)
 
 

@@ -293,7 +293,7 @@ def evaluate(genome: Mapping[str, Any], context: Context, options: Options) -> d
 
     task = _task(genome, options)
     if task.fit_steps is not None:
-        return fit_task(task, ClassifierTraining, context)[1]
+        return fit_task(task, ClassifierTraining, context).metrics
     return evaluate_task(task, ClassifierTraining, train_rank, context)
 
 

@@ -47,9 +47,22 @@ class FittedSteps:
     best: int
 
 
-def fit_task(
-    plan: SampleTask, kind: type[SampleTraining], run: Context, refit: bool = False
-) -> tuple[FittedModel, dict[str, float]]:
+@dataclass(frozen=True)
+class Fit:
+    """A model that is fitted and judged.
+
+    Args:
+        model: The model, on the CPU.
+        metrics: The rows of `METRICS` that it has.
+        rows: Number of rows that it has learned from; 0: its steps were timed only.
+    """
+
+    model: FittedModel
+    metrics: dict[str, float]
+    rows: int = 0
+
+
+def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context, refit: str = "none") -> Fit:
     """Fit a model to the training rows up to the run's budget, and judge it on the validation rows.
 
     The model is the one of the step with the smallest validation loss. With `patience`, the fit ends after the steps of
@@ -60,11 +73,10 @@ def fit_task(
         plan: The evaluator's description of the training, with `fit_steps`.
         kind: Class of the task.
         run: Device, seed, budget and folders; receives the learning curve.
-        refit: Whether to return a model that is then fitted to the training and the validation rows, with as many steps
-            as the best model has, if it can end by `run.ends_at`. The metrics of the test set are its own.
+        refit: 'validation': return a model that is then fitted to the training and the validation rows, with as many
+            steps as the best model has, if it can end by `run.ends_at`; the metrics of the test set are its own. 'all':
+            fit once more, to the test rows too, after their metrics.
 
-    Returns:
-        The model on the CPU, and the rows of `METRICS` that it has.
     """
     began = time.perf_counter()
     with reproducible(run.threads):
@@ -78,22 +90,34 @@ def fit_task(
         fit_began = time.monotonic()
         outputs = model.fit(_fit_rows(task, parts.training), plan.genome, most, seed)
         if run.timing:
-            return model, _time_steps(outputs, steps, run.timing, began)
+            return Fit(model, _time_steps(outputs, steps, run.timing, began))
         fitted = _keep_best(model, outputs, task, steps, most)
         last = float(fitted.last)
         metrics = {"steps": last, "epochs": last, "samples": last * len(parts.training[0])}
         metrics |= {"train_loss": judge(task, model, parts.training_sample).loss}
         held_out = judge(task, model, parts.held_out)
         task.keep_predictions(ON_CPU, model, "held_out")  # of a model that has not learned from these rows
-        if refit and 2.0 * time.monotonic() - fit_began < run.ends_at:  # a second fit takes as long as the first
-            model = plan.build(seed)
-            for _ in model.fit(_fit_rows(task, parts.training, parts.held_out), plan.genome, fitted.best, seed):
+        seconds = time.monotonic() - fit_began  # another fit takes about as long
+
+        def fit_again(*learned: MicroBatch) -> FittedModel:
+            again: FittedModel = plan.build(seed)
+            for _ in again.fit(_fit_rows(task, *learned), plan.genome, fitted.best, seed):
                 pass
-            model.finish(model.state())
-        metrics |= {"params": float(model.config.parameters)}
+            again.finish(again.state())
+            return again
+
+        learned = [parts.training]
+        if refit != "none" and time.monotonic() + seconds < run.ends_at:
+            learned.append(parts.held_out)
+            model = fit_again(*learned)
         test = judge(task, model, parts.test)
         task.keep_predictions(ON_CPU, model, "test")
-        return model, metrics | score_metrics(task.group, held_out, test if run.test else None)
+        if refit == "all" and time.monotonic() + seconds < run.ends_at:
+            learned.append(parts.test)
+            model = fit_again(*learned)
+        metrics |= {"params": float(model.config.parameters)}
+        metrics |= score_metrics(task.group, held_out, test if run.test else None)
+        return Fit(model, metrics, sum(len(part[0]) for part in learned))
 
 
 def score_metrics(group: str, held_out: Scores | Errors, test: Scores | Errors | None) -> dict[str, float]:
@@ -116,7 +140,7 @@ def score_metrics(group: str, held_out: Scores | Errors, test: Scores | Errors |
 def export_fitted(plan: SampleTask, kind: type[SampleTraining], run: Context, folder: Path | str) -> dict[str, float]:
     """Fit a model, write it to a folder, and return its metrics.
 
-    With the option `refit`, the model has learned from the validation rows as well, if there is time (`run.ends_at`).
+    By the option `refit`, it has learned from validation or from all rows, if there is time (`run.ends_at`).
 
     Args:
         plan: See `fit_task`.
@@ -125,11 +149,12 @@ def export_fitted(plan: SampleTask, kind: type[SampleTraining], run: Context, fo
         folder: Folder to write; created if missing.
     """
     options: Any = plan.options
-    model, metrics = fit_task(plan, kind, run, options.refit)
+    fit = fit_task(plan, kind, run, options.refit)
     rows = {name: len(part) for name, part in zip(("training", "held_out", "test"), plan.parts, strict=True)}
-    notes = training_notes(plan, run, "fp32", metrics, rows=rows)
-    model.save(folder, **{**notes, "evaluated": {**notes["evaluated"], "device": "cpu"}})
-    return metrics
+    rows["last_fit"] = fit.rows
+    notes = training_notes(plan, run, "fp32", fit.metrics, rows=rows)
+    fit.model.save(folder, **{**notes, "evaluated": {**notes["evaluated"], "device": "cpu"}})
+    return fit.metrics
 
 
 def judge(task: SampleTraining, model: FittedModel, samples: MicroBatch) -> Scores | Errors:

@@ -313,6 +313,16 @@ def test_a_model_worse_than_the_baseline_is_not_recommended_whatever_other_seeds
 
 
 @pytest.mark.slow
+def test_scores_from_before_the_last_fit_are_said_to_be(data: Path, typed: Typed) -> None:
+    words = "auto table.csv --target kind -o epochs=1 -o refit=all --families linear --trials 2 --slots 1 --name mine"
+    done = typed(*words.split())
+    before = "the model on the test set, before its last fit, which had the test set too, in brackets"
+    assert before in done.out, done
+    card = (data / "populations" / "mine" / "_model" / "README.md").read_text()
+    assert "The results are those of the model before its last fit, which had the test samples too" in card
+
+
+@pytest.mark.slow
 def test_a_strangers_wish_writes_nothing_outside_of_the_run(data: Path, typed: Typed) -> None:
     assert typed(*AUTO).code == 0
     run, outside = data / "populations" / "mine", data / "outside"

@@ -89,16 +89,21 @@ def test_families_report_the_same_metrics_and_export_a_model_with_the_same_score
         if family != "transformer":
             assert metrics["steps"] <= bound.estimate(genome)["steps"]
             rows = pd.read_csv(data).iloc[bound.values.table.test]
-            for refit in (False, True):
+            for refit in ("none", "validation", "all"):
                 folder = tmp_path / f"{family}-{refit}"
                 chosen = bind(data, "auto", **options, refit=refit)
                 exported = chosen.export(genome, Context(seed=3, folder=tmp_path / "again"), folder)
                 assert exported["val_loss"] == metrics["val_loss"]
-                assert (exported["test_loss"] == metrics["test_loss"]) != refit
-                loss = load_model(folder).evaluate(rows)["loss"]
-                assert loss == pytest.approx(exported["test_loss"], rel=1e-5)
-                notes = json.loads((folder / "config.json").read_text())
+                assert (exported["test_loss"] == metrics["test_loss"]) == (refit == "none")
+                model, notes = load_model(folder), json.loads((folder / "config.json").read_text())
                 assert notes["metrics"]["test_loss"] == exported["test_loss"]
+                counts = notes["rows"]
+                if refit == "all":
+                    assert model.evaluate(rows)["loss"] < exported["test_loss"], "it has learned from these rows"
+                    assert counts["last_fit"] == counts["training"] + counts["held_out"] + counts["test"]
+                else:
+                    assert model.evaluate(rows)["loss"] == pytest.approx(exported["test_loss"], rel=1e-5)
+                    assert counts["last_fit"] == counts["training"] + (refit == "validation") * counts["held_out"]
     assert names["boosting"] == names["linear"] == names["transformer"]
     assert len(names["linear"]) >= 8
 
@@ -123,10 +128,10 @@ def test_a_fit_ends_in_time_with_a_model_and_without_a_second_fit(
 ) -> None:
     monkeypatch.setattr(fitting, "LATE_SECONDS", 0.0)
     losses = []
-    for refit in (True, False):
+    for refit in ("all", "none"):
         bound = bind(data, family, patience=None, evaluations=1, refit=refit)
         run = Context(seed=0, folder=tmp_path / "trial", ends_at=time.monotonic())
-        metrics = bound.export(bound.space.default(), run, tmp_path / str(refit))
+        metrics = bound.export(bound.space.default(), run, tmp_path / refit)
         assert metrics["steps"] == 1.0
         losses.append(metrics["test_loss"])
     assert losses[0] == losses[1]
@@ -135,7 +140,7 @@ def test_a_fit_ends_in_time_with_a_model_and_without_a_second_fit(
 def test_a_fit_that_begins_late_has_some_seconds(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a busy machine, one step of boosting was exported, which is worse than the baseline."""
     monkeypatch.setattr(fitting, "LATE_SECONDS", 60.0)
-    bound = bind(data, "boosting", refit=False)
+    bound = bind(data, "boosting", refit="none")
     losses = []
     for ends_at in (time.monotonic(), math.inf):
         run = Context(seed=0, folder=tmp_path / "trial", ends_at=ends_at)

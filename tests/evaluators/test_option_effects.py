@@ -148,7 +148,7 @@ EFFECTS: dict[str, Effect] = {
     "header": Effect("none", given={"target": "column4"}, sees="refused"),
     "split_by": Effect("b"),
     "families": Effect("auto"),
-    "refit": Effect(False, given={"families": "linear"}, sees="exported"),
+    "refit": Effect("none", given={"families": "linear"}, sees="exported"),
     "time": Effect("step", given={"target": "y1"}),
     "key": Effect("shop", given={"target": "y1"}),
     "horizon": Effect(2),

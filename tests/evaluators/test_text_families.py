@@ -71,16 +71,16 @@ def test_both_families_report_the_same_metrics_and_the_linear_one_exports_its_sc
             assert metrics["params"] <= bound.estimate(genome)["params"]
             again = bound.evaluate(genome, Context(seed=4, folder=tmp_path / "again", test=True))
             assert {**again, "seconds": 0} == {**metrics, "seconds": 0}
-            for refit in (False, True):
+            for refit in ("none", "validation"):
                 chosen = bind(data, "auto", epochs=1.0, refit=refit)
-                exported = chosen.export(genome, Context(seed=3, folder=tmp_path / "again"), tmp_path / str(refit))
+                exported = chosen.export(genome, Context(seed=3, folder=tmp_path / "again"), tmp_path / refit)
                 assert exported["val_loss"] == metrics["val_loss"]
-                assert (exported["test_loss"] == metrics["test_loss"]) != refit
-                files = sorted(path.name for path in (tmp_path / str(refit)).iterdir())
+                assert (exported["test_loss"] == metrics["test_loss"]) == (refit == "none")
+                files = sorted(path.name for path in (tmp_path / refit).iterdir())
                 assert files == ["config.json", "model.safetensors"]
                 rows = [json.loads(line) for line in data.read_text().splitlines()]
                 test = bound.values.texts.parts(0.2, 0.2)[2]
-                model = load_model(tmp_path / str(refit))
+                model = load_model(tmp_path / refit)
                 predicted = model.predict([rows[row]["text"] for row in test])
                 accuracy = np.mean([label == rows[row]["label"] for label, row in zip(predicted, test, strict=True)])
                 assert accuracy == pytest.approx(exported["test_accuracy"])

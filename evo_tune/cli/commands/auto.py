@@ -72,7 +72,7 @@ def command(
     began = time.monotonic()
     from evo_tune.cli.flags import RUN_DEFAULTS
     from evo_tune.cli.session import print_plan, run_search
-    from evo_tune.cli.training.auto import check_model_folder, choose_task, copy_model, read_metrics, verdict_lines
+    from evo_tune.cli.training.auto import check_model_folder, choose_task, copy_model, read_facts, verdict_lines
     from evo_tune.cli.training.final_training import MODEL
     from evo_tune.loop.plan import Request, plan_run
     from evo_tune.options.binding import split_assignments
@@ -132,7 +132,7 @@ def command(
                 why=task.why,
                 model=str(path),
                 verdict=lines,
-                comparisons=compared_means(search.saved, read_metrics(path)),
+                comparisons=compared_means(search.saved, read_facts(path).metrics),
             )
         )
         return exit_code

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from evo_tune.loop.search import Search
     from evo_tune.report.summary import RunResult
     from evo_tune.store.run import Run
+    from evo_tune.training.prediction.about import TrainingFacts
 
 IMAGES = {".bmp", ".gif", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 TABLES = {".csv", ".tsv", ".parquet", ".pq"}
@@ -323,12 +324,11 @@ def copy_model(model: Path, target: Path) -> None:
         raise StoreError(f"cannot write {target}: {error.strerror}; the model is in {model}") from None
 
 
-def read_metrics(model: Path) -> dict[str, float | None]:
-    """Return the metrics in the folder of a model; empty if it has none, as those of other evaluators."""
+def read_facts(model: Path) -> TrainingFacts:
+    """Return what the folder of a model says of its training; nothing if it is another evaluator's."""
     from evo_tune.training.prediction.about import TrainingFacts
 
-    facts = _read_config(model, TrainingFacts)
-    return {} if facts is None else facts.metrics
+    return _read_config(model, TrainingFacts) or TrainingFacts()
 
 
 def _read_config(model: Path, kind: type[T]) -> T | None:
@@ -360,7 +360,8 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
         trial, value = ensemble.verdict, ""
     test_data = "the test set" if run.manifest.tests and value else "held-out data"
     data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)
-    metrics = read_metrics(model)
+    facts = read_facts(model)
+    metrics = facts.metrics
     lines = [f"use {_recommend(run, result, metrics, model, longer)}: {trial}{value}"]
     lines.append(verdict(result))
     if result.baseline is not None and not longer:
@@ -374,7 +375,8 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
             for name in names
         ]
         brackets = "" if all(baseline.get(name) is None for name in names) else f", in brackets {baseline_name}"
-        lines.append(f"the model on the test set{brackets}: {', '.join(values)}")
+        before = ", before its last fit, which had the test set too" if facts.has_learned_test else ""
+        lines.append(f"the model on the test set{before}{brackets}: {', '.join(values)}")
     lines += [line for line in search.evaluator.describe() if line.startswith(TELLING)]
     return [*lines, f"measured on {test_data} of {data}; all took {shared.show_seconds(seconds)}"]
 

@@ -61,7 +61,7 @@ class TrainingFacts(Struct, frozen=True):
         seed: Seed of the training.
         metrics: Metrics of the training.
         data: SHA-256 of the data and its split.
-        rows: Number of samples of each part: training, held_out, test.
+        rows: Number of samples of each part: training, held_out, test; and of the last fit, if there was another.
         evaluated: How the metrics were computed.
         inputs: Values of the training images, for images.
         judged: The part of the held-out text that was scored, for texts.
@@ -76,6 +76,12 @@ class TrainingFacts(Struct, frozen=True):
     evaluated: Evaluated = field(default_factory=Evaluated)
     inputs: Inputs | None = None
     judged: ScoredText | None = None
+
+    @property
+    def has_learned_test(self) -> bool:
+        """Whether the last fit had the test samples, after the metrics were computed."""
+        parts = ("training", "held_out", "test")
+        return self.rows.get("last_fit", 0) >= sum(self.rows.get(part, 0) for part in parts) > 0
 
 
 def read_training_facts(folder: Path, notes: Mapping[str, Any]) -> TrainingFacts:

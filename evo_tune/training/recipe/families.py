@@ -9,7 +9,7 @@ import importlib.util
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from evo_tune.errors import OptionError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
@@ -113,7 +113,12 @@ class FamilyOptions(Options):
 class FittedFamilyOptions(FamilyOptions):
     """Families of models, some of them without gradient steps."""
 
-    refit: bool = option(True, gene=None, help="Export: fit models without gradient steps to the validation rows too")
+    refit: Literal["none", "validation", "all"] = option(
+        "validation",
+        gene=None,
+        help="Export: last fit of models without gradient steps: none, or to the validation rows too, or to all rows; "
+        "its test scores are those before it learned from the test rows",
+    )
 
 
 def _has_lightgbm() -> bool:

@@ -152,7 +152,7 @@ LANGUAGE = {"size": "2x64x64x512", "evaluations": 2, "tokens": 3072}
 TABLE = {**SHORT, "categorical": "code"}
 
 # One evaluation and no patience: the best step is the last one, whatever the validation rows are.
-LAST = {**TABLE, "evaluations": 1, "patience": None, "refit": False}
+LAST = {**TABLE, "evaluations": 1, "patience": None, "refit": "none"}
 BOOSTED, LINEAR = ({**LAST, "families": family} for family in ("boosting", "linear"))
 
 CONVOLVED = {**SHORT, "families": "convolution"}

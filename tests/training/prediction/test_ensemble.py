@@ -120,19 +120,21 @@ def test_losses_and_scores_of_predictions() -> None:
     assert score_metrics("regression", numbers.scores, None)["rmse"] == pytest.approx(np.sqrt(2.0))
 
 
-def test_a_fit_to_the_validation_rows_too_gives_their_predictions_before_it(tmp_path: Path) -> None:
+def test_a_later_fit_gives_the_predictions_for_its_rows_before_it(tmp_path: Path) -> None:
     """Otherwise members would be chosen by rows that they have learned."""
     case, noted = CASES["boosted numbers"], []
     data = case.data(tmp_path)
-    for refit in (False, True):
+    for refit in ("none", "validation", "all"):
         options = {**case.options, "data": str(data), "refit": refit}
         bound = find_evaluator("bundled:tabular").bind(options)
         context = Context(seed=5, folder=tmp_path / "trial")
         context.predictions = {}
         bound.export(bound.space.default(), context, tmp_path / f"model-{refit}")
         noted.append(context.predictions)
-    once, twice = noted
+    once, twice, of_all = noted
     assert np.array_equal(once["held_out"].values, twice["held_out"].values)
+    assert np.array_equal(twice["held_out"].values, of_all["held_out"].values)
+    assert np.array_equal(twice["test"].values, of_all["test"].values)
     assert not np.array_equal(once["test"].values, twice["test"].values)
     assert len(once["test"].truth) == 60
     assert once["test"].seconds > 0
