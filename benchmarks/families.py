@@ -19,7 +19,7 @@ nearest neighbours:
 
     python benchmarks/families.py --data "digit images" letters --methods "all families" transformer neighbours
 
-An ensemble, against one model in the same time:
+An ensemble, against one model in the same time ("ensemble, all rows": its last fit has the rows of its own test, too):
 
     python benchmarks/families.py --methods ensemble "all families" --data wine diabetes votes "digit images" docstrings
 
@@ -51,6 +51,8 @@ TABLES = "wine", "diabetes", "breast cancer", "digits", "votes", "affairs", "vis
 TEXTS, IMAGES = ("docstrings", "packages"), ("digit images", "letters")
 # Families of each method of `auto`. All but "ensemble" end with one model (`--single`).
 AUTO = {"ensemble": "auto", "all families": "auto", "transformer": "transformer", "boosting": "boosting"}
+# An ensemble whose last fit has the rows that `auto` keeps apart, too, as the peers have.
+ALL_ROWS = "ensemble, all rows"
 RUN = "boosting, 20 trials"
 TF_IDF, NEIGHBOURS = "TF-IDF, logistic", "neighbours"
 PEERS = "histogram boosting", "random forest", "LightGBM, 20 trials", "LightGBM, same rows", TF_IDF, NEIGHBOURS
@@ -153,8 +155,10 @@ def by_auto(method: str, hours: float, target: str, seed: int, name: str) -> lis
     """Return the command that searches with `evo-tune auto`."""
     evaluator = "text_classification" if name in TEXTS else f"tabular --target {target}"
     evaluator, file = ("image_classification", "train.npz") if name in IMAGES else (evaluator, "train.csv")
-    words = f"auto {file} --families {AUTO[method]} --hours {hours:g} --evaluator {evaluator} --slots 1 --seed {seed}"
-    return [f"{words} --out model --quiet{'' if method == 'ensemble' else ' --single'}"]
+    families = AUTO.get(method, "auto")
+    words = f"auto {file} --families {families} --hours {hours:g} --evaluator {evaluator} --slots 1 --seed {seed}"
+    flags = {"ensemble": "", ALL_ROWS: " -o refit=all"}.get(method, " --single")
+    return [f"{words} --out model --quiet{flags}"]
 
 
 def by_run(target: str, seed: int) -> list[str]:
