@@ -8,6 +8,7 @@ are made, and their number, depth and size are bounded.
 
 import contextlib
 import os
+import shutil
 import stat
 import zipfile
 import zlib
@@ -25,8 +26,6 @@ MOST_FILES, DEEPEST = 100_000, 8
 
 # Maximum size of all unpacked files: this many bytes, or the size of the archive times this ratio if that is more.
 LARGEST, LARGEST_RATIO = 1 << 26, 100
-
-_PIECE = 1 << 20
 
 
 def pack_run(folder: Path, file: Path) -> int:
@@ -57,8 +56,7 @@ def pack_run(folder: Path, file: Path) -> int:
                     safe_files.open_to_read(folder, *names, limit=1 << 40) as source,
                     archive.open("/".join(names), "w", force_zip64=True) as target,
                 ):
-                    while piece := source.read(_PIECE):
-                        target.write(piece)
+                    shutil.copyfileobj(source, target)
     except OSError as error:
         raise StoreError(f"cannot pack {folder} into {file}: {error.strerror or error}") from None
     return file.stat().st_size
@@ -153,5 +151,4 @@ def _unpack_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: int)
         with os.fdopen(descriptor, "wb") as target, archive.open(entry) as source:
             if not is_new:
                 raise ValueError(f"it has {entry.filename!r} twice")
-            while piece := source.read(_PIECE):
-                target.write(piece)
+            shutil.copyfileobj(source, target)

@@ -273,11 +273,6 @@ class Widened(_Event, tag="widened"):
     genes: dict[str, Range]
     reason: str = ""
 
-    @classmethod
-    def of(cls, genes: Mapping[str, Gene], time: float, reason: str = "") -> Widened:
-        """Return the event of wider genes."""
-        return cls(genes=ranges_of(genes), time=time, reason=reason)
-
 
 class PatchAdded(_Event, tag="patch"):
     """A patch that somebody submitted joins the run from here on; it is off in all earlier trials.

@@ -66,7 +66,7 @@ def submit(run: Run, genomes: Sequence[Mapping[str, Any]], source: str) -> list[
         with contextlib.suppress(UsageError, SpaceError, OSError):  # the run refuses it
             if isinstance(submission := read_file(run, file), Submission):
                 owners.setdefault(genome_key(complete_genome(run, space, submission.genome)[1]), "a waiting proposal")
-    texts, complete_genomes = [], []
+    files, complete_genomes = [], []
     for number, genome in enumerate(genomes, 1):
         with space_error_prefix(f"genome {number}") if len(genomes) > 1 else contextlib.nullcontext():
             wider, complete = complete_genome(run, space, genome)
@@ -74,9 +74,9 @@ def submit(run: Run, genomes: Sequence[Mapping[str, Any]], source: str) -> list[
                 raise SpaceError(f"{owner} has this genome already: expected another one")
             owners[genome_key(complete)] = f"genome {number}"
         values = {name: {**space.genes, **wider}[name].check(value) for name, value in genome.items()}
-        texts.append(msgspec.json.encode(Submission(source=source, genome=values)))
+        files.append((msgspec.json.encode(Submission(source=source, genome=values)), ".json"))
         complete_genomes.append(complete)
-    _write_files(run, texts)
+    _write_files(run, files)
     return complete_genomes
 
 
@@ -97,7 +97,7 @@ def submit_patch(run: Run, name: str, text: str, source: str, values: Mapping[st
     _check_source(source)
     patch = msgspec.json.encode(PatchSubmission(source=source, name=name, text=text))
     genome = msgspec.json.encode(Submission(source=source, genome=dict(values)))
-    _write_files(run, [patch, genome], [PATCH, ".json"])
+    _write_files(run, [(patch, PATCH), (genome, ".json")])
 
 
 def _check_source(source: str) -> None:
@@ -128,19 +128,17 @@ def complete_genome(run: Run, space: SearchSpace, genome: Mapping[str, Any]) -> 
     return wider, space.with_genes(wider).check(genome, fill_defaults=True)
 
 
-def _write_files(run: Run, texts: Sequence[bytes], ends: Sequence[str] = ()) -> None:
+def _write_files(run: Run, files: Sequence[tuple[bytes, str]]) -> None:
     """Write a file for each submission, durably; the run sees none before it is whole.
 
     Args:
         run: The run.
-        texts: Content of the files.
-        ends: Ends of their names; by default '.json'.
+        files: Content of each file, and the end of its name.
     """
     now = time.time_ns()
     try:
         with safe_files.folder(run.folder, INBOX, make=True) as inbox:
-            for number, text in enumerate(texts):
-                end = ends[number] if ends else ".json"
+            for number, (text, end) in enumerate(files):
                 name = f"{now + number:020d}-{secrets.token_hex(8)}{end}"
                 safe_files.replace(inbox, name, text, part=f".{name}.part")
         safe_files.sync_folder(run.folder)

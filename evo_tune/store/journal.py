@@ -94,15 +94,15 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file: int | None = None
+        self._forget_lines()
+
+    def _forget_lines(self) -> None:
         # Size in bytes of the whole events.
         self._end = 0
         # Size in bytes of the unfinished line after them.
         self._torn = 0
         # Whether the last event lacks its line end.
         self._unended = False
-        self._forget_lines()
-
-    def _forget_lines(self) -> None:
         # SHA-256 of all lines.
         self._lines_hash = hashlib.sha256()
         # Number of lines.
@@ -137,7 +137,6 @@ class Journal:
         Raises:
             StoreError: A line is damaged or not understood, or the file cannot be read.
         """
-        self._end, self._torn, self._unended = 0, 0, False
         self._forget_lines()
         try:
             with safe_files.open_to_read(self.path.parent, self.path.name, limit=LARGEST) as file:
@@ -197,11 +196,6 @@ class Journal:
         return lines_hash.hexdigest()
 
     @property
-    def is_empty(self) -> bool:
-        """Whether no complete event was read or written."""
-        return self._end == 0
-
-    @property
     def is_claimed(self) -> bool:
         """Whether this object may write the file."""
         return self._file is not None
@@ -244,7 +238,6 @@ class Journal:
         """
         assert self._file is not None
         os.ftruncate(self._file, 0)
-        self._end, self._torn, self._unended = 0, 0, False
         self._forget_lines()
 
     def append(self, events: Iterable[bytes], sync: bool) -> None:

@@ -228,9 +228,8 @@ def copy_manifest(folder: Path, target: Path) -> None:
     """Write a run's manifest into the folder of a copy, with an identity of its own and no other change.
 
     Raises:
-        StoreError: The manifest is damaged, or the copy cannot be written.
+        StoreError: The copy cannot be written.
     """
-    read_manifest(folder)
     fields = {**read_json(safe_files.read(folder, MANIFEST, limit=LARGEST)), "identity": uuid.uuid4().hex}
     write_atomically(target / MANIFEST, json.dumps(fields, indent=2).encode() + b"\n")
 

@@ -183,13 +183,12 @@ def file_is_whole(run: Run, number: int, rows: int) -> bool:
     return False
 
 
-def open_parquet(run: Run, name: str, limit: int = MAX_FILE_BYTES, dictionary_columns: Sequence[str] = ()) -> Any:
+def open_parquet(run: Run, name: str, dictionary_columns: Sequence[str] = ()) -> Any:
     """Open and return a Parquet file in a run's folder.
 
     Args:
         run: Saved run.
         name: Name of the file.
-        limit: Maximum size in bytes.
         dictionary_columns: Columns that are read as dictionaries.
 
     Raises:
@@ -199,7 +198,7 @@ def open_parquet(run: Run, name: str, limit: int = MAX_FILE_BYTES, dictionary_co
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    data = safe_files.read(run.folder, name, limit=limit)
+    data = safe_files.read(run.folder, name, limit=MAX_FILE_BYTES)
     # An item of a container takes more memory than in the file, so fewer are allowed.
     limits = {"thrift_string_size_limit": MAX_FILE_BYTES, "thrift_container_size_limit": MAX_FILE_BYTES // 10}
     return pq.ParquetFile(pa.BufferReader(data), read_dictionary=list(dictionary_columns), **limits)

@@ -30,6 +30,7 @@ from evo_tune.store.events import (
     Result,
     SessionBegun,
     Widened,
+    ranges_of,
     read,
     write,
 )
@@ -98,7 +99,7 @@ WIDER = st.sampled_from(
     ]
 )
 EVENTS: st.SearchStrategy[Event] = st.one_of(
-    st.builds(Widened.of, st.dictionaries(TEXT, WIDER, max_size=3), FINITE),
+    st.builds(Widened, genes=st.dictionaries(TEXT, WIDER, max_size=3).map(ranges_of), time=FINITE),
     st.builds(Proposed, candidate=CANDIDATES.map(CandidateRecord.of), time=FINITE),
     st.builds(Recorded, id=WHOLE, outcome=OUTCOMES.map(Result.of), time=FINITE),
     st.builds(Reported, id=WHOLE, time=FINITE),
@@ -133,7 +134,7 @@ def test_every_event_is_read_as_it_was_written(event: Event) -> None:
 
 @given(WIDER)
 def test_a_gene_survives_the_journal(gene: Gene) -> None:
-    event = read(write(Widened.of({"x": gene}, 1.0)))
+    event = read(write(Widened(genes=ranges_of({"x": gene}), time=1.0)))
     assert isinstance(event, Widened)
     assert repr(event.genes["x"].gene()) == repr(gene)
 
