@@ -297,10 +297,6 @@ class _LiveForecast:
         """Return the monotonic time that is so many seconds after the last update: between updates time passes."""
         return self._update_time + seconds
 
-    def line(self) -> str:
-        """Return the forecast in one line."""
-        return "forecast: available after three trainings" if self.forecast is None else forecast_line(self.forecast)
-
 
 class Progress:
     """The state of a run at one moment.
@@ -367,7 +363,7 @@ def progress_table(progress: Progress) -> RenderableType:
             work, duration = working.description, shared.show_seconds(time.monotonic() - working.since)
         slots.add_row(*map(escape_unprintable, (slot.name, slot.device, work, duration)))
     lines = [
-        progress.live_forecast.line(),
+        forecast_line(progress.live_forecast.forecast),
         progress.best_text,
         "" if progress.best is None else f"  {shared.show_genome(progress.best.genome)}",
         search.status,
@@ -469,7 +465,7 @@ class _ProgressLines:
         old_low, old_high = self._forecast_ends or (math.inf, -math.inf)
         if not old_low - FORECAST_CHANGE < end < old_high + FORECAST_CHANGE:
             self._forecast_ends = low, high
-            shared.echo(self._live_forecast.line())
+            shared.echo(forecast_line(forecast))
 
 
 class EventStream:

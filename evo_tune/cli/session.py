@@ -202,7 +202,8 @@ def _summary_lines(
     if len(run.objectives) > 1:
         yield f"Pareto front: {with_plural(len(report.pareto_front(run)), 'trial')} (`evo-tune best {name}`)"
     if len(run.manifest.settings.rungs) > 1:
-        counts = f"{report.genome_count(run)} genomes, {report.full_training_count(run)} of them trained in full"
+        full = sum(candidate.budget == 1.0 for candidate in run.candidates)
+        counts = f"{report.genome_count(run)} genomes, {full} of them trained in full"
         yield f"{counts}: the cost of {report.total_cost(run):.1f} full trainings"
     constraints = ", ".join(run.manifest.subject_to)
     if result.best is not None and not result.best.feasible:

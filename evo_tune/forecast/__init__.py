@@ -21,7 +21,13 @@ from msgspec import UNSET, Struct, structs
 
 from evo_tune.forecast.timing import Pace
 from evo_tune.genome.trial import Outcome
-from evo_tune.report.final_comparison import FinalComparison, FreshTraining, Results, default_look_seeds
+from evo_tune.report.final_comparison import (
+    FinalComparison,
+    FreshTraining,
+    Results,
+    default_look_seeds,
+    missing_trainings,
+)
 from evo_tune.report.recommendation import comparison_results, current_comparison
 from evo_tune.report.summary import candidate_costs
 from evo_tune.settings import SessionSettings
@@ -419,7 +425,7 @@ def comparison_end_times(
     """
     free_at, ready_at = sorted([*busy, *[0.0] * (slots - len(busy))]), max(busy, default=0.0)
     simulated, looks, default = dict(results), comparison.look_seeds, comparison.default
-    fillers = deque(comparison.missing_report_trainings(looks[0], [default], simulated))
+    fillers = deque(missing_trainings(looks[0], [default], simulated))
 
     def start(training: FreshTraining, earliest: float) -> float:
         """Start a training in the slot that is free first, and return its end."""
@@ -438,7 +444,7 @@ def comparison_end_times(
         return [max(free_at)]
     end_times = []
     for look in looks[:1] if default is None else looks:
-        if missing := comparison.missing_report_trainings(look, [default, chosen], simulated):
+        if missing := missing_trainings(look, [default, chosen], simulated):
             # The default's first seeds are needed for any chosen finalist, so these can start at once.
             for training in sorted(missing, key=lambda training: training.id != default):
                 start(training, 0.0 if training in fillers else ready_at)
@@ -446,7 +452,7 @@ def comparison_end_times(
             end_times.append(ready_at)
     if genes := comparison.patches.get(chosen, ()):
         state = comparison.state(results)
-        first_look = comparison.missing_patch_trainings(looks[0], chosen, genes, simulated)
+        first_look = missing_trainings(looks[0], [chosen], simulated, ("", *genes))
         if without := state.next_trainings if state.effects else first_look:
             end_times.append(max(start(training, ready_at) for training in without))
     return end_times
@@ -456,8 +462,10 @@ def comparison_end_times(
 # The forecast as text and as data
 
 
-def forecast_line(forecast: RunForecast) -> str:
-    """Return a forecast in one line."""
+def forecast_line(forecast: RunForecast | None) -> str:
+    """Return a forecast in one line; None: too little is known."""
+    if forecast is None:
+        return "forecast: available after three trainings"
     rows = forecast_rows(forecast)
     comparison = f", {rows['final comparison']} of the final comparison" if forecast.final_comparison.most else ""
     parts = [f"forecast: {_show_time(forecast)}", f"{with_plural(forecast.genomes, 'genome')}{comparison}"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from evo_tune.integrations import silence_loggers
 from evo_tune.integrations.rows import Rows, Sink, unique_names
-from evo_tune.report.summary import best_so_far
+from evo_tune.report.charts.history import best_so_far
 from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
 

@@ -14,6 +14,7 @@ from msgspec import UNSET, Struct, UnsetType, structs
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Genome, Metrics, Value
 from evo_tune.report import summary
+from evo_tune.report.charts.history import best_so_far
 from evo_tune.report.charts.next_steps import genes_at_range_ends
 from evo_tune.report.charts.scale import TransferredRecipe, read_recipe
 from evo_tune.report.final_comparison import ComparisonState, PatchVerdict
@@ -21,9 +22,7 @@ from evo_tune.report.predictions import GeneEffect, Prediction, gene_effects, op
 from evo_tune.report.recommendation import AgainstBaseline, FreshValues, comparison_objective, fit_patches, fresh_values
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import MoreTrials, predict_next_generation, present_ranges
-from evo_tune.store.heartbeat import last_beat
 from evo_tune.store.inbox import waiting_files
-from evo_tune.store.manifest import PatchRecord
 from evo_tune.store.run import Run
 from evo_tune.store.run_folders import read_note
 from evo_tune.text import show_value
@@ -443,7 +442,7 @@ def run_row(run: Run) -> ListedRun:
     if result.fresh_best is not None and result.fresh_best.values:
         test_metric = f", {result.reported_metric}" if result.on_test_set else ""
         best, seeds = result.fresh_best.mean, f"{len(result.fresh_best.values)} fresh seeds{test_metric}"
-    beat = None if run.ended is not None else last_beat(run.folder)
+    beat = summary.present_beat(run)
     return ListedRun(
         run=run.name,
         evaluator=run.manifest.evaluator,
@@ -489,7 +488,7 @@ def run_details(
         statuses=summary.status_counts(run),
         best=_best_trials(run, top),
         front=[trial_summary(trial) for trial in summary.pareto_front(run)],
-        best_so_far=summary.best_so_far(run),
+        best_so_far=best_so_far(run),
         importances={name: effect.share for name, effect in effects.items()},
         at_ends=_wider_ranges(run),
         widened=present_ranges(run),
@@ -502,34 +501,24 @@ def run_details(
 
 
 def _patch_states(data: RunData, conflicts: Sequence[tuple[str, str]]) -> list[PatchState]:
-    patches, model = data.run.patches, fit_patches(data.run, data.ranked_trials)
-    if model is None:
-        return [_patch_state(data.run, patch, conflicts) for patch in patches]
-    gains, errors = (np.diag(matrix).tolist() for matrix in model.pair_gains())
-    measured = zip(patches, gains, errors, strict=True)
-    return [_patch_state(data.run, patch, conflicts, gain, error) for patch, gain, error in measured]
-
-
-def _patch_state(
-    run: Run,
-    patch: PatchRecord,
-    conflicts: Sequence[tuple[str, str]],
-    gain: float | None = None,
-    gain_error: float | None = None,
-) -> PatchState:
-    trials = [trial for trial in run.trials() if trial.genome.get(patch.gene) is True]
-    failed = [trial for trial in trials if not trial.ok]
-    return PatchState(
-        name=patch.name,
-        gene=patch.gene,
-        title=patch.title,
-        trials=len(trials),
-        failures=len(failed),
-        error=failed[-1].outcome.error if failed else None,
-        conflicts=sorted({name for pair in conflicts if patch.name in pair for name in pair} - {patch.name}),
-        gain=gain,
-        gain_error=gain_error,
-    )
+    states, model = [], fit_patches(data.run, data.ranked_trials)
+    gains, errors = (None, None) if model is None else (np.diag(matrix).tolist() for matrix in model.pair_gains())
+    for index, patch in enumerate(data.run.patches):
+        trials = [trial for trial in data.trials if trial.genome.get(patch.gene) is True]
+        failed = [trial for trial in trials if not trial.ok]
+        state = PatchState(
+            name=patch.name,
+            gene=patch.gene,
+            title=patch.title,
+            trials=len(trials),
+            failures=len(failed),
+            error=failed[-1].outcome.error if failed else None,
+            conflicts=sorted({name for pair in conflicts if patch.name in pair for name in pair} - {patch.name}),
+            gain=None if gains is None else gains[index],
+            gain_error=None if errors is None else errors[index],
+        )
+        states.append(state)
+    return states
 
 
 def _wider_ranges(run: Run) -> dict[str, str]:

@@ -190,7 +190,7 @@ class FinalComparison:
             state = self._compare(chosen, results)
             return self._judge_patches(chosen, state, results) if state.over else state
         # The default is needed whichever finalist is chosen, so it need not wait; it ends even if all finalists fail.
-        return ComparisonState((*missing, *self.missing_report_trainings(self.look_seeds[0], [self.default], results)))
+        return ComparisonState((*missing, *missing_trainings(self.look_seeds[0], [self.default], results)))
 
     def _compare_repeats(self, results: Results) -> ComparisonState | None:
         """Return the state of a comparison whose trainings may ignore their seeds; None if they are known not to."""
@@ -198,7 +198,7 @@ class FinalComparison:
         if not self.lacks_seed or self.default is None or any(done.purpose == "choose" for done in results):
             return None
         ids = (self.default, self.finalists[0])
-        if missing := self.missing_report_trainings(MIN_REPORT_SEEDS, ids, results):
+        if missing := missing_trainings(MIN_REPORT_SEEDS, ids, results):
             return ComparisonState(missing)
         losses = [_losses(id, "report", MIN_REPORT_SEEDS, results) for id in ids]
         (default_loss, default_repeat), (loss, repeat) = losses
@@ -208,33 +208,6 @@ class FinalComparison:
         state = ComparisonState((), ids[1], seeds, seeds, gain, 0.0, gain > 0.0, ignores_seeds=True)
         return self._judge_patches(ids[1], state, results)
 
-    def missing_report_trainings(
-        self, seeds: int, ids: Sequence[int | None], results: Results
-    ) -> tuple[FreshTraining, ...]:
-        """Return the reporting trainings that some genomes lack at a look.
-
-        Args:
-            seeds: Number of reporting seeds.
-            ids: Trial ids of the genomes; None is skipped.
-            results: Results so far.
-        """
-        needed = (FreshTraining(id, "report", number) for number in range(1, seeds + 1) for id in ids if id is not None)
-        return tuple(training for training in needed if training not in results)
-
-    def missing_patch_trainings(
-        self, seeds: int, id: int, genes: Sequence[str], results: Results
-    ) -> tuple[FreshTraining, ...]:
-        """Return the reporting trainings that a genome, with all its patches and without each, lacks at a look.
-
-        Args:
-            seeds: Number of reporting seeds.
-            id: Trial id of the genome.
-            genes: Genes of the patches that are left out, one at a time.
-            results: Results so far.
-        """
-        needed = (FreshTraining(id, "report", number, gene) for number in range(1, seeds + 1) for gene in ("", *genes))
-        return tuple(training for training in needed if training not in results)
-
     def choose(self, results: Results) -> tuple[int | None, tuple[FreshTraining, ...]]:
         """Return the chosen finalist and the trainings that the next halving lacks.
 
@@ -243,9 +216,7 @@ class FinalComparison:
         finalists, seeds_so_far = list(self.finalists), 0
         while len(finalists) > 1:
             seeds_so_far += math.ceil(self.seeds / 3)
-            needed = [FreshTraining(id, "choose", number) for number in range(1, seeds_so_far + 1) for id in finalists]
-            missing = tuple(training for training in needed if training not in results)
-            if missing:
+            if missing := missing_trainings(seeds_so_far, finalists, results, purpose="choose"):
                 return None, missing
 
             def rank(id: int, seeds: int = seeds_so_far) -> tuple[int, float]:
@@ -262,7 +233,7 @@ class FinalComparison:
         """Return the state of the comparison with the default, look by look until one decides it."""
         alpha_spent, state = 0.0, ComparisonState()
         for seeds in self.look_seeds:
-            if missing := self.missing_report_trainings(seeds, [self.default, chosen], results):
+            if missing := missing_trainings(seeds, [self.default, chosen], results):
                 return replace(state, next_trainings=missing, chosen=chosen, beats=None)
             if self.default is None:
                 return ComparisonState((), chosen, seeds)
@@ -301,7 +272,7 @@ class FinalComparison:
             open_genes = [gene for gene, effect in effects.items() if not effect.verdict]
             if not open_genes:
                 break
-            if missing := self.missing_patch_trainings(seeds, chosen, open_genes, results):
+            if missing := missing_trainings(seeds, [chosen], results, ("", *open_genes)):
                 return replace(state, next_trainings=missing, effects=tuple(effects.values()))
             share_of_max_seeds, alpha_of_look = self._share_and_alpha(seeds, alpha_spent)
             alpha_spent += alpha_of_look
@@ -338,6 +309,28 @@ class FinalComparison:
             pairs = [(a, b) for a, b in zip(losses, without[gene], strict=True) if a is not None and b is not None]
             differences[gene] = paired_difference(pairs, self.is_fine_grained)
         return {gene: differences[gene] for gene in without}
+
+
+def missing_trainings(
+    seeds: int,
+    ids: Sequence[int | None],
+    results: Results,
+    without: Sequence[str] = ("",),
+    purpose: Purpose = "report",
+) -> tuple[FreshTraining, ...]:
+    """Return the trainings that some genomes lack at a look.
+
+    Args:
+        seeds: Number of seeds.
+        ids: Trial ids of the genomes; None is skipped.
+        results: Results so far.
+        without: Genes of the patches that are left out of each genome, one at a time; '' for none.
+        purpose: See `FreshTraining`.
+    """
+    trained_ids = [id for id in ids if id is not None]
+    numbers = range(1, seeds + 1)
+    needed = (FreshTraining(id, purpose, number, gene) for number in numbers for id in trained_ids for gene in without)
+    return tuple(training for training in needed if training not in results)
 
 
 def default_look_seeds(seeds: int) -> list[int]:

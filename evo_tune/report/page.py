@@ -12,7 +12,6 @@ import hashlib
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import distribution, version
 from importlib.resources import files
@@ -52,19 +51,6 @@ JOURNAL_FACT = re.compile(r"([0-9]{1,9}) records, SHA-256 ([0-9a-f]{64})")
 SHORT = 36
 
 # The page.
-
-
-@dataclass(frozen=True)
-class Library:
-    """The plotly script, in one of two ways.
-
-    Args:
-        text: The script itself, for a page that contains it; '' where it is a file of its own.
-        path: Path of that file as the page names it; '' where the page contains the script.
-    """
-
-    text: str = ""
-    path: str = ""
 
 
 @cache
@@ -116,26 +102,27 @@ def _cells(
     return [list(zip(classes, row, strict=True)) for row in (tuple(columns), *rows)]
 
 
-def page(title: str, facts: Mapping[str, str], parts: Mapping[str, Part], library: Library, **data: Any) -> str:
+def page(title: str, facts: Mapping[str, str], parts: Mapping[str, Part], library: str = "", **data: Any) -> str:
     """Return the page.
 
     Args:
         title: Title.
         facts: Facts below the title, by name.
         parts: Parts in order, by the names of their links in the page.
-        library: The plotly script.
+        library: Path of the plotly script as the page names it; '' for a page that contains the script.
         data: Further data for the page's own script.
     """
     template, script = templates().get_template("page.html"), asset("page.js")
-    sources = [_hash(library.text), _hash(script)] if library.text else ["", _hash(script)]
+    library_text = "" if library else plotly_script().decode("utf-8").replace("</script", "<\\/script")
+    sources = [_hash(library_text), _hash(script)]
     # JSON that cannot close the element that contains it
     figures = as_json({**script_data(parts), **data}).translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&"})
     sections = [section_html(name, part) for name, part in parts.items()]
     content = {"title": title, "facts": facts, "parts": parts, "sections": sections, "data": Markup(figures)}
-    content |= {"library_text": Markup(library.text), "library_path": library.path}
+    content |= {"library_text": Markup(library_text), "library_path": library}
     content |= {"style": Markup(asset("page.css")), "script": Markup(script)}
     nonce = ""
-    if not library.text:  # a number that nothing in the page can know beforehand allows the script beside the runs
+    if library:  # a number that nothing in the page can know beforehand allows the script beside the runs
         draft = template.render(content, nonce="", policy="")
         nonce = hashlib.sha256(draft.encode()).hexdigest()[:32]
         sources[0] = f"'nonce-{nonce}'"
@@ -225,12 +212,7 @@ def _trace_loader(script: bytes, kind: str) -> bytes:
     return outer[1] + b"()" if outer else b""
 
 
-def inline_library() -> Library:
-    """Return the plotly script for a page that contains it."""
-    return Library(text=plotly_script().decode("utf-8").replace("</script", "<\\/script"))
-
-
-def write_shared_library(store: Path) -> Library:
+def write_shared_library(store: Path) -> str:
     """Write the plotly script into a store unless it is there, and return its path from a run's folder.
 
     The file's name has plotly's version, so older reports still find theirs. A file with other contents is replaced.
@@ -245,18 +227,18 @@ def write_shared_library(store: Path) -> Library:
         present = b""
     if present != script:
         write_atomically(store / name, script)
-    return Library(path=f"../{name}")
+    return f"../{name}"
 
 
 # Reports of runs.
 
 
-def report(runs: Sequence[Run], library: Library, training_command: TrainingCommand | None = None) -> str:
+def report(runs: Sequence[Run], library: str = "", training_command: TrainingCommand | None = None) -> str:
     """Return the page of one run, or of several runs side by side.
 
     Args:
         runs: One or more runs.
-        library: The plotly script.
+        library: See `page`.
         training_command: See `TrainingCommand`; a page of several runs has no commands.
     """
     data = [RunData(run, training_command) for run in runs]
@@ -264,7 +246,7 @@ def report(runs: Sequence[Run], library: Library, training_command: TrainingComm
         # A page beside the plotly script is in the run's folder, so it can link to other files there.
         journal = data[0].run.journal
         facts = {**run_facts(data[0]), "journal": f"{journal.count} records, SHA-256 {journal.head}"}
-        return page(data[0].name, facts, charts.parts(data[0]), library, linked=bool(library.path))
+        return page(data[0].name, facts, charts.parts(data[0]), library, linked=bool(library))
     title, facts = f"{len(data)} runs side by side", {"runs": ", ".join(run.name for run in runs)}
     return page(title, facts, comparison_parts(data), library)
 
@@ -308,7 +290,7 @@ def write_report(runs: Sequence[Run], path: Path, training_command: TrainingComm
     Raises:
         StoreError: Writing failed.
     """
-    html = report(runs, inline_library(), training_command)
+    html = report(runs, training_command=training_command)
     try:
         with safe_files.complete_or_absent(path) as part:
             part.write_text(html, encoding="utf-8")

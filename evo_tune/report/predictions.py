@@ -18,6 +18,8 @@ from evo_tune.genome.kernel import FeatureLayout
 from evo_tune.genome.process import GaussianProcess
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.values import Genome, Value
+from evo_tune.report.charts import spread_indices
+from evo_tune.report.charts.importances import shares
 from evo_tune.report.charts.next_steps import advice
 from evo_tune.report.run_data import RunData
 from evo_tune.store.inbox import complete_genome
@@ -121,17 +123,12 @@ def gene_effects(data: RunData) -> dict[str, GeneEffect]:
     if model is None or best is None:
         return {}
     point, effects = data.encode_trials([best])[0], dict[str, GeneEffect]()
-    for name in data.genes_by_importance:
+    for name, (share, low, high) in shares(data).items():
         index, gene = data.gene_indices[name], data.genes[name]
         losses, grid = model.predict_along(point, index).mean, model.grids[index]
-        places = np.unique(np.linspace(0, len(grid) - 1, MOST_VALUES).round().astype(int))
-        low, high = np.quantile(model.anova_shares[:, index], [0.1, 0.9]).tolist()
-        effects[name] = GeneEffect(
-            share=float(model.anova_shares[:, index].mean()),
-            low=low,
-            high=high,
-            values=[(gene.decode(float(grid[place])), data.objective.value(float(losses[place]))) for place in places],
-        )
+        places = spread_indices(len(grid), MOST_VALUES)
+        values = [(gene.decode(float(grid[place])), data.objective.value(float(losses[place]))) for place in places]
+        effects[name] = GeneEffect(share=share, low=low, high=high, values=values)
     return effects
 
 

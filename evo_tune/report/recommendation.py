@@ -284,23 +284,19 @@ def comparison_results(run: Run, comparison: FinalComparison) -> dict[FreshTrain
         return losses
     ids = (*comparison.finalists, *(() if comparison.default is None else (comparison.default,)))
     # Identity of each genome, and of it without each of its patches.
-    keys = {
-        id: {"": genome_key(run.candidates[id].genome)}
-        | {gene: genome_key(genome_without(run, id, gene)) for gene in comparison.patches.get(id, ())}
-        for id in ids
-    }
-    objectives: dict[Purpose, Objective] = {"choose": run.objectives[0], "report": comparison_objective(run)}
+    keys = {(id, ""): genome_key(run.candidates[id].genome) for id in ids}
+    for id in ids:
+        keys |= {(id, gene): genome_key(genome_without(run, id, gene)) for gene in comparison.patches.get(id, ())}
     for purpose, most in comparison.max_seeds.items():
+        objective = run.objectives[0] if purpose == "choose" else comparison_objective(run)
         for number in range(1, most + 1):
             seed = fresh_seed(run.manifest.settings.seed, number, purpose)
-            for id in keys:
-                for gene, key in keys[id].items() if purpose == "report" else (("", keys[id][""]),):
-                    trial = finished.get((key, seed))
-                    if trial is not None:
-                        metrics, objective = trial.outcome.metrics, objectives[purpose]
-                        has_value = trial.losses and objective.metric in metrics
-                        loss = objective.loss(metrics) if has_value else math.nan
-                        losses[FreshTraining(id, purpose, number, gene)] = loss if math.isfinite(loss) else None
+            for (id, gene), key in keys.items():
+                trial = finished.get((key, seed)) if purpose == "report" or not gene else None
+                if trial is not None:
+                    has_value = trial.losses and objective.metric in trial.outcome.metrics
+                    loss = objective.loss(trial.outcome.metrics) if has_value else math.nan
+                    losses[FreshTraining(id, purpose, number, gene)] = loss if math.isfinite(loss) else None
     return losses
 
 

@@ -24,7 +24,6 @@ from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, a
 from evo_tune.report.charts.curves import HOVER, curve_metric, curves
 from evo_tune.report.data import ListedRun, run_row
 from evo_tune.report.page import (
-    Library,
     asset,
     page,
     plotly_script,
@@ -35,8 +34,8 @@ from evo_tune.report.page import (
     templates,
 )
 from evo_tune.report.run_data import RunData, TrainingCommand
-from evo_tune.report.summary import genome_count, results_in_words
-from evo_tune.store.heartbeat import Beat, Curve, last_beat, running_curves
+from evo_tune.report.summary import genome_count, present_beat, results_in_words
+from evo_tune.store.heartbeat import Beat, Curve, running_curves
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
 from evo_tune.store.run_folders import list_runs
@@ -64,7 +63,7 @@ MOST_RUNNING = 12
 
 def current_part(data: RunData) -> tuple[str, Part]:
     """Return what a run is doing, in one line and as a part of its page."""
-    beat = _last_beat(data)
+    beat = present_beat(data.run)
     is_running = beat is not None and beat.alive
     running = running_curves(data.run.folder) if is_running else {}
     running = {id: curve for id, curve in running.items() if id not in data.run.outcomes}
@@ -83,11 +82,6 @@ def current_part(data: RunData) -> tuple[str, Part]:
     caption = f"{metric}: running trainings beside the best so far"
     figures = [] if figure is None else [CaptionedFigure(figure, caption)]
     return state(data, beat), Part("Now", explanation, figures, latest_results, (), rows, "Slots", rows_open=True)
-
-
-def _last_beat(data: RunData) -> Beat | None:
-    """Return the last heartbeat of a run that has not ended."""
-    return None if data.run.ended is not None else last_beat(data.run.folder, data.run.outcomes)
 
 
 def state(data: RunData, beat: Beat | None) -> str:
@@ -193,7 +187,7 @@ class LiveReport:
                 line, part = current_part(self.data)
             except (OSError, EvoTuneError) as error:  # a half-written line, a shared folder that is away
                 line, part = str(error), Part("Now", "The run cannot be read.")
-            beat, parts = _last_beat(self.data), {"now": part, **self._parts}
+            beat, parts = present_beat(self.data.run), {"now": part, **self._parts}
             if beat is None or not beat.alive:
                 return self._version, line, parts
             if (advice := next_steps.part(self.data, running=True)) is not None:
@@ -204,8 +198,8 @@ class LiveReport:
     def page(self) -> str:
         """Return the whole page."""
         version, line, parts = self.look()
-        facts, library = run_facts(self.data), Library(path=SCRIPT)
-        return page(self.data.name, facts, parts, library, follow=True, version=version, state=line)
+        facts = run_facts(self.data)
+        return page(self.data.name, facts, parts, SCRIPT, follow=True, version=version, state=line)
 
     def changes(self, since: str) -> dict[str, Any]:
         """Return the parts of the page that changed since a version, with their figures."""

@@ -34,13 +34,14 @@ def comparison_parts(runs: Sequence[RunData]) -> dict[str, Part]:
             data.name = f"{name} ({number})"
         taken.add(data.name)
     settings = _differing_rows(SETTING, {data.name: _settings(data) for data in runs})
-    genomes = {data.name: _best_genome(data) for data in runs}
+    genomes = {data.name: data.result.best.genome if data.result.best else {} for data in runs}
     title, explanation = "Settings that differ", "Settings that are the same in all runs are left out."
     parts = {"verdict": _verdict_part(runs)}
     parts["settings"] = Part(title, explanation, rows=settings, rows_title="Settings", rows_open=True)
     if not settings:
         parts["settings"] = Part("No setting differs", "The runs have the same settings.")
-    rows = _differing_rows(GENE, genomes)
+    values = {run: {name: show_value(value) for name, value in genome.items()} for run, genome in genomes.items()}
+    rows = _differing_rows(GENE, values)
     explanation = "Values of the recommended trials; genes with the same value in all runs are left out."
     parts["genome"] = Part("Genes of the best that differ", explanation, rows=rows, rows_title="Genes", rows_open=True)
     if not rows:
@@ -194,11 +195,6 @@ def _settings(data: RunData) -> dict[str, str]:
         "note": read_note(data.run.folder) or "none",
     }
     return values | {f"{kind} {name}": str(value) for kind, row in groups.items() for name, value in row.items()}
-
-
-def _best_genome(data: RunData) -> dict[str, str]:
-    best = data.result.best
-    return {} if best is None else {name: show_value(value) for name, value in best.genome.items()}
 
 
 # Progress.

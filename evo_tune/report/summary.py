@@ -17,8 +17,9 @@ from evo_tune.report import recommendation
 from evo_tune.report.final_comparison import ComparisonState
 from evo_tune.report.recommendation import AgainstBaseline, FreshValues
 from evo_tune.settings import MIN_CURVES, SessionSettings
-from evo_tune.store.run import TRIALS, Run, Widening
-from evo_tune.store.run_folders import run_reference
+from evo_tune.store.heartbeat import Beat, last_beat
+from evo_tune.store.run import Run, Widening
+from evo_tune.store.run_folders import TRIALS, run_reference
 from evo_tune.store.table import read_comparison
 from evo_tune.text import escape_unprintable, one_line, show_decimals, show_error, show_value, with_plural
 
@@ -184,19 +185,6 @@ def pareto_front(run: Run) -> list[Trial]:
     return list(front.values())
 
 
-def best_so_far(run: Run) -> list[tuple[int, float, int]]:
-    """Return each improvement of the first objective: (evaluations until then, value, trial id)."""
-    steps: list[tuple[int, float, int]] = []
-    lowest = math.inf
-    for count, id in enumerate(run.recorded, 1):
-        trial = run.trial(id)
-        counts = trial.rankable and trial.feasible and not trial.candidate.extra_seed
-        if counts and trial.losses is not None and trial.losses[0] < lowest:
-            lowest = trial.losses[0]
-            steps.append((count, run.objectives[0].value(lowest), id))
-    return steps
-
-
 def genomes_of_one_value(run: Run) -> int:
     """Return the number of genomes with a value if there are at least three, all with the same values; otherwise 0."""
     trials = run.ranked()  # one of each genome
@@ -231,23 +219,20 @@ def results_in_words(run: Run) -> str:
     return f"{text}, {pending} pending" if pending else text
 
 
-def full_training_count(run: Run) -> int:
-    """Return the number of full trainings, pending ones included."""
-    return sum(candidate.budget == 1.0 for candidate in run.candidates)
-
-
-def next_trial_count(run: Run) -> int:
-    """Return how many trials `flag_to_continue` adds: three generations, but not more than the limit of trials was."""
-    count, trials = 3 * run.manifest.population, run.sessions[-1].trials if run.sessions else None
-    return count if trials is None else min(trials, count)
+def present_beat(run: Run) -> Beat | None:
+    """Return the last heartbeat of a run that has not ended; None without one."""
+    return None if run.ended is not None else last_beat(run.folder, run.outcomes)
 
 
 def flag_to_continue(run: Run) -> str:
-    """Return the flag that continues a run: of more trials if these were its limit, else of more generations."""
-    count, trials = next_trial_count(run), run.sessions[-1].trials if run.sessions else None
-    if trials is not None:
-        return f"--trials {max(trials, genome_count(run)) + count}"  # a resumed run may have more than its last limit
-    return f"--generations {max(2, math.ceil((genome_count(run) + count) / run.manifest.population))}"
+    """Return the flag that continues a run for three generations, but not for more trials than its limit was.
+
+    It is of more trials if these were the limit, else of more generations.
+    """
+    population, trials = run.manifest.population, run.session.trials
+    if trials is not None:  # a resumed run may have more than its last limit
+        return f"--trials {max(trials, genome_count(run)) + min(trials, 3 * population)}"
+    return f"--generations {max(2, math.ceil(genome_count(run) / population) + 3)}"
 
 
 def resume_command(run: Run) -> str:

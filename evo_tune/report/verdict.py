@@ -128,7 +128,9 @@ def give_verdict(losses: Mapping[str, Losses], baseline: str, objective: Objecti
     variants = []
     for (name, difference), p in zip(differences.items(), p_values, strict=True):
         rows, half_width = others[name], difference.half_width(LEVEL)
-        verdict = _verdict(difference.gain, p, _failures(rows) > _failures(reference))
+        fails_more = _failures(rows) > _failures(reference)
+        verdict = NOT_SHOWN if not p <= LEVEL else HARMFUL if difference.gain < 0.0 else REAL
+        verdict = NOT_SHOWN if verdict == REAL and fails_more else verdict
         variant = VariantVerdict(
             variant=name,
             seeds=len(_values(rows)),
@@ -160,12 +162,6 @@ def give_verdict(losses: Mapping[str, Losses], baseline: str, objective: Objecti
         best_low=_finite(chosen.gain - chosen.half_width(level)),
         best_high=_finite(chosen.gain + chosen.half_width(level)),
     )
-
-
-def _verdict(gain: float, p: float, fails_more: bool) -> str:
-    if p <= LEVEL and gain < 0.0:
-        return HARMFUL
-    return REAL if p <= LEVEL and not fails_more else NOT_SHOWN
 
 
 def _more_seeds(difference: Difference, rows: Losses, reference: Losses, level: float) -> int | None:

@@ -19,7 +19,7 @@ from evo_tune.errors import StoreError, UsageError
 from evo_tune.integrations import converting
 from evo_tune.integrations.converting import convert, default_path
 from evo_tune.integrations.rows import Rows
-from evo_tune.report.summary import best_so_far
+from evo_tune.report.charts.history import best_so_far
 from evo_tune.store.run import Run
 from tests.conftest import benchmark, drive
 from tests.integrations.conftest import FAILED, PRUNED, Begin, evaluated, studies

@@ -12,7 +12,7 @@ import pytest
 
 from evo_tune import Choice, Float, Outcome, SearchSpace
 from evo_tune.report.charts import MOST_MARKS
-from evo_tune.report.page import inline_library, report, write_beside, write_report
+from evo_tune.report.page import report, write_beside, write_report
 from evo_tune.report.recommendation import fresh_values
 from evo_tune.report.run_data import RunData
 from evo_tune.store.run import Run
@@ -224,7 +224,7 @@ def test_hostile_text_is_text(browse: Open, alone: Any, made: Made) -> None:
 
 
 def test_the_policy_stops_what_would_get_past_the_escapes(browse: Open, tmp_path: Path, made: Made) -> None:
-    page = report([made(20)], inline_library())
+    page = report([made(20)])
     evil = (
         '<script>window.hacked=1</script><img src="x" onerror="window.hacked=1">'
         '<img src="https://example.org/a.png"><iframe src="https://example.org"></iframe>'

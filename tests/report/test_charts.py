@@ -24,8 +24,9 @@ from evo_tune.report.charts import (
     spread_indices,
     trials,
 )
+from evo_tune.report.charts.history import best_so_far
 from evo_tune.report.run_data import RunData
-from evo_tune.report.summary import best_so_far, total_cost
+from evo_tune.report.summary import total_cost
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy
 from tests.report.conftest import SAMPLE, Made
@@ -158,8 +159,8 @@ def test_a_resumed_best_has_the_whole_of_its_curve(promoted: Run) -> None:
 def test_the_curves_say_which_of_their_values_is_the_result(
     made: Made, values: tuple[float, ...], words: str, x: float
 ) -> None:
-    data = RunData(made(12))
-    best = data.recommended_trial
+    run = made(12)
+    best, data = RunData(run).recommended_trial, RunData(Run.open(run.folder))
     assert best is not None
     points = zip((0.25, 0.5, 1.0), ({data.metric: value} for value in values), strict=True)
     outcome = replace(best.outcome, curve=tuple(points), metrics={**best.outcome.metrics, data.metric: 1.0})

@@ -21,8 +21,6 @@ from evo_tune.report import charts
 from evo_tune.report.charts import CaptionedFigure, Command, Part, Table, as_json
 from evo_tune.report.page import (
     TRACES,
-    Library,
-    inline_library,
     page,
     plotly_script,
     report,
@@ -46,7 +44,7 @@ def figure() -> CaptionedFigure:
 
 def everything() -> str:
     part = Part(EVIL, EVIL, [figure()], {EVIL: EVIL}, [Command(EVIL, EVIL)], [{EVIL: EVIL, "n": 1.5}], EVIL, True, EVIL)
-    return page(EVIL, {EVIL: EVIL}, {"verdict": part}, Library(path="../x.js"))
+    return page(EVIL, {EVIL: EVIL}, {"verdict": part}, "../x.js")
 
 
 def scripts(text: str) -> list[tuple[str, str]]:
@@ -69,7 +67,7 @@ def test_no_text_of_a_run_is_a_template() -> None:
     rows = [dict.fromkeys(names, word)]
     table = Table({name: [word, word] for name in names}, choice="items", links=word)
     part = Part(word, word, [figure()], dict.fromkeys(names, word), [Command(word, word)], rows, word, table=table)
-    text = page(word, dict.fromkeys(names, word), {"verdict": part}, Library(path="../x.js"))
+    text = page(word, dict.fromkeys(names, word), {"verdict": part}, "../x.js")
     assert "49" not in re.sub(r"[0-9a-f]{32}|<style>.*?</style>|<script.*?</script>", "", text, flags=re.DOTALL)
     assert text.count(word) > 50
     assert "&lt;class" not in text
@@ -84,19 +82,19 @@ def test_no_template_trusts_a_value_that_claims_to_be_html() -> None:
             return "<img src=x>"
 
     part = Part("t", "t", facts={"fact": Claims("<i>")}, rows=[{"cell": Claims("<i>")}], note=Claims("<i>"))
-    text = page(Claims("<i>"), {"about": Claims("<i>")}, {"verdict": part}, Library(path="../x.js"))
+    text = page(Claims("<i>"), {"about": Claims("<i>")}, {"verdict": part}, "../x.js")
     assert "<img" not in text
     assert "<i>" not in text
 
 
 def test_sentences_show_commands_as_code() -> None:
-    made = page("t", {}, {"verdict": Part("t", "Run `evo-tune <resume>` now.", note="`a`")}, Library(path="x"))
+    made = page("t", {}, {"verdict": Part("t", "Run `evo-tune <resume>` now.", note="`a`")}, "x")
     assert "Run <code>evo-tune &lt;resume&gt;</code> now." in made
     assert "<code>a</code>" in made
 
 
 def test_the_policy_names_each_script_by_its_hash() -> None:
-    made = report([Run.open(SAMPLE)], inline_library())
+    made = report([Run.open(SAMPLE)])
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', made)
     assert policy is not None
     assert "default-src 'none'" in policy[1]
@@ -111,18 +109,18 @@ def test_the_policy_names_each_script_by_its_hash() -> None:
 
 def test_the_library_beside_the_runs_is_named_by_a_number_of_the_page() -> None:
     one = re.findall(r"nonce-?=?\"?([0-9a-f]{32})", everything())
-    other = page("x", {}, {}, Library(path="../x.js"))
+    other = page("x", {}, {}, "../x.js")
     assert len(one) == 2
     assert one[0] == one[1]
     assert one[0] not in other
 
 
 def test_the_same_run_has_the_same_report() -> None:
-    assert report([Run.open(SAMPLE)], Library(path="x")) == report([Run.open(SAMPLE)], Library(path="x"))
+    assert report([Run.open(SAMPLE)], "x") == report([Run.open(SAMPLE)], "x")
 
 
 def test_nothing_is_fetched() -> None:
-    made = report([Run.open(SAMPLE)], Library(path="x"))
+    made = report([Run.open(SAMPLE)], "x")
     assert not re.findall(r"(?:src|href)=\"(?!#|x\"|data:)[^\"]*\"|url\(|@import", made)
 
 
@@ -171,7 +169,7 @@ def test_a_page_takes_no_more_of_plotly_than_its_script() -> None:
     code = (
         "import sys; from pathlib import Path; from evo_tune.report import page\n"
         "from evo_tune.store.run import Run\n"
-        f"page.report([Run.open(Path({str(SAMPLE)!r}))], page.inline_library())\n"
+        f"page.report([Run.open(Path({str(SAMPLE)!r}))])\n"
         "sys.exit(str([name for name in sys.modules if name.startswith(('plotly.graph', '_plotly', 'plotly.io'))]))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
@@ -181,7 +179,7 @@ def test_a_page_takes_no_more_of_plotly_than_its_script() -> None:
 def test_a_thousand_trials_are_written_in_a_second(made: Made) -> None:
     run = made(1000)
     began = time.process_time()
-    report([run], Library(path="x"))
+    report([run], "x")
     assert time.process_time() - began < 1.0
 
 

@@ -11,7 +11,7 @@ import pytest
 from evo_tune import Search
 from evo_tune.report.charts import Part
 from evo_tune.report.inference import paired_difference, unpaired_difference
-from evo_tune.report.page import Library, report
+from evo_tune.report.page import report
 from evo_tune.report.recommendation import fresh_values
 from evo_tune.report.run_data import RunData
 from evo_tune.report.side_by_side import compare_best, comparison_parts
@@ -143,6 +143,6 @@ def test_names_of_columns_are_not_taken_by_runs_and_nothing_is_html(noisy: Runne
     rows = parts_of(*runs)["genome"].rows
     assert all(set(row) == {"gene", "gene (2)", "second"} for row in rows)
     (runs[0].folder / "_note.txt").write_text(HOSTILE)
-    page = report(runs, Library(path="x"))
+    page = report(runs, "x")
     assert "<img src=x" not in page
     assert len(re.findall("<script", page)) == 3

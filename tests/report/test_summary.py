@@ -17,7 +17,6 @@ from evo_tune.report.summary import (
     RunResult,
     failures_by_cause,
     flag_to_continue,
-    full_training_count,
     genome_count,
     pruning_line,
     show_fresh_values,
@@ -165,7 +164,6 @@ def test_an_error_of_any_length_has_a_cause_at_once(made: Made) -> None:
 def test_the_hint_to_continue_asks_for_three_more_generations(promoted: Run) -> None:
     run = promoted
     assert genome_count(run) == len({str(candidate.genome) for candidate in run.candidates})
-    assert full_training_count(run) < len(run.candidates)
     run.sessions = [SessionSettings()]
     whole, part = divmod(genome_count(run), run.manifest.population)
     assert flag_to_continue(run) == f"--generations {whole + (part > 0) + 3}"

@@ -16,8 +16,9 @@ from evo_tune.loop.code import strategy_with_rules
 from evo_tune.loop.search import Search
 from evo_tune.loop.verifying import verify
 from evo_tune.plugins.context import Context, Pruned
+from evo_tune.report.charts.history import best_so_far
 from evo_tune.report.recommendation import current_comparison, fresh_values, rank_trials, recommend_trial
-from evo_tune.report.summary import best_so_far, pareto_front, total_cost
+from evo_tune.report.summary import pareto_front, total_cost
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy, drive, rows, survivors

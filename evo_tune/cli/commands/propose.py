@@ -10,7 +10,7 @@ from evo_tune.cli.help import cli_command
 
 @cli_command(
     "propose",
-    "evo-tune propose mine 'lr=3e-3 depth=4'          # other genes have their defaults",
+    "evo-tune propose mine 'lr=3e-3 depth=4'  # other genes have their defaults",
     "evo-tune propose mine '{\"lr\": 0.003}' ideas.csv",
     "evo-tune propose mine --patch ideas/muon.patch",
     order=28,
@@ -22,7 +22,6 @@ from evo_tune.cli.help import cli_command
     "--source", default="person", show_default=True, metavar="NAME", help="Who proposes them, for the record."
 )
 @shared.store_option
-@shared.format_option("table", "json")
 def command(
     run: str, genomes: tuple[str, ...], patches: tuple[str, ...], source: str, store: str, output_format: str
 ) -> None:
@@ -39,8 +38,7 @@ def command(
     from evo_tune.cli.flags import parse_genome, read_genome_file
     from evo_tune.cli.formats import ProposedGenomes
     from evo_tune.loop.proposing import submit_patch_file
-    from evo_tune.report.summary import resume_command
-    from evo_tune.store.heartbeat import last_beat
+    from evo_tune.report.summary import present_beat, resume_command
     from evo_tune.store.inbox import submit, waiting_files
 
     remedy = f"`evo-tune run … --name {run}` begins it, and its --warm-start trains the genomes of a file first"
@@ -53,7 +51,7 @@ def command(
         raise click.UsageError(f"No genome in {', '.join(genomes)}: expected at least one.")
     complete = submit(saved, submitted, source) if submitted else []
     names = [submit_patch_file(saved, Path(path), source) for path in patches]
-    beat = None if saved.ended is not None else last_beat(saved.folder)
+    beat = present_beat(saved)
     result = ProposedGenomes(
         run=saved.name,
         source=source,

@@ -17,12 +17,11 @@ if TYPE_CHECKING:
 MOST_SHARES = 20
 
 
-@cli_command("show", order=50)
+@cli_command("show", order=50, formats=("table", "json", "csv"))
 @shared.run_argument
 @click.option("--top", type=shared.COUNT, default=10, show_default=True, help="Number of best trials to show.")
 @click.option("--predict", multiple=True, metavar="GENOME", help="Genome whose value is predicted: 'lr=3e-3 depth=4'.")
 @shared.store_option
-@shared.format_option("table", "json", "csv")
 def command(run: str | None, top: int, predict: tuple[str, ...], store: str, output_format: str) -> None:
     """Show the best trials, improvements and failures of RUN.
 
@@ -62,6 +61,7 @@ def _print_predictions(run: Run, genomes: list[dict[str, Any]]) -> None:
 
 def _print_run(run: Run, top: int) -> None:
     from evo_tune.report import summary as report
+    from evo_tune.report.charts.history import best_so_far
     from evo_tune.report.charts.next_steps import range_end_lines
     from evo_tune.report.predictions import gene_effects
     from evo_tune.report.run_data import RunData
@@ -77,7 +77,7 @@ def _print_run(run: Run, top: int) -> None:
         shared.echo(f"{', '.join(rules)}: the cost of {report.total_cost(run):.1f} full trainings so far")
     shared.echo(*filter(None, [report.pruning_line(run)]))
     _print_trials(run, top)
-    if steps := report.best_so_far(run):
+    if steps := best_so_far(run):
         shared.echo(
             f"best {metric} so far, by evaluations: " + "  ".join(f"{count}: {value:.5g}" for count, value, _ in steps)
         )

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 @shared.run_argument
 @shared.store_option
 @shared.price_option
-@shared.format_option("table", "json")
 def command(run: str | None, store: str, price_per_hour: float | None, output_format: str) -> None:
     """Print the state of RUN.
 
@@ -27,12 +26,11 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
     from evo_tune.cli.output import RunStatus
     from evo_tune.loop.slots import forecast_session
     from evo_tune.report.data import trial_summary
-    from evo_tune.report.summary import pruning_savings
-    from evo_tune.store.heartbeat import last_beat
+    from evo_tune.report.summary import present_beat, pruning_savings
     from evo_tune.store.inbox import waiting_files
 
     saved = shared.open_run(run, store)
-    beat = None if saved.ended is not None else last_beat(saved.folder, saved.outcomes)
+    beat = present_beat(saved)
     running = beat is not None and beat.alive
     statuses = [outcome.status for outcome in saved.outcomes.values()]
     slots = beat.slots if beat is not None else ()
@@ -88,8 +86,7 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
     if not status.slots:
         shared.echo("no slot is open: the run is starting, or a program drives it (ask and tell)")
         return
-    line = "forecast: available after three trainings" if status.forecast is None else forecast_line(status.forecast)
-    shared.echo(line)
+    shared.echo(forecast_line(status.forecast))
     rows = []
     for slot in status.slots:
         memory = None if slot.memory is None else f"{slot.memory / 2**20:.0f} MiB"

@@ -328,18 +328,8 @@ def as_plotly(spec: Spec) -> "Figure":
 
 def as_json(specs: Mapping[str, Any]) -> str:
     """Return figures, or anything that holds them, as JSON for plotly's script; NaN becomes null: a gap."""
-    return json.dumps(_plain(specs), separators=(",", ":"), allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON knows it, without numbers that are not finite."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {name: _plain(entry) for name, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    text = json.dumps(specs, default=lambda value: value.tolist())  # NumPy's numbers and arrays
+    return json.dumps(json.loads(text, parse_constant=lambda constant: None), separators=(",", ":"))
 
 
 # The parts of a report

@@ -10,6 +10,7 @@ from evo_tune.report import charts
 from evo_tune.report.charts import Color, Part, Spec
 from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
 from evo_tune.report.summary import candidate_costs
+from evo_tune.store.run import Run
 from evo_tune.text import with_plural
 
 POSITION = 20
@@ -64,6 +65,13 @@ def progress(data: RunData, by: By = "evaluations") -> Progress:
     else:
         x = np.arange(1.0, len(ids) + 1.0)
     return Progress(ids, x, sign * losses, sign * np.where(np.isinf(best), np.nan, best), failed)
+
+
+def best_so_far(run: Run) -> list[tuple[int, float, int]]:
+    """Return each improvement of the first objective: (evaluations until then, value, trial id)."""
+    history = progress(RunData(run))
+    best, ids = history.best.tolist(), history.id.tolist()
+    return [(index + 1, best[index], ids[index]) for index in history.improvements.tolist()]
 
 
 def draw(data: RunData | Sequence[RunData], by: By = "evaluations") -> Spec | None:
@@ -151,8 +159,5 @@ def part(data: RunData) -> Part | None:
     if outliers := int((data.ranked_losses > data.edge_loss).sum()):
         are = "is" if outliers == 1 else "are"
         notes.append(f"{with_plural(outliers, 'result')} far worse than the others {are} drawn at the edge.")
-    rows = [
-        {"evaluations": int(index) + 1, "trial": int(history.id[index]), data.metric: float(history.best[index])}
-        for index in history.improvements
-    ]
+    rows = [{"evaluations": count, "trial": id, data.metric: value} for count, value, id in best_so_far(data.run)]
     return Part("History", explanation, figures, rows=rows, rows_title="Each improvement", note=" ".join(notes).strip())

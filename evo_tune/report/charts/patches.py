@@ -64,7 +64,8 @@ def rows(data: RunData) -> list[dict[str, Any]]:
     for patch in run.patches:
         on = [trial for trial in data.trials if trial.genome.get(patch.gene) is True]
         effect = effects.get(patch.gene, PatchVerdict(patch.gene))
-        row: dict[str, Any] = {"patch": patch.title, "effect": _show_effect(effect), "verdict": effect.verdict or "-"}
+        text = f"{effect.gain:.4g}{show_error(effect.error)}" if math.isfinite(effect.gain) else "-"
+        row: dict[str, Any] = {"patch": patch.title, "effect": text, "verdict": effect.verdict or "-"}
         is_in_best = best is not None and best.genome.get(patch.gene) is True
         if not is_in_best and best is not None:
             row["verdict"] = "not in the best"
@@ -84,12 +85,6 @@ def rows(data: RunData) -> list[dict[str, Any]]:
         table.append({**row, "trials with": len(on), "trials without": len(data.trials) - len(on)})
     names = list(dict.fromkeys(name for row in table for name in row))
     return [{name: row.get(name, "-") for name in names} for row in table]
-
-
-def _show_effect(effect: PatchVerdict) -> str:
-    if not math.isfinite(effect.gain):
-        return "-"
-    return f"{effect.gain:.4g}{show_error(effect.error)}"
 
 
 def _cost(name: str, trials: list[Trial], without: list[Trial]) -> float:
