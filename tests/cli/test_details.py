@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from evo_tune.cli.shared import print_rows
-from evo_tune.cli.training import final_training
+from evo_tune.cli.training import model_training
 from tests.cli.conftest import QUICK, Typed
 
 
@@ -154,7 +154,7 @@ def export(genome, context, folder, *, scales, flops):
 def test_an_export_tells_its_progress_and_takes_the_faster_number_of_threads(
     typed: Typed, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(final_training, "cpu_count", lambda: 4)
+    monkeypatch.setattr(model_training, "cpu_count", lambda: 4)
     (folder / "exports.py").write_text(EXPORTS)
     words = ["--trials", "1", "--slots", "1", "--final-seeds", "0", "--name", "r", "--quiet"]
     assert typed("run", "exports.py", *words).code == 0
@@ -162,7 +162,7 @@ def test_an_export_tells_its_progress_and_takes_the_faster_number_of_threads(
     assert "on cpu with 1 thread, as in the trial; about 0 s" in short.out, short
     assert "  50%  loss 0.25  0 s" in short.out
     assert short.out.count("loss 0.25") == 1, "a line every few seconds, not one for each point"
-    monkeypatch.setattr(final_training, "SHORTEST_TO_COMPARE", 0.0)
+    monkeypatch.setattr(model_training, "SHORTEST_TO_COMPARE", 0.0)
     assert (
         "with 4 threads, measured by a few steps; 1 thread: 10 s, 4 threads: 2 s; about 2 s"
         in typed("export", "r", "more").out

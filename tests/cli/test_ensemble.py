@@ -17,8 +17,8 @@ import pytest
 
 import evo_tune
 from evo_tune.cli.training import final_training
-from evo_tune.cli.training.ensemble import member_candidates, write_ensemble
-from evo_tune.cli.training.final_training import Pace, Training, Wish, read_wish
+from evo_tune.cli.training.final_training import Wish, read_wish
+from evo_tune.cli.training.model_training import Pace, Training, member_candidates, write_ensemble
 from evo_tune.errors import PluginError
 from evo_tune.genome.trial import Candidate
 from evo_tune.store.run import Run
@@ -186,7 +186,7 @@ Write = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    def of(*trainings: Quick, fits: Callable[[Any], bool] = lambda training: True, least_gain: float = 0.0) -> Any:
+    def of(*trainings: Any, fits: Callable[[Any], bool] = lambda training: True, least_gain: float = 0.0) -> Any:
         (tmp_path / "out").mkdir()
         return write_ensemble(iter(trainings), tmp_path / "out", tmp_path / "scratch", False, fits, least_gain)
 

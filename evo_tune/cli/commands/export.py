@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 @cli_command(
     "export",
-    "evo-tune export mine model                   # the best of run mine, into ./model",
+    "evo-tune export mine model  # the best of run mine, into ./model",
     "evo-tune export mine model --tokens 1000000  # trained for longer",
-    "evo-tune export mine model --ensemble 6      # up to 6 models in one folder, if together they are better",
+    "evo-tune export mine model --ensemble 6  # up to 6 models, if better together",
     order=120,
 )
 @shared.run_argument
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 @shared.store_option
 @shared.evaluator_option
 @shared.trust_option
-@shared.format_option("table", "json")
 def command(
     run: str | None,
     folder: str | None,
@@ -72,8 +71,7 @@ def command(
     """
     import tempfile
 
-    from evo_tune.cli.training.ensemble import ENSEMBLE
-    from evo_tune.cli.training.final_training import Training, choose_pace
+    from evo_tune.cli.training.model_training import ENSEMBLE, Training, choose_pace
     from evo_tune.dispatch.devices import plan
     from evo_tune.loop.code import load_run_evaluator
     from evo_tune.options.binding import split_assignments

@@ -3,8 +3,6 @@
 The search is that of `run`, and `final_training` trains the model.
 """
 
-from __future__ import annotations
-
 import contextlib
 import filecmp
 import math
@@ -22,7 +20,12 @@ import click
 import msgspec
 
 from evo_tune.cli import shared
+from evo_tune.cli.training.final_training import read_wish
 from evo_tune.errors import StoreError, UsageError
+from evo_tune.loop.search import Search
+from evo_tune.report.recommendation import comparison_objective
+from evo_tune.report.summary import RunResult, baseline_verdict, run_result, show_fresh_values, verdict
+from evo_tune.store.run import Run
 from evo_tune.text import one_line, with_plural
 from evo_tune.training.recipe.data.reading import LINES, NUMBER, PACKED, PARQUET
 from evo_tune.training.recipe.data.tables import TELLING
@@ -32,9 +35,6 @@ from evo_tune.trust import safe_files
 if TYPE_CHECKING:
     import pandas as pd
 
-    from evo_tune.loop.search import Search
-    from evo_tune.report.summary import RunResult
-    from evo_tune.store.run import Run
     from evo_tune.training.prediction.about import TrainingFacts
 
 IMAGES = {".bmp", ".gif", ".jpg", ".jpeg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -173,7 +173,7 @@ def _table_task(path: Path, data: str, target: str | None, lines: bool, header: 
     return DataTask("bundled:tabular", {"data": data, "target": target}, why, otherwise, _propose_split(frame, target))
 
 
-def _propose_split(frame: pd.DataFrame, target: str) -> str:
+def _propose_split(frame: "pd.DataFrame", target: str) -> str:
     """Return in words the split by time or by group that the columns of a table suggest; '' for none."""
     from evo_tune.training.recipe.data.kinds import classify_column
 
@@ -202,7 +202,7 @@ def _ask_target(data: str, names: list[str]) -> str:
     return str(click.prompt("column", type=click.Choice(names), err=True))
 
 
-def _series_task(frame: pd.DataFrame, data: str, target: str | None) -> DataTask | None:
+def _series_task(frame: "pd.DataFrame", data: str, target: str | None) -> DataTask | None:
     """Return the task of a table that has time series and nothing else; None for another table.
 
     It has one column of regular times, perhaps one column of texts that tells the series apart, and numbers.
@@ -232,7 +232,7 @@ def _series_task(frame: pd.DataFrame, data: str, target: str | None) -> DataTask
     return None
 
 
-def _first_rows(path: Path, data: str, lines: bool, header: bool) -> pd.DataFrame:
+def _first_rows(path: Path, data: str, lines: bool, header: bool) -> "pd.DataFrame":
     """Return the first rows of a table, or of a file of JSON lines."""
     import pandas as pd
 
@@ -324,7 +324,7 @@ def copy_model(model: Path, target: Path) -> None:
         raise StoreError(f"cannot write {target}: {error.strerror}; the model is in {model}") from None
 
 
-def read_facts(model: Path) -> TrainingFacts:
+def read_facts(model: Path) -> "TrainingFacts":
     """Return what the folder of a model says of its training; nothing if it is another evaluator's."""
     from evo_tune.training.prediction.about import TrainingFacts
 
@@ -346,8 +346,6 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
         model: Folder of the model.
         seconds: Duration of all.
     """
-    from evo_tune.cli.training.final_training import read_wish
-    from evo_tune.report.summary import baseline_verdict, run_result, show_fresh_values, verdict
     from evo_tune.training.prediction.ensemble import Ensemble
 
     run, result, wish, value = search.saved, run_result(search.saved), read_wish(search.saved), ""
@@ -394,8 +392,6 @@ def _recommend(run: Run, result: RunResult, metrics: Mapping[str, float | None],
         model: Folder of the model.
         longer: Whether the model was trained longer than the trials of the final comparison.
     """
-    from evo_tune.report.recommendation import comparison_objective
-
     if run.baseline is None or result.baseline is None or result.baseline.value is None:
         return str(model)
     goal, baseline = comparison_objective(run), result.baseline

@@ -1,4 +1,4 @@
-"""Train a model that is kept: by `evo-tune export`, and at the end of a run of `evo-tune auto`.
+"""The model at the end of a run of `evo-tune auto`.
 
 A run of `auto` is a run like any other. Beside its files it has `_auto.json`, which asks for a model at the end, and
 `_model`, that model. So `resume` finishes it after a kill. A language model trains for the rest of the hours; where
@@ -8,15 +8,11 @@ their genome was chosen. If no trial has ended in time, the default genome is tr
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
 import shlex
-import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,48 +20,24 @@ import msgspec
 from msgspec import Meta, Struct
 
 from evo_tune.cli import shared
-from evo_tune.cli.training.ensemble import ENSEMBLE, member_candidates, write_ensemble
-from evo_tune.dispatch import open_slots
-from evo_tune.dispatch.devices import CPU, Plan, cpu_count, plan
-from evo_tune.dispatch.slot import Task
+from evo_tune.cli.training.model_training import ENSEMBLE, SLACK, Pace, Training, choose_pace
+from evo_tune.dispatch.devices import plan
 from evo_tune.errors import EvoTuneError, StoreError
-from evo_tune.forecast.timing import TIMING, Timing, time_genomes
-from evo_tune.genome.trial import Candidate, Objective
+from evo_tune.genome.trial import Candidate
 from evo_tune.loop.budget import SHORTEST
-from evo_tune.loop.deadline import own_seconds
-from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import BoundEvaluator
-from evo_tune.report.recommendation import comparison_objective, fresh_values
-from evo_tune.report.summary import run_result, verdict
 from evo_tune.store.run import Run
 from evo_tune.store.run_folders import TRIALS
-from evo_tune.text import with_plural
 from evo_tune.trust import safe_files
 
 if TYPE_CHECKING:
     from evo_tune.loop.search import Search
-    from evo_tune.training.prediction.card import Origin
-
-# Shortest training in seconds for which numbers of threads are compared: the comparison takes some seconds itself.
-SHORTEST_TO_COMPARE = 60.0
-
-# Seconds after which a line is printed if the training has reported nothing.
-SILENCE = 30.0
-
-# Least seconds between two lines of progress: an evaluator may report after each step.
-PROGRESS_EVERY = 5.0
-
-# Metrics of `estimate` by which trainings of one genome are compared, the best one first.
-WORK = ("seconds", "flops", "tokens", "samples", "steps")
 
 # Files in a run's folder: the wish for a model, the model, and the folder of its training in `_trials`.
 WISH_FILE, MODEL, TRAINING = "_auto.json", "_model", "auto"
 
 # Share of the hours for the final training, where it gets more budget than a trial.
 MODEL_SHARE = {"language_model": 0.3}
-
-# Factor on the predicted time of the final training, which no later training can make up for.
-SLACK = 1.05
 
 # Least seconds for the final training to import torch and read the data, and for the model to be written.
 STARTING_SECONDS = 5.0
@@ -105,255 +77,6 @@ class Wish(Struct, forbid_unknown_fields=True, kw_only=True):
     width: Size | None = None
     depth: Size | None = None
     tokens: Size | None = None
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How a training is run.
-
-    Args:
-        threads: Number of CPU threads.
-        seconds: Predicted duration; NaN if unknown.
-        reason: Why so many threads, in words.
-    """
-
-    threads: int
-    seconds: float
-    reason: str
-
-
-def choose_pace(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: Plan, threads: int | None) -> Pace:
-    """Choose the threads of a training: those of the run's trials, or all cores if that is measured to be faster.
-
-    Args:
-        run: Run with the trial.
-        bound: Evaluator with the options of the training.
-        candidate: Trial to train again.
-        planned: Plan of the slots, with the device of the training.
-        threads: Number of threads that the user gives; None for the choice.
-    """
-    trial_threads, all_cores = run.manifest.threads, cpu_count()
-    if threads not in (None, trial_threads):
-        return Pace(threads, math.nan, "as given")
-    seconds, trial_seconds = math.nan, own_seconds(run, candidate.id) if run.candidates else 0.0
-    with contextlib.suppress(EvoTuneError):  # the work of the training, compared with that of the trial
-        trial_work = bound.plugin.bind(run.manifest.options).estimate(candidate.genome)
-        work = bound.estimate(candidate.genome)
-        name = next((name for name in WORK if trial_work.get(name, 0.0) > 0.0 and name in work), None)
-        if trial_seconds and name is not None:
-            seconds = trial_seconds * work[name] / trial_work[name]
-    pace = Pace(trial_threads, seconds, "as in the trial")
-    can_compare = planned.slots[0] == CPU and all_cores > trial_threads and TIMING in bound.plugin.supports
-    if threads is not None or not can_compare or not seconds >= SHORTEST_TO_COMPARE:
-        return pace
-    times = {count: _measure_seconds(bound, candidate, planned, count) for count in (trial_threads, all_cores)}
-    fastest = min(times, key=lambda count: times[count])
-    if not math.isfinite(times[fastest]):
-        return pace
-    times_text = ", ".join(
-        f"{with_plural(count, 'thread')}: {shared.show_seconds(time)}" for count, time in times.items()
-    )
-    return Pace(fastest, times[fastest], f"measured by a few steps; {times_text}")
-
-
-def _measure_seconds(bound: BoundEvaluator, candidate: Candidate, planned: Plan, threads: int) -> float:
-    """Return the seconds of a training with so many threads, by a few timed steps; infinite if they failed."""
-    with tempfile.TemporaryDirectory() as folder:
-        task = Task.of(bound, (), Path(folder) / "trials", threads)
-        slots = open_slots(task, Plan(planned.slots[:1], threads))
-        try:
-            rows, _ = time_genomes(slots, [candidate.genome], Timing(folder=Path(folder) / "trials"))
-        finally:
-            for slot in slots:
-                slot.close()
-    return rows[0]["seconds"] if 0 in rows else math.inf
-
-
-@dataclass(frozen=True)
-class Training:
-    """The training of a model that is kept.
-
-    Args:
-        run: The run.
-        bound: Evaluator with the options of the training.
-        candidate: The trial whose genome is trained.
-        planned: Device of the training.
-        pace: How it is trained.
-        seed: Seed of the training.
-        command: The command, for the model card.
-        ends_at: Time by which the training ends, in seconds of `time.monotonic`; infinite: no limit.
-    """
-
-    run: Run
-    bound: BoundEvaluator
-    candidate: Candidate
-    planned: Plan
-    pace: Pace
-    seed: int
-    command: str
-    ends_at: float = math.inf
-
-    def write(
-        self, target: Path, scratch: Path, err: bool, members: int = 1, least_gain: float = 0.0
-    ) -> dict[str, Any]:
-        """Train, and write the model or an ensemble with its card; print the progress. Return the metrics.
-
-        Args:
-            target: Folder of the model.
-            scratch: Folder of the training.
-            err: Whether to print on standard error.
-            members: Number of models to train for an ensemble; 1: no ensemble.
-            least_gain: See `write_ensemble`.
-        """
-        if members > 1:
-            return write_ensemble(self.candidates(members), target, scratch, err, self.fits, least_gain)
-        metrics = self.export(target, scratch, err)
-        self.write_card(target, metrics)
-        return metrics
-
-    def candidates(self, count: int) -> Iterator[Training]:
-        """Yield this training and others, whose models may form an ensemble with its model.
-
-        Args:
-            count: Number of trainings.
-        """
-        own = own_seconds(self.run, self.candidate.id)
-        for candidate in member_candidates(self.run, replace(self.candidate, seed=self.seed), count):
-            ratio = own_seconds(self.run, candidate.id) / own if own else math.nan
-            pace = replace(self.pace, seconds=ratio * self.pace.seconds)
-            yield replace(self, candidate=candidate, pace=pace, seed=candidate.seed)
-
-    def fits(self, training: Training) -> bool:
-        """Return whether there is time for another training; true without a limit."""
-        return self.ends_at == math.inf or time.monotonic() + SLACK * training.pace.seconds <= self.ends_at
-
-    def write_card(self, target: Path, metrics: Mapping[str, Any]) -> None:
-        """Write the card of a model of this training into its folder."""
-        from evo_tune.training.prediction.card import write_card
-
-        write_card(target, self.card_origin(), metrics, self.candidate.genome)
-
-    def export(
-        self, target: Path, scratch: Path, err: bool, predictions: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Train, and write the model without its card; print the progress. Return the metrics.
-
-        Args:
-            target: Folder of the model.
-            scratch: Folder of the training.
-            err: Whether to print on standard error.
-            predictions: Receives predictions for held-out samples (see `Context.predictions`); None: not wanted.
-        """
-        candidate, slot, pace = self.candidate, self.planned.slots[0], self.pace
-        genome = shared.show_genome(candidate.genome)
-        shared.echo(f"training trial {candidate.id} of {self.run.name}: {genome}", err=err)
-        duration = "its duration is unknown"
-        if not math.isnan(pace.seconds):
-            duration = f"about {shared.show_seconds(pace.seconds)}"
-        shared.echo(f"on {slot.name} with {with_plural(pace.threads, 'thread')}, {pace.reason}; {duration}", err=err)
-        os.environ["CUDA_VISIBLE_DEVICES"] = slot.visible  # before torch is imported
-        context = ProgressContext(
-            pace.seconds,
-            self.run.objectives[0],
-            err,
-            device=slot.inside,
-            threads=pace.threads,
-            seed=self.seed,
-            folder=scratch,
-            ends_at=self.ends_at,
-        )
-        context.predictions = predictions
-        with context.lines():
-            return self.bound.export(candidate.genome, context, target)
-
-    def card_origin(self) -> Origin:
-        """Return what the model card says of the model's run: its final comparison, its baseline and its verdict."""
-        from evo_tune.training.prediction.card import Origin, Result
-
-        run, candidate, plugin = self.run, self.candidate, self.bound.plugin
-        metric, results = comparison_objective(run).metric, []
-        names = {0: "the default genome", candidate.id: "this genome"}
-        if run.candidates and candidate.genome != run.candidates[candidate.id].genome:
-            names[candidate.id] = f"trial {candidate.id}, the recipe at its size in the search"
-        for row in fresh_values(run):
-            if row.values:
-                error = None if math.isnan(row.error) else row.error
-                name = names.get(row.id, f"trial {row.id}")
-                results.append(Result(metric, row.mean, error, f"{name}, {len(row.values)} fresh seeds"))
-        if run.baseline is not None and metric in run.baseline[1].metrics:
-            results.append(Result(metric, run.baseline[1].metrics[metric], None, f"{run.baseline[0]}, the baseline"))
-        return Origin(
-            run=run.name,
-            trial=candidate.id,
-            evaluator=plugin.name,
-            summary=plugin.summary,
-            command=self.command,
-            results=results,
-            verdict=verdict(run_result(run)),
-        )
-
-
-class ProgressContext(Context):
-    """Context of a training that prints its progress.
-
-    Args:
-        expected: Predicted seconds of the training; NaN if unknown.
-        objective: Objective whose metric is printed.
-        err: Whether to print on standard error.
-        fields: Arguments of `Context`.
-    """
-
-    def __init__(self, expected: float, objective: Objective, err: bool, **fields: Any) -> None:
-        super().__init__(objectives=[objective], **fields)
-        self._metric, self._err = objective.metric, err
-        self._expected = expected  # from the beginning, with the time that libraries take to load
-        self._first_report: tuple[float, float] | None = None  # its share, and its seconds
-        self._began = self._last_line = time.monotonic()
-        self._next_line = self._began
-
-    def report_all(self, fraction: float, metrics: Mapping[str, float], decayed: bool | None = None) -> None:
-        super().report_all(fraction, metrics, decayed)
-        elapsed = time.monotonic() - self._began
-        if self._first_report is None:  # by the prediction, later by the pace since the first report
-            self._first_report = fraction, elapsed
-            total = elapsed / fraction if math.isnan(self._expected) else self._expected
-        else:
-            share, seconds = self._first_report
-            total = (elapsed - seconds) / max(fraction - share, 1e-9)
-        self._expected = elapsed + (1.0 - fraction) * total
-        if self._began + elapsed < self._next_line:
-            return
-        self._next_line = self._began + elapsed + PROGRESS_EVERY
-        value = f"  {self._metric} {shared.show_value(metrics[self._metric])}" if self._metric in metrics else ""
-        self._print(f"{fraction:>5.0%}{value}", elapsed)
-
-    @contextlib.contextmanager
-    def lines(self) -> Iterator[None]:
-        """Print a line now and then while the training reports nothing."""
-        ended = threading.Event()
-
-        def print_lines() -> None:
-            while not ended.wait(SILENCE / 10):
-                if time.monotonic() - self._last_line >= SILENCE:
-                    self._print("  ...", time.monotonic() - self._began)
-
-        thread = threading.Thread(target=print_lines, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
-    def _print(self, text: str, elapsed: float) -> None:
-        self._last_line = time.monotonic()
-        remaining = self._expected - elapsed
-        remaining_text = f", about {shared.show_seconds(remaining)} left" if remaining > 0.5 else ""
-        shared.echo(f"{text}  {shared.show_seconds(elapsed)}{remaining_text}", err=self._err)
-
-
-# ---------------------------------------------------------------------------------------------------------
-# The model at the end of a run of `auto`
 
 
 def write_wish(run: Run, wish: Wish) -> None:
