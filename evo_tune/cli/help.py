@@ -29,9 +29,6 @@ COMMANDS: Mapping[int, str] = {0: "Search", 30: "Runs", 80: "Evaluators and stra
 # Most flags of a command without groups.
 FEW = 9
 
-# Widest line of an example.
-COLUMNS = 80
-
 # Names of values in the help, by the type of a flag without a name of its own.
 METAVARS: Mapping[type[click.ParamType[Any]], str] = {
     click.types.IntParamType: "N",
@@ -71,7 +68,9 @@ class Command(click.Command):
 
     Args:
         order: Place in the help of `evo-tune`: the lower, the earlier.
-        examples: Command lines for the end of the help, each with an optional comment after two blanks and '#'.
+        formats: Choices of `--format`; the first one is the default.
+        examples: Command lines for the end of the help, each with an optional comment after two blanks and '#'. Their
+            lines have up to 78 characters.
         settings: Function of `cli.flags` that returns further flags, called once this command is used or asked for its
             help. It keeps the declarations of settings out of `evo-tune --help`.
         args: Arguments of `click.Command`.
@@ -81,9 +80,23 @@ class Command(click.Command):
     context_class = Context
 
     def __init__(
-        self, *args: Any, order: int, examples: Sequence[str] = (), settings: str | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        order: int,
+        formats: Sequence[str] = ("table", "json"),
+        examples: Sequence[str] = (),
+        settings: str | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        output_format = click.Option(
+            ["--format", "output_format"],
+            type=click.Choice(formats),
+            default=formats[0],
+            show_default=True,
+            help="Output format.",
+        )
+        self.params.append(output_format)
         self.order = order
         self.examples = examples
         self._settings = settings
@@ -126,29 +139,10 @@ class Command(click.Command):
         if not self.examples:
             return
         with formatter.section("Examples"):
-            for line in self.examples:
-                for part in fit_example(line, COLUMNS - formatter.current_indent):
-                    command_line, mark, comment = part.partition("  #")
-                    if mark:
-                        comment = click.style(mark + comment, dim=True)
-                    formatter.write(f"{'':>{formatter.current_indent}}{command_line}{comment}\n")
-
-
-def fit_example(line: str, width: int) -> list[str]:
-    """Return an example in lines that fit: a comment moves to a line below, and a command continues before a flag."""
-    if len(line) <= width:
-        return [line]
-    command_line, mark, comment = line.partition("  #")
-    command_line, lines = command_line.rstrip(), []
-    while len(command_line) > width:
-        end = command_line.rfind(" -", 5, width - 1)
-        while end > 0 and command_line[:end].count("'") % 2:  # within quotes
-            end = command_line.rfind(" -", 5, end)
-        if end < 0:
-            break
-        lines.append(f"{command_line[:end]} \\")
-        command_line = f"    {command_line[end + 1 :]}"
-    return [*lines, command_line] + ([f"  {mark}{comment}"] if mark else [])
+            for line in "\n".join(self.examples).splitlines():
+                command_line, mark, comment = line.partition("  #")
+                dim_comment = click.style(mark + comment, dim=True) if mark else ""
+                formatter.write(f"{'':>{formatter.current_indent}}{command_line}{dim_comment}\n")
 
 
 def cli_command(name: str, *examples: str, **kwargs: Any) -> Callable[[Callable[..., Any]], Command]:

@@ -7,8 +7,7 @@ is followed, sizes are bounded, and nothing is executed.
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,40 +31,21 @@ LOG_SUFFIXES = (".log", ".txt", ".out", ".jsonl", "")
 VARIANT_AND_SEED = re.compile(r"(.+?)[-_.]?(?:seed)?[-_.=]?(\d+)", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class ResultColumns:
-    """What the user says of the columns; '' where it shall be noticed.
-
-    Args:
-        variant: Column of the variant.
-        seed: Column of the seed.
-        objective: The metric, as METRIC:min or METRIC:max.
-        metrics: NAME=PATTERN for logs, as `evo-tune run --metric` takes them.
-    """
-
-    variant: str = ""
-    seed: str = ""
-    objective: str = ""
-    metrics: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Results:
-    """Results that were read.
-
-    Args:
-        losses: Losses by variant and seed; None for a failed training. Trainings without a seed share none.
-        objective: The metric.
-        remarks: Lines for the user.
-    """
-
-    losses: Mapping[str, Mapping[str, float | None]]
-    objective: Objective
-    remarks: Sequence[str]
-
-
-def read_results(path: Path, columns: ResultColumns) -> Results:
+def read_results(
+    path: Path, variant: str, seed: str, goal: str, metrics: Sequence[str]
+) -> tuple[dict[str, dict[str, float | None]], Objective, list[str]]:
     """Return the results in a CSV file, JSON lines, or a folder of logs.
+
+    Args:
+        path: The file or folder.
+        variant: Column of the variant; '' where it shall be noticed.
+        seed: Column of the seed; '' likewise.
+        goal: The metric, as METRIC:min or METRIC:max; '' likewise.
+        metrics: NAME=PATTERN for logs, as `evo-tune run --metric` takes them.
+
+    Returns:
+        Losses by variant and seed, None for a failed training (trainings without a seed share none); the metric; and
+        lines for the user.
 
     Raises:
         UsageError: The path cannot be read, a column is missing or cannot be noticed, or a value is no number.
@@ -74,18 +54,18 @@ def read_results(path: Path, columns: ResultColumns) -> Results:
 
     remarks: list[str] = []
     if path.is_dir():
-        if not columns.objective:
+        if not goal:
             raise UsageError(f"{path} is a folder of logs: name the metric, such as --objective val_loss:min")
-        rows = list(_rows_of_logs(path, columns, remarks))
-        columns = replace(columns, variant="variant", seed="seed")
+        rows = list(_rows_of_logs(path, Objective.parse(goal), metrics, remarks))
+        variant, seed = "variant", "seed"
     else:
         rows = list((read_json_rows if path.suffix in JSON_SUFFIXES else read_csv_rows)("FILE", path))
     if not rows:
         raise UsageError(f"{path} has no results: expected a CSV file, JSON lines (.jsonl), or a folder of logs")
     names = list(dict.fromkeys(name for _, row in rows for name in row))
-    variant = _column(columns.variant, names, VARIANT_NAMES)
-    seed = _column(columns.seed, names, SEED_NAMES)
-    objective = _objective(columns.objective, [name for name in names if name not in (variant, seed)])
+    variant = _column(variant, names, VARIANT_NAMES)
+    seed = _column(seed, names, SEED_NAMES)
+    objective = _objective(goal, [name for name in names if name not in (variant, seed)])
     needed = {"variant: say --variant COLUMN": variant, "metric: say --objective METRIC:min": objective.metric}
     for what, name in needed.items():
         if name not in names:
@@ -100,16 +80,18 @@ def read_results(path: Path, columns: ResultColumns) -> Results:
         of_variant[key] = None if value is None else objective.sign * value
     if len(losses) > MOST_VARIANTS:
         raise UsageError(f"{path} has {len(losses)} variants in {variant}: expected at most {MOST_VARIANTS}")
-    return Results(losses, objective, remarks)
+    return losses, objective, remarks
 
 
-def _rows_of_logs(path: Path, columns: ResultColumns, remarks: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows_of_logs(
+    path: Path, objective: Objective, metrics: Sequence[str], remarks: list[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield a row for each log: its folder is the variant and its name the seed, or its name tells both."""
     from evo_tune.cli.flags import MOST_LINES
     from evo_tune.plugins.context import Context
     from evo_tune.plugins.scripts.script import OutputReader, parse_patterns
 
-    objective, patterns, problems, count = Objective.parse(columns.objective), parse_patterns(columns.metrics), [], 0
+    patterns, problems, count = parse_patterns(metrics), [], 0
     for log in sorted(_logs(path)):
         reader, count = OutputReader(patterns, None, Context(objectives=[objective])), count + 1
         try:

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from evo_tune.genome.trial import Trial
     from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
     from evo_tune.store.run import Run
-
-Command = TypeVar("Command", bound=Callable[..., Any])
 
 # The value of `store.run_folders.STORE`, which takes too long to import for `evo-tune --help`.
 STORE = "populations"
@@ -74,9 +72,8 @@ def complete_runs(
     return _completions([path.parent.name for path in store.glob(f"[!.]*/{MANIFEST}")], incomplete, or_file)
 
 
-def complete_runs_or_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Complete the name of a run, or a file."""
-    return complete_runs(ctx, param, incomplete, or_file=True)
+# Completes the name of a run, or a file.
+complete_runs_or_files = functools.partial(complete_runs, or_file=True)
 
 
 def complete_evaluators(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
@@ -200,18 +197,6 @@ evaluator_options_option = click.option(
 )
 
 
-def format_option(*formats: str) -> Callable[[Command], Command]:
-    """Return the option `--format` with these choices; the first one is the default."""
-    return click.option(
-        "--format",
-        "output_format",
-        type=click.Choice(formats),
-        default=formats[0],
-        show_default=True,
-        help="Output format.",
-    )
-
-
 @dataclass(frozen=True)
 class OutputFlags:
     """What a session prints, and what it writes beside the run.
@@ -245,7 +230,6 @@ def output_flags(command: Callable[..., int]) -> Callable[..., int]:
         return command(output=output, **flags)
 
     for option in (
-        format_option("table", "json", "jsonl"),
         click.option("--quiet", is_flag=True, help="Print nothing but errors."),
         price_option,
         click.option(
@@ -386,9 +370,6 @@ def print_json(value: Struct | Sequence[Struct], line: bool = False) -> None:
 
     import msgspec
 
-    for item in value if isinstance(value, Sequence) else (value,):
-        if not isinstance(item, msgspec.Struct):
-            raise TypeError(f"expected a type of cli/formats.py to print, got {type(item).__name__}")
     data = json.loads(json.dumps(msgspec.to_builtins(value)), parse_constant=lambda constant: None)
     click.echo(json.dumps(data, indent=None if line else 2).replace("\x7f", "\\u007f"))
 

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from evo_tune.cli import cli, command_module, command_names
-from evo_tune.cli.help import FLAGS, Command, fit_example
+from evo_tune.cli.help import FLAGS, Command
 
 
 def shown(name: str) -> str:
@@ -52,7 +52,7 @@ def test_many_flags_come_in_the_order_in_which_one_asks() -> None:
 def test_examples_are_printed_as_they_are_typed(name: str) -> None:
     printed = shown(name)
     for line in command_module(name).command.examples:
-        assert "".join(f"\n  {part}" for part in fit_example(line, 78)) + "\n" in printed
+        assert "".join(f"\n  {part}" for part in line.splitlines()) + "\n" in printed
     assert "\b" not in printed
 
 
@@ -76,15 +76,6 @@ def test_a_terminal_gets_colours_unless_it_says_no() -> None:
     assert "\033[36m--trials" in in_terminal()
     assert "\033" not in in_terminal(NO_COLOR="1")
     assert "\033" not in shown("run"), "a file or a pipe gets none"
-
-
-def test_examples_that_are_too_wide_continue_before_a_flag_and_comments_below() -> None:
-    assert fit_example("evo-tune run 'a --b {c}' --gene x  # why", 30) == [
-        "evo-tune run 'a --b {c}' \\",
-        "    --gene x",
-        "    # why",
-    ]
-    assert fit_example("evo-tune run  # why", 30) == ["evo-tune run  # why"]
 
 
 @pytest.mark.parametrize("name", command_names())

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 @shared.store_option
 @click.option("--dry-run", is_flag=True, help="Print the task, what was read, and a forecast, without starting a run.")
 @click.option("--quiet", is_flag=True, help="Print the verdict only.")
-@shared.format_option("table", "json")
 def command(
     data: str,
     target: str | None,

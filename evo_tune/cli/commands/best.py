@@ -11,10 +11,9 @@ if TYPE_CHECKING:
     from evo_tune.store.run import Run
 
 
-@cli_command("best", order=60)
+@cli_command("best", order=60, formats=("table", "json", "csv"))
 @shared.run_argument
 @shared.store_option
-@shared.format_option("table", "json", "csv")
 def command(run: str | None, store: str, output_format: str) -> None:
     """Print the best genome of RUN, or its Pareto front.
 

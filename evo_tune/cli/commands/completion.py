@@ -12,9 +12,9 @@ from evo_tune.cli.help import cli_command
     'eval "$(evo-tune completion zsh)"  # in ~/.zshrc, after compinit',
     "evo-tune completion fish > ~/.config/fish/completions/evo-tune.fish  # once",
     order=150,
+    formats=("script", "json"),
 )
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
-@shared.format_option("script", "json")
 @click.pass_context
 def command(ctx: click.Context, shell: str, output_format: str) -> None:
     """Print the completion script of SHELL.

@@ -26,7 +26,6 @@ from evo_tune.cli.help import cli_command
     help="File or folder to write.  [default: RUN-optuna.log, RUN-tensorboard, …]",
 )
 @shared.store_option
-@shared.format_option("table", "json")
 def command(run: str | None, tool: str, output: str | None, store: str, output_format: str) -> None:
     """Write RUN for Optuna, TensorBoard, MLflow or W&B.
 

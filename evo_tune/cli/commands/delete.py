@@ -13,7 +13,6 @@ from evo_tune.errors import UsageError
 @click.argument("runs", metavar="RUN…", nargs=-1, required=True, shell_complete=shared.complete_runs)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @shared.store_option
-@shared.format_option("table", "json")
 def command(runs: tuple[str, ...], yes: bool, store: str, output_format: str) -> None:
     """Delete runs with all their files.
 

@@ -12,7 +12,6 @@ from evo_tune.cli.help import cli_command
 @click.option("--slots", type=shared.COUNT, help="Number of trainings at the same time.")
 @click.option("--threads", type=shared.COUNT, help="CPU threads of a training.")
 @click.option("--probe", is_flag=True, help="Measure the speed of each kind of device with torch.")
-@shared.format_option("table", "json")
 def command(
     devices: str | None,
     per_device: int | str | None,

@@ -27,7 +27,6 @@ from evo_tune.errors import OptionError
 @click.option("--threads", type=shared.COUNT, help="CPU threads.  [default: 1]")
 @click.option("--timeout", type=shared.POSITIVE, metavar="SECONDS", help="Longest time of the training.")
 @click.option("--folder", metavar="DIR", help="Folder for the log and the checkpoint.  [default: a temporary one]")
-@shared.format_option("table", "json")
 def command(
     evaluator: str,
     genes: tuple[str, ...],

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from evo_tune.plugins.evaluator import Evaluator
 
 
-@cli_command("evaluators", "evo-tune evaluators language_model", order=80)
+@cli_command("evaluators", "evo-tune evaluators language_model", order=80, formats=("table", "json", "csv"))
 @click.argument("name", required=False, shell_complete=shared.complete_evaluators)
-@shared.format_option("table", "json", "csv")
 def command(name: str | None, output_format: str) -> None:
     """List the evaluators that can be used by name.
 

@@ -8,6 +8,7 @@ import click
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 from evo_tune.errors import StoreError
+from evo_tune.text import one_line
 
 if TYPE_CHECKING:
     from evo_tune.report.data import ListedRun
@@ -16,13 +17,18 @@ if TYPE_CHECKING:
 KEYS = ("created", "run", "evaluator", "strategy", "state", "results", "failed", "best", "seconds")
 
 
-@cli_command("list", "evo-tune list --sort best", "evo-tune list --filter tabular --filter '#paper'  # both", order=30)
+@cli_command(
+    "list",
+    "evo-tune list --sort best",
+    "evo-tune list --filter tabular --filter '#paper'  # both",
+    order=30,
+    formats=("table", "json", "csv"),
+)
 @click.option(
     "--filter", "texts", multiple=True, metavar="TEXT", help="Only runs with TEXT in a column or the note; repeatable."
 )
 @click.option("--sort", type=click.Choice(KEYS), default="created", show_default=True, help="Order, the lowest first.")
 @shared.store_option
-@shared.format_option("table", "json", "csv")
 def command(texts: tuple[str, ...], sort: str, store: str, output_format: str) -> None:
     """List the saved runs, the latest last."""
     from msgspec import structs
@@ -39,7 +45,8 @@ def command(texts: tuple[str, ...], sort: str, store: str, output_format: str) -
             runs.append(run_row(Run.open(folder)))
         except StoreError as error:
             shared.echo(f"Warning: {error}", err=True)
-    runs = [run for run in runs if all(_contains(structs.asdict(run), text) for text in texts)]
+    for text in texts:
+        runs = [run for run in runs if any(text.casefold() in str(value).casefold() for value in structs.astuple(run))]
     runs.sort(key=lambda run: (getattr(run, sort) is None, getattr(run, sort), run.created))
     if output_format == "json":
         shared.print_json(runs)
@@ -54,16 +61,12 @@ def command(texts: tuple[str, ...], sort: str, store: str, output_format: str) -
     )
 
 
-def _contains(row: dict[str, Any], text: str) -> bool:
-    return any(text.casefold() in str(value).casefold() for value in row.values())
-
-
 def _table_row(run: "ListedRun") -> dict[str, Any]:
     """Return the columns of a table: the first ones fit a narrow terminal."""
     return {
         "run": run.run,
         "began": run.created[:16].replace("T", " "),
-        "evaluator": _shorten(run.evaluator.removeprefix("bundled:").removeprefix("command:"), 24),
+        "evaluator": one_line(run.evaluator.removeprefix("bundled:").removeprefix("command:"), 24),
         "state": run.state,
         "trials": run.results,
         "best": run.best_text,
@@ -71,10 +74,5 @@ def _table_row(run: "ListedRun") -> dict[str, Any]:
         "failed": run.failed,
         "wall time": shared.show_seconds(run.seconds),
         "strategy": run.strategy,
-        "note": _shorten(run.note, 40),
+        "note": one_line(run.note, 40),
     }
-
-
-def _shorten(text: str, width: int) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= width else f"{line[: width - 1]}…"

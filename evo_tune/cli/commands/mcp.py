@@ -11,9 +11,9 @@ from evo_tune.cli.help import cli_command
     "evo-tune mcp .                # started by the agent's program, not typed",
     "evo-tune mcp . --format json",
     order=145,
+    formats=("mcp", "json"),
 )
 @click.argument("folders", metavar="FOLDER…", nargs=-1, required=True)
-@shared.format_option("mcp", "json")
 def command(folders: tuple[str, ...], output_format: str) -> None:
     """Serve tools for coding agents, over MCP.
 

@@ -10,7 +10,6 @@ from evo_tune.cli.help import cli_command
 
 @cli_command("new", "evo-tune new mytask", order=100)
 @click.argument("name")
-@shared.format_option("table", "json")
 def command(name: str, output_format: str) -> None:
     """Write ./evaluators/NAME.py, an evaluator to edit.
 

@@ -12,7 +12,6 @@ from evo_tune.cli.help import cli_command
 @click.argument("run", shell_complete=shared.complete_runs)
 @click.argument("text", required=False)
 @shared.store_option
-@shared.format_option("table", "json")
 def command(run: str, text: str | None, store: str, output_format: str) -> None:
     """Write TEXT as the note on RUN, or print its note.
 

@@ -12,7 +12,6 @@ from evo_tune.cli.help import cli_command
 @shared.run_argument
 @click.option("-o", "--output", metavar="FILE", help="File to write.  [default: RUN.zip]")
 @shared.store_option
-@shared.format_option("table", "json")
 def command(run: str | None, output: str | None, store: str, output_format: str) -> None:
     """Write RUN as one ZIP file, without checkpoints and logs.
 

@@ -33,10 +33,11 @@ MAX_JSON_ROWS = 10_000
 @cli_command(
     "predict",
     "evo-tune predict model new.csv --output predicted.csv",
-    "evo-tune predict model new.csv --keep id  # to standard output, with the column id",
+    "evo-tune predict model new.csv --keep id  # to standard output, with column id",
     "cat new.csv | evo-tune predict model -",
     "evo-tune predict model --prompt 'The ' --length 500  # a language model writes",
     order=125,
+    formats=("csv", "json"),
 )
 @click.argument("model", metavar="MODEL", type=click.Path(file_okay=False))
 @click.argument("data", metavar="[INPUT]", required=False, type=click.Path())
@@ -59,7 +60,6 @@ MAX_JSON_ROWS = 10_000
     metavar="GIB",
     help="Most memory that the model and its predictions may take.  [default: 80 % of the free memory]",
 )
-@shared.format_option("csv", "json")
 def command(
     model: str,
     data: str | None,

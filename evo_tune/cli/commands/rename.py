@@ -12,7 +12,6 @@ from evo_tune.cli.help import cli_command
 @click.argument("run", shell_complete=shared.complete_runs)
 @click.argument("name")
 @shared.store_option
-@shared.format_option("table", "json")
 def command(run: str, name: str, store: str, output_format: str) -> None:
     """Rename RUN to NAME.
 

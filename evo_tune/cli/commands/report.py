@@ -12,7 +12,6 @@ from evo_tune.cli.help import cli_command
 @click.argument("runs", metavar="[RUN]…", nargs=-1, shell_complete=shared.complete_runs)
 @click.option("-o", "--output", metavar="FILE", help="File to write.  [default: in the run's folder]")
 @shared.store_option
-@shared.format_option("table", "json")
 def command(runs: tuple[str, ...], output: str | None, store: str, output_format: str) -> None:
     """Write the results of RUN as a page of charts.
 

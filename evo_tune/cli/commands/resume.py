@@ -8,7 +8,7 @@ from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
 
-@cli_command("resume", settings="session_flags", order=20)
+@cli_command("resume", settings="session_flags", order=20, formats=("table", "json", "jsonl"))
 @shared.run_argument
 @shared.output_flags
 @shared.store_option

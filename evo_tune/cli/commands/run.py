@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     "evo-tune run                                     # a small GPT on English text",
     "evo-tune run language_model -o data=corpus/      # on your own text",
     "evo-tune run evaluators/mine.py --trials 100     # your own task",
-    "evo-tune run 'python train.py --lr {lr}' --gene 'lr=log(1e-4,1e-1)' --objective val_loss:min",
+    "evo-tune run 'python train.py --lr {lr}' --gene 'lr=log(1e-4,1e-1)' \\\n    --objective val_loss:min",
     settings="run_flags",
     order=10,
+    formats=("table", "json", "jsonl"),
 )
 @click.argument("evaluator", default="language_model", shell_complete=shared.complete_evaluators)
 @shared.evaluator_options_option

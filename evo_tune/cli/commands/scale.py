@@ -46,7 +46,7 @@ def parse_count(text: str) -> int:
 @cli_command(
     "scale",
     "evo-tune scale mine --depth 24 --width 1024 --tokens 1e9",
-    "evo-tune scale mine --depth 4 --width 256 --tokens 1e7 --probe 3 --emit target.toml",
+    "evo-tune scale mine --depth 4 --width 256 --tokens 1e7 --emit target.toml",
     order=115,
 )
 @shared.run_argument
@@ -82,7 +82,6 @@ def parse_count(text: str) -> int:
 @shared.store_option
 @shared.evaluator_option
 @shared.trust_option
-@shared.format_option("table", "json")
 def command(
     run: str | None,
     trial: int | None,

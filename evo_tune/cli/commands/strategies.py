@@ -4,8 +4,7 @@ from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
 
-@cli_command("strategies", order=90)
-@shared.format_option("table", "json", "csv")
+@cli_command("strategies", order=90, formats=("table", "json", "csv"))
 def command(output_format: str) -> None:
     """List the strategies and their options."""
     from msgspec import structs

@@ -12,7 +12,6 @@ from evo_tune.cli.help import cli_command
 @click.argument("file", metavar="FILE", type=click.Path(exists=True, dir_okay=False))
 @click.option("--as", "name", metavar="NAME", help="Name of the run.  [default: the run's own, or that of the file]")
 @shared.store_option
-@shared.format_option("table", "json")
 def command(file: str, name: str | None, store: str, output_format: str) -> None:
     """Add the run in FILE to the saved runs.
 

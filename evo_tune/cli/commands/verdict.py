@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 @cli_command(
     "verdict",
     "evo-tune verdict results.csv --baseline default",
-    "evo-tune verdict logs --objective val_loss:min --baseline 3.28  # a folder of logs, and a number to beat",
+    "evo-tune verdict logs --objective val_loss:min --baseline 3.28",
     order=67,
+    formats=("table", "csv", "json"),
 )
 @click.argument("path", metavar="FILE", type=click.Path(exists=True))
 @click.option("--baseline", required=True, metavar="NAME", help="Variant to compare the others with, or a number.")
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 @click.option(
     "--metric", "metrics", multiple=True, metavar="NAME=PATTERN", help="For logs: pattern of a metric; repeatable."
 )
-@shared.format_option("table", "csv", "json")
 def command(
     path: str, baseline: str, objective: str, variant: str, seed: str, metrics: tuple[str, ...], output_format: str
 ) -> None:
@@ -38,12 +38,12 @@ def command(
     """
     import msgspec
 
-    from evo_tune.cli.results import ResultColumns, read_results
+    from evo_tune.cli.results import read_results
     from evo_tune.report.verdict import give_verdict
 
-    results = read_results(Path(path), ResultColumns(variant, seed, objective, metrics))
-    shared.echo(*results.remarks, err=True)
-    verdict = give_verdict(results.losses, baseline, results.objective)
+    losses, goal, remarks = read_results(Path(path), variant, seed, objective, metrics)
+    shared.echo(*remarks, err=True)
+    verdict = give_verdict(losses, baseline, goal)
     if output_format == "json":
         shared.print_json(verdict)
         return

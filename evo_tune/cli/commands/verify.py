@@ -24,7 +24,6 @@ SHOWN = 5
 @click.option("--strategy", metavar="PATH", help="New path of the strategy's file, if it has moved.")
 @click.option("--retrain", metavar="N", type=shared.COUNT, help="Train N random trials again and compare their values.")
 @shared.trust_option
-@shared.format_option("table", "json")
 def command(
     run: str | None,
     store: str,

@@ -12,7 +12,6 @@ from evo_tune.cli.help import cli_command
 @shared.run_argument
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the page.  [default: a free one]")
 @shared.store_option
-@shared.format_option("table", "json")
 def command(run: str | None, port: int, store: str, output_format: str) -> None:
     """Serve a page that follows RUN, or a page of all runs.
 
