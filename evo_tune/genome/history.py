@@ -124,12 +124,6 @@ class GrowingArray:
             self._rows = np.concatenate([self._rows, np.tile(self._fill, (len(self._rows), 1))])
         self._rows[row] = values
 
-    def insert(self, row: int, values: Sequence[float], count: int) -> None:
-        """Insert a row among the first `count` rows; the rows from `row` on move by one."""
-        self.set(count, self._fill)
-        self._rows[row + 1 : count + 1] = self._rows[row:count]
-        self._rows[row] = values
-
     def first_rows(self, count: int) -> np.ndarray:
         """Return a view of the first `count` rows, shape (count, columns)."""
         while count > len(self._rows):
@@ -331,26 +325,19 @@ class RunHistory(History):
         super()._begin()
         # The space at first and after each widening.
         self.spaces = [self.space]
-        # Violation, losses and id of each trial of `ranking`.
-        self._sort_keys: list[tuple[float, tuple[float, ...], int]] = []
-        self._losses = GrowingArray(*[0.0] * len(self.objectives))
-        self._excesses = GrowingArray(*[0.0] * len(self.constraints))
+        # Rows of `ranking`: losses, and excesses over the constraints.
+        self._losses, self._excesses = np.empty((0, len(self.objectives))), np.empty((0, len(self.constraints)))
         self._before_widening: frozenset[str] = frozenset()
 
     def _ranking_table(self) -> RankingTable:
-        losses = self._losses.first_rows(len(self.ranking))
-        return RankingTable(losses, losses, losses[:, 0], self._excesses.first_rows(len(self.ranking)))
+        return RankingTable(self._losses, self._losses, self._losses[:, 0], self._excesses)
 
     def predates_widening(self, genome: Genome) -> bool:
         """Return whether a genome was proposed before the space was widened, with the steps of the earlier space."""
         return genome_key(genome) in self._before_widening
 
-    def add_candidate(self, candidate: Candidate, units: np.ndarray | None = None) -> None:
+    def add_candidate(self, candidate: Candidate) -> None:
         """Add a proposed candidate.
-
-        Args:
-            candidate: Candidate with the next id.
-            units: Unit coordinates of the candidate, shape (genes,), if known already.
 
         Raises:
             ValueError: The candidate does not have the next id.
@@ -361,7 +348,7 @@ class RunHistory(History):
         if candidate.genome.keys() > genes.keys():  # it has the defaults of genes that join the run later
             candidate = replace(candidate, genome={name: candidate.genome[name] for name in genes})
         # This line comes first because it raises if the space has changed.
-        self.proposed_units.append(self.space.encode(candidate.genome) if units is None else units)
+        self.proposed_units.append(self.space.encode(candidate.genome))
         self._pending[candidate.id] = candidate
         if candidate.fresh:
             self.fresh_proposals.append(candidate)
@@ -375,30 +362,17 @@ class RunHistory(History):
             space: Space with all values of the current one. Earlier genomes have the defaults of its new genes.
             lessons: Results of earlier runs, in the coordinates of the wider space.
         """
-        self._add_genes({name: gene.middle() for name, gene in space.genes.items() if name not in self.space.genes})
-        candidates = (*self._pending.values(), *(trial.candidate for trial in self.trials))
-        genomes = {candidate.id: candidate.genome for candidate in candidates}
+        defaults = {name: gene.middle() for name, gene in space.genes.items() if name not in self.space.genes}
+        trials, spaces = self.trials, [*self.spaces, space]
+        candidates = (*self._pending.values(), *(trial.candidate for trial in trials))
         self.space, self.lessons = space, tuple(lessons)
-        self.spaces.append(space)
-        self.proposed_units = [space.encode(genomes[id]) for id in range(len(genomes))]
-        self._before_widening = frozenset(map(genome_key, genomes.values()))
-        self._folds.clear()  # folds depend on the coordinates too
-
-    def _add_genes(self, defaults: Genome) -> None:
-        """Give all earlier candidates and trials the defaults of new genes, if there are any."""
-        if not defaults:
-            return
-        self._pending = {id: with_genes(candidate, defaults) for id, candidate in self._pending.items()}
-        self.trials = [replace(trial, candidate=with_genes(trial.candidate, defaults)) for trial in self.trials]
-        trials = {trial.id: trial for trial in self.trials}
-        self.failed = [trials[trial.id] for trial in self.failed]
-        self.ranking = [trials[trial.id] for trial in self.ranking]
-        candidates = {**self._pending, **{id: trial.candidate for id, trial in trials.items()}}
-        self.fresh_proposals = [candidates[candidate.id] for candidate in self.fresh_proposals]
-        self._proposals = {}
-        for id, candidate in sorted(candidates.items()):
-            key = genome_key(candidate.genome), candidate.budget, candidate.extra_seed
-            self._proposals.setdefault(key, id)
+        self._begin()  # all else depends on the genes or on the coordinates
+        self.spaces = spaces
+        for candidate in sorted(candidates, key=lambda candidate: candidate.id):
+            self.add_candidate(with_genes(candidate, defaults))
+        for trial in trials:
+            self.tell(trial.id, trial.outcome)
+        self._before_widening = frozenset(key for key, *_ in self._proposals)
 
     def tell(self, id: int, outcome: Outcome) -> Trial:
         """Report the result of a pending candidate; return the completed trial."""
@@ -407,10 +381,14 @@ class RunHistory(History):
         if not trial.ok:
             self.failed.append(trial)
         if trial.rankable and trial.losses is not None:
-            count, sort_key = len(self.ranking), (trial.violation, trial.losses, trial.id)
-            row = bisect(self._sort_keys, sort_key)
-            self._sort_keys.insert(row, sort_key)
-            self._losses.insert(row, trial.losses, count)
-            self._excesses.insert(row, [constraint.excess(outcome.metrics) for constraint in self.constraints], count)
+            row = bisect(self.ranking, _sort_key(trial), key=_sort_key)
+            excesses = [constraint.excess(outcome.metrics) for constraint in self.constraints]
+            self._losses = np.insert(self._losses, row, trial.losses, axis=0)
+            self._excesses = np.insert(self._excesses, row, excesses, axis=0)
             self.ranking.insert(row, trial)
         return trial
+
+
+def _sort_key(trial: Trial) -> tuple[float, tuple[float, ...], int]:
+    """Return what `RunHistory.ranking` is sorted by: violation, losses, id."""
+    return trial.violation, trial.losses or (), trial.id
