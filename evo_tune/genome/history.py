@@ -268,12 +268,9 @@ class History(ABC):
         losses, scaled = self.ranked_losses(), self.scaled_losses()
         if len(self.objectives) == 1 and np.isfinite(scaled).all() and (self.excesses() <= 0.0).all():
             losses = scaled[:, None]
-
-        def features(trials: Sequence[Trial] | Sequence[Candidate]) -> np.ndarray:
-            units = np.array([self.proposed_units[trial.id] for trial in trials]).reshape(-1, len(self.space.genes))
-            return self.space.to_features(units)
-
-        return Arrays(features(self.ranking), losses, features(self.failed), features(self.pending))
+        trials = (self.ranking, self.failed, self.pending)
+        x, failed, pending = (self.space.to_features(units_of(self, group)) for group in trials)
+        return Arrays(x, losses, failed, pending)
 
     def fold(self, key: Hashable, initial: Callable[[], State], step: Callable[[State, Trial], State]) -> State:
         """Return the left fold of `step` over `trials`.
@@ -303,6 +300,11 @@ class History(ABC):
             state = step(state, item)
         self._folds[key] = (len(items), state)
         return state
+
+
+def units_of(history: History, trials: Sequence[Trial] | Sequence[Candidate]) -> np.ndarray:
+    """Return the unit coordinates of trials, shape (trials, genes)."""
+    return np.array([history.proposed_units[trial.id] for trial in trials]).reshape(-1, len(history.space.genes))
 
 
 class RunHistory(History):

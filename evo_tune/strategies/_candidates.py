@@ -24,7 +24,7 @@ from itertools import islice
 
 import numpy as np
 
-from evo_tune.genome.history import History
+from evo_tune.genome.history import History, units_of
 from evo_tune.genome.kernel import category_counts, encode_features
 from evo_tune.genome.process import GaussianProcess
 from evo_tune.genome.space import SearchSpace
@@ -438,8 +438,7 @@ def _merits_within_value(
     """
 
     def features_with_value(trials: Sequence[Trial] | Sequence[Candidate]) -> np.ndarray:
-        units = np.array([history.proposed_units[trial.id] for trial in trials]).reshape(-1, len(sizes))
-        features = encode_features(units, sizes)
+        features = encode_features(units_of(history, trials), sizes)
         return np.asarray(features[features[:, gene] == value])
 
     ranked_features = features_with_value(history.ranking[:MAX_RECENT_TRIALS])[:MAX_FIT_POINTS]

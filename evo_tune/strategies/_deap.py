@@ -15,6 +15,7 @@ import random
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,17 +34,8 @@ ETA = 10.0
 SHRINK = 2.0**-10
 
 
-class _Numpy:
-    """Replacement of numpy in a copy of a DEAP module, with its own generator as `numpy.random`."""
-
-    random = np.random.RandomState()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(np, name)
-
-
 def _private_copy(name: str) -> Any:
-    """Return a copy of a module of `deap.tools` that draws from GENERATOR and `_Numpy.random`.
+    """Return a copy of a module of `deap.tools` that draws from GENERATOR and NUMPY_GENERATOR.
 
     DEAP takes no generator as an argument. To replace the one in DEAP's modules would change what others draw.
     """
@@ -52,11 +44,11 @@ def _private_copy(name: str) -> Any:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    vars(module).update(random=GENERATOR, numpy=_Numpy())
+    vars(module).update(random=GENERATOR, numpy=SimpleNamespace(**{**vars(np), "random": NUMPY_GENERATOR}))
     return module
 
 
-GENERATOR = random.Random()
+GENERATOR, NUMPY_GENERATOR = random.Random(), np.random.RandomState()
 deap_crossover, deap_emo, deap_selection = map(_private_copy, ("crossover", "emo", "selection"))
 
 # Held while the copies draw, because runs in several threads share their generators.
@@ -190,7 +182,7 @@ def select_by_reference(pool: Sequence[Individual], size: int) -> list[Individua
     while objectives > 1 and math.comb(objectives + divisions, divisions + 1) <= size:
         divisions += 1
     with LOCK, np.errstate(all="ignore"):  # losses may overflow; the niche is then arbitrary
-        _Numpy.random.seed(fold_seed(individual.id for individual in pool))
+        NUMPY_GENERATOR.seed(fold_seed(individual.id for individual in pool))
         points = deap_emo.uniform_reference_points(objectives, divisions)
         survivors: list[Individual] = deap_emo.selNSGA3(list(pool), size, points, nd="standard")
     return survivors

@@ -28,10 +28,10 @@ Sources:
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import TypeAlias
 
 import numpy as np
 
@@ -346,23 +346,8 @@ def _lesson_process(lesson: Lesson, sizes: np.ndarray) -> GaussianProcess:
     return process
 
 
-class Factor(ABC):
-    """A factor of the acquisition."""
-
-    # Whether it has a gradient.
-    smooth: bool = True
-
-    @abstractmethod
-    def logs(self, units: np.ndarray) -> np.ndarray:
-        """Return the logarithm at unit coordinates of shape (points, genes). Shape (points,)."""
-
-    @abstractmethod
-    def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return what `logs` does, and its gradient, shape (points, genes), 0 for genes without an order."""
-
-
 @dataclass(frozen=True)
-class Improvement(Factor):
+class Improvement:
     """Expected improvement over the best score.
 
     Args:
@@ -375,20 +360,15 @@ class Improvement(Factor):
     models: Models
     layout: FeatureLayout
     best: float
-    earlier: EarlierRuns | None = None
-
-    @property
-    def smooth(self) -> bool:  # type: ignore[override]
-        """Whether a Gaussian process predicts alone."""
-        return self.models.forest is None and (self.earlier is None or not self.earlier.lessons)
+    earlier: EarlierRuns
 
     def logs(self, units: np.ndarray) -> np.ndarray:
         mean, deviation = self.models.predict(self.layout.features(units))
-        if self.earlier is not None and self.earlier.lessons:
-            mean = mean + self.earlier(encode_features(units, self.earlier.sizes))
-        return log_expected_improvement(mean, deviation, self.best)
+        earlier_mean = self.earlier(encode_features(units, self.earlier.sizes))
+        return log_expected_improvement(mean + earlier_mean, deviation, self.best)
 
     def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `logs` does and its gradient, where a Gaussian process of this run predicts alone."""
         mean, variance, rising, widening = self.models.process.slopes(self.layout.features(units))
         deviation = np.sqrt(variance)
         density, below = log_density_and_probability((mean - self.best) / deviation)
@@ -399,7 +379,7 @@ class Improvement(Factor):
 
 
 @dataclass(frozen=True)
-class Below(Factor):
+class Below:
     """Probability that a value is below a limit.
 
     Args:
@@ -435,7 +415,7 @@ class Below(Factor):
 
 
 @dataclass(frozen=True)
-class Prior(Factor):
+class Prior:
     """Priors of the genes, to a power.
 
     Args:
@@ -453,6 +433,11 @@ class Prior(Factor):
         return self.logs(units), self.weight * log_prior_gradient(self.genes, units)
 
 
+# A factor of the acquisition. `logs` returns its logarithm at unit coordinates of shape (points, genes): (points,).
+# `slopes` returns that and its gradient, shape (points, genes), 0 for genes without an order.
+Factor: TypeAlias = Improvement | Below | Prior
+
+
 @dataclass(frozen=True)
 class Acquisition:
     """The product of factors.
@@ -461,16 +446,13 @@ class Acquisition:
         factors: The factors.
         noise: Share of the variance of the scores that the process takes for noise.
         precise: Whether a process judges alone that predicts each good result well from the others.
+        smooth: Whether all factors have a gradient.
     """
 
     factors: Sequence[Factor]
     noise: float
     precise: bool = False
-
-    @property
-    def smooth(self) -> bool:
-        """Whether all factors have a gradient."""
-        return all(factor.smooth for factor in self.factors)
+    smooth: bool = True
 
     def __call__(self, units: np.ndarray) -> np.ndarray:
         """Return the logarithm of the acquisition at unit coordinates, shape (points, genes). Shape (points,)."""

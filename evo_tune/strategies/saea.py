@@ -20,11 +20,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from evo_tune.genome.history import History
+from evo_tune.genome.history import History, units_of
 from evo_tune.genome.kernel import FeatureLayout, encode_features, farthest_points
 from evo_tune.genome.process import NOISE_MEDIAN, GaussianProcess
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Candidate, Proposal, Trial
+from evo_tune.genome.trial import Proposal
 from evo_tune.genome.values import ranks
 from evo_tune.options.declare import option
 from evo_tune.plugins.strategy import GenomeResults, Strategy
@@ -202,7 +202,7 @@ class SAEA(Strategy):
         if len(rows) > room:
             order = np.lexsort((bare_ranks, ~feasible))
             rows = np.append(order[:half], rng.choice(order[half:], room - half, replace=False))
-        result_units = _units(history, [history.ranking[row] for row in rows.tolist()])
+        result_units = units_of(history, [history.ranking[row] for row in rows.tolist()])
         scores = loss_scores(bare_ranks, _combine_losses(history, weights, parents))[rows]
         # A process judges a share of the proposals alone, a larger one where it predicts each good result well from the
         # others. Nothing is drawn where none ever does.
@@ -215,37 +215,25 @@ class SAEA(Strategy):
         if not alone:  # the forest knows edges, so failures share the ranks behind all others
             last_ranks = np.full(len(failed), len(bare_ranks) + (len(history.failed) + 1) / 2)
             scores = normal_scores(np.append(bare_ranks[rows], last_ranks), len(bare_ranks) + len(history.failed))
-            units = np.concatenate([result_units, _units(history, failed)])
+            units = np.concatenate([result_units, units_of(history, failed)])
         points, plain_points = layout.features(units), encode_features(units, layout.category_counts)
         earlier = surrogates.EarlierRuns.of(history.lessons, plain_points, scores, layout.category_counts)
         own_scores = scores - earlier(plain_points)
         if process is None or earlier.lessons or not alone:
             process = GaussianProcess.fit(points, own_scores, layout.kinds, precise=alone)
-        models = Models.fit(
-            process,
-            points,
-            own_scores,
-            _pending_features(history, layout),
-            layout.category_counts_with_absent,
-            rng,
-            alone,
-        )
+        pending = layout.features(units_of(history, history.pending[-MAX_RECENT_TRIALS:]))
+        models = Models.fit(process, points, own_scores, pending, layout.category_counts_with_absent, rng, alone)
         factors: list[surrogates.Factor | None] = []
         factors += [surrogates.constraint_factor(layout, result_units, excess) for excess in excesses[rows].T]
-        factors += [success, self._prior(history)]
+        factors.append(success)
+        if history.space.has_priors:
+            factors.append(surrogates.Prior(history.space.genes, TRUST / history.fresh_count))
+        smooth = True
         if feasible[rows].any():  # before that, any trial that meets the constraints is an improvement
             best = float(scores[: len(rows)][feasible[rows]].max())
             factors.append(surrogates.Improvement(models, layout, best, earlier))
-        return Acquisition([factor for factor in factors if factor is not None], models.process.noise, precise)
-
-    def _prior(self, history: History) -> surrogates.Prior | None:
-        """Return the priors of the genes; None if no gene has one."""
-        return surrogates.Prior(history.space.genes, TRUST / history.fresh_count) if history.space.has_priors else None
-
-
-def _units(history: History, trials: Sequence[Trial] | Sequence[Candidate]) -> np.ndarray:
-    """Return the unit coordinates of trials, shape (trials, genes)."""
-    return np.array([history.proposed_units[trial.id] for trial in trials]).reshape(-1, len(history.space.genes))
+            smooth = alone and not earlier.lessons
+        return Acquisition([factor for factor in factors if factor is not None], models.process.noise, precise, smooth)
 
 
 def _success_factor(history: History, layout: FeatureLayout) -> surrogates.Below | None:
@@ -260,16 +248,11 @@ def _success_factor(history: History, layout: FeatureLayout) -> surrogates.Below
     rows, room = np.arange(len(history.ranking)), MAX_FIT_POINTS - len(failed)
     if len(rows) > room:
         rows = np.linspace(0, len(rows) - 1, min(len(rows), MAX_SUCCESSES)).astype(int)
-        units = _units(history, [history.ranking[row] for row in rows.tolist()])
+        units = units_of(history, [history.ranking[row] for row in rows.tolist()])
         rows = rows[farthest_points(layout.features(units), layout.kinds, room)]
     trials = [*(history.ranking[row] for row in rows.tolist()), *failed]
     labels = [UNKNOWN_CAUSE.get(trial.outcome.status, -1.0 if trial.losses is None else 1.0) for trial in trials]
-    return surrogates.success_factor(layout, _units(history, trials), np.array(labels), len(history.trials))
-
-
-def _pending_features(history: History, layout: FeatureLayout) -> np.ndarray:
-    """Return the features of the latest pending trials, shape (pending, genes)."""
-    return layout.features(_units(history, history.pending[-MAX_RECENT_TRIALS:]))
+    return surrogates.success_factor(layout, units_of(history, trials), np.array(labels), len(history.trials))
 
 
 def _ranks(losses: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from evo_tune.genome.space import SearchSpace, log_prior
 from evo_tune.genome.trial import Candidate, Constraint, Outcome
 from evo_tune.strategies._models import (
     Acquisition,
+    EarlierRuns,
     Factor,
     Improvement,
     Models,
@@ -41,7 +42,7 @@ def improvement(scores: np.ndarray, pending: int = 0, precise: bool = False) -> 
     waiting = LAYOUT.features(UNITS[:pending] + 0.05)
     process = GaussianProcess.fit(points, scores, LAYOUT.kinds, precise=precise)
     models = Models.fit(process, points, scores, waiting, LAYOUT.category_counts_with_absent, birth_rng(0, 1), True)
-    return Improvement(models, LAYOUT, float(scores.max()))
+    return Improvement(models, LAYOUT, float(scores.max()), EarlierRuns.of([], points, scores, LAYOUT.category_counts))
 
 
 NOISY = -((UNITS[:, 0] - 0.4) ** 2) + 0.3 * birth_rng(0, 2).normal(size=len(UNITS))
