@@ -7,7 +7,7 @@ and loads neither joblib nor torch.
 from evo_tune.dispatch.clusters.remote import Cluster, RemoteSlot
 from evo_tune.dispatch.devices import Plan, check_system
 from evo_tune.dispatch.local import LocalSlot
-from evo_tune.dispatch.packing import MemoryForecast, SharedCards, SharedSlot
+from evo_tune.dispatch.packing import Card, MemoryForecast, SharedSlot
 from evo_tune.dispatch.slot import Slot, Task
 from evo_tune.errors import OptionError
 
@@ -50,5 +50,5 @@ def open_slots(
     slots = [LocalSlot(f"slot {i}", device, task, timeout, retries) for i, device in enumerate(plan.slots)]
     if forecast is None or not plan.memory:
         return list(slots)
-    cards = SharedCards({device.name: plan.memory[device.visible] for device in plan.slots}, forecast)
-    return [SharedSlot(slot, cards) for slot in slots]
+    cards = {device: Card(plan.memory[device.visible]) for device in set(plan.slots)}
+    return [SharedSlot(slot, cards[device], forecast) for slot, device in zip(slots, plan.slots, strict=True)]

@@ -274,7 +274,7 @@ def _use_text(device: Device, facts: Facts, plan: Plan) -> str:
     ours = facts.total is None or shared >= int(USABLE * facts.total)
     share = f"{USABLE:.0%} of it" if ours else f"since other processes use {_gib(facts.total - shared)} GiB now"  # type: ignore[operator]
     slots = "one slot has" if count == 1 else f"{count} slots share"
-    return f"{name}: {slots} {_gib(shared)} GiB, {share}; a training that waits for room may move to another GPU"
+    return f"{name}: {slots} {_gib(shared)} GiB, {share}"
 
 
 def _gib(amount: float) -> str:

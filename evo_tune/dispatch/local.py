@@ -2,8 +2,7 @@
 
 `Process` controls one worker process, a Python subprocess, over a socket: timeouts, process groups, and deaths that do
 not close the socket. `LocalSlot` does retries and replaces workers. Each slot has its own process, so that a dying
-worker affects no other. A slot that has lost a worker keeps a spare one, which imports the evaluator while the other
-trains. So repeated crashes do not wait for imports. `worker` is the code inside the process.
+worker affects no other. `worker` is the code inside the process.
 """
 
 import contextlib
@@ -243,8 +242,6 @@ class LocalSlot(Slot):
         self._lock = threading.Lock()
         self._interrupted = False
         self._worker: Process | None = None
-        self._spare: Process | None = None
-        self._lost_one = False
         # Workers that could not be killed.
         self._stuck: list[Process] = []
         # Whether the warning about workers that keep memory was given.
@@ -306,7 +303,7 @@ class LocalSlot(Slot):
         return Outcome(**{**reply["outcome"], "device": self.device})
 
     def _ready_worker(self) -> Process:
-        """Return a worker that has imported the evaluator: the current one, or else the spare or a new one."""
+        """Return a worker that has imported the evaluator: the current one, or else a new one."""
         worker = self._worker
         if worker is not None and not worker.is_dead() and not self.closed:
             return worker
@@ -314,31 +311,34 @@ class LocalSlot(Slot):
         with self._lock:
             if self.closed:
                 raise SlotClosed(f"{self.name} is closed")
-            spare, self._spare = self._spare, None
-            if spare is not None and spare.is_dead():
-                _bury(spare)
-                spare = None
-            worker = self._worker = spare or Process(self._pinned, self._task)
+            worker = self._worker = Process(self._pinned, self._task)
         worker.receive(None if self._timeout is None else max(self._timeout, LOADING))
-        with self._lock, contextlib.suppress(WorkerLost):
-            if self._lost_one and not self.closed:
-                self._spare = Process(self._pinned, self._task)
         return worker
 
-    def _discard(self, folder: str | None = None, is_lost: bool = True) -> int | None:
-        """Kill the worker and move its output into `folder`; return the same as `_bury`."""
+    def _discard(self, folder: str | None = None) -> int | None:
+        """Kill the worker, and move its output into `folder` if there is one.
+
+        Returns:
+            None if the worker is gone; the process id of one that cannot be killed.
+        """
         worker, self._worker = self._worker, None
         if worker is None:
             return None
-        self._lost_one |= is_lost
-        pid = _bury(worker, folder)
-        if pid is not None:
-            self._stuck.append(worker)
-        return pid
+        worker.kill()
+        is_dead = worker.wait_dead(DYING)  # until then it may use GPU memory and write to the folder
+        worker.abandon()
+        with contextlib.suppress(OSError):
+            if folder is not None and os.path.getsize(worker.spool):
+                keep_log(worker.spool, folder)
+        _remove_files(worker.spool, worker.curve_file)
+        if is_dead:
+            return None
+        self._stuck.append(worker)
+        return worker.pid
 
     def rest(self) -> None:
         """End an idle worker to free its device's memory; the next candidate gets a new one."""
-        self._discard(is_lost=False)
+        self._discard()
 
     def interrupt(self) -> None:
         self._interrupted = True
@@ -349,8 +349,8 @@ class LocalSlot(Slot):
     def kill(self) -> None:
         self.closed = True
         with self._lock:
-            workers = [worker for worker in (self._worker, self._spare) if worker is not None]
-        for worker in workers:
+            worker = self._worker
+        if worker is not None:
             worker.kill()
             worker.wait_dead(DYING / 10)
             _remove_files(worker.spool, worker.curve_file)
@@ -359,9 +359,6 @@ class LocalSlot(Slot):
         self.closed = True
         with self._lock:
             worker = self._worker
-            spare, self._spare = self._spare, None
-        if spare is not None:
-            _bury(spare)
         if worker is not None:
             worker.leave(GRACE)
             self._discard()  # kills processes that its evaluations left running too
@@ -370,22 +367,6 @@ class LocalSlot(Slot):
             stuck.abandon()  # reaps one that has died since
         with contextlib.suppress(OSError):
             os.rmdir(self._task.trials_folder)  # only if no trial has a folder
-
-
-def _bury(worker: Process, folder: str | None = None) -> int | None:
-    """Kill a worker, and move its output into `folder` if there is one.
-
-    Returns:
-        None if the worker is gone; the process id of one that cannot be killed.
-    """
-    worker.kill()
-    is_dead = worker.wait_dead(DYING)  # until then it may use GPU memory and write to the folder
-    worker.abandon()
-    with contextlib.suppress(OSError):
-        if folder is not None and os.path.getsize(worker.spool):
-            keep_log(worker.spool, folder)
-    _remove_files(worker.spool, worker.curve_file)
-    return None if is_dead else worker.pid
 
 
 def _remove_files(*paths: str) -> None:

@@ -1,8 +1,7 @@
 """Share a GPU between training runs, by the memory that each is predicted to need.
 
-The evaluator predicts the memory, and measurements of the same run correct it. `MemoryForecast` and `Card` do the
-arithmetic. `SharedCards` and `SharedSlot` make slots wait, and swap two slots if another GPU has free memory. This
-decides when a candidate starts, never which one is proposed.
+The evaluator predicts the memory (`MemoryForecast`), and measurements of the same run correct it. A `Card` makes its
+`SharedSlot`s wait. This decides when a candidate starts, never which one is proposed.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any
 
 from evo_tune.dispatch.local import LocalSlot
 from evo_tune.dispatch.slot import Slot, SlotClosed, SlotInterrupted
@@ -42,20 +41,8 @@ QUANTILE = 0.9
 MAX_MEASUREMENTS = 64
 
 
-class Admission(NamedTuple):
-    """Permission to start a training.
-
-    Args:
-        slot: Name of the slot that may start.
-        resting: Names of slots whose idle workers must end first, to free their memory.
-    """
-
-    slot: str
-    resting: tuple[str, ...]
-
-
 class Card:
-    """The memory of one GPU and its users; first come, first served.
+    """The memory of one GPU and its users; first come, first served. Any thread may call `reserve`.
 
     A training run that does not fit waits, and no later one starts before it, so small runs cannot starve a large
     one. A run predicted to need more than the whole GPU gets the GPU to itself: it adapts to it or fails.
@@ -66,28 +53,29 @@ class Card:
 
     def __init__(self, memory: int) -> None:
         self.memory = memory
-        # Bytes reserved by each slot that trains, by slot name.
-        self.running: dict[str, int] = {}
+        # Bytes reserved by each slot that trains.
+        self.running: dict[Any, int] = {}
         # Bytes needed by each slot that waits, in order of arrival.
-        self.waiting: dict[str, int] = {}
+        self.waiting: dict[Any, int] = {}
         # Bytes that each slot's idle worker keeps.
-        self.idle: dict[str, int] = {}
+        self.idle: dict[Any, int] = {}
+        self._changed = threading.Condition()
 
-    def fits(self, needed: int) -> bool:
-        """Return whether a new arrival that needs `needed` bytes could start at once."""
-        return not self.waiting and sum(self.running.values()) + needed <= self.memory
-
-    def enter(self, slot: str, needed: int) -> None:
+    def enter(self, slot: Any, needed: int) -> None:
         """Add a slot to the queue for this GPU's memory.
 
         Args:
-            slot: Name of the slot.
+            slot: The slot.
             needed: Bytes that its training needs, those of its worker process included.
         """
         self.waiting[slot] = min(needed, self.memory)
 
-    def admit(self) -> Admission | None:
-        """Give the first slot in the queue its memory, if it is free or kept by idle workers; else return None."""
+    def admit(self) -> tuple[Any, tuple[Any, ...]] | None:
+        """Give the first slot in the queue its memory, if it is free or kept by idle workers.
+
+        Returns:
+            The slot, and the slots whose idle workers must end first, to free their memory; None if it has to wait.
+        """
         if not self.waiting:
             return None
         slot, needed = next(iter(self.waiting.items()))
@@ -100,19 +88,58 @@ class Card:
         while sum(self.running.values()) + sum(self.idle.values()) > self.memory:
             resting.append(next(iter(self.idle)))  # idle for longest
             del self.idle[resting[-1]]
-        return Admission(slot, tuple(resting))
+        return slot, tuple(resting)
 
-    def leave(self, slot: str, idle_bytes: int = 0) -> None:
+    def leave(self, slot: Any, idle_bytes: int = 0) -> None:
         """Take back a slot's memory, or its place in the queue.
 
         Args:
-            slot: Name of the slot whose training run has ended.
+            slot: Slot whose training run has ended.
             idle_bytes: Bytes that its idle worker keeps.
         """
         self.waiting.pop(slot, None)
         idle_bytes = min(idle_bytes, self.running.pop(slot, 0))
         if idle_bytes:
             self.idle[slot] = idle_bytes
+
+    @contextlib.contextmanager
+    def reserve(self, slot: SharedSlot, needed: int) -> Iterator[None]:
+        """Wait for memory, and reserve it for a slot inside this context.
+
+        Args:
+            slot: Slot that needs memory.
+            needed: Memory in bytes; more than the GPU has means the whole GPU.
+
+        Raises:
+            SlotClosed: The slot was closed meanwhile.
+            SlotInterrupted: The slot was interrupted while it waited.
+        """
+        try:
+            with self._changed:
+                self.enter(slot, needed)
+                self._admit_all()
+                self._changed.wait_for(lambda: slot.place.closed or slot.interrupted or slot not in self.waiting)
+            if slot.place.closed:
+                raise SlotClosed(f"{slot.name} is closed")
+            if slot.interrupted:
+                raise SlotInterrupted(f"{slot.name} was interrupted")
+            yield
+        finally:
+            with self._changed:
+                self.leave(slot, 0 if slot.pid is None else CONTEXT)
+                self._admit_all()
+
+    def _admit_all(self) -> None:
+        """Start all slots that can; the thread that freed memory does it, before any other asks for a candidate."""
+        while (admission := self.admit()) is not None:
+            for slot in admission[1]:
+                slot.place.rest()
+        self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Wake waiting slots, to check whether they were closed."""
+        with self._changed:
+            self._changed.notify_all()
 
 
 class MemoryForecast:
@@ -190,158 +217,42 @@ def fit_quantile_line(points: list[tuple[float, float]]) -> tuple[float, float]:
     return float(a[best]), float(b[best])
 
 
-class SharedCards:
-    """The GPUs of a run, shared by the slots on them; any thread may call.
-
-    Args:
-        memory: Memory to share out of each GPU, bytes, by device name.
-        forecast: Forecast of a training run's memory.
-    """
-
-    def __init__(self, memory: Mapping[str, int], forecast: MemoryForecast) -> None:
-        self.forecast = forecast
-        # The memory of each GPU, by device name.
-        self.cards = {device: Card(amount) for device, amount in memory.items()}
-        # All slots.
-        self.slots: list[SharedSlot] = []
-        # Bytes needed by each waiting slot, and whether it may use another GPU; in order of arrival.
-        self.waiting: dict[SharedSlot, tuple[int, bool]] = {}
-        # Slots that train or wait, or whose driver has not read their last outcome and device yet.
-        self._busy: set[SharedSlot] = set()
-        self._changed = threading.Condition()
-
-    @contextlib.contextmanager
-    def reserve(self, slot: SharedSlot, needed: int, stays: bool = False) -> Iterator[LocalSlot]:
-        """Wait for GPU memory, reserve it for a slot, and yield the place where it trains.
-
-        Args:
-            slot: Slot that needs memory; its place may be another one afterwards.
-            needed: Memory in bytes; more than a GPU has means the whole GPU.
-            stays: Whether the slot must stay on its GPU.
-
-        Raises:
-            SlotClosed: The slot was closed meanwhile.
-            SlotInterrupted: The slot was interrupted while it waited.
-        """
-        try:
-            with self._changed:
-                self._busy.add(slot)
-                self.waiting[slot] = needed, not stays
-                self.cards[slot.device].enter(slot.place.name, needed)
-                self._admit()
-                self._changed.wait_for(lambda: slot.place.closed or slot.interrupted or slot not in self.waiting)
-                place = slot.place
-            if place.closed:
-                raise SlotClosed(f"{slot.name} is closed")
-            if slot.interrupted:
-                raise SlotInterrupted(f"{slot.name} was interrupted")
-            yield place
-        finally:
-            with self._changed:
-                self.waiting.pop(slot, None)
-                place = slot.place
-                self.cards[slot.device].leave(place.name, 0 if place.pid is None else CONTEXT)
-                self._admit()
-
-    def _admit(self) -> None:
-        """Start all slots that can; the thread that freed memory does it, before any other asks for a candidate."""
-        for card in self.cards.values():
-            self._let_begin(card)
-        for slot, (needed, may_go) in list(self.waiting.items()):
-            idle_slot = self._idle_slot_elsewhere(slot, needed) if may_go else None
-            if idle_slot is not None:
-                old_card = self.cards[slot.device]
-                old_card.leave(slot.place.name)
-                slot.place, idle_slot.place = idle_slot.place, slot.place
-                card = self.cards[slot.device]
-                card.enter(slot.place.name, needed)
-                self._let_begin(card)
-                self._let_begin(old_card)
-        self._changed.notify_all()
-
-    def _let_begin(self, card: Card) -> None:
-        by_place = {slot.place.name: slot for slot in self.slots}
-        while (admission := card.admit()) is not None:
-            self.waiting.pop(by_place[admission.slot], None)
-            for name in admission.resting:
-                by_place[name].place.rest()
-
-    def _idle_slot_elsewhere(self, slot: SharedSlot, needed: int) -> SharedSlot | None:
-        """Return an idle slot of another GPU with free memory; of a smaller GPU only if all that is needed fits."""
-        card_memory = self.cards[slot.device].memory
-        for idle_slot in self.slots:
-            if idle_slot in self._busy or idle_slot.left or idle_slot.place.closed or idle_slot.device == slot.device:
-                continue
-            card = self.cards[idle_slot.device]
-            if card.fits(min(needed, card.memory)) and card.memory >= min(needed, card_memory):
-                return idle_slot
-        return None
-
-    def note_idle(self, slot: SharedSlot) -> None:
-        """Note that a slot is idle: another slot may take its place."""
-        with self._changed:
-            if slot in self._busy:
-                self._busy.discard(slot)
-                self._admit()
-
-    def wake(self) -> None:
-        """Wake waiting slots, to check whether they were closed."""
-        with self._changed:
-            self._changed.notify_all()
-
-
 class SharedSlot(Slot):
     """A slot on a GPU that other slots share.
 
     Args:
-        place: Local slot where it trains first.
-        cards: All GPUs of the run.
+        place: Local slot where it trains.
+        card: Memory of its GPU.
+        forecast: Forecast of a training run's memory.
     """
 
-    def __init__(self, place: LocalSlot, cards: SharedCards) -> None:
-        self.name = place.name
-        # Local slot where it trains; only `SharedCards` changes it.
+    def __init__(self, place: LocalSlot, card: Card, forecast: MemoryForecast) -> None:
+        self.name, self.device = place.name, place.device
         self.place = place
-        # Whether it has left its device for good.
-        self.left = False
         # Whether its current training was interrupted.
         self.interrupted = False
-        self._cards = cards
-        cards.slots.append(self)
+        self._card, self._forecast = card, forecast
 
-    @property
-    def device(self) -> str:  # type: ignore[override] # its place may change
-        return self.place.device
-
-    def run_here(self, candidate: Candidate, folder: str | None = None) -> Outcome:
-        return self.run(candidate, folder, stays=True)
-
-    def run(self, candidate: Candidate, folder: str | None = None, stays: bool = False) -> Outcome:
+    def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
         self.interrupted = False
-        needed = self._cards.forecast.bytes_needed(candidate.genome)
+        needed, whole = self._forecast.bytes_needed(candidate.genome), self._card.memory
         if needed is None:
-            needed = self._cards.cards[self.device].memory
-        with self._cards.reserve(self, needed, stays) as place:
-            outcome = place.run(candidate, folder)
-        whole = self._cards.cards[self.device].memory
+            needed = whole
+        with self._card.reserve(self, needed):
+            outcome = self.place.run(candidate, folder)
         if outcome.status == "out_of_memory" and needed < whole:  # its neighbours may have caused it
-            with self._cards.reserve(self, whole, stays=True) as place:
-                outcome = place.run(candidate, folder)
-        self._cards.forecast.learn(candidate.genome, outcome.metrics)
+            with self._card.reserve(self, whole):
+                outcome = self.place.run(candidate, folder)
+        self._forecast.learn(candidate.genome, outcome.metrics)
         return outcome
-
-    def move(self, why: str) -> bool:
-        self.left = True
-        return False
 
     @property
     def available(self) -> bool:
-        self._cards.note_idle(self)
-        return self.place.closed or not self._cards.cards[self.device].waiting
+        return self.place.closed or not self._card.waiting
 
     @property
     def waits(self) -> bool:
-        return self in self._cards.waiting
+        return self in self._card.waiting
 
     @property
     def pid(self) -> int | None:
@@ -354,12 +265,12 @@ class SharedSlot(Slot):
     def interrupt(self) -> None:
         self.interrupted = True
         self.place.interrupt()
-        self._cards.wake()
+        self._card.wake()
 
     def kill(self) -> None:
         self.place.kill()
-        self._cards.wake()
+        self._card.wake()
 
     def close(self) -> None:
         self.place.close()
-        self._cards.wake()
+        self._card.wake()

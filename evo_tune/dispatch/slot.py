@@ -131,10 +131,6 @@ class Slot(ABC):
             NoMachine: The slot has no machine now.
         """
 
-    def run_here(self, candidate: Candidate, folder: str | None = None) -> Outcome:
-        """Evaluate as `run` does, but on the slot's current device: `run` may change it to find free memory."""
-        return self.run(candidate, folder)
-
     def move(self, why: str) -> bool:
         """Leave for good a device that is set aside; return whether the slot may get another."""
         return False

@@ -100,8 +100,6 @@ class Drivers:
         self._busy_slots: set[str] = set()
         # Jobs for another slot, because their outcome was held back or missing.
         self._put_back_jobs: list[Job] = []
-        # Ids of the candidates whose jobs were put back.
-        self._doubtful: set[int] = set()
         # Whether no new jobs will come; `_put_back_jobs` may still have some.
         self._over = False
         # Whether the time for these jobs is over.
@@ -244,9 +242,7 @@ class Drivers:
 
     def _evaluate(self, slot: Slot, job: Job, default: Callable[[], Candidate | None] | None) -> Outcome | None:
         """Run a job in a slot and return its outcome; None if the outcome is held back."""
-        # A repeated job runs on a device that was chosen for it.
-        is_repeat = job.candidate.id in self._doubtful
-        outcome = (slot.run_here if is_repeat else slot.run)(job.candidate, job.folder)
+        outcome = slot.run(job.candidate, job.folder)
         if default is None or job.candidate.baseline:
             return outcome
         device, id = slot.device, job.candidate.id
@@ -256,7 +252,7 @@ class Drivers:
             verdict = self.health.record_outcome(device, id, outcome, other_devices, candidate is not None)
         if verdict is Verdict.TEST and candidate is not None:
             self.working[slot.name] = Working(f"test of {device} by the default", time.monotonic())
-            test_outcome = slot.run_here(candidate, folder := f"test-{slot.name.replace(' ', '-')}")
+            test_outcome = slot.run(candidate, folder := f"test-{slot.name.replace(' ', '-')}")
             shutil.rmtree(self._folder / TRIALS / folder, ignore_errors=True)
             with self._changed:
                 verdict = self.health.record_test(device, id, test_outcome)
@@ -267,7 +263,6 @@ class Drivers:
     def _put_back(self, job: Job) -> None:
         with self._changed:
             self._put_back_jobs.append(job)
-            self._doubtful.add(job.candidate.id)
             self._changed.notify_all()
 
     def _leave(self, slot: Slot, why: str) -> bool:

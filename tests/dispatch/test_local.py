@@ -28,24 +28,6 @@ class Clock:
         return self.now
 
 
-def test_a_slot_that_lost_a_worker_keeps_a_spare(task_of, tmp_path, trials):
-    started = tmp_path / "started"
-    body = "if genome['x'] > 0.7: os._exit(1)\nreturn {'loss': 0.0, 'pid': os.getpid()}"
-    top = f"with open({str(started)!r}, 'a') as file: print(os.getpid(), file=file)\n"
-    (slot,) = open_slots(task_of(body, top=top), Plan((CPU,), 1))
-    slot.run(candidate())
-    assert len(workers()) == 1, "who never loses a worker pays for none"
-    assert slot.run(candidate(genome={"x": 0.9})).status == "crashed"
-    slot.run(candidate())
-    pids = until(lambda: [*map(int, found)] if len(found := started.read_text().split()) == 3 else None)
-    assert slot.run(candidate(genome={"x": 0.9})).status == "crashed"
-    assert slot.run(candidate()).metrics["pid"] == pids[-1], "it was there before it was needed"
-    assert slot.run(candidate(genome={"x": 0.9})).status == "crashed"
-    slot.close()  # with a spare and no worker
-    assert not workers()
-    assert not trials.exists()
-
-
 def test_a_training_that_sigterm_ended_is_a_crash_only_if_its_slot_stays(task_of, monkeypatch, tmp_path):
     """A batch system signals all processes of a job: the training dies before the parent has closed the slot."""
     body = f"open({str(tmp_path / 'begun')!r}, 'w')\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)"

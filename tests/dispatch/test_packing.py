@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slot_helpers import answering, candidate, until
 
-from evo_tune.dispatch.packing import CONTEXT, Card, MemoryForecast, SharedCards, SharedSlot
+from evo_tune.dispatch.packing import CONTEXT, Card, MemoryForecast, SharedSlot
 from evo_tune.dispatch.slot import SlotClosed
 from evo_tune.errors import OptionError
 from evo_tune.genome.trial import Outcome
@@ -40,8 +40,8 @@ def test_a_card_never_gives_more_than_it_has_and_lets_everyone_have_their_turn(m
             entered.append(slot)
             card.enter(slot, needed)
         while (admitted := card.admit()) is not None:
-            begun.append(admitted.slot)
-            assert not {*admitted.resting} & {*card.idle, *card.running}
+            begun.append(admitted[0])
+            assert not {*admitted[1]} & {*card.idle, *card.running}
         assert sum(card.running.values()) + sum(card.idle.values()) <= memory
         assert not {*card.running} & {*card.idle}
         if any(amount == memory for amount in card.running.values()):
@@ -50,7 +50,7 @@ def test_a_card_never_gives_more_than_it_has_and_lets_everyone_have_their_turn(m
     while card.running:
         card.leave(next(iter(card.running)))
         while (admitted := card.admit()) is not None:
-            begun.append(admitted.slot)
+            begun.append(admitted[0])
     assert begun == entered, "nobody overtakes and nobody is left"
     assert not card.waiting
 
@@ -175,9 +175,9 @@ def pair():
 
     def make(*outcomes: str) -> tuple[tuple[Inner, SharedSlot], ...]:
         forecast = MemoryForecast(lambda genome: {"gpu_memory": (genome["x"] * 10 - 1) * CONTEXT / 2})
-        cards = SharedCards({"cuda:0": 10 * CONTEXT}, forecast)
+        card = Card(10 * CONTEXT)
         inner = Inner("a"), Inner("b", *outcomes)
-        return tuple((slot, SharedSlot(slot, cards)) for slot in inner)
+        return tuple((slot, SharedSlot(slot, card, forecast)) for slot in inner)
 
     with ThreadPoolExecutor(2) as threads:
         yield make, lambda slot, x: threads.submit(slot.run, candidate(genome={"x": x}))
@@ -233,90 +233,6 @@ def test_who_waits_can_be_killed(pair):
         idle.result(5)
     busy.going.release()
     assert late.result(5).status == "ok"
-
-
-@pytest.fixture
-def two_cards():
-    """Two slots on each of two cards, of ten and of six contexts; x is what a genome needs of ten."""
-    inner = [Inner(name, device=f"cuda:{card}") for name, card in (("a", 0), ("b", 0), ("c", 1), ("d", 1))]
-    forecast = MemoryForecast(lambda genome: {"gpu_memory": (genome["x"] * 10 - 1) * CONTEXT / 2})
-    cards = SharedCards({"cuda:0": 10 * CONTEXT, "cuda:1": 6 * CONTEXT}, forecast)
-    slots = [SharedSlot(one, cards) for one in inner]
-    with ThreadPoolExecutor(4) as threads:
-        yield inner, slots, lambda slot, x, **how: threads.submit(slot.run, candidate(genome={"x": x}), **how)
-        for one in inner:
-            one.going.release(4)
-
-
-def test_who_waits_for_a_full_card_goes_to_one_with_room(two_cards):
-    (a, b, c, d), (first, second, third, fourth), start = two_cards
-    start(first, 0.9)
-    assert until(lambda: a.begun)
-    start(second, 0.5)
-    assert until(lambda: c.begun), "the other card has room, and an idle slot"
-    assert (second.device, third.device, second.waits, b.begun) == ("cuda:1", "cuda:0", False, 0)
-    start(fourth, 0.5)
-    assert until(lambda: fourth.waits), "both are full now"
-    assert not d.begun
-    c.going.release()
-    assert until(lambda: d.begun), "it waits for the first room on any card"
-    assert fourth.device == "cuda:1"
-
-
-def test_a_large_one_does_not_go_to_a_card_that_is_too_small(two_cards):
-    (a, b, c, d), (first, second, *_), start = two_cards
-    start(first, 0.5)
-    assert until(lambda: a.begun)
-    start(second, 0.8)
-    assert until(lambda: second.waits)
-    a.going.release()
-    assert until(lambda: b.begun)
-    assert (c.begun, d.begun, second.device) == (0, 0, "cuda:0")
-
-
-def test_a_device_that_was_left_takes_nobody_in(two_cards):
-    (a, b, c, d), (first, second, third, fourth), start = two_cards
-    start(first, 0.9)
-    assert until(lambda: a.begun)
-    for slot in (third, fourth):
-        assert not slot.move("it fails"), "a slot of this machine gets no other device"
-    start(second, 0.5)
-    assert until(lambda: second.waits)
-    assert (c.begun, d.begun) == (0, 0), "a device that is set aside takes nobody in"
-    a.going.release()
-    assert until(lambda: b.begun)
-
-
-def test_run_here_waits_for_its_own_card(two_cards):
-    (a, b, c, d), (first, second, *_), start = two_cards
-    start(first, 0.9)
-    assert until(lambda: a.begun)
-    with ThreadPoolExecutor(1) as threads:
-        threads.submit(second.run_here, candidate(genome={"x": 0.5}))
-        assert until(lambda: second.waits)
-        assert (c.begun, d.begun) == (0, 0)
-        a.going.release()
-        assert until(lambda: b.begun)
-        b.going.release()
-
-
-def test_a_slot_keeps_its_place_until_what_came_of_it_is_seen(two_cards):
-    """Whose doing a failure is depends on the device that it was on."""
-    (a, _, c, d), (first, second, third, fourth), start = two_cards
-    ended = start(third, 0.2)
-    assert until(lambda: c.begun)
-    start(fourth, 0.2)
-    assert until(lambda: d.begun)
-    c.going.release()
-    ended.result(5)
-    start(first, 0.9)
-    assert until(lambda: a.begun)
-    start(second, 0.4)
-    assert until(lambda: second.waits)
-    assert third.device == "cuda:1"
-    assert third.available, "its driver asks for more"
-    assert until(lambda: c.begun == 2)
-    assert (second.device, third.device) == ("cuda:1", "cuda:0")
 
 
 SIZED = '''"""Takes as much of a GPU as its gene says, and notes when."""
