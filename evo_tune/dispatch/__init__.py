@@ -47,8 +47,8 @@ def open_slots(
                 f"the cluster at {engine.place} has no workers: start some, or say --slots N to wait for N"
             )
         return [RemoteSlot(f"slot {i}", engine, timeout) for i in range(count)]
-    slots = [LocalSlot(f"slot {i}", device, task, timeout, retries) for i, device in enumerate(plan.slots)]
+    settings = [(f"slot {i}", device, task, timeout, retries) for i, device in enumerate(plan.slots)]
     if forecast is None or not plan.memory:
-        return list(slots)
+        return [LocalSlot(*slot_settings) for slot_settings in settings]
     cards = {device: Card(plan.memory[device.visible]) for device in set(plan.slots)}
-    return [SharedSlot(slot, cards[device], forecast) for slot, device in zip(slots, plan.slots, strict=True)]
+    return [SharedSlot(cards[slot_settings[1]], forecast, *slot_settings) for slot_settings in settings]

@@ -4,7 +4,6 @@ The user's CUDA_VISIBLE_DEVICES is used as it is, UUIDs and MIG ids included. On
 asked. This module starts no worker.
 """
 
-import contextlib
 import math
 import os
 import platform
@@ -225,7 +224,7 @@ class Facts(NamedTuple):
         name: Model name; '-' if unknown.
         total: Memory in bytes, of the smallest GPU in a group; None if unknown.
         free: Memory that is free now, bytes; None if unknown.
-        precision: Precision that `precision=auto` uses there.
+        precision: Precision that `precision=auto` uses there; '-' if unknown.
     """
 
     name: str
@@ -259,43 +258,33 @@ def inventory(plan: Plan) -> Inventory:
 
 
 def _use_text(device: Device, facts: Facts, plan: Plan) -> str:
-    """Return a line that says how a GPU, or a slot's group of GPUs, would be used and why."""
+    """Return a line that says how a GPU, or a slot's group of GPUs, would be used."""
     count, shared = plan.slots.count(device), plan.memory.get(device.visible)
-    details = [] if facts.name == "-" else [facts.name]
-    details += [] if facts.total is None else [f"{_gib(facts.total)} GiB"]
-    name = f"{device.name} ({', '.join(details)})" if details else device.name
+    memory = "" if facts.total is None else f", {_gib(facts.total)} GiB"
+    name = device.name if facts.name == "-" else f"{device.name} ({facts.name}{memory})"
     if "," in device.visible:
         return f"{name}: one training at a time, on all {device.visible.count(',') + 1} GPUs"
-    if shared is None:
-        is_used = facts.total is not None and facts.free is not None and facts.free < USABLE * facts.total
-        usage = f"; other processes use {_gib(facts.total - facts.free)} GiB now" if is_used else ""  # type: ignore[operator]
-        often = "one training at a time" if count == 1 else f"{count} trainings at once, whatever memory each needs"
-        return f"{name}: {often}{usage}"
-    ours = facts.total is None or shared >= int(USABLE * facts.total)
-    share = f"{USABLE:.0%} of it" if ours else f"since other processes use {_gib(facts.total - shared)} GiB now"  # type: ignore[operator]
-    slots = "one slot has" if count == 1 else f"{count} slots share"
-    return f"{name}: {slots} {_gib(shared)} GiB, {share}"
+    use = "one training at a time" if count == 1 else f"{count} trainings at once, whatever memory each needs"
+    if shared is not None:
+        use = f"{with_plural(count, 'slot')} in {_gib(shared)} GiB"
+    if facts.total is not None and facts.free is not None and facts.free < USABLE * facts.total:
+        use += f"; other processes use {_gib(facts.total - facts.free)} GiB now"
+    return f"{name}: {use}"
 
 
 def _gib(amount: float) -> str:
     return f"{amount / 2**30:.1f}"
 
 
-def _facts(device: Device, gpu_facts: "dict[str, Gpu]") -> Facts:
+def _facts(device: Device, gpu_facts: dict[str, Facts]) -> Facts:
     if device == CPU:
         total, free = host_memory() or (None, None)
         return Facts("-", total, free, "measured later")
     if not device.name.startswith("cuda"):
         return Facts("-", None, None, "fp32" if device == MPS else "bf16")
     gpus = [gpu_facts[id] for id in device.visible.split(",") if id in gpu_facts]
-    if not gpus:
-        return Facts("-", None, None, "-")
-    least = min(gpus, key=lambda gpu: gpu.total or 0)
-    name = least.name if len(gpus) == 1 else f"{len(gpus)} x {least.name}"
-    version, precision = (least.capability or "").split("."), "-"
-    if all(part.isdigit() for part in version):
-        precision = "bf16" if tuple(map(int, version)) >= BF16_FROM else "fp16"
-    return Facts(name, least.total, least.free, precision)
+    least = min(gpus, key=lambda gpu: gpu.total or 0, default=Facts("-", None, None, "-"))
+    return least if len(gpus) < 2 else least._replace(name=f"{len(gpus)} x {least.name}")
 
 
 def _reasons(plan: Plan) -> Iterator[str]:
@@ -305,12 +294,7 @@ def _reasons(plan: Plan) -> Iterator[str]:
     if plan.slots[0] == CPU:
         yield f"no GPU is used: {no_gpu_reason() if not find_gpus()[0] else 'the CPU was asked for'}"
         yield "one slot per core with one thread each, which is faster than fewer slots with more threads"
-        instructions = ""
-        with contextlib.suppress(OSError):
-            able = sorted({*(PROC / "cpuinfo").read_text().split()} & {"amx_bf16", "avx512_bf16", "bf16"})
-            named = f"has {', '.join(able)}" if able else "names no instruction for it"
-            instructions = f" (this processor {named})"
-        yield f"precision: bf16 if the first training measures it as faster{instructions}; --probe measures it now"
+        yield "precision: bf16 if the first training measures it as faster; --probe measures it now"
     else:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         yield "GPUs as nvidia-smi lists them" if visible is None else f"GPUs by CUDA_VISIBLE_DEVICES={visible}"
@@ -331,22 +315,6 @@ NO_GPU = "No devices were found"
 SMI_SECONDS = 15.0
 
 
-class Gpu(NamedTuple):
-    """Facts that nvidia-smi reports about a GPU.
-
-    Args:
-        name: Model name.
-        total: Memory in bytes; None if not reported.
-        free: Memory that is free now, bytes; None if not reported.
-        capability: Compute capability, such as '8.0'; None if not reported.
-    """
-
-    name: str
-    total: int | None
-    free: int | None
-    capability: str | None
-
-
 def list_gpus() -> tuple[list[tuple[str, str]], str]:
     """Return name and UUID of each GPU, or of its MIG instances if it is split into them, and the error of nvidia-smi.
 
@@ -362,16 +330,16 @@ def list_gpus() -> tuple[list[tuple[str, str]], str]:
     return gpus, trouble
 
 
-def query_gpus(ids: Iterable[str]) -> dict[str, Gpu]:
+def query_gpus(ids: Iterable[str]) -> dict[str, Facts]:
     """Return facts about GPUs by id (number, UUID or MIG id); unknown ids are omitted."""
     ids_wanted = set(ids)
-    rows: dict[str, Gpu] = {}  # all GPUs by UUID
+    rows: dict[str, Facts] = {}  # all GPUs by UUID
     if ids_wanted:
         capabilities = {row[0]: row[1] for row in _query("compute_cap")}  # its own query: old drivers do not know it
         for uuid, name, total, free in _query("name", "memory.total", "memory.free"):
-            rows[uuid] = Gpu(name, _bytes(total), _bytes(free), capabilities.get(uuid))
+            rows[uuid] = Facts(name, _bytes(total), _bytes(free), _precision(capabilities.get(uuid, "")))
     one_model = len({gpu.name for gpu in rows.values()}) == 1
-    facts: dict[str, Gpu] = {}
+    facts: dict[str, Facts] = {}
     for id in ids_wanted:
         if id.isdigit():  # CUDA numbers GPUs of several models by speed, nvidia-smi along the PCI bus
             gpus = list(rows.values())[int(id) :] if one_model else []
@@ -387,6 +355,13 @@ def _bytes(mebibytes: str) -> int | None:
     return int(mebibytes) * 2**20 if mebibytes.isdigit() else None  # '[N/A]' if the GPU uses the machine's memory
 
 
+def _precision(capability: str) -> str:
+    version = capability.split(".")
+    if not all(part.isdigit() for part in version):
+        return "-"
+    return "bf16" if tuple(map(int, version)) >= BF16_FROM else "fp16"
+
+
 def _query(*fields: str) -> Iterator[tuple[str, ...]]:
     """Yield the UUID and the queried fields of each GPU."""
     text, _ = _ask("--query-gpu=" + ",".join(("uuid", *fields)), "--format=csv,noheader,nounits")
@@ -396,11 +371,11 @@ def _query(*fields: str) -> Iterator[tuple[str, ...]]:
             yield parts
 
 
-def _instances() -> Iterator[tuple[str, Gpu]]:
+def _instances() -> Iterator[tuple[str, Facts]]:
     """Yield UUID and facts of each MIG instance; its profile gives its memory: 3g.20gb has 20 GB."""
     pattern = r"(MIG \S*?(\d+)gb\S*)\s+Device.*\(UUID: ([^)]+)\)"
     for name, gigabytes, uuid in re.findall(pattern, _ask("-L")[0]):
-        yield uuid, Gpu(name, int(gigabytes) * 10**9, None, "8.0")  # GPUs below 8.0 have no instances
+        yield uuid, Facts(name, int(gigabytes) * 10**9, None, "bf16")  # GPUs below 8.0 have no instances
 
 
 def _ask(*flags: str) -> tuple[str, str]:

@@ -240,7 +240,8 @@ class LocalSlot(Slot):
         self._timeout = timeout
         self._retries = retries
         self._lock = threading.Lock()
-        self._interrupted = False
+        # Whether its current training was interrupted.
+        self.interrupted = False
         self._worker: Process | None = None
         # Workers that could not be killed.
         self._stuck: list[Process] = []
@@ -257,7 +258,7 @@ class LocalSlot(Slot):
         return resident_memory(self.pid)[0] or None
 
     def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
-        self._interrupted = False
+        self.interrupted = False
         for _ in range(self._retries + 1):
             outcome = self._attempt(candidate, folder)
             if outcome.status != "crashed":
@@ -283,7 +284,7 @@ class LocalSlot(Slot):
                     f"{self.name}: its worker {stuck_pid} on {self.device} cannot be killed ({lost}): it hangs in the "
                     "system, a driver or a file server; look there"
                 ) from None
-            if self._interrupted:
+            if self.interrupted:
                 raise SlotInterrupted(f"{self.name} was interrupted") from None
             return Outcome(lost.status, seconds=time.monotonic() - began, device=self.device, error=str(lost))
         except BaseException:  # Ctrl-C in this thread: stop the worker too
@@ -341,7 +342,7 @@ class LocalSlot(Slot):
         self._discard()
 
     def interrupt(self) -> None:
-        self._interrupted = True
+        self.interrupted = True
         worker = self._worker
         if worker is not None:
             worker.kill()

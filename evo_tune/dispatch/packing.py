@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from evo_tune.dispatch.local import LocalSlot
-from evo_tune.dispatch.slot import Slot, SlotClosed, SlotInterrupted
+from evo_tune.dispatch.slot import SlotClosed, SlotInterrupted
 from evo_tune.errors import EvoTuneError
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome
@@ -118,8 +118,8 @@ class Card:
             with self._changed:
                 self.enter(slot, needed)
                 self._admit_all()
-                self._changed.wait_for(lambda: slot.place.closed or slot.interrupted or slot not in self.waiting)
-            if slot.place.closed:
+                self._changed.wait_for(lambda: slot.closed or slot.interrupted or slot not in self.waiting)
+            if slot.closed:
                 raise SlotClosed(f"{slot.name} is closed")
             if slot.interrupted:
                 raise SlotInterrupted(f"{slot.name} was interrupted")
@@ -133,7 +133,7 @@ class Card:
         """Start all slots that can; the thread that freed memory does it, before any other asks for a candidate."""
         while (admission := self.admit()) is not None:
             for slot in admission[1]:
-                slot.place.rest()
+                slot.rest()
         self._changed.notify_all()
 
     def wake(self) -> None:
@@ -217,20 +217,17 @@ def fit_quantile_line(points: list[tuple[float, float]]) -> tuple[float, float]:
     return float(a[best]), float(b[best])
 
 
-class SharedSlot(Slot):
-    """A slot on a GPU that other slots share.
+class SharedSlot(LocalSlot):
+    """A local slot on a GPU that other slots share.
 
     Args:
-        place: Local slot where it trains.
         card: Memory of its GPU.
         forecast: Forecast of a training run's memory.
+        settings: Arguments of `LocalSlot`.
     """
 
-    def __init__(self, place: LocalSlot, card: Card, forecast: MemoryForecast) -> None:
-        self.name, self.device = place.name, place.device
-        self.place = place
-        # Whether its current training was interrupted.
-        self.interrupted = False
+    def __init__(self, card: Card, forecast: MemoryForecast, *settings: Any) -> None:
+        super().__init__(*settings)
         self._card, self._forecast = card, forecast
 
     def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
@@ -239,38 +236,29 @@ class SharedSlot(Slot):
         if needed is None:
             needed = whole
         with self._card.reserve(self, needed):
-            outcome = self.place.run(candidate, folder)
+            outcome = super().run(candidate, folder)
         if outcome.status == "out_of_memory" and needed < whole:  # its neighbours may have caused it
             with self._card.reserve(self, whole):
-                outcome = self.place.run(candidate, folder)
+                outcome = super().run(candidate, folder)
         self._forecast.learn(candidate.genome, outcome.metrics)
         return outcome
 
     @property
     def available(self) -> bool:
-        return self.place.closed or not self._card.waiting
+        return self.closed or not self._card.waiting
 
     @property
     def waits(self) -> bool:
         return self in self._card.waiting
 
-    @property
-    def pid(self) -> int | None:
-        return self.place.pid
-
-    @property
-    def memory(self) -> int | None:
-        return self.place.memory
-
     def interrupt(self) -> None:
-        self.interrupted = True
-        self.place.interrupt()
+        super().interrupt()
         self._card.wake()
 
     def kill(self) -> None:
-        self.place.kill()
+        super().kill()
         self._card.wake()
 
     def close(self) -> None:
-        self.place.close()
+        super().close()
         self._card.wake()

@@ -5,20 +5,15 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-# Loggers of tools that comment on what is written for them on purpose.
-LOGGERS = ("optuna", "wandb", "mlflow", "mlflow.store.db.utils", "alembic")
-
 
 @contextlib.contextmanager
 def silence_loggers() -> Iterator[None]:
-    """Silence warnings, and the loggers of tools that runs are written for."""
-    levels = {log: log.level for log in map(logging.getLogger, LOGGERS)}
-    for log in levels:
-        log.setLevel(logging.ERROR)
+    """Silence warnings and logs below errors: tools comment on what is written for them on purpose."""
+    disabled_level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for log, level in levels.items():
-            log.setLevel(level)
+        logging.disable(disabled_level)

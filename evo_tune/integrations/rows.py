@@ -106,10 +106,10 @@ class Rows:
         self.name = one_line(run.folder.resolve().name, NAME)
         # Names of the genes in the rows, by name in the run.
         self.genes = unique_names(run.genes)
+        # Name of the budget beside the genes; '' if all trainings are full ones.
         self.parts = "budget" if min(run.manifest.settings.rungs) < 1 else ""
         while self.parts in self.genes.values():
             self.parts += "_"
-        """Name of the budget beside the genes; '' if all trainings are full ones."""
         curves: list[Points] = [*(outcome.curve for outcome in run.outcomes.values()), *self.pending_curves.values()]
         curve_metrics = {name for curve in curves for _, point in curve for name in point} - {DECAYED}
         # Names of the metrics in the rows, by name in the run.

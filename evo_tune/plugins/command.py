@@ -27,7 +27,6 @@ from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.patches.combining import PatchSet
 from evo_tune.plugins.patches.project import run_trial
-from evo_tune.plugins.scripts.metrics_file import writer_remarks
 from evo_tune.plugins.scripts.script import CommandTemplate, Script, placeholder_value
 from evo_tune.plugins.scripts.template import ConfigTemplate
 from evo_tune.text import one_line
@@ -164,7 +163,6 @@ def command_evaluator(
             *default_remarks,
             *([] if "seed" in words.names else [NO_SEED]),
             *(patches.remarks() if patches else ()),
-            *([] if values["metrics_file"] or values["metric"] else writer_remarks(code)),
         ],
     )
     return Evaluator(module, name, f"{COMMAND}:{text}", Path(__file__), COMMAND, code, patches)

@@ -322,12 +322,10 @@ def cache_folder() -> Path:
 
     What is in it can be computed again at any time.
 
-    `XDG_CACHE_HOME` moves it on Linux, `LOCALAPPDATA` on Windows.
+    `XDG_CACHE_HOME` moves it on Linux.
     """
     if sys.platform == "darwin":
         base = Path.home() / "Library" / "Caches"
-    elif sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     else:
         xdg_home = os.environ.get("XDG_CACHE_HOME", "")
         base = Path(xdg_home if os.path.isabs(xdg_home) else "~/.cache").expanduser()  # a relative one is invalid

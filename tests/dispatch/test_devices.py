@@ -219,8 +219,8 @@ def test_how_each_card_is_used_is_told_with_the_reason(machine):
     two = {"GPU-a": "A GPU, 10240, 10240", "GPU-b": "A GPU, 10240, 2048"}
     machine(smi=answering(**two), cores=6)
     whole, taken = inventory(plan(per_device="auto")).cards
-    assert whole.startswith("cuda:0 (A GPU, 10.0 GiB): 3 slots share 9.0 GiB, 90% of it")
-    assert taken.startswith("cuda:1 (A GPU, 10.0 GiB): 3 slots share 2.0 GiB, since other processes use 8.0 GiB now")
+    assert whole == "cuda:0 (A GPU, 10.0 GiB): 3 slots in 9.0 GiB"
+    assert taken == "cuda:1 (A GPU, 10.0 GiB): 3 slots in 2.0 GiB; other processes use 8.0 GiB now"
     whole, taken = inventory(plan()).cards
     assert whole == "cuda:0 (A GPU, 10.0 GiB): one training at a time"
     assert taken == "cuda:1 (A GPU, 10.0 GiB): one training at a time; other processes use 8.0 GiB now"

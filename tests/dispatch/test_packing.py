@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slot_helpers import answering, candidate, until
 
+from evo_tune.dispatch.devices import Device
 from evo_tune.dispatch.packing import CONTEXT, Card, MemoryForecast, SharedSlot
 from evo_tune.dispatch.slot import SlotClosed
 from evo_tune.errors import OptionError
@@ -139,19 +140,18 @@ def test_what_cannot_be_predicted_gets_the_card_to_itself():
     forecast.learn({"x": 1.0}, {"peak_memory": 1.0})
 
 
-class Inner:
+class Inner(SharedSlot):
     """A slot without a process: what it is told to do takes until it is let go."""
 
-    memory, closed = None, False
+    pid = None
 
-    def __init__(self, name: str, *outcomes: str, device: str = "cuda:0") -> None:
-        self.name, self.device = name, device
-        self.pid: int | None = None
+    def __init__(self, card: Card, forecast: MemoryForecast, name: str, *outcomes: str) -> None:
+        super().__init__(card, forecast, name, Device("cuda:0", "0"), None)
         self.begun = self.rested = 0
         self.going = threading.Semaphore(0)
         self._outcomes = list(outcomes) or ["ok"]
 
-    def run(self, candidate: Any, folder: str | None = None) -> Outcome:
+    def _attempt(self, candidate: Any, folder: str | None) -> Outcome:
         self.begun += 1
         self.pid = 1
         self.going.acquire()
@@ -163,21 +163,18 @@ class Inner:
         self.rested += 1
 
     def kill(self) -> None:
-        self.closed = True
+        super().kill()
         self.going.release()
-
-    close = kill
 
 
 @pytest.fixture
 def pair():
     """Two slots on a card of ten contexts; x is what a genome needs of it."""
 
-    def make(*outcomes: str) -> tuple[tuple[Inner, SharedSlot], ...]:
+    def make(*outcomes: str) -> tuple[Inner, Inner]:
         forecast = MemoryForecast(lambda genome: {"gpu_memory": (genome["x"] * 10 - 1) * CONTEXT / 2})
         card = Card(10 * CONTEXT)
-        inner = Inner("a"), Inner("b", *outcomes)
-        return tuple((slot, SharedSlot(slot, card, forecast)) for slot in inner)
+        return Inner(card, forecast, "a"), Inner(card, forecast, "b", *outcomes)
 
     with ThreadPoolExecutor(2) as threads:
         yield make, lambda slot, x: threads.submit(slot.run, candidate(genome={"x": x}))
@@ -185,28 +182,28 @@ def pair():
 
 def test_small_ones_share_and_a_large_one_waits_for_the_card(pair):
     make, start = pair
-    (a, first), (b, second) = make()
-    small = [start(first, 0.4), start(second, 0.5)]
+    a, b = make()
+    small = [start(a, 0.4), start(b, 0.5)]
     assert until(lambda: a.begun and b.begun), "both at once"
     a.going.release()
     assert small[0].result(5).status == "ok"
-    large = start(first, 1.0)
-    assert until(lambda: not second.available), "a card that somebody waits for takes no candidate"
-    assert (a.begun, first.waits, second.waits) == (1, True, False)
+    large = start(a, 1.0)
+    assert until(lambda: not b.available), "a card that somebody waits for takes no candidate"
+    assert (a.begun, a.waits, b.waits) == (1, True, False)
     b.going.release()
     assert until(lambda: a.begun == 2)
-    assert (second.available, b.rested) == (True, 1), "the idle neighbour's worker has ended"
+    assert (b.available, b.rested) == (True, 1), "the idle neighbour's worker has ended"
     a.going.release()
     assert [large.result(5).status, small[1].result(5).status] == ["ok", "ok"]
 
 
 def test_out_of_memory_beside_others_is_tried_again_alone(pair):
     make, start = pair
-    (a, first), (b, second) = make("out_of_memory", "ok")
-    long, lost = start(first, 0.4), start(second, 0.4)
+    a, b = make("out_of_memory", "ok")
+    long, lost = start(a, 0.4), start(b, 0.4)
     assert until(lambda: a.begun and b.begun)
     b.going.release()
-    assert until(lambda: not first.available)
+    assert until(lambda: not a.available)
     assert b.begun == 1
     a.going.release()
     assert until(lambda: b.begun == 2)
@@ -216,19 +213,19 @@ def test_out_of_memory_beside_others_is_tried_again_alone(pair):
 
 def test_out_of_memory_alone_is_a_result(pair):
     make, start = pair
-    _, (b, second) = make("out_of_memory")
+    _, b = make("out_of_memory")
     b.going.release()
-    assert start(second, 1.0).result(5).status == "out_of_memory"
+    assert start(b, 1.0).result(5).status == "out_of_memory"
     assert b.begun == 1
 
 
 def test_who_waits_can_be_killed(pair):
     make, start = pair
-    (a, first), (b, second) = make()
-    running, waiting = start(first, 1.0), start(second, 1.0)
-    assert until(lambda: a.begun + b.begun == 1 and not (first.available and second.available))
+    a, b = make()
+    running, waiting = start(a, 1.0), start(b, 1.0)
+    assert until(lambda: a.begun + b.begun == 1 and not (a.available and b.available))
     (busy, late), (other, idle) = ((a, running), (b, waiting)) if a.begun else ((b, waiting), (a, running))
-    (first if other is a else second).kill()
+    other.kill()
     with pytest.raises(SlotClosed):
         idle.result(5)
     busy.going.release()

@@ -498,33 +498,6 @@ def test_a_script_that_prints_nothing_is_told_of_its_files(tmp_path: Path) -> No
     assert "--metrics-file '{folder}/a'" in other_files_hint(tmp_path / "trial")
 
 
-@pytest.mark.parametrize(
-    ("line", "product"),
-    [
-        ("writer = SummaryWriter(out)", "TensorBoard"),
-        ("wandb.init(project='x')", "W&B"),
-        ("logger = CSVLogger(out)", "a CSV file"),
-        ("print(json.dumps(x))", ""),
-    ],
-)
-def test_a_run_says_which_files_its_script_writes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, product: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("train.py").write_text(f"import x\n{line}\n")
-
-    def remarks(**options: str) -> list[str]:
-        bound = command_evaluator(f"{sys.executable} train.py {{lr}} {{seed}}", None, options).bind(options)
-        return bound.remarks()
-
-    assert len(remarks()) == bool(product)
-    assert all(f"train.py seems to write {product}" in text and "--metrics-file" in text for text in remarks())
-    assert remarks(metrics_file="{folder}") == []
-    assert remarks(metric="val_loss") == []
-    Path("train.py").write_text(f"import x\n{line}\nprint(f'step {{step}}: val loss {{loss:.4f}}')\n")
-    assert remarks() == []
-
-
 def test_a_folder_without_files_of_records_names_the_setting_that_may_write_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(Ended) as caught:
         run(tmp_path, "", file="{folder}")

@@ -186,11 +186,6 @@ class Engine(ABC, Generic[SeatT]):
                 self._free.remove(seat)
             return seat
 
-    def seat_or_error_is_ready(self) -> bool:
-        """Return, without waiting, whether `take_seat` would return a seat or raise."""
-        raises = self._failure is not None or bool(self.loss) or self.all_devices_excluded
-        return raises or (self.connected and any(seat.ready for seat in self._free))
-
     def take_seat(self) -> SeatT | None:
         """Return a seat, which the caller keeps; None if there is none now.
 
@@ -274,7 +269,7 @@ class RemoteSlot(Slot):
         """Whether it has a machine; takes a free one, so that its device is known from now on."""
         if self._closed or self._engine is None:
             return True
-        if self._seat is None and self._engine.seat_or_error_is_ready():
+        if self._seat is None:
             self._take()
         return self._seat is not None
 
@@ -325,7 +320,9 @@ class RemoteSlot(Slot):
             if "unfit" not in reply:
                 return Outcome(**{**reply, "device": seat.device})
             self.move(reply["unfit"])
-            if self._engine is not None and not self._engine.seat_or_error_is_ready():
+            self._check_open()
+            self._take()
+            if self._seat is None:
                 raise NoMachine(f"{self.name} has left its machine, and there is no other now")
 
     def _wait_for_reply(self, seat: Seat, pending: Any) -> dict[str, Any] | None:

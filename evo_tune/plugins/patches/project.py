@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -183,7 +183,7 @@ def scan_project(root: Path, patched: Collection[str], protect: Sequence[str], s
 def _entries(root: Path, patched: frozenset[str], store: Path) -> Iterator[tuple[str, str | None]]:
     """Yield the path of each file, and the target if it is linked; None for a file of code."""
     in_git = _code_in_git(root)
-    folders = {parent for path in {*(in_git or ()), *patched} for parent in _parents(path)}
+    folders = {str(parent) for path in {*(in_git or ()), *patched} for parent in PurePosixPath(path).parents}
     waiting = [""]
     while waiting:
         folder = waiting.pop()
@@ -203,11 +203,6 @@ def _entries(root: Path, patched: frozenset[str], store: Path) -> Iterator[tuple
                     yield path, str(real)
             elif entry.is_file():
                 yield path, None if path in patched or entry.stat().st_size <= LARGEST else str(real)
-
-
-def _parents(path: str) -> Iterator[str]:
-    while path := path.rpartition("/")[0]:
-        yield path
 
 
 def _code_in_git(root: Path) -> frozenset[str] | None:
@@ -342,10 +337,13 @@ def write_copy(run_folder: Path, code: TrialCode, genome: Genome, target: Path) 
     for path, lines in changed.items():
         contents.pop(path, None)
         if lines is not None:
-            contents[path] = _filled("".join(lines), patches, genome).encode("utf-8", "surrogateescape")
+            text = "".join(lines)
+            for patch in patches:
+                text = patch.fill(text, genome)
+            contents[path] = text.encode("utf-8", "surrogateescape")
     modes |= {change.path: change.mode for patch in patches for change in patch.changes if change.mode is not None}
     try:
-        remove_copy(target)
+        shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
         for path, data in contents.items():
             place = target / path
@@ -356,20 +354,9 @@ def write_copy(run_folder: Path, code: TrialCode, genome: Genome, target: Path) 
             (target / path).parent.mkdir(parents=True, exist_ok=True)
             (target / path).symlink_to(link)
     except OSError as error:
-        remove_copy(target)
+        shutil.rmtree(target, ignore_errors=True)
         raise Ended(f"cannot make the copy of the project in {target}: {error.strerror}", "crashed") from None
     return listing
-
-
-def _filled(text: str, patches: Iterable[Patch], genome: Genome) -> str:
-    for patch in patches:
-        text = patch.fill(text, genome)
-    return text
-
-
-def remove_copy(target: Path) -> None:
-    """Remove the copy of a project, if it exists; links in it are not followed."""
-    shutil.rmtree(target, ignore_errors=True)
 
 
 def check_protected(listing: Listing, copy: Path) -> None:
@@ -428,7 +415,7 @@ def run_trial(script: Script, judge: Script | None, genome: Genome, context: Con
         return {**{name: value for name, value in metrics.items() if name not in own}, **judged}
     finally:
         for copy in copies:
-            remove_copy(copy)
+            shutil.rmtree(copy, ignore_errors=True)  # links in it are not followed
 
 
 def run_folder_of(context: Context) -> Path:

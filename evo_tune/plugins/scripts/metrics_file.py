@@ -48,21 +48,6 @@ WHERE_TO_WRITE = (
     "--set 'trainer.logger.init_args.save_dir={folder}'"
 )
 
-# Maximum bytes of a script that are searched for what it writes.
-LARGEST_SOURCE = 1 << 20
-
-# Calls of a script that write metrics, with what they write and the flag that reads it.
-WRITERS = {
-    r"\b(SummaryWriter|TensorBoardLogger|TensorBoard)\s*\(": "TensorBoard's event files: below {folder}, "
-    "--metrics-file '{folder}' reads them",
-    r"\b(wandb\.init|WandbLogger)\s*\(": "W&B's files: --metrics-file '{folder}' reads them if the command begins with "
-    "env WANDB_MODE=offline WANDB_DIR={folder}",
-    r"\bCSVLogger\s*\(": "a CSV file: in {folder}, --metrics-file '{folder}/NAME.csv' reads it",
-}
-
-# A call that prints a metric, which is then read from the output.
-PRINTS_METRIC = re.compile(r"\bprint\s*\([^\n]{0,300}?(?:loss|acc|err|mse|mae|nll|score|metric|json)", re.IGNORECASE)
-
 # Words of the names of metrics on validation data.
 VALIDATION_WORDS = {"val", "valid", "validation", "eval", "dev"}
 
@@ -80,24 +65,6 @@ def parse_metrics_file(text: str) -> tuple[str, ...]:
             "'{folder}/metrics.json', and {folder} in the command where the script is told where to write"
         )
     return names[1:]
-
-
-def writer_remarks(sources: Iterable[Path]) -> Iterator[str]:
-    """Yield a line for each kind of metrics file that scripts seem to write, with the flag that reads it.
-
-    A script that prints metrics needs none.
-
-    Args:
-        sources: Files of a command.
-    """
-    for path in sources:
-        with contextlib.suppress(OSError):
-            data = safe_files.read(path.parent, path.name, limit=LARGEST_SOURCE) if path.suffix == ".py" else b""
-            text = data.decode("utf-8", "replace")
-            hints = (
-                [] if PRINTS_METRIC.search(text) else [hint for call, hint in WRITERS.items() if re.search(call, text)]
-            )
-            yield from (f"{path.name} seems to write {hint}" for hint in hints)
 
 
 # Inode, size and time of the last change of a file, in ns.

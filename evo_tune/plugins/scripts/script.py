@@ -196,8 +196,8 @@ class CommandTemplate:
 
     @property
     def _own_names(self) -> list[str]:
-        names = (_placeholder_name(match) for word in self.words for match in PLACEHOLDER_OR_BRACE.finditer(word))
-        return list(dict.fromkeys(name for name in names if name is not None))
+        matches = (match for word in self.words for match in PLACEHOLDER_OR_BRACE.finditer(word))
+        return list(dict.fromkeys(_name_of(match[1]) for match in matches if match[1] is not None))
 
     @property
     def genes(self) -> list[str]:
@@ -267,11 +267,6 @@ def placeholder_value(inside: str, values: Mapping[str, Any]) -> Any:
         yes, _, no = inside.partition("?")[2].partition(":")
         return yes if value else no
     return value
-
-
-def _placeholder_name(match: re.Match[str]) -> str | None:
-    """Return the name in a placeholder; None for a doubled brace."""
-    return None if match[1] is None else _name_of(match[1])
 
 
 def _name_of(inside: str) -> str:
