@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import Options, check_integer, check_number, option
 from evo_tune.training.recipe.models.gpt_config import hidden_width, padding_channels, uses_plain_products
-from evo_tune.training.recipe.models.rules import ModelConfig, Parametrisation
+from evo_tune.training.recipe.models.rules import ModelConfig
 
 # Channels of the convolution stem.
 STEM = 16
@@ -51,14 +51,7 @@ class EncoderConfig(ModelConfig):
     residual_scaling: ClassVar[bool] = False
 
     outputs: int = option(bounds="[1, inf)")
-    depth: int = option(4, bounds="[1, inf)")
-    width: int = option(64, bounds="[1, inf)")
-    heads: int = option(4, bounds="[1, inf)")
-    ffn_mult: float = option(4.0, bounds="(0, 64]")
-    dropout: float = option(0.0, bounds="[0, 1)")
-    attention_dropout: float = option(0.0, bounds="[0, 1)")
     drop_path: float = option(0.0, bounds="[0, 1)")
-    scaling: Parametrisation | None = None
 
     @property
     def gradient(self) -> float:
@@ -171,22 +164,31 @@ class EncoderConfig(ModelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTConfig(EncoderConfig):
-    """Shape of a Vision Transformer (Dosovitskiy et al., arXiv:2010.11929), whose tokens are square image patches.
+class ImageConfig(EncoderConfig):
+    """Shape of a classifier of images.
 
     Args:
         channels: Channels of an image.
-        image_height: Height of an image in pixels, a multiple of patch.
-        image_width: Width of an image in pixels, a multiple of patch.
-        patch: Side of a patch in pixels.
-        pooling: Input of the head: 'mean' of the tokens, or an extra token, 'cls'.
-        stem: 'none', or 'conv': two 3 × 3 convolutions with BatchNorm before the patches
-            (after arXiv:2106.14881).
+        image_height: Height of an image in pixels.
+        image_width: Width of an image in pixels.
     """
 
     channels: int = option(3, bounds="[1, inf)")
     image_height: int = option(32, bounds="[1, inf)")
     image_width: int = option(32, bounds="[1, inf)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig(ImageConfig):
+    """Shape of a Vision Transformer (Dosovitskiy et al., arXiv:2010.11929), whose tokens are square image patches.
+
+    Args:
+        patch: Side of a patch in pixels, a divisor of height and width.
+        pooling: Input of the head: 'mean' of the tokens, or an extra token, 'cls'.
+        stem: 'none', or 'conv': two 3 × 3 convolutions with BatchNorm before the patches
+            (after arXiv:2106.14881).
+    """
+
     patch: int = option(4, bounds="[1, inf)")
     pooling: str = option("mean", choices=("mean", "cls"))
     stem: str = option("none", choices=("none", "conv"))
@@ -241,21 +243,12 @@ class ViTConfig(EncoderConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvConfig(EncoderConfig):
+class ConvConfig(ImageConfig):
     """Shape of a convolutional network for images (after VGG, Simonyan & Zisserman, arXiv:1409.1556).
 
     A block is two 3 × 3 convolutions, each with BatchNorm and ReLU. Between two blocks, the largest of 2 × 2 pixels
     is taken, and the channels double. The head reads the mean of the pixels.
-
-    Args:
-        channels: Channels of an image.
-        image_height: Height of an image in pixels.
-        image_width: Width of an image in pixels.
     """
-
-    channels: int = option(3, bounds="[1, inf)")
-    image_height: int = option(32, bounds="[1, inf)")
-    image_width: int = option(32, bounds="[1, inf)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
