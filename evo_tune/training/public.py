@@ -29,7 +29,7 @@ from evo_tune.training.extension import extend_context, extend_trainer, grow
 from evo_tune.training.fitting import export_fitted, fit_task
 from evo_tune.training.hardware.device import IGNORE, keep_freed_memory, reproducible, seed_for
 from evo_tune.training.hardware.distributed import Ranks, RanksDiffer, launch, process_group
-from evo_tune.training.hardware.memory import calibrate_memory, device_memory, fit_device, measure_peak_memory
+from evo_tune.training.hardware.memory import device_memory, fit_device, measure_peak_memory
 from evo_tune.training.hardware.precision import Precision, fastest_precision
 from evo_tune.training.hardware.throughput import Throughput, mfu, peak_flops
 from evo_tune.training.models.dropout import Dropout, DropPath
@@ -43,7 +43,7 @@ from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
 from evo_tune.training.optim.losses import CrossEntropy, Loss, QuantileLoss, SquaredError
 from evo_tune.training.optim.optimizer import SGD, AdamW, Muon, decay_groups
 from evo_tune.training.optim.watching import Diverged, DivergenceWatch, EarlyStopping
-from evo_tune.training.reading import LanguageTraining, Material, export_language
+from evo_tune.training.reading import LanguageTraining, export_language
 from evo_tune.training.samples import (
     ClassifierTraining,
     ForecastTraining,
@@ -65,7 +65,6 @@ from evo_tune.training.tuning.weights import (
     add_lora,
     fold_lora,
     load_adapter,
-    merge_lora,
     save_adapter,
     trainable_weights,
 )

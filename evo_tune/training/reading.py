@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,12 +14,9 @@ from evo_tune.training.data.batches import TextMaterial
 from evo_tune.training.evaluation import Evaluation, evaluate_by_position, evaluate_windows, windows_per_pass
 from evo_tune.training.extension import extend_trainer
 from evo_tune.training.hardware.device import MicroBatch, seed_for
-from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import fit_device
-from evo_tune.training.hardware.throughput import SAFE
 from evo_tune.training.models.gpt import GPT
-from evo_tune.training.recipe.hardware.computing import storage_precision
-from evo_tune.training.recipe.hardware.memory import Fit, predict_memory
+from evo_tune.training.recipe.hardware.memory import predict_memory
 from evo_tune.training.recipe.language import LanguageTask
 from evo_tune.training.recipe.models.gpt_config import flops_per_token
 from evo_tune.training.recipe.plan import Phase, phase_with_shape, tokens_and_flops
@@ -30,43 +26,16 @@ from evo_tune.training.trainer import Trainer
 from evo_tune.training.training_run import StepSplit, Task, TrainingResult, TrainingRun
 
 
-class Material(Protocol):
-    """A text as training batches and evaluation windows, for `LanguageTraining`."""
-
-    def source(self, phase: Phase, micro_batch: int) -> Source:
-        """Return the batches of a phase."""
-
-    def held_out(self, context: int, testing: bool = False) -> list[MicroBatch]:
-        """Return held-out or test blocks, in windows of `context`; the text is the same for any context."""
-
-    def training_windows(self, context: int) -> MicroBatch:
-        """Return fixed windows of the training text."""
-
-    def held_out_bytes(self, testing: bool = False) -> int:
-        """Return the number of bytes of text in the held-out blocks."""
-
-
 class LanguageTraining(Task):
-    """Train a `GPT` on a text; a point of the curve is computed from every fourth held-out block.
-
-    Args:
-        plan: See `Task`.
-        run: See `Task`.
-        ranks: See `Task`.
-        material: The text; None: the plan's.
-    """
+    """Train a `GPT` on a text; a point of the curve is computed from every fourth held-out block."""
 
     group = "language"
     plan: LanguageTask
 
-    def __init__(self, plan: LanguageTask, run: Context, ranks: Ranks | None = None, material: Material | None = None):
-        super().__init__(plan, run, ranks)
-        self._material = material
-
     @cached_property
-    def material(self) -> Material:
+    def material(self) -> TextMaterial:
         """The text."""
-        return self._material or TextMaterial(self.plan.corpus, count=self.plan.scored, seed=self.run.seed)
+        return TextMaterial(self.plan.corpus, count=self.plan.scored, seed=self.run.seed)
 
     @property
     def ceiling(self) -> float:
@@ -86,22 +55,8 @@ class LanguageTraining(Task):
         del model  # a formula gives its memory
         options, config, per_process = self.plan.options, phase.config, self.share_of(phase)
         if options.micro_batch != "auto":
-            micro = min(per_process, max(1, (options.micro_batch or per_process * config.context) // config.context))
-            return StepSplit(micro, options.recompute)
-
-        def run_one_step(fit: Fit) -> None:
-            single_step = replace(phase, windows=per_process, per_step=per_process, first_step=0, ramp=None)
-            passes = StepSplit(fit.micro_batch, options.recompute or fit.recompute)
-            self.trainer(single_step, 1, lr=SAFE, passes=passes).run(1)
-
-        fit = fit_device(
-            config,
-            per_process,
-            self.run.device,
-            sharing=self.processes,
-            probe=run_one_step,
-            **self.memory_options,
-        )
+            return StepSplit(options.pass_size(phase.per_step, config.context), options.recompute)
+        fit = fit_device(config, per_process, self.run.device, sharing=self.processes, **options.memory_setup)
         micro, recompute = fit.micro_batch, fit.recompute
         if self.ranks is not None:
             # All ranks use the smallest: if one ran out of memory later, the others would wait for it.
@@ -110,23 +65,11 @@ class LanguageTraining(Task):
         return StepSplit(micro, options.recompute or recompute)
 
     def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
-        phase, recompute = self.phase_of(trainer), cast(GPT, trainer.model).recompute
-        accumulated = largest * self.processes < phase.per_step
+        phase, setup = self.phase_of(trainer), self.plan.options.memory_setup
+        setup |= {"recompute": cast(GPT, trainer.model).recompute}
         return predict_memory(
-            phase.config, largest, recompute=recompute, accumulated=accumulated, **self.memory_options
+            phase.config, largest, accumulated=largest * self.processes < phase.per_step, **setup
         ).peak
-
-    @property
-    def memory_options(self) -> dict[str, Any]:
-        """Options of `predict_memory`, except device and recompute."""
-        options = self.plan.options
-        return {
-            "optimizer": options.optimizer_name,
-            "ema": options.ema is not None,
-            "precision": storage_precision(options.precision),
-            "z_loss": options.z_loss > 0.0,
-            "ranks": self.processes,
-        }
 
     # Phases.
 

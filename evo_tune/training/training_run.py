@@ -174,11 +174,11 @@ class Task(ABC):
             phase: The phase.
             model: Its model, if it was built already.
         """
-        tokens, micro_batch, per_process = self.tokens_per_sample, self.plan.options.micro_batch, self.share_of(phase)
-        if micro_batch != "auto":
-            return StepSplit(min(per_process, max(1, (micro_batch or per_process * tokens) // tokens)))
+        if self.plan.options.micro_batch != "auto":
+            return StepSplit(self.plan.options.pass_size(phase.per_step, self.tokens_per_sample))
         assert model is not None
-        return StepSplit(fit_pass(self._pass_memory(model), per_process, self.run.device, sharing=self.processes))
+        memory, per_process = self._pass_memory(model), self.share_of(phase)
+        return StepSplit(fit_pass(memory, per_process, self.run.device, sharing=self.processes))
 
     def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
         """Return the predicted peak memory of a training, bytes.
@@ -244,43 +244,17 @@ class Task(ABC):
             self._passes[phase] = self.fit(phase, model)
         return self._passes[phase]
 
-    def trainer(
-        self,
-        phase: Any,
-        steps: int,
-        *,
-        lr: float | None = None,
-        passes: StepSplit | None = None,
-        ranks: Ranks | None = None,
-    ) -> Trainer:
-        """Return a trainer of a phase at step 0.
-
-        Args:
-            phase: The phase.
-            steps: Steps of the full training, over which schedules extend.
-            lr: Peak learning rate; None: the plan's.
-            passes: Micro-batch and recomputation of a step; None: determined here.
-            ranks: Processes that share each step; None: one process.
-        """
-        plan, options, run = self.plan, self.plan.options, self.run
-        model = self.model(phase)
-        passes = passes or self.passes(phase, model)
+    def trainer(self, phase: Any) -> Trainer:
+        """Return a trainer of a phase at step 0; its schedules extend over the full training."""
+        options, run, model = self.plan.options, self.run, self.model(phase)
+        passes = self.passes(phase, model)
         if passes.recompute is not None:
             model.recompute = passes.recompute  # type: ignore[assignment]
-        recipe = recipe_of(
-            options,
-            steps,
-            lr=plan.lr if lr is None else lr,
-            batch=plan.batch,
-            reference=plan.reference,
-            weight_decay=plan.weight_decay,
-            warmup=plan.warmup,
-            ceiling=self.ceiling,
-        )
-        source, compiled = self.source(phase, passes.micro_batch), options.compile
-        return Trainer(
-            model, source, recipe, loss=self.loss, seed=run.seed, device=run.device, ranks=ranks, compiled=compiled
-        )
+        numbers = {name: getattr(self.plan, name) for name in ("lr", "batch", "reference", "weight_decay", "warmup")}
+        recipe = recipe_of(options, self.ends[-1], ceiling=self.ceiling, **numbers)
+        place: dict[str, Any] = {"seed": run.seed, "device": run.device, "ranks": self.ranks}
+        source = self.source(phase, passes.micro_batch)
+        return Trainer(model, source, recipe, loss=self.loss, compiled=options.compile, **place)
 
     def training_run(self, saved: Mapping[str, Any]) -> TrainingRun:
         """Return the training run at step 0, or at the step of a checkpoint.
@@ -299,7 +273,7 @@ class Task(ABC):
         step = saved["trainer"]["step"] if saved else 0
         phase = next((phase for phase in self.phases if step <= phase.end), self.phases[-1])
         training_run = TrainingRun(
-            self.trainer(phase, self.phases[-1].end, ranks=self.ranks),
+            self.trainer(phase),
             self,
             evaluations=options.evaluations,
             stopping=stopping,

@@ -25,7 +25,7 @@ from evo_tune.training import (
     evaluation_windows,
     reproducible,
 )
-from evo_tune.training.recipe import GapDecay, Phase
+from evo_tune.training.recipe import GapDecay, Phase, TrainingOptions
 from evo_tune.training.session import _predict_cost as predict_cost
 
 
@@ -51,10 +51,10 @@ class Text:
 def make_training_run(make_trainer: Callable[..., Trainer], text: torch.Tensor) -> Callable[..., TrainingRun]:
     def make(stopping: EarlyStopping | None = None, evaluations: int = 4, **options: object) -> TrainingRun:
         trainer = make_trainer(**options)
-        options = SimpleNamespace(optimizer_name="adamw", ema=None, precision="fp32", z_loss=0.0)
-        plan: Any = SimpleNamespace(options=options)
+        plan: Any = SimpleNamespace(options=TrainingOptions(precision="fp32"))
         nothing: Any = None
-        task = LanguageTraining(plan, nothing, material=Text(text))
+        task: Any = LanguageTraining(plan, nothing)
+        task.material = Text(text)
         task.phases = [Phase(config=trainer.model.config, windows=80, per_step=4)]  # type: ignore[arg-type]
         return TrainingRun(trainer, task, evaluations=evaluations, stopping=stopping)
 

@@ -4,6 +4,7 @@ Capacity is always the whole memory, never the free memory: other programs must 
 passes. The formulas and their constants are those of `recipe.hardware.memory`.
 """
 
+import math
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evo_tune.errors import RecipeError
-from evo_tune.options.declare import check_integer, check_name, check_number
+from evo_tune.options.declare import check_name
 from evo_tune.training.recipe.hardware.memory import (
     LIBRARIES,
     Fit,
@@ -22,17 +22,12 @@ from evo_tune.training.recipe.hardware.memory import (
     Setup,
     fit_memory,
     largest_pass,
-    predict_memory,
     state_bytes,
 )
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 
 # Files with a container's limit, under cgroup v2 and v1.
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-
-# Share of a GPU's memory above which a step checks the prediction. Below it, an error of the formula by a factor of 1.8
-# does no harm.
-_PROBE_ABOVE = 0.5
 
 
 def device_memory(device: torch.device | str = "cpu") -> float:
@@ -83,38 +78,7 @@ def measure_peak_memory(device: torch.device | str, run: Callable[[], object]) -
     return float(torch.cuda.max_memory_allocated(device))
 
 
-def calibrate_memory(device: torch.device | str, predicted: float, step: Callable[[], object]) -> float:
-    """Return measured over predicted memory of one training step: the factor of `fit_memory`.
-
-    The factor is at least 1, so that a step with little memory does not lower the prediction. On a CPU it is 1, and the
-    step is not run.
-
-    Args:
-        device: Device of the step.
-        predicted: Peak by `predict_memory`, without the device's libraries, in bytes.
-        step: Function that runs one step, including weights and moments.
-
-    Raises:
-        RecipeError: predicted is not above zero.
-    """
-    check_number("predicted", predicted, "(0, inf)")
-    if torch.device(device).type == "cpu":
-        return 1.0
-    measured = measure_peak_memory(device, step)
-    if measured is None:
-        raise RecipeError("device", str(device), "one whose memory torch measures")
-    return max(1.0, measured / predicted)
-
-
-def fit_device(
-    config: GPTConfig,
-    batch: int,
-    device: torch.device | str,
-    *,
-    sharing: int = 1,
-    probe: Callable[[Fit], object] | None = None,
-    **options: Any,
-) -> Fit:
+def fit_device(config: GPTConfig, batch: int, device: torch.device | str, *, sharing: int = 1, **options: Any) -> Fit:
     """Return how to train a model within a device's whole memory, independent of other programs.
 
     Args:
@@ -123,24 +87,21 @@ def fit_device(
         device: Device of the training. If torch cannot report its memory (such as 'mps'), the batch is one pass; the
             trainer halves it if memory runs out.
         sharing: Processes of this training on this machine, which share a CPU's memory.
-        probe: Function that builds the model and runs one step by a fit; on a GPU it corrects the formula
-            if the prediction is near the capacity. None: use the formula alone.
         options: Options of `predict_memory`, except device and recompute.
 
     Raises:
         RecipeError: A field is out of its range, or not even one sequence fits.
     """
-    check_integer("sharing", sharing, 1)
+    kind = "cuda" if torch.device(device).type == "cuda" else "cpu"
+    return fit_memory(config, batch, _capacity(device, sharing), device=kind, **options)
+
+
+def _capacity(device: torch.device | str, sharing: int) -> float:
+    """Return the memory of a process in bytes; infinite if torch cannot report it."""
     kind = torch.device(device).type
     if kind not in ("cpu", "cuda"):
-        return Fit(batch, None, predict_memory(config, batch, **options))
-    capacity = device_memory(device) / (sharing if kind == "cpu" else 1)
-    fit = fit_memory(config, batch, capacity, device=kind, **options)
-    if kind == "cpu" or probe is None or fit.memory.peak <= _PROBE_ABOVE * capacity:
-        return fit
-    first = fit
-    factor = calibrate_memory(device, fit.memory.peak - fit.memory.context, lambda: probe(first))
-    return fit_memory(config, batch, capacity, device=kind, factor=factor, **options)
+        return math.inf
+    return device_memory(device) / (sharing if kind == "cpu" else 1)
 
 
 def activation_bytes(model: nn.Module, inputs: Tensor, autocast: Callable[[], AbstractContextManager[object]]) -> float:
@@ -234,8 +195,4 @@ def fit_pass(memory: Callable[[int], Memory], batch: int, device: torch.device |
     Raises:
         RecipeError: Not even one sample fits.
     """
-    kind = torch.device(device).type
-    if kind not in ("cpu", "cuda"):
-        return batch
-    capacity = device_memory(device) / (sharing if kind == "cpu" else 1)
-    return largest_pass(memory, batch, capacity)
+    return largest_pass(memory, batch, _capacity(device, sharing))

@@ -51,10 +51,6 @@ def chip(device_name: str) -> Chip | None:
     return next((row for row in CHIPS if name in row.names), None)
 
 
-# Learning rate at which no training diverges, for trainings that are discarded.
-SAFE = 1e-6
-
-
 def peak_flops(device_name: str, precision: str = "bf16") -> float | None:
     """Return the peak of one device in FLOP/s; None if it is not in the table of chips, as for any CPU.
 

@@ -179,17 +179,22 @@ class TrainingOptions(
             )
 
     @property
-    def gpu_setup(self) -> dict[str, Any]:
-        """Fields of `Setup` that determine GPU memory, apart from model and batch."""
+    def memory_setup(self) -> dict[str, Any]:
+        """Fields of `Setup` that determine memory, apart from model, batch, device and recomputation."""
         return {
-            "precision": "fp32" if storage_precision(self.precision) == "fp32" else "bf16",
-            "recompute": self.recompute,
-            "device": "cuda",
+            "precision": storage_precision(self.precision),
             "optimizer": self.optimizer_name,
             "ema": self.ema is not None,
             "z_loss": self.z_loss > 0.0,
             "ranks": self.ranks,
         }
+
+    @property
+    def gpu_setup(self) -> dict[str, Any]:
+        """Fields of `Setup` that determine GPU memory, apart from model and batch."""
+        setup = self.memory_setup
+        precision = "fp32" if setup["precision"] == "fp32" else "bf16"
+        return {**setup, "precision": precision, "recompute": self.recompute, "device": "cuda"}
 
     def pass_size(self, samples: int, tokens: int = 1) -> int:
         """Return the samples in the largest pass of a rank, as far as the options determine it.

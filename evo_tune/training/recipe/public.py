@@ -97,7 +97,6 @@ from evo_tune.training.recipe.hardware.memory import (
     NewWeights,
     encoder_memory,
     fit_memory,
-    fitting_micro_batch,
     predict_memory,
     tuning_memory,
 )

@@ -114,18 +114,10 @@ class LoRALinear(nn.Linear):
         self.in_features, self.out_features = layer.in_features, layer.out_features
         self.weight, self.bias = layer.weight, layer.bias
         self.lora = LowRank(layer, options, generator)
-        self._unmerged: Tensor | None = None
         self.train(layer.training)
-
-    @property
-    def merged(self) -> bool:
-        """Whether the weight already includes the learned map."""
-        return self._unmerged is not None
 
     def forward(self, input: Tensor) -> Tensor:
         y = F.linear(input, self.weight, self.bias)
-        if self.merged:
-            return y
         learned: Tensor = self.lora(input)
         stretch = self.lora.stretch(self.weight)
         if stretch is None:
@@ -135,17 +127,13 @@ class LoRALinear(nn.Linear):
         return y + (stretch - 1.0) * unbiased + stretch * learned
 
     @torch.no_grad()
-    def merge(self, merged: bool = True) -> None:
-        """Add the learned map to the weight, or restore the bit-identical original weight."""
-        if merged == self.merged:
-            return
-        if self._unmerged is None:
-            self._unmerged = self.weight.detach().clone()
-            stretch, direction = self.lora.stretch(self.weight), self.lora.direction(self.weight)
-            self.weight.copy_(direction if stretch is None else stretch[:, None] * direction)
-        else:
-            self.weight.copy_(self._unmerged)
-            self._unmerged = None
+    def merge(self) -> nn.Linear:
+        """Return a plain layer whose weight includes the learned map; do not use this one afterwards."""
+        stretch, direction = self.lora.stretch(self.weight), self.lora.direction(self.weight)
+        self.weight.copy_(direction if stretch is None else stretch[:, None] * direction)
+        plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        plain.weight, plain.bias = self.weight, self.bias
+        return plain.train(self.training)
 
 
 def add_lora(model: nn.Module, options: LoRA, seed: int = 0) -> list[str]:
@@ -180,21 +168,11 @@ def add_lora(model: nn.Module, options: LoRA, seed: int = 0) -> list[str]:
     return list(layers)
 
 
-def merge_lora(model: nn.Module, merged: bool = True) -> None:
-    """Merge all maps into their weights to avoid their cost; with merged=False undo it."""
-    for module in model.modules():
-        if isinstance(module, LoRALinear):
-            module.merge(merged)
-
-
 def fold_lora(model: nn.Module) -> None:
-    """Merge all maps permanently, in place: plain linear layers under their original names."""
-    merge_lora(model)
+    """Merge all maps into their weights, in place: plain linear layers under their original names."""
     for name, module in list(model.named_modules()):
         if isinstance(module, LoRALinear):
-            plain = nn.Linear(module.in_features, module.out_features, bias=False, device="meta")
-            plain.weight, plain.bias = module.weight, module.bias
-            model.set_submodule(name, plain.train(module.training))
+            model.set_submodule(name, module.merge())
 
 
 @dataclass(frozen=True, kw_only=True)

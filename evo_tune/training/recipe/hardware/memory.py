@@ -8,6 +8,7 @@ total memory of the device, not on its free memory, so that other processes cann
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from evo_tune.errors import RecipeError
@@ -15,7 +16,6 @@ from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig
 from evo_tune.training.recipe.models.gpt_config import (
     LARGE_VOCABULARY,
-    LONGEST_DROPPED,
     GPTConfig,
     padding_channels,
     tokens_in_piece,
@@ -60,13 +60,10 @@ class Memory(NamedTuple):
         together = SHORT_LIVED * (self.states + self.activations + self.logits)
         return (together if self.step is None else self.step) + self.context
 
-    def device_bytes(self, factor: float = 1.0) -> float:
-        """Return the total memory of the smallest device that this fits into, in bytes.
-
-        Args:
-            factor: Ratio of measured to predicted memory without libraries; 1.0 if not measured.
-        """
-        return (factor * (self.peak - self.context) + self.context) / USABLE
+    @property
+    def device_bytes(self) -> float:
+        """Total memory of the smallest device that this fits into, in bytes."""
+        return self.peak / USABLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,7 +225,7 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, setup: Setup, *, va
         if products:
             weight_bytes = e * (3 if config.attention_dropout else 1)
         elif config.attention_dropout:
-            weight_bytes = 12 if device == "cpu" else 9 if queries <= LONGEST_DROPPED else 0
+            weight_bytes = 12 if device == "cpu" else 9
         else:
             weight_bytes = 0
         total += batch * float(weight_bytes * heads * queries * keys + (0 if products else 4 * heads * queries))
@@ -341,49 +338,24 @@ def encoder_memory(config: EncoderConfig, batch: int, **setup: Any) -> Memory:
     )
 
 
-def largest_pass(
-    memory: Callable[[int], Memory], batch: int, capacity: float, *, factor: float = 1.0, sample: str = "sample"
-) -> int:
+def largest_pass(memory: Callable[[int], Memory], batch: int, capacity: float, *, sample: str = "sample") -> int:
     """Return the samples of the largest pass, by halving a batch, within 90 % of a device's memory.
 
     Args:
         memory: Function from samples per pass to predicted memory.
         batch: Samples per step of one process.
         capacity: Total memory of the device, in bytes.
-        factor: See `Memory.device_bytes`.
         sample: Word for a sample in the error message.
 
     Raises:
         RecipeError: Not even one sample fits.
     """
     largest = batch
-    while (needed := memory(largest).device_bytes(factor)) > capacity:
+    while (needed := memory(largest).device_bytes) > capacity:
         if largest == 1:
             raise RecipeError("capacity", capacity, f"{needed:.3g} bytes or more for one {sample} of this model")
         largest = -(-largest // 2)
     return largest
-
-
-def fitting_micro_batch(config: GPTConfig, batch: int, capacity: float, *, factor: float = 1.0, **options: Any) -> int:
-    """Return the largest micro-batch of a GPT, by halving the batch, within 90 % of a device's memory.
-
-    Args:
-        config: Shape of the model.
-        batch: Sequences per step.
-        capacity: Total memory of the device, in bytes.
-        factor: See `Memory.device_bytes`.
-        options: As in `predict_memory`.
-
-    Raises:
-        RecipeError: Not even one sequence fits.
-    """
-    return largest_pass(
-        lambda micro: predict_memory(config, micro, accumulated=micro < batch, **options),
-        batch,
-        capacity,
-        factor=factor,
-        sample="sequence",
-    )
 
 
 class Fit(NamedTuple):
@@ -400,7 +372,7 @@ class Fit(NamedTuple):
     memory: Memory
 
 
-def fit_memory(config: GPTConfig, batch: int, capacity: float, *, factor: float = 1.0, **options: Any) -> Fit:
+def fit_memory(config: GPTConfig, batch: int, capacity: float, **options: Any) -> Fit:
     """Return the settings to train within 90 % of a device's memory; results change only by rounding.
 
     The micro-batch is halved first, which costs little. If not even one sequence fits, all blocks are recomputed, at a
@@ -410,20 +382,23 @@ def fit_memory(config: GPTConfig, batch: int, capacity: float, *, factor: float 
         config: Shape of the model.
         batch: Sequences per step.
         capacity: Total memory of the device, in bytes (see `device_memory`).
-        factor: Ratio of measured to predicted memory, from `calibrate_memory`; 1.0 if not measured.
         options: As in `predict_memory`, without recompute.
 
     Raises:
         RecipeError: Not even one sequence fits.
     """
+
+    def memory(micro_batch: int, recompute: int | None = None) -> Memory:
+        accumulated = micro_batch < batch
+        return predict_memory(config, micro_batch, recompute=recompute, accumulated=accumulated, **options)
+
     recompute = None
     try:
-        micro_batch = fitting_micro_batch(config, batch, capacity, factor=factor, **options)
+        micro_batch = largest_pass(memory, batch, capacity)
     except RecipeError:
         recompute = 1
-        micro_batch = fitting_micro_batch(config, batch, capacity, factor=factor, recompute=recompute, **options)
-    memory = predict_memory(config, micro_batch, recompute=recompute, accumulated=micro_batch < batch, **options)
-    return Fit(micro_batch, recompute, memory)
+        micro_batch = largest_pass(partial(memory, recompute=recompute), batch, capacity, sample="sequence")
+    return Fit(micro_batch, recompute, memory(micro_batch, recompute))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import Options, check_integer, check_number, option
 from evo_tune.training.recipe.models.gpt_config import hidden_width, padding_channels, uses_plain_products
-from evo_tune.training.recipe.models.rules import ModelConfig
+from evo_tune.training.recipe.models.rules import ModelConfig, Parametrisation
 
 # Channels of the convolution stem.
 STEM = 16
@@ -51,7 +51,14 @@ class EncoderConfig(ModelConfig):
     residual_scaling: ClassVar[bool] = False
 
     outputs: int = option(bounds="[1, inf)")
+    depth: int = option(4, bounds="[1, inf)")
+    width: int = option(64, bounds="[1, inf)")
+    heads: int = option(4, bounds="[1, inf)")
+    ffn_mult: float = option(4.0, bounds="(0, 64]")
+    dropout: float = option(0.0, bounds="[0, 1)")
+    attention_dropout: float = option(0.0, bounds="[0, 1)")
     drop_path: float = option(0.0, bounds="[0, 1)")
+    scaling: Parametrisation | None = None
 
     @property
     def gradient(self) -> float:

@@ -42,7 +42,7 @@ from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.declare import Option, Options, check_integer, check_name, fixed_option, option
+from evo_tune.options.declare import Option, Options, check_integer, check_name, fixed_option
 
 # Feed-forward layers with a gate.
 GATED = ("swiglu", "reglu")
@@ -136,31 +136,21 @@ def _declared_fields(config: type[Any]) -> list[Option]:
     return [Option(field.name, types[field.name], field.default, **field.metadata) for field in declared]
 
 
-@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Shape of a model, as plain fields. Those that are declared with `option` are checked by it.
+    """Shape of a model, as a dataclass of plain fields; `scaling` is its parametrisation by size.
 
-    Args:
-        depth: Number L of blocks.
-        width: Width d of the residual stream, a multiple of heads.
-        heads: Number of attention heads.
-        ffn_mult: Width of the hidden layer of each block, as a multiple of d.
-        dropout: Dropped share of the outputs of embeddings and residual branches, below 1.
-        attention_dropout: Dropped share of the attention weights, below 1.
-        scaling: Parametrisation by size; None: standard.
+    Fields that a subclass declares with `option` are checked by their type, bounds and choices.
     """
 
-    # Fields of some models only.
-    tied = False
-    ffn = "gelu"
-
-    depth: int = option(4, bounds="[1, inf)")
-    width: int = option(64, bounds="[1, inf)")
-    heads: int = option(4, bounds="[1, inf)")
-    ffn_mult: float = option(4.0, bounds="(0, 64]")
-    dropout: float = option(0.0, bounds="[0, 1)")
-    attention_dropout: float = option(0.0, bounds="[0, 1)")
-    scaling: Parametrisation | None = None
+    depth: int
+    width: int
+    heads: int
+    ffn_mult: float
+    dropout: float
+    attention_dropout: float
+    scaling: Parametrisation | None
+    tied: bool = False
+    ffn: str = "gelu"
 
     def __post_init__(self) -> None:
         scaling: Any = self.scaling
@@ -173,7 +163,7 @@ class ModelConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain data."""
-        return asdict(self)
+        return asdict(self)  # type: ignore[call-overload, no-any-return] # of the dataclasses below
 
     @property
     def ffn_maps(self) -> int:
@@ -212,7 +202,7 @@ class ModelConfig:
         Raises:
             RecipeError: A field is unknown or out of its range.
         """
-        field_names = [field.name for field in fields(cls)]
+        field_names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
         for name, value in data.items():
             if name not in field_names:
                 raise RecipeError(name, value, f"only the fields {', '.join(field_names)}")
