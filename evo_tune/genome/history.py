@@ -7,7 +7,6 @@ knows nothing of stores, slots or torch.
 
 import hashlib
 import json
-from abc import ABC, abstractmethod
 from bisect import bisect
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -162,7 +161,7 @@ class RankingTable(NamedTuple):
     excesses: np.ndarray
 
 
-class History(ABC):
+class History:
     """The trials that a strategy may use; read-only.
 
     Args:
@@ -188,6 +187,9 @@ class History(ABC):
     # come first; equal trials are ordered by id.
     ranking: Sequence[Trial]
 
+    # The numbers of the trials of `ranking`.
+    _table: RankingTable
+
     def __init__(
         self,
         space: SearchSpace,
@@ -209,10 +211,6 @@ class History(ABC):
         self._proposals: dict[tuple[str, float, int], int] = {}
         self._folds: dict[Hashable, tuple[int, Any]] = {}
 
-    @abstractmethod
-    def _ranking_table(self) -> RankingTable:
-        """Return the numbers of the trials of `ranking`."""
-
     @property
     def pending(self) -> Sequence[Candidate]:
         """Pending candidates, in the order of their proposal."""
@@ -220,25 +218,25 @@ class History(ABC):
 
     def ranked_losses(self) -> np.ndarray:
         """Return the losses of `ranking`, shape (trials, objectives)."""
-        return np.array(self._ranking_table().ranked_losses)
+        return np.array(self._table.ranked_losses)
 
     def bare_losses(self) -> np.ndarray:
         """Return the losses of `ranking` as if there were no constraints, shape (trials, objectives)."""
-        return np.array(self._ranking_table().bare_losses)
+        return np.array(self._table.bare_losses)
 
     def scaled_losses(self) -> np.ndarray:
         """Return the first losses of `ranking` on one common scale, shape (trials,).
 
         They ascend among the trials that meet the constraints. NaN for trials whose loss has another scale.
         """
-        return np.array(self._ranking_table().scaled_losses)
+        return np.array(self._table.scaled_losses)
 
     def excesses(self) -> np.ndarray:
         """Return by how much the trials of `ranking` exceed each constraint, shape (trials, constraints).
 
         Negative where a constraint is met by a margin, NaN where a trial lacks the metric.
         """
-        return np.array(self._ranking_table().excesses)
+        return np.array(self._table.excesses)
 
     def seen(self, genome: Genome, budget: float = 1.0, extra_seed: int = 0) -> bool:
         """Return whether this was proposed before; a duplicate would waste a training run."""
@@ -327,12 +325,9 @@ class RunHistory(History):
         super()._begin()
         # The space at first and after each widening.
         self.spaces = [self.space]
-        # Rows of `ranking`: losses, and excesses over the constraints.
-        self._losses, self._excesses = np.empty((0, len(self.objectives))), np.empty((0, len(self.constraints)))
+        losses = np.empty((0, len(self.objectives)))
+        self._table = RankingTable(losses, losses, losses[:, 0], np.empty((0, len(self.constraints))))
         self._before_widening: frozenset[str] = frozenset()
-
-    def _ranking_table(self) -> RankingTable:
-        return RankingTable(self._losses, self._losses, self._losses[:, 0], self._excesses)
 
     def predates_widening(self, genome: Genome) -> bool:
         """Return whether a genome was proposed before the space was widened, with the steps of the earlier space."""
@@ -384,9 +379,10 @@ class RunHistory(History):
             self.failed.append(trial)
         if trial.rankable and trial.losses is not None:
             row = bisect(self.ranking, _sort_key(trial), key=_sort_key)
-            excesses = [constraint.excess(outcome.metrics) for constraint in self.constraints]
-            self._losses = np.insert(self._losses, row, trial.losses, axis=0)
-            self._excesses = np.insert(self._excesses, row, excesses, axis=0)
+            new_excesses = [constraint.excess(outcome.metrics) for constraint in self.constraints]
+            losses = np.insert(self._table.ranked_losses, row, trial.losses, axis=0)
+            excesses = np.insert(self._table.excesses, row, new_excesses, axis=0)
+            self._table = RankingTable(losses, losses, losses[:, 0], excesses)
             self.ranking.insert(row, trial)
         return trial
 

@@ -94,7 +94,7 @@ def trials_by_genome(history: History) -> dict[str, GenomeTrials]:
     return history.fold(__name__, dict, step)
 
 
-def ranks_by_rung(losses_by_rung: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+def ranks_by_rung(losses_by_rung: Sequence[np.ndarray] | np.ndarray) -> Iterator[np.ndarray]:
     """Yield, for each rung, the ranks of genomes by the results up to it, shape (genomes,); see `GenomeTable.ranks`.
 
     Args:
@@ -148,7 +148,8 @@ class GenomeTable:
     violation: GrowingArray = field(default_factory=lambda: GrowingArray(0.0))
     first_ids: GrowingArray = field(default_factory=lambda: GrowingArray(0.0))
     _losses: dict[float, GrowingArray] = field(default_factory=dict)
-    _ranks_by_rung: dict[tuple[int, bool], tuple[np.ndarray, list[np.ndarray]]] = field(default_factory=dict)
+    # Losses and their ranks, by objective and `constrained`.
+    _ranks: dict[tuple[int, bool], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def update(self, genome: GenomeTrials) -> None:
         """Update the row of a genome from all of its results."""
@@ -169,45 +170,33 @@ class GenomeTable:
         """Return the losses of the first `count` genomes at a budget, NaN if it has none. Shape (count, objectives)."""
         return self._losses.get(budget, GrowingArray(*[math.nan] * self.objectives)).first_rows(count)
 
-    def ranks_by_rung(self, losses: np.ndarray, objective: int, constrained: bool = True) -> list[np.ndarray]:
-        """Return the list that the function `ranks_by_rung` yields, cached while the losses stay the same.
-
-        Args:
-            losses: Losses at each rung, shape (genomes, rungs).
-            objective: Index of the objective.
-            constrained: See `ranks`.
-        """
-        cached = self._ranks_by_rung.get((objective, constrained))
-        if cached is None or not np.array_equal(cached[0], losses, equal_nan=True):
-            cached = self._ranks_by_rung[objective, constrained] = losses.copy(), list(ranks_by_rung(list(losses.T)))
-        return cached[1]
-
-    def ranks(self, count: int, rungs: Sequence[float], constrained: bool = True) -> np.ndarray:
-        """Return the rank of each genome in the order of each objective, from 1, shape (genomes, objectives).
+    def ranks(self, count: int, rungs: Sequence[float], objective: int = 0, constrained: bool = True) -> np.ndarray:
+        """Return the rank of each genome by the results up to each rung, from 1, shape (genomes, rungs).
 
         The results of the lowest rung order all genomes. Genomes that reached the next rung keep their ranks as a
         group, and its results order them within the group. This is repeated up to the full training run. So two
         genomes are always compared at a budget that both had. A result at a higher rung overrules one at a lower rung.
         No genome falls only because another one was trained longer.
 
-        Genomes that break a constraint follow all others in every objective, ordered by violation (Deb, 2000). NaN
-        for failed genomes.
+        Genomes that break a constraint follow all others, ordered by violation (Deb, 2000). NaN for failed genomes.
 
         Args:
             count: Number of genomes, the first ones reported.
             rungs: Budgets of the run, increasing to 1.
+            objective: Index of the objective.
             constrained: Whether genomes that break a constraint follow all others.
         """
         not_failed = self.not_failed.first_column(count) > 0.0
         violation = self.violation.first_column(count) if constrained else np.zeros(count)
         feasible, infeasible = (np.flatnonzero(not_failed & met) for met in (violation == 0.0, violation > 0.0))
-        ranked = np.full((count, self.objectives), math.nan)
+        ranked = np.full((count, len(rungs)), math.nan)
         ranked[infeasible] = (len(feasible) + ranks(violation[infeasible]))[:, None]
         if len(feasible):
-            losses = np.stack([self.losses(count, rung)[feasible] for rung in rungs], axis=1)
-            for objective in range(self.objectives):
-                by_rung = self.ranks_by_rung(losses[:, :, objective], objective, constrained)
-                ranked[feasible, objective] = by_rung[-1]
+            losses = np.stack([self.losses(count, rung)[feasible, objective] for rung in rungs], axis=1)
+            cached = self._ranks.get((objective, constrained))
+            if cached is None or not np.array_equal(cached[0], losses, equal_nan=True):
+                cached = self._ranks[objective, constrained] = losses, np.stack(list(ranks_by_rung(losses.T)), axis=1)
+            ranked[feasible] = cached[1]
         return ranked
 
 
@@ -289,8 +278,13 @@ class RankedHistory(History):
         pending = sorted(self._shown.shown_ids[candidate.id] for candidate in history.pending if candidate.fresh)
         self._pending = {id: self.fresh_proposals[id] for id in pending}
         table, count = genome_table(history), len(self._genomes)
-        self._ranks = table.ranks(count, rungs)
-        bare_ranks = table.ranks(count, rungs, constrained=False) if history.constraints else self._ranks
+
+        def ranks_of(constrained: bool) -> np.ndarray:  # by full trainings, shape (genomes, objectives)
+            objectives = range(len(history.objectives))
+            return np.stack([table.ranks(count, rungs, number, constrained)[:, -1] for number in objectives], axis=1)
+
+        self._ranks = ranks_of(constrained=True)
+        bare_ranks = ranks_of(constrained=False) if history.constraints else self._ranks
         scaled_losses = np.full(count, math.nan)
         if len(rungs) == 1 and not expected:
             losses = table.losses(count, 1.0)[:, 0]
@@ -306,13 +300,11 @@ class RankedHistory(History):
         has_ranks = np.isfinite(self._ranks).all(axis=1)
         ranked_rows, failed_rows = np.flatnonzero(has_ranks), np.flatnonzero(~has_ranks).tolist()
         ids = table.first_ids.first_column(count)[ranked_rows]  # same order as the shown ids
-        self._order = order = ranked_rows[np.lexsort((ids, *reversed(self._ranks[ranked_rows].T)))].tolist()
+        order = ranked_rows[np.lexsort((ids, *reversed(self._ranks[ranked_rows].T)))].tolist()
         self.ranking = LazySequence[Trial](len(order), lambda place: trials[order[place]])
         self.failed = LazySequence[Trial](len(failed_rows), lambda place: trials[failed_rows[place]])
-        self._columns = self._ranks, bare_ranks, scaled_losses, table.excesses.first_rows(count)
-
-    def _ranking_table(self) -> RankingTable:
-        return RankingTable(*(column[self._order] for column in self._columns))
+        columns = self._ranks, bare_ranks, scaled_losses, table.excesses.first_rows(count)
+        self._table = RankingTable(*(column[order] for column in columns))
 
     def _make_trial(self, row: int) -> Trial:
         """Return a genome as a trial: its latest outcome, ok unless it failed, with ranks in place of the losses."""

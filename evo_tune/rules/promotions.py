@@ -21,7 +21,6 @@ import numpy as np
 
 from evo_tune.genome.history import GrowingArray, History
 from evo_tune.genome.trial import PROMOTION, Proposal
-from evo_tune.genome.values import ranks
 from evo_tune.genome.view import GenomeTrials, genome_table
 from evo_tune.plugins.strategy import GenomeResults, Prospects, Strategy
 from evo_tune.rules.fidelity import PROMOTION_MARGIN, rank_trust, share_to_keep
@@ -187,15 +186,10 @@ def partial_results(history: History, rungs: Sequence[float]) -> GenomeResults |
     table = genome_table(history)
     count = len(table.row_by_key)
     losses = np.concatenate([table.losses(count, rung) for rung in rungs], axis=1)
-    not_failed, violation = table.not_failed.first_column(count) > 0.0, table.violation.first_column(count)
+    not_failed = table.not_failed.first_column(count) > 0.0
     if not np.isfinite(losses[not_failed, -1]).any():
         return None
-    feasible, infeasible = (np.flatnonzero(not_failed & met) for met in (violation == 0.0, violation > 0.0))
-    ranked = np.full(losses.shape, math.nan)
-    if len(feasible):
-        ranked[feasible] = np.stack(table.ranks_by_rung(losses[feasible], objective=0), axis=1)
-    ranked[infeasible] = (len(feasible) + ranks(violation[infeasible]))[:, None]
-    ranked[np.isnan(losses) | ~not_failed[:, None]] = math.nan
+    ranked = np.where(np.isnan(losses), math.nan, table.ranks(count, rungs))
     # Failures share the mean of the last ranks.
     ranked[~not_failed, -1] = not_failed.sum() + ((~not_failed).sum() + 1) / 2
     return GenomeResults(tuple(rungs), ranked, table.first_ids.first_column(count), history.proposed_units)
