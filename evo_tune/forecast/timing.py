@@ -253,12 +253,6 @@ class Durations:
         return median(self._predictions(genome, share) or [0.0])
 
     @property
-    def longest(self) -> float:
-        """Longest seconds of a full training so far; 0 if unknown."""
-        timed = () if self._pace is None else (*self._pace.seconds, *self._pace.corners)
-        return float(max([*(self._seconds / self._shares), *timed], default=0.0))
-
-    @property
     def mean_seconds(self) -> float:
         """Mean seconds of a full training; 0 if unknown."""
         if not len(self._seconds):

@@ -8,8 +8,9 @@ predicted is ended without a result, so a longer run trains it again. The plan d
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-from evo_tune.forecast import CLOSING_SECONDS, comparison_end_times, comparison_seconds, comparison_trainings
+from evo_tune.forecast import CLOSING_SECONDS, comparison_end_times, comparison_seconds
 from evo_tune.forecast.timing import Durations, Pace
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Proposal
@@ -39,6 +40,9 @@ RESTART = 1.0
 START = 2.0
 
 
+T = TypeVar("T")
+
+
 @dataclass
 class Deadline:
     """The limit in hours of a session.
@@ -63,9 +67,8 @@ class Deadline:
     elapsed: Callable[[], float]
     pace: Pace | None = None
     after: Callable[[float], float] = lambda training: 0.0
-    _durations: tuple[int, SearchSpace, Durations] | None = field(default=None, init=False)
-    _reserved: tuple[int, float, float] | None = field(default=None, init=False)
-    _own_rest: tuple[int, float] | None = field(default=None, init=False)
+    # Numbers that change with each result, by name: with the number of results and the space that they follow from.
+    _memo: dict[str, tuple[int, SearchSpace, Any]] = field(default_factory=dict, init=False)
 
     @property
     def limit_seconds(self) -> float:
@@ -80,10 +83,15 @@ class Deadline:
     @property
     def durations(self) -> Durations:
         """Predicted durations, from the results so far and in the present space, which a run may widen."""
+        return self._remember("durations", lambda: Durations(self.run, self.space(), self.estimate, self.pace))
+
+    def _remember(self, name: str, make: Callable[[], T]) -> T:
+        """Return what a function makes, called again only after a new result or in a wider space."""
         results, space = len(self.run.recorded), self.space()
-        if self._durations is None or self._durations[0] != results or self._durations[1] is not space:
-            self._durations = results, space, Durations(self.run, space, self.estimate, self.pace)
-        return self._durations[2]
+        if name not in self._memo or self._memo[name][0] != results or self._memo[name][1] is not space:
+            self._memo[name] = results, space, make()
+        made: T = self._memo[name][2]
+        return made
 
     # The search.
 
@@ -98,24 +106,14 @@ class Deadline:
 
         It may take longer: then it is ended (`is_over`), and no more is lost than the slot would have been idle.
         """
-        if self._is_far():
-            return True
         share = max(0.0, training_share(self.run, proposal))
         seconds = self.durations.predict_seconds(proposal.genome, share)
         return share == 0.0 or seconds <= self.remaining - self._reserve()[0]
 
     def is_over(self) -> bool:
         """Return whether the search must end now, its running trainings included."""
-        if self._is_far():
-            return False
         least = self._reserve()[1]
         return self.remaining <= least + (RESTART if least else 0.0)
-
-    def _is_far(self) -> bool:
-        """Return whether so much time is left that nothing needs to be predicted."""
-        longest = self.durations.longest
-        trainings = comparison_trainings(self.session, len(self.run.patches)).most
-        return 0.0 < longest * (trainings + self.slots) < self.remaining
 
     def reached_reason(self) -> str:
         """Return in words that the limit is reached; the text is true during and after the final comparison."""
@@ -148,21 +146,18 @@ class Deadline:
 
     def _rest(self) -> float:
         """Return the seconds to leave after the final comparison: for the slowest genome that may be the best."""
-        results = len(self.run.recorded)
-        if self._own_rest is None or self._own_rest[0] != results:
+
+        def seconds() -> float:
             requested = comparison_as_requested(self.run)
             ids = (*requested.finalists, requested.default) if requested.finalists else ()
-            seconds = (self.predicted_seconds(id) for id in ids if id is not None)
-            training = max(seconds, default=self.durations.mean_seconds)
-            self._own_rest = results, self.after(training)
-        return self._own_rest[1]
+            predictions = (self.predicted_seconds(id) for id in ids if id is not None)
+            return self.after(max(predictions, default=self.durations.mean_seconds))
+
+        return self._remember("rest", seconds)
 
     def _reserve(self) -> tuple[float, float]:
         """Return the seconds to reserve for the final comparison: those wanted, and those of the smallest one."""
-        results = len(self.run.recorded)
-        if self._reserved is None or self._reserved[0] != results:
-            self._reserved = results, *self._comparison_seconds()
-        return self._reserved[1:]
+        return self._remember("reserve", self._comparison_seconds)
 
     def _comparison_seconds(self) -> tuple[float, float]:
         if not self.session.final_seeds or not (mean_seconds := self.durations.mean_seconds):
