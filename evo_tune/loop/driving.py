@@ -134,7 +134,8 @@ class Drivers:
         self._put_back_jobs.clear()
         self._over = self._time_is_over = self._has_asked = False
         drivers = Parallel(n_jobs=len(self.slots), backend="threading", batch_size=1)
-        tasks = [delayed(self._drive_slot)(slot, fetch, take, default) for slot in self.slots]
+        self._fetch_job, self._take, self._default = fetch, take, default
+        tasks = [delayed(self._drive_slot)(slot) for slot in self.slots]
         thread = threading.Thread(target=drivers, args=(tasks,), daemon=True)
         thread.start()
         try:
@@ -155,20 +156,14 @@ class Drivers:
             thread.join()
             raise
 
-    def _drive_slot(
-        self,
-        slot: Slot,
-        fetch: Callable[[Slot], JobOrEnd],
-        take: Callable[[Job, Outcome], None],
-        default: Callable[[], Candidate | None] | None,
-    ) -> None:
+    def _drive_slot(self, slot: Slot) -> None:
         """Run jobs in a slot until none is left; an error stops the run instead of being lost in its thread."""
         try:
-            while (job := self._next(slot, fetch)) is not None:
+            while (job := self._next(slot)) is not None:
                 try:
-                    outcome = self._evaluate(slot, job, default)
+                    outcome = self._evaluate(slot, job)
                     if outcome is not None:
-                        take(job, outcome)
+                        self._take(job, outcome)
                 except SlotUnfit as error:
                     self._put_back(job)
                     if not self._leave(slot, str(error)):
@@ -199,7 +194,7 @@ class Drivers:
         if not self.slots:
             self._heart.beat(list)
 
-    def _next(self, slot: Slot, fetch: Callable[[Slot], JobOrEnd]) -> Job | None:
+    def _next(self, slot: Slot) -> Job | None:
         """Wait for the next job of a slot and return it; None if there are no more jobs."""
         while not (self._stopping() or self._time_is_over):  # jobs held back then have no result; a resume trains them
             ready = slot.available
@@ -210,7 +205,7 @@ class Drivers:
             with self._changed:
                 # A slot without a machine does not ask: its candidate would be proposed before known results are used.
                 # But one asks at the start, so that a complete run ends without a machine; its job waits for another.
-                fetched = self._fetch(slot, fetch) if ready or not self._has_asked else None
+                fetched = self._fetch(slot) if ready or not self._has_asked else None
                 self._has_asked = True
                 if isinstance(fetched, Job) and not ready:
                     self._put_back_jobs.append(fetched)
@@ -228,26 +223,26 @@ class Drivers:
             self._changed.notify_all()
         return None
 
-    def _fetch(self, slot: Slot, fetch: Callable[[Slot], JobOrEnd]) -> JobOrEnd:
+    def _fetch(self, slot: Slot) -> JobOrEnd:
         """Return the next job of a slot; jobs that another slot gave back come first."""
         for job in self._put_back_jobs:
             if self.health.may_try(slot.device, job.candidate.id, self._devices()):
                 self._put_back_jobs.remove(job)
                 return job
-        return fetch(slot) if self.health.may_work(slot.device) else None
+        return self._fetch_job(slot) if self.health.may_work(slot.device) else None
 
     def _devices(self) -> set[str]:
         """Return the devices that take jobs."""
         return {slot.device for slot in self._at_work.values()} - {UNKNOWN}
 
-    def _evaluate(self, slot: Slot, job: Job, default: Callable[[], Candidate | None] | None) -> Outcome | None:
+    def _evaluate(self, slot: Slot, job: Job) -> Outcome | None:
         """Run a job in a slot and return its outcome; None if the outcome is held back."""
         outcome = slot.run(job.candidate, job.folder)
-        if default is None or job.candidate.baseline:
+        if self._default is None or job.candidate.baseline:
             return outcome
         device, id = slot.device, job.candidate.id
         with self._changed:
-            candidate = default()
+            candidate = self._default()
             other_devices = self._devices() - {device}
             verdict = self.health.record_outcome(device, id, outcome, other_devices, candidate is not None)
         if verdict is Verdict.TEST and candidate is not None:

@@ -398,72 +398,62 @@ class Search(contextlib.AbstractContextManager["Search"]):
         report_new_trials = report_trials(self.saved, callbacks)
         with progress_line(progress if watch is None else False) as show_progress:
 
-            def look(search: Search) -> None:
+            def look() -> None:
                 if watch is None:
-                    show_progress(search.saved)
+                    show_progress(self.saved)
                 else:
-                    watch(search)
+                    watch(self)
                 report_new_trials()
 
+            def stop() -> None:
+                self.stop()
+                if watch is None:
+                    print("stopping after the running trials; press Ctrl-C again to stop at once", file=sys.stderr)
+
+            self.session, self._planning = with_default_limit(self.session), max(self._planning, planning)
             try:
-                return self._run(look, has_watch=watch is not None, forecast=forecast, planning=planning, after=after)
+                with handle_interrupts(stop, self.kill):
+                    self._run(look, forecast, after)
             finally:
                 report_new_trials()
-
-    def _run(
-        self,
-        watch: Callable[[Search], None],
-        *,
-        has_watch: bool,
-        forecast: bool,
-        planning: float,
-        after: Callable[[float], float],
-    ) -> Search:
-        """Run trials; see `run`. `has_watch`: whether the user's own function shows a Ctrl-C."""
-        self.session, self._planning = with_default_limit(self.session), max(self._planning, planning)
-        run, drivers = self.saved, self.drivers
-
-        def stop_and_print() -> None:
-            self.stop()
-            print("stopping after the running trials; press Ctrl-C again to stop at once", file=sys.stderr)
-
-        with handle_interrupts(self.stop if has_watch else stop_and_print, self.kill):
-            try:
-                self._queue.requeue_unfinished()  # including candidates that were asked for by hand
-                drivers.slots = open_run_slots(run, self.session, self.evaluator, self.space)
-                if forecast and self.pace is None and not self.plan_timed_steps:
-
-                    def watch_timing() -> None:
-                        watch(self)
-                        if self.stopping:  # at once, since no trial is running that it could lose
-                            drivers.kill()
-
-                    self.pace = time_few_steps(run, self.space, drivers.slots, watch_timing, lambda: self.stopping)
-                if self.session.hours is not None:
-                    self.deadline = Deadline(
-                        run=run,
-                        session=self.session,
-                        space=lambda: self.history.space,
-                        estimate=self.evaluator.estimate,
-                        slots=len(drivers.slots),
-                        elapsed=lambda: self.seconds + self._planning,
-                        pace=self.pace,
-                        after=after,
-                    )
-                baseline = run.baseline  # a failed one is trained again on resume
-                has_baseline = baseline is not None and baseline[1].status == "ok"
-                wants_baseline = self.session.baseline and self.evaluator.plugin.baseline and not has_baseline
-                self._wants_baseline = bool(wants_baseline)
-                drivers.drive(
-                    self._next, self._take, lambda: watch(self), lambda: run.sound_default, self._time_is_over
-                )
-                if self.session.final_seeds and not self.stopping:
-                    self._compare(lambda: watch(self))
-            finally:
-                self.close()
-        if drivers.error is not None:
-            raise drivers.error
+        if self.drivers.error is not None:
+            raise self.drivers.error
         return self
+
+    def _run(self, watch: Callable[[], None], forecast: bool, after: Callable[[float], float]) -> None:
+        """Run trials and the final comparison in slots, then close the run; see `run`."""
+        run, drivers = self.saved, self.drivers
+        try:
+            self._queue.requeue_unfinished()  # including candidates that were asked for by hand
+            drivers.slots = open_run_slots(run, self.session, self.evaluator, self.space)
+            if forecast and self.pace is None and not self.plan_timed_steps:
+
+                def watch_timing() -> None:
+                    watch()
+                    if self.stopping:  # at once, since no trial is running that it could lose
+                        drivers.kill()
+
+                self.pace = time_few_steps(run, self.space, drivers.slots, watch_timing, lambda: self.stopping)
+            if self.session.hours is not None:
+                self.deadline = Deadline(
+                    run=run,
+                    session=self.session,
+                    space=lambda: self.history.space,
+                    estimate=self.evaluator.estimate,
+                    slots=len(drivers.slots),
+                    elapsed=lambda: self.seconds + self._planning,
+                    pace=self.pace,
+                    after=after,
+                )
+            baseline = run.baseline  # a failed one is trained again on resume
+            has_baseline = baseline is not None and baseline[1].status == "ok"
+            wants_baseline = self.session.baseline and self.evaluator.plugin.baseline and not has_baseline
+            self._wants_baseline = bool(wants_baseline)
+            drivers.drive(self._next, self._take, watch, lambda: run.sound_default, self._time_is_over)
+            if self.session.final_seeds and not self.stopping:
+                self._compare(watch)
+        finally:
+            self.close()
 
     def _compare(self, watch: Callable[[], None]) -> None:
         """Train the final comparison: as an earlier session planned it, or as it fits into the time that is left."""
