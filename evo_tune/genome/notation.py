@@ -117,16 +117,18 @@ def format_gene(gene: Gene) -> str:
     `parse_gene` reads it back, with three exceptions that have no notation: a logarithmic Int, several conditions,
     and text values with commas or bars.
     """
+    return format_range(gene) + format_hints(gene)
+
+
+def format_range(gene: Gene) -> str:
+    """Return the range or the values of a gene in the notation of `--gene NAME=`."""
     if isinstance(gene, Float):
-        text = f"{'log' if gene.log else 'float'}({_format_value(gene.low)},{_format_value(gene.high)})"
-    elif isinstance(gene, Int):
-        text = f"int({gene.low},{gene.high}{f',{gene.step}' if gene.step > 1 else ''})"
-    else:
-        assert isinstance(gene, Choice)
-        values = ",".join(map(_format_value, gene.values))
-        alone = len(gene.values) == 1
-        text = values if alone else f"{'ordered' if gene.ordered else 'choice'}({values})"
-    return text + format_hints(gene)
+        return f"{'log' if gene.log else 'float'}({_format_value(gene.low)},{_format_value(gene.high)})"
+    if isinstance(gene, Int):
+        return f"int({gene.low},{gene.high}{f',{gene.step}' if gene.step > 1 else ''})"
+    assert isinstance(gene, Choice)
+    values = ",".join(map(_format_value, gene.values))
+    return values if len(gene.values) == 1 else f"{'ordered' if gene.ordered else 'choice'}({values})"
 
 
 def format_hints(gene: Gene) -> str:

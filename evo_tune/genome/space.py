@@ -313,68 +313,6 @@ class SearchSpace:
         return {name: gene.describe() for name, gene in self.genes.items()}
 
 
-def widen_genes(genes: Mapping[str, Gene], wider_genes: Mapping[str, Gene]) -> dict[str, Gene]:
-    """Return the genes of a space with some of them widened, in the same order.
-
-    A gene keeps all of its values, so that earlier trials stay valid. Its kind, scale, order and condition cannot
-    change.
-
-    Args:
-        genes: Current genes by name.
-        wider_genes: Wider genes by name.
-
-    Raises:
-        SpaceError: A gene is unknown, has another kind, scale, order or condition, is not wider, or loses a value.
-    """
-    for name, gene in wider_genes.items():
-        if name not in genes:
-            raise SpaceError(f"--gene {name}: expected a gene of the run: {', '.join(genes)}")
-        with space_error_prefix(f"--gene {name}"):
-            _check_wider(genes[name], gene)
-    new_genes = {**genes, **wider_genes}
-    resolve_conditions(new_genes, {})
-    return new_genes
-
-
-def _check_wider(old: Gene, new: Gene) -> None:
-    kinds = [(type(gene), getattr(gene, "log", None), getattr(gene, "ordered", None)) for gene in (old, new)]
-    old_range, new_range = _format_range(old), _format_range(new)
-    if kinds[0] != kinds[1]:
-        raise SpaceError(f"{new_range} is of another kind than {old_range}: a run keeps kind, scale and order")
-    if new.when != old.when:
-        raise SpaceError("'when' cannot change in a run: leave it out")
-    lost: list[Value]
-    if isinstance(old, Choice) and isinstance(new, Choice):
-        had, has = ([(type(value), value) for value in gene.values] for gene in (old, new))
-        if odd := [value for kind, value in has if kind not in {kind for kind, _ in had}]:
-            raise SpaceError(f"{odd[0]!r} is of another type than {', '.join(map(repr, old.values))}")
-        common = [value_pair for value_pair in has if value_pair in had]
-        if old.ordered and len(common) == len(had) and common != had:
-            raise SpaceError(f"{new_range} has another order than {old_range}")
-        lost, same = [value for kind, value in had if (kind, value) not in common], new.size == old.size
-    else:
-        assert isinstance(old, Float | Int)
-        assert isinstance(new, Float | Int)
-        step, new_step = getattr(old, "step", 0), getattr(new, "step", 0)
-        samples = [old.low, min(old.low + step, old.high), old.high]
-        lost = [n for n in samples if not new.low <= n <= new.high or (new_step and (n - new.low) % new_step)]
-        same = (old.low, old.high, step) == (new.low, new.high, new_step)
-    if lost:
-        raise SpaceError(f"{new_range} has no {lost[0]!r}, which {old_range} has: a range can only be widened")
-    if same:
-        raise SpaceError(f"it is {old_range} as it is: expected a wider range")
-
-
-def _format_range(gene: Gene) -> str:
-    """Return a gene's range in the notation of `--gene`."""
-    if isinstance(gene, Choice):
-        return f"{'ordered' if gene.ordered else 'choice'}({','.join(map(str, gene.values))})"
-    assert isinstance(gene, Float | Int)
-    if isinstance(gene, Int):
-        return f"int({gene.low},{gene.high}{f',{gene.step}' if gene.step > 1 else ''}{',log' if gene.log else ''})"
-    return f"{'log' if gene.log else 'float'}({gene.low:g},{gene.high:g})"
-
-
 def add_prior(gene: Gene) -> Gene:
     """Return a gene with a prior around its default; the same gene if it has a prior, one value or no default."""
     if gene.prior is not None or gene.default is None or gene.size <= 1:

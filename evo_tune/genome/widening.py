@@ -1,4 +1,4 @@
-"""Wider ranges of genes: one step beyond an end, and the limits up to which a run may take such steps by itself.
+"""Wider ranges of genes: what a wider gene keeps, one step beyond an end, and the limits of steps that a run may take.
 
 A step multiplies the end of a logarithmic range by three, continues the progression of an ordered choice by one value,
 and extends a linear range by half of its width. No step crosses a natural end: zero, one for a share, and the end of a
@@ -7,13 +7,14 @@ choice that is not of numbers. This module does not know trials, so it does not 
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.genes import LARGEST, Choice, Float, Gene, Int, Limits, range_ends
-from evo_tune.genome.values import WHOLE, Value
+from evo_tune.genome.genes import LARGEST, Choice, Float, Gene, Int, Limits, range_ends, resolve_conditions
+from evo_tune.genome.notation import format_range
+from evo_tune.genome.values import WHOLE, Value, space_error_prefix
 
 # An end of a range, in unit coordinates: 0 is 'low', 1 is 'high'.
 End: TypeAlias = Literal["low", "high"]
@@ -139,6 +140,58 @@ def widening_steps(gene: Gene, end: End, limits: Range | None) -> Iterator[Gene]
             return
         gene = wider
         yield gene
+
+
+def widen_genes(genes: Mapping[str, Gene], wider_genes: Mapping[str, Gene]) -> dict[str, Gene]:
+    """Return the genes of a space with some of them widened, in the same order.
+
+    A gene keeps all of its values, so that earlier trials stay valid. Its kind, scale, order and condition cannot
+    change.
+
+    Args:
+        genes: Current genes by name.
+        wider_genes: Wider genes by name.
+
+    Raises:
+        SpaceError: A gene is unknown, has another kind, scale, order or condition, is not wider, or loses a value.
+    """
+    for name, gene in wider_genes.items():
+        if name not in genes:
+            raise SpaceError(f"--gene {name}: expected a gene of the run: {', '.join(genes)}")
+        with space_error_prefix(f"--gene {name}"):
+            _check_wider(genes[name], gene)
+    new_genes = {**genes, **wider_genes}
+    resolve_conditions(new_genes, {})
+    return new_genes
+
+
+def _check_wider(old: Gene, new: Gene) -> None:
+    kinds = [(type(gene), getattr(gene, "log", None), getattr(gene, "ordered", None)) for gene in (old, new)]
+    old_range, new_range = format_range(old), format_range(new)
+    if kinds[0] != kinds[1]:
+        raise SpaceError(f"{new_range} is of another kind than {old_range}: a run keeps kind, scale and order")
+    if new.when != old.when:
+        raise SpaceError("'when' cannot change in a run: leave it out")
+    lost: list[Value]
+    if isinstance(old, Choice) and isinstance(new, Choice):
+        had, has = ([(type(value), value) for value in gene.values] for gene in (old, new))
+        if odd := [value for kind, value in has if kind not in {kind for kind, _ in had}]:
+            raise SpaceError(f"{odd[0]!r} is of another type than {', '.join(map(repr, old.values))}")
+        common = [value_pair for value_pair in has if value_pair in had]
+        if old.ordered and len(common) == len(had) and common != had:
+            raise SpaceError(f"{new_range} has another order than {old_range}")
+        lost, same = [value for kind, value in had if (kind, value) not in common], new.size == old.size
+    else:
+        assert isinstance(old, Float | Int)
+        assert isinstance(new, Float | Int)
+        step, new_step = getattr(old, "step", 0), getattr(new, "step", 0)
+        samples = [old.low, min(old.low + step, old.high), old.high]
+        lost = [n for n in samples if not new.low <= n <= new.high or (new_step and (n - new.low) % new_step)]
+        same = (old.low, old.high, step) == (new.low, new.high, new_step)
+    if lost:
+        raise SpaceError(f"{new_range} has no {lost[0]!r}, which {old_range} has: a range can only be widened")
+    if same:
+        raise SpaceError(f"it is {old_range} as it is: expected a wider range")
 
 
 def _short(value: float, digits: int = 12) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 from evo_tune.errors import EvoTuneError, SpaceError
 from evo_tune.genome.genes import Choice, Gene, Int, range_ends
-from evo_tune.genome.space import SearchSpace, widen_genes
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Value, space_error_prefix
 from evo_tune.genome.widening import (
@@ -20,6 +20,7 @@ from evo_tune.genome.widening import (
     End,
     Range,
     end_value,
+    widen_genes,
     widening_limits,
     widening_steps,
     with_limits,

@@ -20,12 +20,12 @@ import msgspec
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
 from evo_tune.genome.genes import Gene, resolve_conditions
 from evo_tune.genome.history import Lesson, RunHistory, results_digest
-from evo_tune.genome.space import SearchSpace, widen_genes
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.switches import SWITCH
 from evo_tune.genome.trial import SUBMITTED, Candidate, Objective, Outcome, Trial, TrialCode, with_genes
 from evo_tune.genome.values import Genome, genome_key, is_same
 from evo_tune.genome.view import average_trials
-from evo_tune.genome.widening import WIDENINGS, widen_to_limits
+from evo_tune.genome.widening import WIDENINGS, widen_genes, widen_to_limits
 from evo_tune.settings import SessionSettings
 from evo_tune.store import events
 from evo_tune.store.binding import HeadMemory

@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from evo_tune.errors import SpaceError
 from evo_tune.genome.genes import Choice, Float, Gene, Int, gene_from, range_ends
 from evo_tune.genome.notation import format_gene, parse_gene
-from evo_tune.genome.space import SearchSpace, widen_genes
+from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.widening import (
     ENDS,
     STEPS,
     End,
     end_value,
     widen_end,
+    widen_genes,
     widen_to_limits,
     widening_limits,
     widening_steps,

@@ -170,10 +170,10 @@ def test_earlier_runs_are_learned_from_in_the_wider_space(wide: Begin, resume: B
 
 REFUSED = [
     ({"lr": "log(1e-3,1e-1)"}, "--gene lr: log(0.001,0.1) has no 0.0001, which log(0.0001,0.01) has"),
-    ({"x": "float(-1,0.2)"}, "--gene x: float(-1,0.2) has no 0.3"),
-    ({"lr": "float(1e-5,1)"}, "--gene lr: float(1e-05,1) is of another kind than log(0.0001,0.01)"),
-    ({"x": "int(0,4)"}, "--gene x: int(0,4) is of another kind than float(0,0.3)"),
-    ({"lr": "0.001"}, "--gene lr: choice(0.001) is of another kind than log(0.0001,0.01)"),
+    ({"x": "float(-1,0.2)"}, "--gene x: float(-1.0,0.2) has no 0.3"),
+    ({"lr": "float(1e-5,1)"}, "--gene lr: float(1e-05,1.0) is of another kind than log(0.0001,0.01)"),
+    ({"x": "int(0,4)"}, "--gene x: int(0,4) is of another kind than float(0.0,0.3)"),
+    ({"lr": "0.001"}, "--gene lr: 0.001 is of another kind than log(0.0001,0.01)"),
     ({"lr": "log(1e-4,1e-2)"}, "--gene lr: it is log(0.0001,0.01) as it is: expected a wider range"),
     ({"dept": "int(1,8)"}, "--gene dept: expected a gene of the run: lr, x, width, kind, depth"),
     ({"width": "int(32,160,64)"}, "--gene width: int(32,160,64) has no 64"),
