@@ -13,7 +13,6 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import pairwise
 from statistics import fmean, median, stdev
 from types import MappingProxyType
 
@@ -284,23 +283,9 @@ def _patch_count(manifest: Manifest, run: Run | None) -> int:
 
 
 def _start_seconds(run: Run | None, pace: Pace | None) -> float:
-    """Return the seconds until the workers of a session train: they start, and import the evaluator.
-
-    It is measured by timings, or else by the first result of an earlier session.
-    """
+    """Return the timed seconds until the workers of a session train: they start, and import the evaluator."""
     start = 0.0 if pace is None else pace.start
-    if run is None or not run.resumed:
-        return start
-    measured_starts, finished = [], list(run.finished.items())
-    for began, end in pairwise([*run.resumed, math.inf]):
-        first = next(((id, at_end) for id, at_end in finished if began < at_end <= end), None)
-        if first is not None and end == math.inf:
-            return 0.0  # the present session has a result
-        if first is not None:
-            measured_starts.append(first[1] - began - run.outcomes[first[0]].seconds)
-    if not start and measured_starts:
-        start = max(0.0, min(measured_starts))
-    return max(0.0, start - (run.elapsed - run.resumed[-1]))
+    return start if run is None or not run.resumed else max(0.0, start - (run.elapsed - run.resumed[-1]))
 
 
 def _seconds_between_trainings(run: Run) -> float:

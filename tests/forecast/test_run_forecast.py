@@ -205,11 +205,6 @@ def test_the_start_of_the_workers_and_the_time_between_trainings_count(begin: Be
     run, usual = search.saved, left(search)
     run.proposed_at, run.recorded_at = {id: 10.0 * id for id in range(5)}, {id: 10.0 * id + 4.0 for id in range(5)}
     assert left(search) - usual == pytest.approx(5 * (6.0 + 3.0), abs=0.5), "to propose, and to the worker and back"
-    usual = left(search)
-    run.finished, run.seconds, run.resumed = {id: 9.0 + id for id in range(5)}, 50.0, [0.0, 50.0]
-    assert left(search) - usual == pytest.approx(9.0 - 1.0, abs=0.5), "a resumed run starts its workers again"
-    run.finished[4] = 51.0
-    assert left(search) == pytest.approx(usual, abs=0.5), "they have started"
 
 
 def test_a_run_with_nothing_left_takes_no_time(begin: Begin, resume: Begin, fast_disk: None) -> None:
