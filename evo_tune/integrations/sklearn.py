@@ -120,10 +120,7 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
         routed = self._get_routed_params_for_fit(params)
         cv = check_cv(self.cv, y, classifier=is_classifier(self.estimator))
         splits = list(cv.split(x, y, **routed.splitter.split))
-        self.n_splits_ = cv.get_n_splits(x, y, **routed.splitter.split)
-        if len(splits) != self.n_splits_:
-            counts = f"Expected {len(splits)} splits, got {self.n_splits_}"
-            raise ValueError(f"cv.split and cv.get_n_splits return inconsistent results. {counts}")
+        self.n_splits_ = len(splits)
         genes, values, distributions = _space(self.param_space, self.estimator)
         scoring = getattr(scorers, "_scorers", scorers)
         fit_params = {name: value for name, value in params.items() if name != "groups" and value is not None}

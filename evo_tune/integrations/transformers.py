@@ -75,34 +75,18 @@ class Report(TrainerCallback):  # type: ignore[misc] # mypy does not read transf
         # Step and metrics of the last evaluation.
         self.last_evaluation: tuple[int, dict[str, float]] | None = None
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **hook_arguments: Any
-    ) -> TrainerControl:
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **others: Any) -> TrainerControl:
         last = last_step(self.context, state.max_steps)
         if state.global_step >= last:
             control.should_training_stop = True
             control.should_save |= last < state.max_steps  # for the promotion
         return control
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Any = None,
-        **hook_arguments: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: Any = None, **others: Any) -> None:
         if logs and "loss" in logs:  # neither an evaluation nor the final summary
             self._report(state, logs)
 
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Any = None,
-        **hook_arguments: Any,
-    ) -> None:
+    def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any = None, **others: Any) -> None:
         self.last_evaluation = state.global_step, _of_model(metrics or {})
         self._report(state, metrics or {})
 

@@ -269,8 +269,7 @@ class DaskEngine(Engine["DaskSeat"]):
         return bool(self.client.status == "running")
 
     def exclude_device(self, seat: "DaskSeat", why: str) -> None:
-        with contextlib.suppress(SeatLost):
-            seat.close()
+        seat.close()
         remaining = max(0, self._usable_devices.get(seat.address, 0) - 1)
         self._set_usable_devices(seat.address, remaining, f"{seat.device}: {why}")
 

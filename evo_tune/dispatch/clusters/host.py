@@ -23,7 +23,7 @@ from evo_tune.errors import RunError
 from evo_tune.genome.trial import Candidate
 from evo_tune.plugins.code import local_sources, package_of, source_hash
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.trust.safe_files import private_folder
+from evo_tune.trust.safe_files import complete_or_absent, private_folder
 
 # Seconds without a sign of life from the parent after which a training run is killed: otherwise it would write into the
 # folder that a resumed run uses.
@@ -115,9 +115,8 @@ class PackedTask:
                 target = folder / name
                 if not target.is_file() or target.read_bytes() != content:
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    part = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
-                    part.write_bytes(content)
-                    part.replace(target)
+                    with complete_or_absent(target) as part:
+                        part.write_bytes(content)
         if source_hash(path) != self.hash:
             raise RunError(
                 f"{platform.node()} has another {self.task.reference} ({source_hash(path)[:12]}) than the run "

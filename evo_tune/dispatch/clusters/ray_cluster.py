@@ -209,8 +209,8 @@ class RayEngine(Engine["RaySeat"]):
         self._parked: list[RaySeat] = []
         # Number of actors to create as soon as the head answers.
         self._owed = 0
-        # Number of actors that the cluster has resources for; None if not counted since the last was set aside.
-        self._counted: int | None = None
+        # Largest number of actors that the cluster had resources for, at the start or at the last check.
+        self._places = self.seats_at_start
         # Host and port of the head's service; None if this version of Ray does not report them.
         self._head = _place(str(getattr(ray.get_runtime_context(), "gcs_address", "")))
         self._woken = threading.Event()
@@ -234,15 +234,10 @@ class RayEngine(Engine["RaySeat"]):
                 self.connected = answers and any(node["Alive"] for node in self.ray.nodes())
                 if self.connected:
                     self._last_answer_time = time.monotonic()
+                    self._places = max(self.seats_at_start, self._count_places())
                     self._create_actors()
                 else:
                     self._silence = f"no node of the Ray cluster at {self.place} is alive" if answers else self._no_head
-                parked = len(self._parked)
-                if self.connected and self._counted is None and parked >= self.seats_at_start:  # count the places again
-                    places = self._count_places()
-                    with self._lock:
-                        if parked == len(self._parked):
-                            self._counted = places
             except self.ray.exceptions.RayError:  # retry a second later, unless the head is gone
                 pass
             except Exception as error:  # `take` raises it
@@ -276,8 +271,7 @@ class RayEngine(Engine["RaySeat"]):
 
     @property
     def all_devices_excluded(self) -> bool:
-        excluded = self._counted is not None and len(self._parked) >= max(self.seats_at_start, self._counted)
-        return excluded and self.connected
+        return self.connected and 0 < self._places <= len(self._parked)
 
     def next_seat(self) -> RaySeat | None:
         while (seat := super().next_seat()) is not None:
@@ -302,7 +296,7 @@ class RayEngine(Engine["RaySeat"]):
     def _park(self, seat: RaySeat, why: str) -> None:
         with self._lock:
             self._parked.append(seat)
-            self._exclusion_reason, self._counted = why, None
+            self._exclusion_reason = why
         warnings.warn(f"set aside: {why}", stacklevel=3)
 
     def note_lost(self, seat: RaySeat) -> None:
@@ -370,7 +364,7 @@ class RaySeat(Seat):
             raise SeatLost("the Ray cluster is gone")
 
     def kill(self) -> None:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):  # Ray may be gone already
             super().kill()
         self.end()
 

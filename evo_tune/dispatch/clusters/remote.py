@@ -94,12 +94,14 @@ class Seat(ABC):
         return pid
 
     def kill(self) -> None:
-        """Kill the training run; callers may ignore a machine that does not answer. See `call`."""
-        self.call("kill", CLOSE_SECONDS)
+        """Kill the training run, if the machine answers."""
+        with contextlib.suppress(SeatLost):
+            self.call("kill", CLOSE_SECONDS)
 
     def close(self) -> None:
-        """End the seat's processes. See `call`."""
-        self.call("close", CLOSE_SECONDS)
+        """End the seat's processes, if the machine answers."""
+        with contextlib.suppress(SeatLost):
+            self.call("close", CLOSE_SECONDS)
 
 
 SeatT = TypeVar("SeatT", bound=Seat)
@@ -313,8 +315,7 @@ class RemoteSlot(Slot):
                     return Outcome("crashed", seconds=seconds, device=seat.device, error=f"{error}")
                 continue
             except BaseException:  # an interrupt, or Ctrl-C in this thread: stop the training run too
-                with contextlib.suppress(SeatLost):
-                    seat.kill()
+                seat.kill()
                 self._drop_seat(seat)
                 raise
             if "unfit" not in reply:
@@ -373,15 +374,13 @@ class RemoteSlot(Slot):
         self._closed = True
         seat = self._seat
         if seat is not None:
-            with contextlib.suppress(SeatLost):
-                seat.kill()
+            seat.kill()
 
     def close(self) -> None:
         self._closed = True
         seat, self._seat = self._seat, None
         if seat is not None:
-            with contextlib.suppress(SeatLost):
-                seat.close()
+            seat.close()
         engine, self._engine = self._engine, None
         if engine is not None:
             engine.leave()

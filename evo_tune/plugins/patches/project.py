@@ -392,12 +392,11 @@ def run_trial(script: Script, judge: Script | None, genome: Genome, context: Con
         RunError: A program failed, or the training changed a protected file.
         PluginError: The code of the run has changed.
     """
-    copies: list[Path] = []
-    try:
+    with contextlib.ExitStack() as copies:  # links in a copy are not followed when it is removed
         place = listing = None
         if context.code is not None:
             run_folder, place = run_folder_of(context), context.folder.absolute() / COPY
-            copies.append(place)
+            copies.callback(shutil.rmtree, place, ignore_errors=True)
             listing = write_copy(run_folder, context.code, genome, place)
         training = context if judge is None else _part_of(context, context.folder, ())
         metrics = script.run(genome, training, place)
@@ -408,14 +407,11 @@ def run_trial(script: Script, judge: Script | None, genome: Genome, context: Con
         output, clean = context.folder if "folder" in script.command.names or place is None else place, None
         if context.code is not None:
             clean = context.folder.absolute() / JUDGE_COPY
-            copies.append(clean)
+            copies.callback(shutil.rmtree, clean, ignore_errors=True)
             write_copy(run_folder_of(context), TrialCode(context.code.project), genome, clean)
         own = {objective.metric for objective in context.objectives}
         judged = judge.run(genome, _part_of(context, output, context.objectives), clean)
         return {**{name: value for name, value in metrics.items() if name not in own}, **judged}
-    finally:
-        for copy in copies:
-            shutil.rmtree(copy, ignore_errors=True)  # links in it are not followed
 
 
 def run_folder_of(context: Context) -> Path:
