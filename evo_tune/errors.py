@@ -105,6 +105,28 @@ def require_extra(feature: str, extra: str) -> Iterator[None]:
         raise UsageError(f"{feature} needs more than is installed ({error}): pip install 'evo-tune[{extra}]'") from None
 
 
+@contextlib.contextmanager
+def explain_error(
+    kind: type[EvoTuneError], problem: str, remedy: str = "", caught: type[Exception] = OSError
+) -> Iterator[None]:
+    """Turn an error of the system or a library into one line: the problem, its words, and what to do next.
+
+    Args:
+        kind: Class of the new error.
+        problem: What failed: 'cannot write FILE'.
+        remedy: What to do next; '' for nothing.
+        caught: Class of the error.
+
+    Raises:
+        EvoTuneError: Something inside raises such an error.
+    """
+    try:
+        yield
+    except caught as error:
+        cause = getattr(error, "strerror", None) or error  # without the number and the path
+        raise kind(f"{problem}: {cause}{remedy and '; '}{remedy}") from None
+
+
 _OUT_OF_MEMORY = ("out of memory", "memoryerror", "not enough memory", "t allocate memory", "alloc_failed")
 
 

@@ -5,7 +5,6 @@ run that it starts continues if the agent leaves. This module refuses names of f
 links included; the code that a run executes is not watched.
 """
 
-import contextlib
 import os
 import re
 import shlex
@@ -14,14 +13,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import msgspec
 
 from evo_tune.cli.shared import WORD, option_text
-from evo_tune.errors import StoreError, UsageError
+from evo_tune.errors import StoreError, UsageError, explain_error
 from evo_tune.plugins.command import is_command
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.run_folders import DEFAULT_STORE, TRIALS, list_runs
@@ -199,9 +198,7 @@ class Workplace:
         Args:
             folder: One of the named folders; by default the first.
         """
-        root = self._root(folder)
-        self._check_store(root)
-        return _command_output(root, ["list", "--format=json"])
+        return _command_output(self._root(folder), ["list", "--format=json"])
 
     def log(self, run: str, trial: int, folder: str = "") -> str:
         """Return the end of what a trial's training printed, or the traceback of its error.
@@ -237,16 +234,19 @@ class Workplace:
         return f"run {run} is stopping: its running trials finish; `stop` again stops at once"
 
     def _root(self, folder: str) -> str:
-        """Return a named folder."""
+        """Return a named folder whose store, if there is one, is no link."""
         root = self.folders[0] if not folder else os.path.realpath(folder)
         if root not in self.folders:
             raise UsageError(f"folder {folder!r} was not named at the start: expected one of {', '.join(self.folders)}")
+        if safe_files.exists(root, DEFAULT_STORE):
+            refused = f"{DEFAULT_STORE} in {root} cannot be used"
+            with explain_error(UsageError, refused), safe_files.folder(root, DEFAULT_STORE):
+                pass
         return root
 
     def _run(self, folder: str, run: str) -> tuple[str, str]:
         """Return a named folder, and the run in it with a name, or the latest one; no run that is behind a link."""
         root = self._root(folder)
-        self._check_store(root)
         paths = list_runs(Path(root, DEFAULT_STORE))
         names = [path.name for path in paths if WORD.fullmatch(path.name) and not path.is_symlink()]
         if run in names or (names and not run):
@@ -254,17 +254,8 @@ class Workplace:
         latest = ", ".join(reversed(names[-MOST:])) or "none"
         raise UsageError(f"there is no run {one_line(repr(run), 60)} in {root}: it holds {latest}")
 
-    def _check_store(self, root: str) -> None:
-        if safe_files.exists(root, DEFAULT_STORE):
-            with (
-                _os_error_as_usage(f"{DEFAULT_STORE} in {root} cannot be used"),
-                safe_files.folder(root, DEFAULT_STORE),
-            ):
-                pass
-
     def _begin(self, root: str, run: str, words: list[str]) -> str:
         """Start a command that runs in the background, and return its state once its run is saved."""
-        self._check_store(root)
         process = self._started.get((root, run))
         if process is not None and process.poll() is None:
             raise UsageError(f"run {run} is running already: `status` watches it")
@@ -283,15 +274,6 @@ class Workplace:
         if not safe_files.exists(root, DEFAULT_STORE, run, MANIFEST):
             return f"run {run} is being planned; `status` will tell when it has begun"
         return self.status(run, root)
-
-
-@contextlib.contextmanager
-def _os_error_as_usage(message: str) -> Iterator[None]:
-    """Make a usage error of an error of the system."""
-    try:
-        yield
-    except OSError as error:
-        raise UsageError(f"{message}: {error.strerror}") from None
 
 
 def _start_process(root: str, words: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
@@ -355,7 +337,7 @@ def _check_evaluator(root: str, text: str) -> None:
 def _check_file(root: str, path: str) -> None:
     """Check that a path is that of a file in the folder, with no link on the way."""
     parts = Path(path).parts
-    with _os_error_as_usage(f"{path!r} is no file in {root} that can be used"):
+    with explain_error(UsageError, f"{path!r} is no file in {root} that can be used"):
         if os.path.isabs(path) or not parts or path.startswith("-"):
             raise UsageError(f"{path!r}: expected the path of a file in {root}, without a link on the way")
         with safe_files.open_to_read(root, *parts, limit=LARGEST_LOG):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evo_tune.cli import shared
-from evo_tune.errors import OptionError, SpaceError, StoreError, UsageError
+from evo_tune.errors import OptionError, SpaceError, StoreError, UsageError, explain_error
 from evo_tune.options.declare import AUTO, Options, dataclass_options, union_members
 from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.text import from_csv_cell, one_line
@@ -98,10 +98,8 @@ def read_config(ctx: click.Context, parameter: click.Parameter, path: str | None
         return
     from evo_tune.plugins.scripts.template import load_toml
 
-    try:
+    with explain_error(OptionError, f"--config {path}", "expected a TOML file", caught=ValueError):
         values = load_toml(_read_text("--config", Path(path), LARGEST_CONFIG))
-    except ValueError as error:
-        raise OptionError(f"--config {path}: {error}; expected a TOML file") from None
     flags = {opt.lstrip("-").replace("-", "_"): flag for flag in ctx.command.params for opt in flag.opts}
     defaults: dict[str, Any] = {}
     for key, value in values.items():
@@ -281,10 +279,8 @@ def read_json_rows(flag: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]
     from evo_tune.store.manifest import read_json
 
     for number, line in enumerate(_read_text(flag, path, LARGEST_GENOME_FILE).splitlines(), 1):
-        try:
+        with explain_error(UsageError, f"{flag} {path}, line {number}", "expected JSON lines", caught=ValueError):
             row = read_json(line.encode()) if line.strip() else {}
-        except ValueError as error:
-            raise UsageError(f"{flag} {path}, line {number}: {one_line(str(error))}; expected JSON lines") from None
         if not isinstance(row, dict):
             raise UsageError(f"{flag} {path}, line {number}: {one_line(line, 60)}: expected a JSON object")
         if row:
@@ -306,10 +302,8 @@ def _genomes_of_csv(flag: str, path: Path) -> list[dict[str, Any]]:
 def _genomes_of_json(flag: str, path: Path) -> list[dict[str, Any]]:
     from evo_tune.store.manifest import read_json
 
-    try:
+    with explain_error(UsageError, f"{flag} {path}", "expected JSON", caught=ValueError):
         data = read_json(_read_text(flag, path, LARGEST_JSON).encode())
-    except ValueError as error:
-        raise UsageError(f"{flag} {path}: {error}; expected JSON") from None
     genomes = []
     for number, row in enumerate(data if isinstance(data, list) else [data], 1):
         genome = row.get("genome", row) if isinstance(row, dict) else row

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from evo_tune.errors import UsageError
+from evo_tune.errors import UsageError, explain_error
 from evo_tune.genome.trial import Maximize, Minimize, Objective
 from evo_tune.text import one_line
 from evo_tune.trust import safe_files
@@ -94,10 +94,8 @@ def _rows_of_logs(
     patterns, problems, count = parse_patterns(metrics), [], 0
     for log in sorted(_logs(path)):
         reader, count = OutputReader(patterns, None, Context(objectives=[objective])), count + 1
-        try:
+        with explain_error(UsageError, f"cannot read {path / log}", "expected a log of a training"):
             text = safe_files.read(path.resolve(), *log.parts, limit=LARGEST)
-        except OSError as error:
-            raise UsageError(f"cannot read {path / log}: {error.strerror}; expected a log of a training") from None
         for line in text.decode(errors="replace").splitlines()[-MOST_LINES:]:  # the last values count
             reader.read_line(line)
         value = reader.metrics.get(objective.metric)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from evo_tune.errors import StoreError, UsageError
+from evo_tune.errors import StoreError, UsageError, explain_error
 from evo_tune.genome.trial import Trial
 from evo_tune.report import charts, summary
 from evo_tune.report.charts import Part, Spec, as_json, as_plotly
@@ -291,11 +291,9 @@ def write_report(runs: Sequence[Run], path: Path, training_command: TrainingComm
         StoreError: Writing failed.
     """
     html = report(runs, training_command=training_command)
-    try:
-        with safe_files.complete_or_absent(path) as part:
-            part.write_text(html, encoding="utf-8")
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}; choose another -o FILE") from None
+    refusal = explain_error(StoreError, f"cannot write {path}", "choose another -o FILE")
+    with refusal, safe_files.complete_or_absent(path) as part:
+        part.write_text(html, encoding="utf-8")
     return path
 
 

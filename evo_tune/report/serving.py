@@ -6,7 +6,6 @@ folder when a page asks, so the run never waits and may belong to another proces
 
 import contextlib
 import math
-import os
 import secrets
 import socket
 import threading
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 from msgspec import structs
 
-from evo_tune.errors import EvoTuneError, UsageError, require_extra
+from evo_tune.errors import EvoTuneError, UsageError, explain_error, require_extra
 from evo_tune.report import charts
 from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, as_json, next_steps
 from evo_tune.report.charts.curves import HOVER, curve_metric, curves
@@ -323,11 +322,8 @@ def serve(source: LiveReport | LiveStore, port: int, tell: Callable[[str], objec
         import uvicorn
 
         from evo_tune.report.connections import BoundedConnection
-    try:
+    with explain_error(UsageError, f"--port {port}", "leave it out to use a free port"):
         listening = socket.create_server(("127.0.0.1", port))  # the address may be used as soon as it is printed
-    except OSError as error:
-        cause = os.strerror(error.errno or 0)
-        raise UsageError(f"--port {port}: {cause}; leave it out to use a free port") from None
     tell(f"http://127.0.0.1:{listening.getsockname()[1]}/{token}/")
     settings: dict[str, Any] = {"log_level": "error", "lifespan": "off", "timeout_graceful_shutdown": 1}
     server = uvicorn.Server(uvicorn.Config(app, http=BoundedConnection, **settings))

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from evo_tune.errors import StoreError, UsageError
+from evo_tune.errors import StoreError, UsageError, explain_error
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.run_folders import HEARTBEAT, REPORT, TRIALS, new_run_folder, remove_unfinished_creation
 from evo_tune.text import one_line
@@ -44,21 +44,19 @@ def pack_run(folder: Path, file: Path) -> int:
     """
     if os.path.lexists(file):
         raise UsageError(f"{file} exists: choose another name with -o")
-    try:
-        with (
-            safe_files.complete_or_absent(file) as part,
-            open(part, "xb") as raw,
-            zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive,
-        ):
-            archive.comment = folder.name.encode()
-            for names in _names_of_files(folder):
-                with (
-                    safe_files.open_to_read(folder, *names, limit=1 << 40) as source,
-                    archive.open("/".join(names), "w", force_zip64=True) as target,
-                ):
-                    shutil.copyfileobj(source, target)
-    except OSError as error:
-        raise StoreError(f"cannot pack {folder} into {file}: {error.strerror or error}") from None
+    with (
+        explain_error(StoreError, f"cannot pack {folder} into {file}"),
+        safe_files.complete_or_absent(file) as part,
+        open(part, "xb") as raw,
+        zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        archive.comment = folder.name.encode()
+        for names in _names_of_files(folder):
+            with (
+                safe_files.open_to_read(folder, *names, limit=1 << 40) as source,
+                archive.open("/".join(names), "w", force_zip64=True) as target,
+            ):
+                shutil.copyfileobj(source, target)
     return file.stat().st_size
 
 

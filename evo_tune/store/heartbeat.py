@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from evo_tune.store.manifest import Finite, Share, Whole
-from evo_tune.store.run_folders import HEARTBEAT, TRIALS
+from evo_tune.store.run_folders import HEARTBEAT, TRIALS, read_json_file
 from evo_tune.trust import safe_files
 
 PART = "_heartbeat.part"
@@ -132,9 +132,7 @@ def last_beat(folder: Path, finished_ids: Container[int] = ()) -> Beat | None:
         folder: Folder of the run.
         finished_ids: Ids of the trials with a result: a slot that trained one at the heartbeat does so no more.
     """
-    try:
-        beat = msgspec.json.decode(safe_files.read(folder, HEARTBEAT, limit=LARGEST), type=Beat)
-    except (OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
+    if (beat := read_json_file(folder, HEARTBEAT, Beat, LARGEST)) is None:
         return None
 
     def now(slot_work: SlotWork) -> SlotWork:
@@ -172,8 +170,6 @@ def running_curves(folder: Path) -> dict[int, Curve]:
     with contextlib.suppress(OSError), safe_files.folder(folder, TRIALS) as descriptor:
         names = sorted(name for name in os.listdir(descriptor) if re.fullmatch(r"\.worker-[0-9]{1,10}\.json", name))
         for name in names[:MOST]:
-            with contextlib.suppress(OSError, ValueError, RecursionError):
-                data = safe_files.read(descriptor, name, limit=LARGEST_CURVE)
-                saved_curve = msgspec.json.decode(data, type=_SavedCurve)
+            if (saved_curve := read_json_file(descriptor, name, _SavedCurve, LARGEST_CURVE)) is not None:
                 curves[saved_curve.trial] = saved_curve.curve
     return curves

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from evo_tune.errors import SpaceError, StoreError, UsageError
+from evo_tune.errors import SpaceError, StoreError, UsageError, explain_error
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.values import Genome, genome_key, space_error_prefix
@@ -136,14 +136,12 @@ def _write_files(run: Run, files: Sequence[tuple[bytes, str]]) -> None:
         files: Content of each file, and the end of its name.
     """
     now = time.time_ns()
-    try:
+    with explain_error(StoreError, f"cannot write {run.folder / INBOX}", "mend that and propose again"):
         with safe_files.folder(run.folder, INBOX, make=True) as inbox:
             for number, (text, end) in enumerate(files):
                 name = f"{now + number:020d}-{secrets.token_hex(8)}{end}"
                 safe_files.replace(inbox, name, text, part=f".{name}.part")
         safe_files.sync_folder(run.folder)
-    except OSError as error:
-        raise StoreError(f"cannot write {run.folder / INBOX}: {error.strerror}; mend that and propose again") from None
 
 
 def list_files(run: Run) -> list[str]:

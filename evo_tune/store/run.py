@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from evo_tune.errors import EvoTuneError, StoreError, UsageError
+from evo_tune.errors import EvoTuneError, StoreError, UsageError, explain_error
 from evo_tune.genome.genes import Gene, resolve_conditions
 from evo_tune.genome.history import Lesson, RunHistory, results_digest
 from evo_tune.genome.space import SearchSpace
@@ -209,31 +209,27 @@ class Run:
             StoreError: The store cannot be written.
         """
         folder = new_run_folder(store, name)
-        try:
+        with explain_error(StoreError, f"cannot make {folder}", "choose another --store"):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --store") from None
-        try:
-            journal = open_locked_journal(folder, make=True)
-        except StoreError:
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # fails if it is another process's
-            raise
-        try:
-            new_run_folder(store, name)  # another process may have been faster
-            journal.clear()
-            run = cls(folder, manifest, journal, [])
-            run.begin(session)
-            write_files(folder)
-            write_manifest(folder, manifest)
-            safe_files.sync_folder(store)
-        except BaseException as error:
-            if not isinstance(error, UsageError):
-                shutil.rmtree(folder, ignore_errors=True)
-            journal.close()
-            if isinstance(error, OSError):
-                raise StoreError(f"cannot make {folder}: {error.strerror}; choose another --store") from None
-            raise
+            try:
+                journal = open_locked_journal(folder, make=True)
+            except StoreError:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # fails if it is another process's
+                raise
+            try:
+                new_run_folder(store, name)  # another process may have been faster
+                journal.clear()
+                run = cls(folder, manifest, journal, [])
+                run.begin(session)
+                write_files(folder)
+                write_manifest(folder, manifest)
+                safe_files.sync_folder(store)
+            except BaseException as error:
+                if not isinstance(error, UsageError):
+                    shutil.rmtree(folder, ignore_errors=True)
+                journal.close()
+                raise
         return run
 
     @classmethod
@@ -254,12 +250,9 @@ class Run:
             if not journal.count:
                 raise StoreError(missing_journal_message(folder))
             if write:  # files in the trials' folders will be removed
-                try:
-                    with contextlib.suppress(FileNotFoundError), safe_files.folder(folder, TRIALS):
-                        pass
-                except OSError as error:
-                    message = f"cannot write {folder / TRIALS}: {error.strerror}; put a folder in its place"
-                    raise StoreError(message) from None
+                refusal = explain_error(StoreError, f"cannot write {folder / TRIALS}", "put a folder in its place")
+                with refusal, contextlib.suppress(FileNotFoundError), safe_files.folder(folder, TRIALS):
+                    pass
         except BaseException:
             journal.close()
             raise

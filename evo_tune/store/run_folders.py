@@ -12,13 +12,18 @@ import time
 import uuid
 import warnings
 from pathlib import Path
+from typing import TypeVar
 
-from evo_tune.errors import StoreError, UsageError
+import msgspec
+
+from evo_tune.errors import StoreError, UsageError, explain_error
 from evo_tune.store.binding import move_results
 from evo_tune.store.journal import JOURNAL, Journal
 from evo_tune.store.manifest import MANIFEST, copy_manifest, read_manifest
 from evo_tune.text import is_encodable, one_line
 from evo_tune.trust import safe_files
+
+T = TypeVar("T")
 
 # Default folder of the saved runs.
 DEFAULT_STORE = "populations"
@@ -161,11 +166,9 @@ def rename_run(folder: Path, name: str) -> Path:
     """
     target = new_run_folder(folder.parent, name)
     with contextlib.closing(open_locked_journal(folder)):
-        try:
+        with explain_error(StoreError, f"cannot rename {folder} to {target}"):
             remove_unfinished_creation(target)
             os.rename(folder, target)
-        except OSError as error:
-            raise StoreError(f"cannot rename {folder} to {target}: {error.strerror}") from None
         move_results(folder, target)
     return target
 
@@ -177,12 +180,9 @@ def delete_run(folder: Path) -> None:
         StoreError: Another process writes the run, or the disk refuses.
     """
     hidden = f".{folder.name}.{uuid.uuid4().hex}.part"  # a deletion that is interrupted leaves no half of a run
-    with contextlib.closing(open_locked_journal(folder)):
-        try:
-            os.rename(folder, folder.parent / hidden)
-            safe_files.remove(folder.parent, hidden)
-        except OSError as error:
-            raise StoreError(f"cannot delete {folder}: {error.strerror}") from None
+    with contextlib.closing(open_locked_journal(folder)), explain_error(StoreError, f"cannot delete {folder}"):
+        os.rename(folder, folder.parent / hidden)
+        safe_files.remove(folder.parent, hidden)
 
 
 # Maximum depth of folders that are copied: less than `safe_files.remove` removes, so that a copy can be removed again.
@@ -259,6 +259,20 @@ def _copy(source: int, target: int, prefix: str, skipped: list[str]) -> None:
             skipped.append(prefix + name)
 
 
+def read_json_file(folder: Path | int, name: str, kind: type[T], limit: int) -> T | None:
+    """Return the content of a JSON file beside a run as a type; None if there is none, or it is damaged or too large.
+
+    Args:
+        folder: Path or file descriptor of the folder.
+        name: Name of the file.
+        kind: Type of the content.
+        limit: Maximum size of the file in bytes.
+    """
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
+        return msgspec.json.decode(safe_files.read(folder, name, limit=limit), type=kind)
+    return None
+
+
 def read_note(folder: Path) -> str:
     """Return the note on a run; '' if there is none, or it is no text."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
@@ -276,10 +290,8 @@ def write_note(folder: Path, text: str) -> None:
     data = (text.strip() + "\n").encode() if is_encodable(text) else b""
     if not data or len(data) > LARGEST_NOTE:
         raise UsageError(f"a note of {len(text)} characters: expected UTF-8 text of at most {LARGEST_NOTE} bytes")
-    try:
+    with explain_error(StoreError, f"cannot write {folder / NOTE}"):
         if text.strip():
             safe_files.replace(folder, NOTE, data, f"{NOTE}.part")
         else:
             safe_files.remove(folder, NOTE)
-    except OSError as error:
-        raise StoreError(f"cannot write {folder / NOTE}: {error.strerror}") from None

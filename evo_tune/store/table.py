@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from evo_tune.errors import EvoTuneError, StoreError
+from evo_tune.errors import EvoTuneError, StoreError, explain_error
 from evo_tune.genome.genes import Choice, Float, Gene
 from evo_tune.genome.trial import Outcome, Trial
 from evo_tune.genome.values import Genome
@@ -224,10 +224,8 @@ def set_aside_files(run: Run, numbers: Iterable[int]) -> None:
             aside = path.with_name(f"_{path.name.lstrip('_')}.aside")
             message = one_line(f"the journal knows nothing of {path}: renamed to {aside.name}")
             warnings.warn(message, stacklevel=2)
-            try:
+            with explain_error(StoreError, f"cannot rename {path}"):
                 path.replace(aside)
-            except OSError as error:
-                raise StoreError(f"cannot rename {path}: {error.strerror}") from error
 
 
 # The run's final comparison: its results are not in the history. The id of a row is that of the trial whose genome is

@@ -22,12 +22,12 @@ from msgspec import Meta, Struct
 from evo_tune.cli import shared
 from evo_tune.cli.training.model_training import ENSEMBLE, SLACK, Pace, Training, choose_pace
 from evo_tune.dispatch.devices import plan
-from evo_tune.errors import EvoTuneError, StoreError
+from evo_tune.errors import EvoTuneError, StoreError, explain_error
 from evo_tune.genome.trial import Candidate
 from evo_tune.loop.budget import SHORTEST
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.store.run import Run
-from evo_tune.store.run_folders import TRIALS
+from evo_tune.store.run_folders import TRIALS, read_json_file
 from evo_tune.trust import safe_files
 
 if TYPE_CHECKING:
@@ -85,18 +85,13 @@ def write_wish(run: Run, wish: Wish) -> None:
     Raises:
         StoreError: The disk refuses.
     """
-    try:
+    with explain_error(StoreError, f"cannot write {run.folder / WISH_FILE}"):
         safe_files.replace(run.folder, WISH_FILE, msgspec.json.encode(wish), f"{WISH_FILE}.part")
-    except OSError as error:
-        raise StoreError(f"cannot write {run.folder / WISH_FILE}: {error.strerror}") from None
 
 
 def read_wish(run: Run) -> Wish | None:
     """Return what `write_wish` noted; None for a run that was not begun by `auto`."""
-    try:
-        return msgspec.json.decode(safe_files.read(run.folder, WISH_FILE, limit=1 << 12), type=Wish)
-    except (OSError, msgspec.DecodeError, RecursionError):
-        return None
+    return read_json_file(run.folder, WISH_FILE, Wish, limit=1 << 12)
 
 
 def time_for_model(search: Search) -> Callable[[float], float]:
@@ -142,7 +137,7 @@ def train_final_model(search: Search, elapsed: Callable[[], float], err: bool) -
     if wish is None or search.stopping or best is None:
         return None
     target = run.folder / MODEL
-    try:
+    with explain_error(StoreError, f"cannot keep the model in {target}"):
         if not safe_files.exists(run.folder, MODEL):
             if wish.threads is None:
                 if search.session.hours is not None:
@@ -165,9 +160,8 @@ def train_final_model(search: Search, elapsed: Callable[[], float], err: bool) -
             tests = {name: value for name, value in metrics.items() if name in run.manifest.tests.values()}
             shared.echo(*shared.metric_lines(tests), err=err)
         with safe_files.folder(run.folder, MODEL):
-            return target
-    except OSError as error:
-        raise StoreError(f"cannot keep the model in {target}: {error.strerror}") from None
+            pass
+    return target
 
 
 def model_candidate(search: Search) -> Candidate | None:

@@ -5,8 +5,6 @@ therefore writes the recipe to a file beside the run at the end of each session;
 origin.
 """
 
-import contextlib
-
 import msgspec
 from msgspec import Struct
 
@@ -16,8 +14,7 @@ from evo_tune.store.binding import remember_file
 from evo_tune.store.journal import write_atomically
 from evo_tune.store.manifest import Count, Finite, Whole
 from evo_tune.store.run import Run
-from evo_tune.store.run_folders import run_reference
-from evo_tune.trust import safe_files
+from evo_tune.store.run_folders import read_json_file, run_reference
 
 POSITION = 95
 
@@ -65,11 +62,8 @@ class TransferredRecipe(Struct, frozen=True, forbid_unknown_fields=True, kw_only
 
 def read_recipe(run: Run) -> TransferredRecipe | None:
     """Return a run's transferred recipe; None if the run has no target size, or no recipe yet."""
-    if not run.manifest.settings.for_scale:
-        return None
-    with contextlib.suppress(OSError, ValueError, msgspec.MsgspecError, RecursionError):
-        return msgspec.json.decode(safe_files.read(run.folder, FILE, limit=LARGEST_FILE), type=TransferredRecipe)
-    return None
+    has_target = bool(run.manifest.settings.for_scale)
+    return read_json_file(run.folder, FILE, TransferredRecipe, LARGEST_FILE) if has_target else None
 
 
 def write_recipe(run: Run, recipe: TransferredRecipe) -> None:
