@@ -171,7 +171,7 @@ def print_summary(
         report_file: File of its report; None without one.
         needed: For a run without results: seconds of a training, and hours that are enough (see `Deadline.needed`).
     """
-    result = report.run_result(run)
+    result = report.RunResult(run)
     shared.echo("")
     rows: list[dict[str, Any]] = []
     best = "best", result.best, result.fresh_best, result.best_seeds

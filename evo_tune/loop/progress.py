@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from evo_tune.genome.trial import Trial
-from evo_tune.report.summary import results_in_words, run_result
+from evo_tune.report.summary import RunResult, results_in_words
 from evo_tune.store.run import Run
 from evo_tune.text import escape_unprintable, show_seconds, show_value
 
@@ -19,7 +19,7 @@ PAUSE = 1.0
 
 def run_in_words(run: Run) -> str:
     """Return a run in one line: how many trials have a result, and the best value."""
-    result = run_result(run)
+    result = RunResult(run)
     words = f"{run.name}: {results_in_words(run)}"
     if result.best is not None:
         words += f", best {result.metric} {show_value(result.best.outcome.metrics[result.metric])}"

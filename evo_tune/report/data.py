@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from msgspec import UNSET, Struct, UnsetType, structs
+from msgspec import Struct, structs
 
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Genome, Metrics, Value
@@ -81,11 +81,11 @@ class Recommendation(TrialSummary, kw_only=True):
 
     Args:
         run: Name of the run.
-        fresh_seeds: Results with fresh seeds; null if there are none. Left out in a Pareto front.
+        fresh_seeds: Results with fresh seeds; null if there are none.
     """
 
     run: str
-    fresh_seeds: FreshSeeds | UnsetType | None = UNSET
+    fresh_seeds: FreshSeeds | None
 
 
 class Comparison(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):
@@ -349,24 +349,22 @@ def _fresh_seeds(row: FreshValues, metric: str) -> FreshSeeds:
     return FreshSeeds(metric=metric, mean=row.mean, error=row.error, values=row.values, failed=row.failures)
 
 
-def _best_trials(run: Run, most: int) -> list[RankedTrial]:
-    """Return the best trials of a run, the recommended one first.
+def _ranked_trials(run: Run, trials: Sequence[Trial]) -> list[RankedTrial]:
+    """Return the printed part of some of the best trials of a run.
 
     Their `metrics` are those of the search: of one seed, or the mean over several.
     """
     rows, metric = {row.id: row for row in fresh_values(run)}, comparison_objective(run).metric
     fresh_seeds = {id: _fresh_seeds(row, metric) for id, row in rows.items()}
     return [
-        RankedTrial(**structs.asdict(trial_summary(trial)), fresh_seeds=fresh_seeds.get(trial.id))
-        for trial in summary.best_trials(run, most)
+        RankedTrial(**structs.asdict(trial_summary(trial)), fresh_seeds=fresh_seeds.get(trial.id)) for trial in trials
     ]
 
 
 def recommendations(run: Run) -> list[Recommendation]:
     """Return the best trial of a run, or the Pareto front if it has several objectives."""
-    if len(run.objectives) == 1:
-        return [Recommendation(run=run.name, **structs.asdict(trial)) for trial in _best_trials(run, 1)]
-    return [Recommendation(run=run.name, **structs.asdict(trial_summary(trial))) for trial in summary.pareto_front(run)]
+    trials = summary.best_trials(run, 1) if len(run.objectives) == 1 else summary.pareto_front(run)
+    return [Recommendation(run=run.name, **structs.asdict(trial)) for trial in _ranked_trials(run, trials)]
 
 
 def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSummary:
@@ -377,7 +375,7 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         status: Progress message of its strategy.
         report: File of its report; None without one.
     """
-    result = summary.run_result(run)
+    result = summary.RunResult(run)
     fresh_rows = {"best": result.fresh_best, "default": result.fresh_default}
     fresh_seeds = {name: _fresh_seeds(row, result.reported_metric) for name, row in fresh_rows.items() if row}
     comparison = result.comparison or ComparisonState()
@@ -413,7 +411,7 @@ def compared_means(run: Run, model_metrics: Mapping[str, float | None]) -> list[
         run: The run.
         model_metrics: Metrics of the model that was trained at the end.
     """
-    result, goal, rows = summary.run_result(run), comparison_objective(run), []
+    result, goal, rows = summary.RunResult(run), comparison_objective(run), []
     evaluator = Path(run.manifest.evaluator.rpartition(":")[2]).stem
     family = str(result.best.genome.get("family", evaluator)) if result.best else evaluator
 
@@ -436,7 +434,7 @@ def compared_means(run: Run, model_metrics: Mapping[str, float | None]) -> list[
 
 def run_row(run: Run) -> ListedRun:
     """Return a run as one row of a list; its best value is that over fresh seeds where there are any."""
-    result = summary.run_result(run)
+    result = summary.RunResult(run)
     best = result.best.outcome.metrics[result.metric] if result.best else None
     seeds = summary.seeds_text(result.best_seeds) if result.best else None
     if result.fresh_best is not None and result.fresh_best.values:
@@ -486,7 +484,7 @@ def run_details(
         seconds=run.seconds,
         results=len(run.outcomes),
         statuses=summary.status_counts(run),
-        best=_best_trials(run, top),
+        best=_ranked_trials(run, summary.best_trials(run, top)),
         front=[trial_summary(trial) for trial in summary.pareto_front(run)],
         best_so_far=best_so_far(run),
         importances={name: effect.share for name, effect in effects.items()},

@@ -60,7 +60,6 @@ class RunData:
         self.training_command = training_command
         self.name = run.name
         self.genes: dict[str, Gene] = run.genes
-        self._units: dict[int, list[float]] = {}
 
     @property
     def objective(self) -> Objective:
@@ -113,11 +112,8 @@ class RunData:
 
     def encode_trials(self, trials: Sequence[Trial]) -> np.ndarray:
         """Return the unit coordinates of some trials, shape (trials, genes)."""
-        for trial in trials:
-            if trial.id not in self._units:
-                genome = trial.genome
-                self._units[trial.id] = [gene.encode(genome[name]) for name, gene in self.genes.items()]
-        return np.array([self._units[trial.id] for trial in trials], dtype=float).reshape(len(trials), len(self.genes))
+        units = [[gene.encode(trial.genome[name]) for name, gene in self.genes.items()] for trial in trials]
+        return np.array(units, dtype=float).reshape(len(trials), len(self.genes))
 
     @cached_property
     def recommended_trial(self) -> Trial | None:
@@ -132,7 +128,7 @@ class RunData:
     @cached_property
     def result(self) -> RunResult:
         """The run's result (see `summary.RunResult`)."""
-        return summary.run_result(self.run)
+        return summary.RunResult(self.run)
 
     @cached_property
     def importance_model(self) -> "ImportanceModel | None":
@@ -150,7 +146,7 @@ class RunData:
                 points = np.unique([gene.encode(gene.decode(float(point))) for point in points])
             grids.append(points)
         rng = np.random.default_rng(0)
-        return ImportanceModel.fit(self.ranked_units, self.ranked_losses, category_counts, grids, rng)
+        return ImportanceModel(self.ranked_units, self.ranked_losses, category_counts, grids, rng)
 
     @cached_property
     def genes_by_importance(self) -> list[str]:
@@ -199,44 +195,25 @@ class Band:
         return cls(bootstraps.mean(axis=0), low, high)
 
 
-@dataclass(frozen=True)
 class ImportanceModel:
     """A forest fitted to trials, and the importance of each gene.
 
     Args:
-        forest: Trees ordered by bootstrap, `TREES` for each.
+        units: Unit coordinates, shape (trials, genes).
+        losses: Losses that are not all the same, shape (trials,).
         category_counts: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
         grids: Points along each gene, in unit coordinates.
-        scores: Sorted normal scores of the losses that it was fitted to, shape (points,).
-        losses: These losses, sorted, shape (points,).
-        anova_shares: Share of the variance that each gene explains alone, shape (bootstraps, genes).
+        rng: Source of randomness.
     """
 
-    forest: Forest
-    category_counts: np.ndarray
-    grids: Sequence[np.ndarray]
-    scores: np.ndarray
-    losses: np.ndarray
-    anova_shares: np.ndarray
-
-    @classmethod
-    def fit(
-        cls,
+    def __init__(
+        self,
         units: np.ndarray,
         losses: np.ndarray,
         category_counts: np.ndarray,
         grids: Sequence[np.ndarray],
         rng: np.random.Generator,
-    ) -> "ImportanceModel":
-        """Fit a model to trials.
-
-        Args:
-            units: Unit coordinates, shape (trials, genes).
-            losses: Losses that are not all the same, shape (trials,).
-            category_counts: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
-            grids: Points along each gene, in unit coordinates.
-            rng: Source of randomness.
-        """
+    ) -> None:
         if len(losses) > MAX_FIT_TRIALS:
             indices = rng.choice(len(losses), MAX_FIT_TRIALS, replace=False)
             indices[0] = np.argmin(losses)  # always include the best
@@ -246,12 +223,15 @@ class ImportanceModel:
         scores = np.array([NormalDist().inv_cdf(quantile) for quantile in (ranks(losses) - 0.5) / trial_count])
         samples = rng.integers(trial_count, size=(BOOTSTRAPS, trial_count))
         features = _features(units, category_counts)
-        forest = Forest.fit(features, scores, category_counts, np.repeat(samples, TREES, axis=0), rng)
-        order = np.argsort(losses, kind="stable")
+        self.category_counts, self.grids = category_counts, grids
+        # Trees ordered by bootstrap, `TREES` for each.
+        self.forest = Forest.fit(features, scores, category_counts, np.repeat(samples, TREES, axis=0), rng)
+        # The scores and the losses, sorted, each of shape (trials,).
+        self.scores, self.losses = np.sort(scores), np.sort(losses)
         feature_grids = [_features(grid, count) for grid, count in zip(grids, category_counts, strict=True)]
-        shares_by_tree = anova(forest, category_counts, feature_grids)
-        anova_shares = shares_by_tree.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1)
-        return cls(forest, category_counts, grids, scores[order], losses[order], anova_shares)
+        shares_by_tree = anova(self.forest, category_counts, feature_grids)
+        # Share of the variance that each gene explains alone, shape (bootstraps, genes).
+        self.anova_shares = shares_by_tree.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1)
 
     def predict_along(self, point: np.ndarray, gene: int) -> Band:
         """Return the predicted losses along one gene's grid while all other genes keep their values.

@@ -33,50 +33,49 @@ MIN_TRIALS_FOR_IMPORTANCE = 20
 MIN_COST = 0.01
 
 
-@dataclass(frozen=True)
 class RunResult:
     """The result of a run, by its first objective.
 
     Args:
-        metric: Metric of the first objective.
-        best: The recommended trial (see `recommendation.recommend_trial`); None without a successful full training.
-        default: The default genome's full trial; None if it has no value.
-        fresh_best: Values of the best over the reporting seeds of the final comparison; None without them.
-        fresh_default: Values of the default over the same seeds; None without them.
-        results: Number of recorded results.
-        failures: Number of results that are neither ok nor pruned.
-        partial: Number of ok results of partial trainings.
-        pruned: Number of pruned trainings.
-        comparison: State of the final comparison; None before its first result.
-        best_seeds: Number of seeds of the best's value in the search.
-        default_seeds: Number of seeds of the default's.
-        predicted_value: Value of the best that is predicted for other seeds (see `recommendation`); None if unknown.
-        reported_metric: Metric over fresh seeds: on the test set if the evaluator has one, else `metric`.
-        reduced_comparison: How the final comparison was made to fit into the hours, in words; '' if it is as asked for.
-        baseline: The evaluator's baseline beside the best; None if none was trained.
+        run: The run. The result does not change while the run continues.
     """
 
-    metric: str
-    best: Trial | None
-    default: Trial | None
-    fresh_best: FreshValues | None
-    fresh_default: FreshValues | None
-    results: int
-    failures: int
-    partial: int
-    pruned: int
-    comparison: ComparisonState | None = None
-    best_seeds: int = 1
-    default_seeds: int = 1
-    predicted_value: float | None = None
-    reported_metric: str = ""
-    reduced_comparison: str = ""
-    baseline: AgainstBaseline | None = None
+    def __init__(self, run: Run) -> None:
+        # Metric of the first objective, and metric over fresh seeds: on the test set if the evaluator has one.
+        self.metric = run.objectives[0].metric
+        self.reported_metric = recommendation.comparison_objective(run).metric
+        # The recommended trial (see `recommendation.recommend_trial`); None without a successful full training.
+        self.best = recommendation.recommend_trial(run)
+        # The default genome's full trial; None if it has no value.
+        self.default = next((trial for trial in run.ranked() if recommendation.is_default(trial, run)), None)
+        final = recommendation.comparison_result(run)
+        # State of the final comparison; None before its first result.
+        self.comparison = None if final is None else final.state
+        # Values of best and default over the reporting seeds of the final comparison; None without them.
+        rows = {} if final is None else {row.id: row for row in final.values}
+        self.fresh_best = rows.get(self.best.id) if self.best else None
+        self.fresh_default = rows.get(self.default.id) if self.default else None
+        # How the final comparison was made to fit into the hours, in words; '' if it is as asked for.
+        self.reduced_comparison = _reduced_comparison(run)
+        # Number of recorded results, of pruned trainings, and of results that are neither ok nor pruned.
+        counts = status_counts(run)
+        self.results = len(run.outcomes)
+        self.pruned = counts.get("pruned", 0)
+        self.failures = self.results - counts.get("ok", 0) - self.pruned
+        # Number of ok results of partial trainings.
+        ok_ids = [id for id, outcome in run.outcomes.items() if outcome.status == "ok"]
+        self.partial = sum(run.candidates[id].budget < 1 for id in ok_ids)
+        # Number of seeds of the values of best and default in the search.
+        self.best_seeds, self.default_seeds = _seed_count(self.best, run), _seed_count(self.default, run)
+        # Value of the best that is predicted for other seeds (see `recommendation`); None if unknown.
+        self.predicted_value = None if self.best is None else recommendation.predict_value(run, self.best)
+        # The evaluator's baseline beside the best; None if none was trained.
+        self.baseline = recommendation.baseline_of(run, self.best, self.fresh_best)
 
     @property
     def on_test_set(self) -> bool:
         """Whether values over fresh seeds are on the test set."""
-        return self.reported_metric not in ("", self.metric)
+        return self.reported_metric != self.metric
 
     @property
     def gain(self) -> float:
@@ -104,33 +103,6 @@ class RunResult:
     def _finished_comparison(self) -> ComparisonState:
         """The final comparison if it is complete, else an empty one."""
         return self.comparison if self.comparison and self.comparison.over else ComparisonState()
-
-
-def run_result(run: Run) -> RunResult:
-    """Return the result of a run."""
-    best = recommendation.recommend_trial(run)
-    default = next((trial for trial in run.ranked() if recommendation.is_default(trial, run)), None)
-    final = recommendation.comparison_result(run)
-    rows = {} if final is None else {row.id: row for row in final.values}
-    counts = status_counts(run)
-    return RunResult(
-        metric=run.objectives[0].metric,
-        best=best,
-        default=default,
-        fresh_best=rows.get(best.id) if best else None,
-        fresh_default=rows.get(default.id) if default else None,
-        results=len(run.outcomes),
-        failures=len(run.outcomes) - counts.get("ok", 0) - counts.get("pruned", 0),
-        partial=sum(outcome.status == "ok" and run.candidates[id].budget < 1 for id, outcome in run.outcomes.items()),
-        pruned=counts.get("pruned", 0),
-        comparison=None if final is None else final.state,
-        best_seeds=_seed_count(best, run),
-        default_seeds=_seed_count(default, run),
-        predicted_value=None if best is None else recommendation.predict_value(run, best),
-        reported_metric=recommendation.comparison_objective(run).metric,
-        reduced_comparison=_reduced_comparison(run),
-        baseline=recommendation.baseline_of(run, best, rows.get(best.id) if best else None),
-    )
 
 
 def _reduced_comparison(run: Run) -> str:

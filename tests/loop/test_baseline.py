@@ -15,7 +15,7 @@ from evo_tune.loop.search import Search
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.report.data import run_summary
 from evo_tune.report.recommendation import AgainstBaseline as Baseline
-from evo_tune.report.summary import baseline_verdict, run_result
+from evo_tune.report.summary import RunResult, baseline_verdict
 from evo_tune.store.run import Run
 from tests.loop.cases import agrees
 
@@ -72,9 +72,9 @@ def resumed(task: Path, **given: Any) -> Run:
 def test_it_is_trained_once_and_compared_over_fresh_seeds(task: Path) -> None:
     saved = run(task, trials=4, final_seeds=3)
     assert calls(task) == 1
-    found = run_result(saved).baseline
+    found = RunResult(saved).baseline
     assert found is not None
-    fresh = run_result(saved).fresh_best
+    fresh = RunResult(saved).fresh_best
     assert fresh is not None
     assert (found.name, found.metric, found.value) == ("the mean", "test_loss", 0.52)
     assert (found.best, found.error, found.beaten) == (fresh.mean, fresh.error, True)
@@ -91,20 +91,20 @@ def test_without_it_the_same_genomes_are_proposed(task: Path) -> None:
     one, two = run(task, trials=4), run(task, "other", trials=4, baseline=False)
     assert calls(task) == 1
     assert two.baseline is None
-    assert run_result(two).baseline is None
+    assert RunResult(two).baseline is None
     assert [each.genome for each in one.candidates] == [each.genome for each in two.candidates]
 
 
 def test_one_that_fails_costs_nothing_and_is_tried_again_on_resume(task: Path) -> None:
     (marker := task.with_name("marker")).touch()
     saved = run(task, trials=2, options={"fail": str(marker)})
-    found = run_result(saved).baseline
+    found = RunResult(saved).baseline
     assert len(saved.outcomes) == 2
     assert found is not None
     assert found.value is None
     assert "no such package: pip install it" in baseline_verdict(found)
     marker.unlink()
-    again = run_result(resumed(task, trials=3)).baseline
+    again = RunResult(resumed(task, trials=3)).baseline
     assert again is not None
     assert again.value == 0.5
     assert calls(task) == 2
@@ -113,7 +113,7 @@ def test_one_that_fails_costs_nothing_and_is_tried_again_on_resume(task: Path) -
 def test_other_data_ask_for_another_baseline(task: Path) -> None:
     run(task, trials=2)
     task.write_text(TASK.replace('return {"loss": value,', 'return {"loss": 0.25,'))
-    found = run_result(resumed(task, trials=3, accept_changes=True)).baseline
+    found = RunResult(resumed(task, trials=3, accept_changes=True)).baseline
     assert found is not None
     assert found.value == 0.25
     assert calls(task) == 2
@@ -144,7 +144,7 @@ def test_the_comparison_is_said_in_one_line(found: Baseline, words: str) -> None
 
 def test_a_maximised_metric_is_better_when_larger(task: Path) -> None:
     task.write_text(TASK.replace('Minimize("loss")', 'Maximize("loss")').replace("Minimize,", "Maximize,"))
-    found = run_result(run(task, trials=2, options={"value": 0.9})).baseline
+    found = RunResult(run(task, trials=2, options={"value": 0.9})).baseline
     assert found is not None
     assert found.best is not None
     assert found.gain == pytest.approx(found.best - 0.9)

@@ -24,7 +24,7 @@ from evo_tune.report.recommendation import (
     fresh_values,
     recommend_trial,
 )
-from evo_tune.report.summary import RunResult, best_trials, run_result, verdict
+from evo_tune.report.summary import RunResult, best_trials, verdict
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
 from tests.conftest import drive, rows
@@ -45,7 +45,7 @@ def settled(run: Run, loss: Callable[[int, str, int], float | None]) -> RunResul
             found = loss(one.id, one.purpose, one.seed_number)
             failed = Outcome("failed", error="no")
             record_result(run, job.candidate, failed if found is None else Outcome("ok", {"loss": found}))
-    return run_result(run)
+    return RunResult(run)
 
 
 def kept(run: Run) -> set[tuple[int, int]]:
@@ -114,8 +114,8 @@ def test_a_final_comparison_that_was_stopped_goes_on_exactly(begin: Begin, resum
     assert search.saved.ended == "interrupted"
     before = read_comparison(Run.open(search.saved.folder))
     assert 1 <= len(before) < len(kept(whole))
-    assert run_result(search.saved).beaten is None
-    assert "the final comparison is not complete" in verdict(run_result(search.saved))
+    assert RunResult(search.saved).beaten is None
+    assert "the final comparison is not complete" in verdict(RunResult(search.saved))
     again = resume("run").run()
     after = read_comparison(Run.open(again.saved.folder))
     assert after[: len(before)] == before
@@ -140,7 +140,7 @@ def test_a_planned_comparison_is_completed_as_planned_though_its_hours_are_over(
     again = resume("run").run()
     assert again.saved.ended == "1e-06 hours are over"
     assert sorted(trial.id for trial in read_comparison(again.saved)) == [0, 0, 5, 5]
-    said = verdict(run_result(again.saved))
+    said = verdict(RunResult(again.saved))
     assert "to fit into 1e-06 hours, the final comparison had 1 of 2 finalists and 2 of at most 6 seeds" in said
     assert current_comparison(resume("run", finalists=3).saved).finalists == (5, 4, 3), "asked for anew"
 
@@ -231,7 +231,7 @@ def test_results_of_another_evaluator_or_other_data_are_not_used(begin: Begin, r
     quick.write_text(quick.read_text() + "\nOTHER = 1\n")
     changed = resume("run", accept_changes=True)
     assert not read_comparison(changed.saved)
-    assert run_result(changed.saved).beaten is None
+    assert RunResult(changed.saved).beaten is None
     assert fresh_values(changed.saved) == ()
     second = changed.run().saved
     assert len(kept(second)) == 4
@@ -311,5 +311,5 @@ def test_a_failing_final_comparison_stops_nothing_else(begin: Begin, resume: Beg
     search = resume("run", accept_changes=True, slots=1, final_seeds=1).run()
     run = Run.open(search.saved.folder)
     assert [(row.values, row.failures) for row in fresh_values(run)] == [((), 2), ((), 2)]
-    assert "they cannot be compared" in verdict(run_result(run))
+    assert "they cannot be compared" in verdict(RunResult(run))
     assert len(search.trials) == 6

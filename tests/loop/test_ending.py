@@ -21,7 +21,7 @@ from evo_tune.loop.deadline import Deadline
 from evo_tune.loop.driving import Job
 from evo_tune.loop.search import Search
 from evo_tune.report.recommendation import comparison_result, current_comparison, recommend_trial
-from evo_tune.report.summary import run_result, training_share, verdict
+from evo_tune.report.summary import RunResult, training_share, verdict
 from evo_tune.store.run import Run
 from tests.conftest import QUICK
 from tests.loop.cases import Begin
@@ -217,7 +217,7 @@ def test_a_comparison_is_made_smaller_and_the_verdict_says_so(ended: Play) -> No
     for seed, slots in ((1, 1), (3, 1), (0, 2)):
         world = World(slots, seed, 3600 * HOURS * slots / 10, wild=0.05)
         assert ended(world) <= 1.0 + NEAR
-        said.append(verdict(run_result(world.run)))
+        said.append(verdict(RunResult(world.run)))
     assert "to fit into 0.1 hours, the final comparison had 2 of at most 6 seeds" in said[0]
     assert "; no final comparison: 2 seeds of the best and of the default did not fit into 0.1 hours" in said[2]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from evo_tune.report.recommendation import comparison_result
-from evo_tune.report.summary import run_result, verdict
+from evo_tune.report.summary import RunResult, verdict
 from evo_tune.store.run import Run
 from tests.loop.cases import Begin
 
@@ -47,7 +47,7 @@ def test_a_process_ends_within_its_hours(quick: Path, tmp_path: Path, resume: Be
         assert found.state.over
     else:
         assert len(run.outcomes) < len(run.candidates), "the last trainings were ended"
-        assert verdict(run_result(run)) == "no evaluation finished"
+        assert verdict(RunResult(run)) == "no evaluation finished"
     pending = {one.id for one in run.candidates} - set(run.outcomes)
     again = resume("run", hours=1.0)
     assert all(again.ask().id == id for id in sorted(pending)), "a longer run trains them first"

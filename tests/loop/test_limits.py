@@ -19,7 +19,7 @@ from evo_tune.loop.deadline import START, Deadline
 from evo_tune.loop.driving import NO_MORE_JOBS, Job
 from evo_tune.loop.search import Search
 from evo_tune.report.recommendation import current_comparison
-from evo_tune.report.summary import run_result, total_cost, verdict
+from evo_tune.report.summary import RunResult, total_cost, verdict
 from evo_tune.store.run import Run
 from tests.conftest import QUICK, drive
 from tests.loop.cases import Begin
@@ -188,7 +188,7 @@ def test_a_planned_comparison_stays_on_resume_and_longer_hours_plan_anew(begin: 
     jobs.end_if_late()
     events = search.saved.journal.path.read_text().count('"event":"comparison"')
     assert events == 2, "a plan is recorded where it changes"
-    assert "no final comparison" in verdict(run_result(search.saved))
+    assert "no final comparison" in verdict(RunResult(search.saved))
     search.close()
     again = resume("run")
     assert current_comparison(again.saved).seeds == 0, "the same limits: the plan is not made anew"
@@ -216,7 +216,7 @@ def test_a_comparison_whose_time_is_over_keeps_what_is_complete(begin: Begin) ->
     assert jobs.time_is_over()
     jobs.end_if_late()
     assert current_comparison(search.saved).look_seeds == (2,)
-    assert run_result(search.saved).beaten is not None
+    assert RunResult(search.saved).beaten is not None
 
 
 def test_a_later_result_makes_a_plan_outdated(begin: Begin) -> None:

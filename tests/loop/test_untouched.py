@@ -17,7 +17,7 @@ from evo_tune.loop.comparison import comparison_jobs, record_result
 from evo_tune.loop.search import Search
 from evo_tune.report.recommendation import comparison_objective, current_comparison, fresh_values, recommend_trial
 from evo_tune.report.serving import LiveStore
-from evo_tune.report.summary import run_result, verdict
+from evo_tune.report.summary import RunResult, verdict
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
 from evo_tune.text import show_value
@@ -97,7 +97,7 @@ def test_finalists_are_chosen_by_validation_and_compared_by_the_test_set(begin: 
             more = {"test_loss": test[one.id] + one.seed_number / 100 * (1 + one.id)} if job.candidate.test else {}
             record_result(run, job.candidate, Outcome("ok", {**metrics, **more}))
     assert seen == {("choose", False), ("report", True)}
-    end, best = run_result(run), recommend_trial(run)
+    end, best = RunResult(run), recommend_trial(run)
     assert best is not None
     assert best.id == 4, "5 is better on the test set, which nothing was chosen by"
     assert (end.metric, end.reported_metric, end.on_test_set) == ("loss", "test_loss", True)
@@ -107,7 +107,7 @@ def test_finalists_are_chosen_by_validation_and_compared_by_the_test_set(begin: 
 
 @pytest.mark.usefixtures("here")
 def test_what_is_better_in_the_search_and_worse_on_the_test_set_is_not_recommended(begin: Begin) -> None:
-    end = run_result(begin("run", **SETTINGS).run().saved)
+    end = RunResult(begin("run", **SETTINGS).run().saved)
     assert (end.best and end.best.id, end.beaten) == (0, False)
     assert "nothing beat the default genome: on fresh seeds and the test set trial" in verdict(end)
 
@@ -123,7 +123,7 @@ def test_everything_that_tells_of_fresh_seeds_says_test(begin: Begin, quick: Pat
         assert result.exit_code == 0, result.output
         return result.output
 
-    best, end = fresh_values(run)[1], run_result(run)
+    best, end = fresh_values(run)[1], RunResult(run)
     assert end.beaten
     data = json.loads(typed("best", "run", "--format", "json"))
     assert (data["fresh_seeds"]["metric"], data["fresh_seeds"]["mean"]) == ("test_loss", best.mean)
@@ -161,7 +161,7 @@ def test_a_training_that_is_to_tell_of_the_test_set_and_does_not_has_failed(begi
     errors = {trial.outcome.error for trial in read_comparison(run)}
     assert len(errors) == 1
     assert str(errors.pop()).startswith("evaluate returned no 'test_loss' (it returned loss, accuracy, test_loose")
-    assert "they cannot be compared" in verdict(run_result(run))
+    assert "they cannot be compared" in verdict(RunResult(run))
 
 
 @pytest.mark.parametrize("given", [{"objectives": ["test_loss:min"]}, {"subject_to": ["test_loss<=1"]}])

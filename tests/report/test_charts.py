@@ -92,7 +92,7 @@ def test_the_table_names_the_logs_that_exist_and_follows_no_link(made: Made, tmp
 
 
 def test_the_history_is_that_of_the_summary(material: RunData) -> None:
-    went = history.progress(material)
+    went = history.Progress(material)
     turns = [i for i in range(len(went.best)) if i == 0 or went.best[i] != went.best[i - 1]]
     turns = [i for i in turns if not math.isnan(went.best[i])]
     assert [(i + 1, went.best[i], went.id[i]) for i in turns] == best_so_far(material.run)
@@ -114,7 +114,7 @@ def test_one_genome_is_recommended_and_marked_in_all_charts(made: Made, monkeypa
 
 def test_a_bad_beginning_does_not_flatten_the_history(made: Made) -> None:
     material = RunData(made(400))
-    assert np.nanmax(history.progress(material).best) > material.edge_loss, "else this test says nothing"
+    assert np.nanmax(history.Progress(material).best) > material.edge_loss, "else this test says nothing"
     figure = history.draw(material)
     assert figure is not None
     low, high = figure["layout"]["yaxis"]["range"]
@@ -122,9 +122,9 @@ def test_a_bad_beginning_does_not_flatten_the_history(made: Made) -> None:
 
 
 def test_cost_and_time_end_where_the_run_does(material: RunData) -> None:
-    assert history.progress(material, "cost").x[-1] == pytest.approx(total_cost(material.run))
-    assert history.progress(material, "time").x[-1] == pytest.approx(material.run.seconds, abs=1e-3)
-    assert (np.diff(history.progress(material, "time").x) >= 0).all()
+    assert history.Progress(material, "cost").x[-1] == pytest.approx(total_cost(material.run))
+    assert history.Progress(material, "time").x[-1] == pytest.approx(material.run.seconds, abs=1e-3)
+    assert (np.diff(history.Progress(material, "time").x) >= 0).all()
 
 
 def test_a_pause_between_sessions_is_no_time(tmp_path: Path) -> None:

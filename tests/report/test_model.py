@@ -20,7 +20,7 @@ def fitted(count: int = 200, seed: int = 0) -> ImportanceModel:
     losses = 4 * (units[:, 0] - 0.5) ** 2 + 0.5 * units[:, 1] + 0.3 * (units[:, 2] < 0.3)
     losses += 0.01 * rng.normal(size=count)
     grids = [GRID, GRID, (np.arange(3) + 0.5) / 3, GRID]
-    return ImportanceModel.fit(units, losses, np.array([0, 0, 3, 0]), grids, np.random.default_rng(1))
+    return ImportanceModel(units, losses, np.array([0, 0, 3, 0]), grids, np.random.default_rng(1))
 
 
 def test_the_analysis_of_variance_is_that_of_the_whole_grid() -> None:
@@ -73,5 +73,5 @@ def test_a_long_run_is_learned_from_a_part_with_its_best() -> None:
 def test_a_gene_of_one_value_explains_nothing() -> None:
     rng = np.random.default_rng(0)
     units = np.column_stack([rng.random(60), np.full(60, 0.5)])
-    model = ImportanceModel.fit(units, units[:, 0], np.zeros(2, dtype=int), [GRID, np.array([0.5])], rng)
+    model = ImportanceModel(units, units[:, 0], np.zeros(2, dtype=int), [GRID, np.array([0.5])], rng)
     assert model.anova_shares[:, 1].max() == 0.0

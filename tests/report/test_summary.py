@@ -28,12 +28,13 @@ from evo_tune.text import show_decimals
 from tests.report.conftest import Made
 
 
-def ended(gain: float, error: float, beats: bool) -> RunResult:
+def ended(gain: float, error: float, beats: bool, **changes: Any) -> RunResult:
     """Return the end of a run whose final comparison over three seeds gave these numbers."""
     trials = [Trial(Candidate(id, 0, id, 0, {"x": id}, "-"), Outcome("ok"), id, (0.0,)) for id in (0, 1)]
-    counts = dict.fromkeys(("results", "failures", "partial", "pruned"), 9)
-    comparison = ComparisonState((), 1, 3, 3, gain, error, beats)
-    return RunResult("loss", trials[1], trials[0], None, None, **counts, comparison=comparison)
+    values = {"comparison": ComparisonState((), 1, 3, 3, gain, error, beats), "reduced_comparison": "", **changes}
+    result = RunResult.__new__(RunResult)
+    vars(result).update(metric="loss", reported_metric="loss", best=trials[1], default=trials[0], results=9, **values)
+    return result
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_the_verdict_tells_the_spread_between_seeds(gain: float, error: float, b
 def test_a_difference_in_the_search_says_the_seeds_of_both_values(
     best_seeds: int, default_seeds: int, words: str
 ) -> None:
-    result = replace(ended(0.0, 0.0, False), comparison=None, best_seeds=best_seeds, default_seeds=default_seeds)
+    result = ended(0.0, 0.0, False, comparison=None, best_seeds=best_seeds, default_seeds=default_seeds)
     assert verdict(result) == words
 
 
@@ -79,8 +80,8 @@ def test_a_difference_in_the_search_says_the_seeds_of_both_values(
 def test_the_verdict_says_that_a_script_ignores_seeds(gain: float, words: str) -> None:
     result = ended(gain, 0.0, gain > 0)
     assert result.comparison is not None
-    result = replace(result, comparison=replace(result.comparison, ignores_seeds=True))
-    result = replace(result, best=result.best if gain > 0 else result.default)
+    result.comparison = replace(result.comparison, ignores_seeds=True)
+    result.best = result.best if gain > 0 else result.default
     assert words in verdict(result)
     assert "(the script ignores seeds, so one training of each was compared: the command has no {seed})" in verdict(
         result

@@ -47,9 +47,9 @@ def command(run: str | None, store: str, output_format: str) -> None:
 
 
 def _print_one(run: "Run", best: "Trial") -> None:
-    from evo_tune.report.summary import run_result, seeds_text, show_fresh_values
+    from evo_tune.report.summary import RunResult, seeds_text, show_fresh_values
 
-    result = run_result(run)
+    result = RunResult(run)
     metric, measured = result.metric, result.reported_metric
     text = f"{best.outcome.metrics[metric]:.6g} on {seeds_text(result.best_seeds)}"
     if result.predicted_value is not None:

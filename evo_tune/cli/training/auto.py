@@ -14,18 +14,18 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from evo_tune.cli import shared
 from evo_tune.cli.training.final_training import read_wish
-from evo_tune.errors import StoreError, UsageError
+from evo_tune.errors import StoreError, UsageError, explain_error
 from evo_tune.loop.search import Search
 from evo_tune.report.recommendation import comparison_objective
-from evo_tune.report.summary import RunResult, baseline_verdict, run_result, show_fresh_values, verdict
+from evo_tune.report.summary import RunResult, baseline_verdict, show_fresh_values, verdict
 from evo_tune.store.run import Run
+from evo_tune.store.run_folders import read_json_file
 from evo_tune.text import one_line, with_plural
 from evo_tune.training.recipe.data.reading import LINES, NUMBER, PACKED, PARQUET
 from evo_tune.training.recipe.data.tables import TELLING
@@ -52,8 +52,6 @@ LONG_TEXT = 30
 # File of each exported model, and the most bytes of it.
 MODEL_CONFIG = "config.json"
 MAX_CONFIG_BYTES = 1 << 24
-
-T = TypeVar("T")
 
 # Rows that are looked at.
 ROWS_READ = 1000
@@ -310,7 +308,7 @@ def copy_model(model: Path, target: Path) -> None:
     Raises:
         StoreError: The disk refuses.
     """
-    try:
+    with explain_error(StoreError, f"cannot write {target}", f"the model is in {model}"):
         target.parent.mkdir(parents=True, exist_ok=True)
         place = Path(os.path.realpath(target))
         with (
@@ -320,22 +318,13 @@ def copy_model(model: Path, target: Path) -> None:
             shutil.copytree(model, part, symlinks=True)
             if place.is_dir():
                 os.replace(place, Path(aside, "old"))
-    except OSError as error:
-        raise StoreError(f"cannot write {target}: {error.strerror}; the model is in {model}") from None
 
 
 def read_facts(model: Path) -> "TrainingFacts":
     """Return what the folder of a model says of its training; nothing if it is another evaluator's."""
     from evo_tune.training.prediction.about import TrainingFacts
 
-    return _read_config(model, TrainingFacts) or TrainingFacts()
-
-
-def _read_config(model: Path, kind: type[T]) -> T | None:
-    """Return the entries of the config of a model that a type has; None if it has others."""
-    with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):
-        return msgspec.json.decode(safe_files.read(model, MODEL_CONFIG, limit=MAX_CONFIG_BYTES), type=kind)
-    return None
+    return read_json_file(model, MODEL_CONFIG, TrainingFacts, MAX_CONFIG_BYTES) or TrainingFacts()
 
 
 def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
@@ -348,13 +337,13 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
     """
     from evo_tune.training.prediction.ensemble import Ensemble
 
-    run, result, wish, value = search.saved, run_result(search.saved), read_wish(search.saved), ""
+    run, result, wish, value = search.saved, RunResult(search.saved), read_wish(search.saved), ""
     trial = f"trial {result.best.id} of run {run.name}" if result.best else f"the default genome, in run {run.name}"
     if result.fresh_best is not None:
         value = f", {result.reported_metric} {show_fresh_values(result.fresh_best)} over fresh seeds"
     if longer := wish is not None and wish.seconds is not None:
         value = f", trained for {shared.show_seconds(wish.seconds)}"  # no value of the final comparison is the model's
-    if (ensemble := _read_config(model, Ensemble)) is not None:
+    if (ensemble := read_json_file(model, MODEL_CONFIG, Ensemble, MAX_CONFIG_BYTES)) is not None:
         trial, value = ensemble.verdict, ""
     test_data = "the test set" if run.manifest.tests and value else "held-out data"
     data = one_line(str(run.manifest.options.get("data") or "the default data"), 200)

@@ -31,7 +31,7 @@ from evo_tune.loop.deadline import own_seconds
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.recommendation import comparison_objective, fresh_seed, fresh_values, rank_trials
-from evo_tune.report.summary import run_result, verdict
+from evo_tune.report.summary import RunResult, verdict
 from evo_tune.store.run import Run
 from evo_tune.text import one_line, with_plural
 
@@ -237,7 +237,7 @@ class Training:
             summary=plugin.summary,
             command=self.command,
             results=results,
-            verdict=verdict(run_result(run)),
+            verdict=verdict(RunResult(run)),
         )
         write_card(target, origin, metrics, candidate.genome)
 

@@ -1,7 +1,6 @@
 """Progress of one run or several: the best value so far by evaluations, cost and time, with failures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -20,23 +19,38 @@ By: TypeAlias = Literal["evaluations", "cost", "time"]
 TITLES = {"evaluations": "evaluations", "cost": "cost, in full trainings", "time": "time"}
 
 
-@dataclass(frozen=True)
 class Progress:
-    """Results in the order in which they came, each array of shape (results,).
+    """Progress of a run: results in the order in which they came, each array of shape (results,).
 
     Args:
-        id: Trial ids.
-        x: Progress of the run, in evaluations, full trainings or seconds.
-        value: First objective; NaN for results that are not a full training with a value.
-        best: Best of these so far; NaN before the first.
-        failed: Whether each result is a failure.
+        data: The run.
+        by: What `x` counts.
     """
 
-    id: np.ndarray
-    x: np.ndarray
-    value: np.ndarray
-    best: np.ndarray
-    failed: np.ndarray
+    def __init__(self, data: RunData, by: By = "evaluations") -> None:
+        run, sign = data.run, data.objective.sign
+        trials = [run.trial(id) for id in run.recorded]
+        losses = np.full(len(trials), np.nan)
+        for index, trial in enumerate(trials):
+            is_counted = trial.rankable and trial.feasible and not trial.candidate.extra_seed
+            if is_counted and trial.losses and abs(trial.losses[0]) <= MAX_ABSOLUTE_LOSS:
+                losses[index] = trial.losses[0]
+        best = np.minimum.accumulate(np.where(np.isnan(losses), np.inf, losses))
+        # Trial ids.
+        self.id = np.array(run.recorded, dtype=int)
+        # First objective; NaN for results that are not a full training with a value.
+        self.value = sign * losses
+        # Best of these so far; NaN before the first.
+        self.best = sign * np.where(np.isinf(best), np.nan, best)
+        # Whether each result is a failure.
+        self.failed = np.array([trial.outcome.status not in ("ok", "pruned") for trial in trials], dtype=bool)
+        # Progress of the run, in evaluations, full trainings or seconds.
+        self.x = np.arange(1.0, len(trials) + 1.0)
+        if by == "cost":
+            costs = candidate_costs(run)
+            self.x = np.cumsum([costs[id] for id in run.recorded])
+        elif by == "time":
+            self.x = np.array([run.finished[id] for id in run.recorded], dtype=float)
 
     @property
     def improvements(self) -> np.ndarray:
@@ -45,31 +59,9 @@ class Progress:
         return np.asarray(changes[~np.isnan(self.best[changes])])
 
 
-def progress(data: RunData, by: By = "evaluations") -> Progress:
-    """Return the progress of a run."""
-    run, sign = data.run, data.objective.sign
-    ids = np.array(run.recorded, dtype=int)
-    trials = [run.trial(id) for id in run.recorded]
-    losses = np.full(len(trials), np.nan)
-    for index, trial in enumerate(trials):
-        is_counted = trial.rankable and trial.feasible and not trial.candidate.extra_seed
-        if is_counted and trial.losses and abs(trial.losses[0]) <= MAX_ABSOLUTE_LOSS:
-            losses[index] = trial.losses[0]
-    best = np.minimum.accumulate(np.where(np.isnan(losses), np.inf, losses))
-    failed = np.array([trial.outcome.status not in ("ok", "pruned") for trial in trials], dtype=bool)
-    if by == "cost":
-        costs = candidate_costs(run)
-        x = np.cumsum([costs[id] for id in run.recorded])
-    elif by == "time":
-        x = np.array([run.finished[id] for id in run.recorded], dtype=float)
-    else:
-        x = np.arange(1.0, len(ids) + 1.0)
-    return Progress(ids, x, sign * losses, sign * np.where(np.isinf(best), np.nan, best), failed)
-
-
 def best_so_far(run: Run) -> list[tuple[int, float, int]]:
     """Return each improvement of the first objective: (evaluations until then, value, trial id)."""
-    history = progress(RunData(run))
+    history = Progress(RunData(run))
     best, ids = history.best.tolist(), history.id.tolist()
     return [(index + 1, best[index], ids[index]) for index in history.improvements.tolist()]
 
@@ -77,7 +69,7 @@ def best_so_far(run: Run) -> list[tuple[int, float, int]]:
 def draw(data: RunData | Sequence[RunData], by: By = "evaluations") -> Spec | None:
     """Return the figure of one run, or of several together; None if no full training has a value."""
     runs = [data] if isinstance(data, RunData) else list(data)
-    histories = [progress(run, by) for run in runs]
+    histories = [Progress(run, by) for run in runs]
     values = np.concatenate([history.best[history.improvements] for history in histories])
     if not len(values):
         return None
@@ -143,7 +135,7 @@ def part(data: RunData) -> Part | None:
     for captioned in figures:  # the text explains the marks
         layout = captioned.figure["layout"]
         layout |= {"showlegend": False, "margin": {**layout["margin"], "t": 16}}
-    history = progress(data)
+    history = Progress(data)
     crosses = ", crosses are failures" if history.failed.any() else ""
     explanation = f"The orange line is the best {data.metric} so far and the dotted line the default; "
     explanation += f"grey points are full trainings{crosses}."
