@@ -16,13 +16,12 @@ from msgspec import Struct, convert, field
 
 from evo_tune.cli import formats, shared
 from evo_tune.forecast import RunForecast, forecast_line
-from evo_tune.genome.values import Genome, Metrics
+from evo_tune.genome.values import Genome
 from evo_tune.report import summary as report
 from evo_tune.report.data import RunSummary, TrialSummary
 from evo_tune.report.final_comparison import MAX_SEEDS_FACTOR
 from evo_tune.store.heartbeat import SlotWork
 from evo_tune.store.run import Run
-from evo_tune.store.table import read_comparison
 from evo_tune.text import escape_unprintable, show_decimals
 
 if TYPE_CHECKING:
@@ -182,24 +181,18 @@ class NewBest(_Event, tag="best", kw_only=True):
     value: float
 
 
-class Fresh(_Event, tag="fresh", kw_only=True):
+class Fresh(formats.TrainingResult, tag_field="event", tag="fresh", kw_only=True):
     """A training of the final comparison has ended.
 
     Args:
+        time: Time at which the line was printed. Unit: seconds since 1970.
         id: Trial whose genome was trained.
         seed: Seed of the training.
-        status: ok, or the kind of failure.
-        metrics: Values by name; null if not finite. Unit: the metric's.
-        seconds: Duration of the training. Unit: s.
-        error: Cause of the failure, in one line.
     """
 
+    time: float = field(default_factory=_now)
     id: int
     seed: int
-    status: str
-    metrics: Metrics
-    seconds: float
-    error: str | None
 
 
 class Stopping(_Event, tag="stopping", kw_only=True):
@@ -478,7 +471,6 @@ class EventStream:
     def __init__(self, search: Search) -> None:
         self._proposed = len(search.saved.candidates)
         self._results = len(search.saved.outcomes)
-        self._compared = {(trial.id, trial.candidate.seed) for trial in read_comparison(search.saved)}
         self._fresh_count = len(search.saved.fresh)
         self._best = None if search.saved.leader is None else search.saved.leader.id
         self._widened = len(search.saved.widened)
@@ -531,14 +523,8 @@ class EventStream:
             yield Result(id=id, **vars(run.outcomes[id]))
 
     def _comparison_events(self, run: Run) -> Iterator[Fresh]:
-        if len(run.fresh) == self._fresh_count:
-            return
-        self._fresh_count = len(run.fresh)
-        for trial in read_comparison(run):
-            key = trial.id, trial.candidate.seed
-            is_without_patch = bool(run.patches) and trial.key != run.trial(trial.id).key
-            if key in self._compared or is_without_patch:
-                continue
-            self._compared.add(key)
-            values = {name: getattr(trial.outcome, name) for name in ("status", "metrics", "seconds", "error")}
-            yield Fresh(id=trial.id, seed=trial.candidate.seed, **values)
+        for result in run.fresh[self._fresh_count :]:
+            self._fresh_count += 1
+            trial = result.trial
+            if trial.key == run.trial(trial.id).key:  # else it is without a patch
+                yield Fresh(id=trial.id, seed=trial.candidate.seed, **vars(trial.outcome))

@@ -400,16 +400,21 @@ def print_rows(
     title: str = "",
     empty: str = "nothing to show",
     spare: Sequence[str] = (),
+    value: Struct | Sequence[Struct] = (),
 ) -> None:
-    """Print rows as a table that fits the terminal, or as CSV. A file gets the whole width of a table.
+    """Print rows as a table that fits the terminal, as CSV or as JSON. A file gets the whole width of a table.
 
     Args:
         rows: Values by column; the same columns in each row.
-        output_format: 'table' or 'csv'.
+        output_format: 'table', 'csv' or 'json'.
         title: Title of a table.
         empty: Text to print instead of a table without rows.
         spare: Columns that a narrow table may leave out, the least important first.
+        value: What is printed as JSON in place of the rows.
     """
+    if output_format == "json":
+        print_json(value)
+        return
     if output_format == "csv":
         import csv
 

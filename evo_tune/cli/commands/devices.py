@@ -1,5 +1,7 @@
 """`evo-tune devices`: print the slots that a run would have, and with --probe the speed of their devices."""
 
+from typing import Any
+
 import click
 
 from evo_tune.cli import shared
@@ -12,14 +14,7 @@ from evo_tune.cli.help import cli_command
 @click.option("--slots", type=shared.COUNT, help="Number of trainings at the same time.")
 @click.option("--threads", type=shared.COUNT, help="CPU threads of a training.")
 @click.option("--probe", is_flag=True, help="Measure the speed of each kind of device with torch.")
-def command(
-    devices: str | None,
-    per_device: int | str | None,
-    slots: int | None,
-    threads: int | None,
-    probe: bool,
-    output_format: str,
-) -> None:
+def command(probe: bool, output_format: str, **flags: Any) -> None:
     """Print the slots that a run would have, and why.
 
     The flags are those of `run`. No training is started. Only --probe loads torch.
@@ -29,7 +24,7 @@ def command(
     from evo_tune.cli.training.devices import Devices, PlannedSlot, fastest_cpu_precision, probe_devices
     from evo_tune.dispatch.devices import CPU, inventory, plan
 
-    planned = plan(slots, devices, per_device or 1, threads)
+    planned = plan(**{name: value for name, value in flags.items() if value is not None})
     device_inventory = inventory(planned)
     precision = fastest_cpu_precision(planned.threads) if probe and CPU in planned.slots else None
     result = Devices(

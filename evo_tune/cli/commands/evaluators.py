@@ -34,13 +34,10 @@ def command(name: str | None, output_format: str) -> None:
         EvaluatorSummary(evaluator=name, origin=origin, summary=summary, file=str(path))
         for name, origin, path, summary in list_evaluators()
     ]
-    if output_format == "json":
-        shared.print_json(summaries)
-        return
     rows = [structs.asdict(summary) for summary in summaries]
     if output_format == "table":  # without the file: a long path would squeeze the rest
         rows = [{name: row[name] for name in ("evaluator", "origin", "summary")} for row in rows]
-    shared.print_rows(rows, output_format)
+    shared.print_rows(rows, output_format, value=summaries)
 
 
 def groups_of(options: Iterable[Option]) -> dict[str, list[Option]]:

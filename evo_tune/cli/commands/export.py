@@ -11,7 +11,7 @@ import click
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
-from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
+from evo_tune.errors import OptionError, PluginError, StoreError, UsageError, explain_error
 from evo_tune.trust.safe_files import complete_or_absent
 
 if TYPE_CHECKING:
@@ -48,18 +48,13 @@ if TYPE_CHECKING:
 def command(
     run: str | None,
     folder: str | None,
-    trial: int | None,
-    ensemble: int | None,
-    tokens: int | None,
-    seconds: float | None,
     options: tuple[str, ...],
-    seed: int | None,
     devices: str | None,
-    threads: int | None,
     store: str,
     evaluator: str | None,
     trust: bool,
     output_format: str,
+    **flags: Any,
 ) -> None:
     """Train the best genome of RUN once more and save the model.
 
@@ -76,7 +71,10 @@ def command(
     from evo_tune.loop.code import load_run_evaluator
     from evo_tune.options.binding import split_assignments
 
-    if tokens is not None and seconds is not None:
+    flags = {name: value for name, value in flags.items() if value is not None}
+    trial, ensemble, threads = (flags.get(name) for name in ("trial", "ensemble", "threads"))
+    budget = {name: value for name, value in flags.items() if name in ("tokens", "seconds")}
+    if len(budget) > 1:
         raise UsageError("--tokens and --seconds are both given: give one")
     if folder is None:
         raise UsageError(f"expected RUN and DIR, the folder to write: evo-tune export {run or 'RUN'} DIR")
@@ -104,7 +102,6 @@ def command(
         _print_exported(saved, candidate, target, metrics, output_format, wrote, usage)
         return
     bound = plugin.bind({**saved.manifest.options, **split_assignments(options, "-o")}).for_run(rungs=False)
-    budget = {name: value for name, value in (("tokens", tokens), ("seconds", seconds)) if value is not None}
     for name in budget:  # only one of the three may be set
         if name not in plugin.options:
             raise OptionError(f"--{name}: evaluator {plugin.name} has no option {name!r}; leave the flag out")
@@ -113,18 +110,10 @@ def command(
     planned = plan(1, devices, 1, threads)
     pace = choose_pace(saved, bound, candidate, planned, threads)
     # The command for the model card, without the device and the store.
-    flags = {
-        "trial": trial,
-        "ensemble": ensemble,
-        "tokens": tokens,
-        "seconds": seconds,
-        "seed": seed,
-        "threads": threads,
-    }
-    words = [word for name, value in flags.items() if value is not None for word in (f"--{name}", str(value))]
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
     words += [word for option in options for word in ("-o", option)]
     typed = shlex.join(["evo-tune", "export", saved.name, folder, *words])
-    training = Training(saved, bound, candidate, planned, pace, candidate.seed if seed is None else seed, typed)
+    training = Training(saved, bound, candidate, planned, pace, flags.get("seed", candidate.seed), typed)
     # An evaluator may print anything; only the JSON belongs on standard output.
     output = contextlib.redirect_stdout(sys.stderr) if output_format == "json" else contextlib.nullcontext()
     with tempfile.TemporaryDirectory() as scratch, output, _new_folder(target) as part:
@@ -138,10 +127,8 @@ def command(
 def _new_folder(target: Path) -> Iterator[Path]:
     """Yield a new folder that becomes the target once it is complete."""
     with complete_or_absent(target) as part:
-        try:
+        with explain_error(StoreError, f"cannot make {target}", "choose another DIR"):
             part.mkdir(parents=True)
-        except OSError as error:
-            raise StoreError(f"cannot make {target}: {error.strerror}; choose another DIR") from None
         yield part
 
 

@@ -48,9 +48,6 @@ def command(texts: tuple[str, ...], sort: str, store: str, output_format: str) -
     for text in texts:
         runs = [run for run in runs if any(text.casefold() in str(value).casefold() for value in structs.astuple(run))]
     runs.sort(key=lambda run: (getattr(run, sort) is None, getattr(run, sort), run.created))
-    if output_format == "json":
-        shared.print_json(runs)
-        return
     rows = [_table_row(run) if output_format == "table" else structs.asdict(run) for run in runs]
     matching = " that matches" if texts else ""
     shared.print_rows(
@@ -58,6 +55,7 @@ def command(texts: tuple[str, ...], sort: str, store: str, output_format: str) -
         output_format,
         empty=f"there is no saved run{matching} in {store}: start one with `evo-tune run`",
         spare=("strategy", "wall time", "seeds", "failed", "note"),
+        value=runs,
     )
 
 

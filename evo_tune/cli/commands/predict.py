@@ -66,13 +66,8 @@ def command(
     output: str | None,
     keep: str | None,
     prompt: str | None,
-    base: str | None,
-    device: str,
-    threads: int | None,
-    batch: int | None,
-    memory: float | None,
     output_format: str,
-    **sampling_flags: Any,
+    **flags: Any,
 ) -> None:
     """Predict with the model in the folder MODEL.
 
@@ -81,7 +76,8 @@ def command(
     folder of images or an .npz file. A language model continues --prompt, or scores the texts of INPUT. If INPUT has
     the targets, the metrics are printed too. MODEL may come from a stranger: nothing in it is executed.
     """
-    sampling = {name: value for name, value in sampling_flags.items() if value is not None}
+    sampling = {name: flags.pop(name) for name in ("length", "temperature", "top_k", "seed")}
+    sampling = {name: value for name, value in sampling.items() if value is not None}
     if (data is None) == (prompt is None):
         raise UsageError("expected INPUT or --prompt TEXT: evo-tune predict MODEL INPUT")
     if prompt is None and sampling:
@@ -91,11 +87,11 @@ def command(
     from evo_tune.training.prediction.loading import load_model
 
     try:
-        torch.empty(0, device=device)
+        torch.empty(0, device=flags["device"])
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"--device {device}: {reason}; `evo-tune devices` lists those of this machine") from None
-    loaded = load_model(model, device=device, threads=threads, base=base, batch=batch, memory=memory)
+        problem = f"--device {flags['device']}: {str(error).splitlines()[0]}"
+        raise UsageError(f"{problem}; `evo-tune devices` lists those of this machine") from None
+    loaded = load_model(model, **flags)
     if prompt is not None:
         if output or keep:
             raise UsageError("--output and --keep belong to INPUT: leave them out")

@@ -202,7 +202,8 @@ def command(
         **request_values,
     )
     if name is not None:
-        if was_requeued() and Path(store, name, MANIFEST).is_file() and not dry_run:
+        is_requeued = os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")  # SLURM starts its job again
+        if is_requeued and Path(store, name, MANIFEST).is_file() and not dry_run:
             changes = {key: flags[key] for key in dataclass_options(SessionSettings) if flags.get(key) is not None}
             return run_search(Search.resume(name, store=store, ask=shared.ask_function(), **changes), output, began)
         new_run_folder(Path(store), name)
@@ -220,11 +221,6 @@ def command(
     request_arguments = {key: value for key, value in vars(request).items() if key != "code"}
     search = Search(evaluator, store=store, name=name, **request_arguments, **patch_flags, **settings)
     return run_search(search, output, began)
-
-
-def was_requeued() -> bool:
-    """Return whether SLURM has started the job of this process again: the command then continues its run."""
-    return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
 
 
 def _ladder_genes(ladder: str, evaluator: str, options: dict[str, Any]) -> "dict[str, Gene]":

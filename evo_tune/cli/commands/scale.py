@@ -11,7 +11,7 @@ import click
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
-from evo_tune.errors import OptionError, UsageError
+from evo_tune.errors import OptionError, UsageError, explain_error
 from evo_tune.text import with_plural
 from evo_tune.trust.safe_files import complete_or_absent
 
@@ -137,11 +137,8 @@ def command(
     if emit is not None:
         reference = plugin.name if plugin.origin == "bundled" else plugin.reference
         flags = recipe_config_toml(reference, new_name, recipe, saved.manifest.options, plugin.options)
-        try:
-            with complete_or_absent(emit) as part:
-                part.write_text(flags, encoding="utf-8")
-        except OSError as error:
-            raise OptionError(f"--emit {emit}: {error.strerror}; choose another file") from None
+        with explain_error(OptionError, f"--emit {emit}", "choose another file"), complete_or_absent(emit) as part:
+            part.write_text(flags, encoding="utf-8")
         recipe.emitted = str(emit)
     if output_format == "json":
         shared.print_json(recipe)

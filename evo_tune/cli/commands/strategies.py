@@ -26,11 +26,8 @@ def command(output_format: str) -> None:
                 options=[DeclaredOption.of(option) for option in options.values()],
             )
         )
-    if output_format == "json":
-        shared.print_json(summaries)
-        return
     rows = [structs.asdict(summary) for summary in summaries]
     for row in rows:
         texts = (option.option + ("" if option.required else f"={option.default}") for option in row["options"])
         row["options"] = ", ".join(texts)
-    shared.print_rows(rows, output_format)
+    shared.print_rows(rows, output_format, value=summaries)

@@ -44,12 +44,9 @@ def command(
     losses, goal, remarks = read_results(Path(path), variant, seed, objective, metrics)
     shared.echo(*remarks, err=True)
     verdict = give_verdict(losses, baseline, goal)
-    if output_format == "json":
-        shared.print_json(verdict)
-        return
     rows = [msgspec.structs.asdict(row) for row in verdict.variants]
     spare = ("failures", "pairs", "mean", "error", "may_be_best", "low", "high")
-    shared.print_rows(rows, output_format, title=_title(verdict), spare=spare)
+    shared.print_rows(rows, output_format, title=_title(verdict), spare=spare, value=verdict)
     if output_format == "table":
         shared.echo(*_conclusion(verdict))
 
