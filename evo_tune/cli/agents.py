@@ -15,18 +15,22 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 import msgspec
 
 from evo_tune.cli.shared import WORD, option_text
 from evo_tune.errors import StoreError, UsageError, explain_error
+from evo_tune.genome.values import Value
 from evo_tune.plugins.command import is_command
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.run_folders import DEFAULT_STORE, TRIALS, list_runs
 from evo_tune.text import escape_unprintable, one_line
 from evo_tune.trust import safe_files
 from evo_tune.trust.decide import describe_paths, paths_outside_folder
+
+# Genomes as an agent gives them: values of genes by name.
+Genomes: TypeAlias = list[dict[str, Value]] | None
 
 # Code of a command's process: it takes this process's path, and imports nothing from the working directory.
 START = "import sys; sys.path[:] = sys.argv.pop(1).split('\\n'); from evo_tune.cli import main; main()"
@@ -70,7 +74,7 @@ class Workplace:
         self,
         run: str,
         evaluator: str = "language_model",
-        options: dict[str, str | int | float | bool] | None = None,
+        options: dict[str, Value] | None = None,
         genes: list[str] | None = None,
         objectives: list[str] | None = None,
         trials: int | None = None,
@@ -131,11 +135,7 @@ class Workplace:
         return self._begin(root, run, ["resume", *_flags(trials=trials, hours=hours, slots=slots), "--", run])
 
     def propose(
-        self,
-        run: str,
-        genomes: list[dict[str, str | int | float | bool]] | None = None,
-        folder: str = "",
-        patches: dict[str, str] | None = None,
+        self, run: str, genomes: Genomes = None, folder: str = "", patches: dict[str, str] | None = None
     ) -> str:
         """Propose genomes or patches to a run, which trains them next, and return them as JSON.
 
@@ -171,13 +171,7 @@ class Workplace:
         root, run = self._run(folder, run)
         return _command_output(root, ["status", "--format=json", "--", run])
 
-    def results(
-        self,
-        run: str = "",
-        top: int = 10,
-        genomes: list[dict[str, str | int | float | bool]] | None = None,
-        folder: str = "",
-    ) -> str:
+    def results(self, run: str = "", top: int = 10, genomes: Genomes = None, folder: str = "") -> str:
         """Return all that a run has learned, as JSON, and predicted values of genomes before they are trained.
 
         It has the recommended trial and the best ones, failures, effects of genes, open questions, waiting proposals.

@@ -305,47 +305,32 @@ class ProgressContext(Context):
 # Ensembles
 
 
-@dataclass(frozen=True)
 class TrainedModel:
-    """A model that may become a member of an ensemble.
+    """A model that may become a member of an ensemble; it is trained into a folder.
 
     Args:
         training: The training.
         folder: Folder of the model.
-        seconds: Duration of the training.
-        metrics: Its metrics.
-        held_out: Predictions for the validation part, by a model that has not learned from it.
-        test: Predictions for the test part.
-        weight: Its weight in an ensemble; 0: it is no member.
+        scratch: Folder of the training.
+        err: Whether to print on standard error.
+
+    Raises:
+        PluginError: The evaluator has noted no predictions.
     """
 
-    training: Training
-    folder: Path
-    seconds: float
-    metrics: dict[str, Any]
-    held_out: PartPredictions
-    test: PartPredictions
-    weight: int = 0
-
-    @classmethod
-    def train(cls, training: Training, folder: Path, scratch: Path, err: bool) -> TrainedModel:
-        """Train a model into a folder.
-
-        Args:
-            training: The training.
-            folder: Folder of the model.
-            scratch: Folder of the training.
-            err: Whether to print on standard error.
-
-        Raises:
-            PluginError: The evaluator has noted no predictions.
-        """
+    def __init__(self, training: Training, folder: Path, scratch: Path, err: bool) -> None:
+        self.training, self.folder = training, folder
         began, predictions = time.monotonic(), dict[str, Any]()
-        metrics = training.export(folder, scratch, err, predictions)
+        self.metrics = training.export(folder, scratch, err, predictions)
+        self.seconds = time.monotonic() - began
         if not {"held_out", "test"} <= predictions.keys():
             missing = f"the evaluator's SUPPORTS has {ENSEMBLE!r}, but its export noted no predictions"
             raise PluginError(f"{missing} in context.predictions: leave --ensemble out (`auto`: give --single)")
-        return cls(training, folder, time.monotonic() - began, metrics, **predictions)
+        # Predictions for the validation part, by a model that has not learned from it, and for the test part.
+        self.held_out: PartPredictions = predictions["held_out"]
+        self.test: PartPredictions = predictions["test"]
+        # Its weight in an ensemble; 0: it is no member.
+        self.weight = 0
 
 
 def member_candidates(run: Run, best: Candidate, count: int) -> list[Candidate]:
@@ -395,14 +380,14 @@ def write_ensemble(
             shared.echo(f"trial {training.candidate.id} is no member: no time is left for its training", err=err)
             continue
         try:
-            models.append(TrainedModel.train(training, target / f"candidate-{number}", scratch / str(number), err))
+            models.append(TrainedModel(training, target / f"candidate-{number}", scratch / str(number), err))
         except EvoTuneError as error:
             if not models:
                 raise
             shared.echo(f"trial {training.candidate.id} is no member: {error}", err=err)
-    weights = choose_members([model.held_out for model in models])
-    weighted = [replace(model, weight=weight) for model, weight in zip(models, weights, strict=True) if weight]
-    members, first = sorted(weighted, key=lambda model: -model.weight), models[0]
+    for model, weight in zip(models, choose_members([model.held_out for model in models]), strict=True):
+        model.weight = weight
+    members, first = sorted((model for model in models if model.weight), key=lambda model: -model.weight), models[0]
     loss, single_loss = mean_predictions(members, "held_out").loss, first.held_out.loss
     if len(members) > 1 and loss < (1.0 - least_gain) * single_loss:
         metrics = _write_members(members, first, target, err)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -70,6 +70,11 @@ PER_WEIGHT = 20
 UNTRANSFERABLE = {"dropout": 0.0, "context": None, "window": None}
 
 
+# Options and genes that the user gave; None: the gene as the evaluator declares it.
+Options: TypeAlias = Mapping[str, Any]
+Genes: TypeAlias = Mapping[str, Gene | None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScaleSearch:
     """A search for a larger model.
@@ -92,9 +97,9 @@ class ScaleSearch:
 def plan_scale_search(
     target_size: TargetSize,
     plugin: Evaluator,
-    options: Mapping[str, Any],
-    genes: Mapping[str, Gene | None],
-    measure_flops: Callable[[Mapping[str, Any], Mapping[str, Any]], float] | None = None,
+    options: Options,
+    genes: Genes,
+    measure_flops: Callable[[Options, Genes], float] | None = None,
 ) -> ScaleSearch:
     """Return the search for a larger model: of its own size where that is cheap, and of proxies otherwise.
 
@@ -143,9 +148,7 @@ def plan_scale_search(
     return proxy_search(target, proxy, options, genes)
 
 
-def _search_at_target_size(
-    target: LargeTraining, options: Mapping[str, Any], genes: Mapping[str, Gene | None], reason: str
-) -> ScaleSearch:
+def _search_at_target_size(target: LargeTraining, options: Options, genes: Genes, reason: str) -> ScaleSearch:
     """Return a search at the target's own size, so that nothing is transferred."""
     batch = max(target.context, default_context_and_batch(target.tokens)[1])
     target_text = f"{target.depth}x{target.width} on {target.tokens:,} tokens"
@@ -156,7 +159,7 @@ def _search_at_target_size(
     )
 
 
-def target_training(target_size: TargetSize, plugin: Evaluator, options: Mapping[str, Any]) -> LargeTraining:
+def target_training(target_size: TargetSize, plugin: Evaluator, options: Options) -> LargeTraining:
     """Return the training for which a recipe is searched.
 
     Raises:
@@ -174,9 +177,7 @@ def target_training(target_size: TargetSize, plugin: Evaluator, options: Mapping
     return LargeTraining(width=target_size.width, depth=target_size.depth, tokens=tokens, context=context, head=head)
 
 
-def proxy_search(
-    target: LargeTraining, proxy: Proxy, options: Mapping[str, Any], genes: Mapping[str, Gene | None]
-) -> ScaleSearch:
+def proxy_search(target: LargeTraining, proxy: Proxy, options: Options, genes: Genes) -> ScaleSearch:
     """Return a search with proxies: two widths, one depth, batches about the usual one, and some genes fixed."""
     widths = (proxy.width, proxy.wider)
     proxy_genes: dict[str, Any] = {
@@ -200,9 +201,7 @@ def proxy_search(
     )
 
 
-def _search_at_given_size(
-    target: LargeTraining, plugin: Evaluator, options: Mapping[str, Any], genes: Mapping[str, Gene | None]
-) -> ScaleSearch:
+def _search_at_given_size(target: LargeTraining, plugin: Evaluator, options: Options, genes: Genes) -> ScaleSearch:
     """Return a search of the size that the user gave, with a second width.
 
     Raises:
@@ -232,9 +231,7 @@ def _search_at_given_size(
     return ScaleSearch(options=options, genes={**fixed, **sizes, **genes}, fidelity=BUDGETS, explanation=explanation)
 
 
-def wider_default(
-    plugin: Evaluator, options: Mapping[str, Any], genes: Mapping[str, Gene | None]
-) -> list[dict[str, Any]]:
+def wider_default(plugin: Evaluator, options: Options, genes: Genes) -> list[dict[str, Any]]:
     """Return the default genome at the largest width, which is trained second.
 
     The first two genomes are always trained on both budgets, so both widths have partial and full trainings. The list
@@ -271,7 +268,7 @@ def search_for_scale(
         raise OptionError("--for-scale: a command transfers no recipe to another size; language_model does")
     target_size, plugin = parse_target_size(settings["for_scale"]), find_evaluator(reference)
 
-    def flops_in_hours(options: Mapping[str, Any], genes: Mapping[str, Any]) -> float:
+    def flops_in_hours(options: Options, genes: Genes) -> float:
         """Time a few steps of a small training, and return the FLOPs that all slots do in `--hours`."""
         run_settings, session = parse_settings(settings)
         request = Request(options=options, genes=genes)
