@@ -193,10 +193,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> TuningPlan:
         base=base,
         new=_new_weights(genome, options, base),
         numbers=_weight_counts(genome, options, base),
-        lr=genome["lr"],
-        batch=genome["batch"],
         reference=BATCHES[0],
-        warmup=genome["warmup"],
     )
 
 

@@ -225,14 +225,9 @@ def _task(genome: Mapping[str, Any], options: Options, device: str | None = None
         genome=genome,
         config=replace(shape, boundary=options.boundary),
         longest=options.longest,
-        lr=genome["lr"],
-        batch=genome["batch"],
         reference=size.batch,
-        weight_decay=genome["weight_decay"],
-        warmup=genome["warmup"],
         flops=size.flops,
         scored=options.bytes_to_score(**size.default_training),
-        save=options.save,
     )
 
 

@@ -17,7 +17,8 @@ import torch
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.plugins.context import Context
 from evo_tune.training.recipe.data.reading import open_own
-from evo_tune.training.training_run import Plan, TrainingRun
+from evo_tune.training.recipe.plan import TrainingPlan
+from evo_tune.training.training_run import TrainingRun
 from evo_tune.trust import safe_files
 
 # Name of the checkpoint file in a training's folder.
@@ -116,12 +117,12 @@ class Unfinished:
     """The checkpoint of one training that is not finished.
 
     Args:
-        plan: Plan of the training.
+        plan: TrainingPlan of the training.
         run: Its device, seed, budget and folders.
         writes: Whether this process writes checkpoints.
     """
 
-    def __init__(self, plan: Plan, run: Context, *, writes: bool) -> None:
+    def __init__(self, plan: TrainingPlan, run: Context, *, writes: bool) -> None:
         self._run = run
         minutes = plan.options.checkpoint_minutes if writes and not run.timing else None
         self._pause = None if minutes is None else 60.0 * minutes

@@ -12,20 +12,9 @@ from evo_tune.training.data.batches import (
     augment_images,
     evaluation_blocks,
     evaluation_windows,
-    mix,
-    soft_targets,
 )
-from evo_tune.training.evaluation import (
-    Errors,
-    Evaluation,
-    Scores,
-    auc,
-    evaluate,
-    evaluate_by_position,
-    model_outputs,
-    score_classifier,
-)
-from evo_tune.training.extension import extend_context, extend_trainer, grow
+from evo_tune.training.evaluation import Errors, Evaluation, Scores, auc, evaluate, model_outputs, score_classifier
+from evo_tune.training.extension import extend_context, grow
 from evo_tune.training.fitting import export_fitted, fit_task
 from evo_tune.training.hardware.device import IGNORE, keep_freed_memory, reproducible, seed_for
 from evo_tune.training.hardware.distributed import Ranks, RanksDiffer, launch, process_group
@@ -39,10 +28,10 @@ from evo_tune.training.models.gpt import GPT
 from evo_tune.training.models.linear import LinearModel
 from evo_tune.training.models.linear_texts import LinearTextClassifier
 from evo_tune.training.models.trees import BoostedTrees
-from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
+from evo_tune.training.optim.gradient import accumulate, clip
 from evo_tune.training.optim.losses import CrossEntropy, Loss, QuantileLoss, SquaredError
-from evo_tune.training.optim.optimizer import SGD, AdamW, Muon, decay_groups
-from evo_tune.training.optim.watching import Diverged, DivergenceWatch, EarlyStopping
+from evo_tune.training.optim.optimizer import SGD, AdamW, Muon
+from evo_tune.training.optim.watching import Diverged, EarlyStopping
 from evo_tune.training.reading import LanguageTraining, export_language
 from evo_tune.training.samples import (
     ClassifierTraining,
@@ -51,12 +40,12 @@ from evo_tune.training.samples import (
     SampleTraining,
     export_encoder,
 )
-from evo_tune.training.session import RankRun, evaluate_task, train, train_together
-from evo_tune.training.stepping.recipe import Recipe, optimizer_of, recipe_of
-from evo_tune.training.trainer import Step, Trainer, average_of
+from evo_tune.training.session import RankRun, evaluate_task, train
+from evo_tune.training.stepping.recipe import Recipe, recipe_of
+from evo_tune.training.trainer import Step, Trainer
 from evo_tune.training.training_run import SinglePhase, StepSplit, Task, TrainingResult, TrainingRun
 from evo_tune.training.tuned import TuningPlan, TuningTraining, export_tuning, prepare_base, small_base_folder
-from evo_tune.training.tuning.pretrained import TuningText, encode, load_pretrained, load_tuning_text, save_merged
+from evo_tune.training.tuning.pretrained import TuningText, encode, load_pretrained, load_tuning_text
 from evo_tune.training.tuning.weights import (
     Adapters,
     LoRA,

@@ -23,11 +23,12 @@ from evo_tune.training.hardware.device import keep_freed_memory, reproducible
 from evo_tune.training.hardware.distributed import Ranks, launch
 from evo_tune.training.hardware.throughput import clock_for
 from evo_tune.training.recipe.optim.schedule import fork_step, stop_step
-from evo_tune.training.training_run import Plan, Task, TrainingRun
+from evo_tune.training.recipe.plan import TrainingPlan
+from evo_tune.training.training_run import Task, TrainingRun
 
 
 def evaluate_task(
-    plan: Plan, kind: type[Task], train_rank: FunctionType | Callable[..., Any], run: Context
+    plan: TrainingPlan, kind: type[Task], train_rank: FunctionType | Callable[..., Any], run: Context
 ) -> dict[str, float]:
     """Train in this process, or in several processes, and return the metrics.
 
@@ -49,7 +50,7 @@ def evaluate_task(
 
 
 def train(
-    plan: Plan, run: Context, kind: type[Task], ranks: Ranks | None = None
+    plan: TrainingPlan, run: Context, kind: type[Task], ranks: Ranks | None = None
 ) -> tuple[TrainingRun, dict[str, float]]:
     """Train up to the run's budget, from its checkpoint if there is one.
 
@@ -169,7 +170,7 @@ def train_together(
             It trains in `RankRun.of(ranks, tell, run)`.
         run: Device, seed, budget and folders.
         options: Options of the task, plain data, including `ranks` and `precision`.
-        narrow: See `Plan`.
+        narrow: See `TrainingPlan`.
         arguments: Further plain data for the function.
 
     Raises:
@@ -239,7 +240,7 @@ def train_and_export(
 
 
 def training_notes(
-    plan: Plan, run: Context, precision: str, metrics: Mapping[str, float], **further_notes: Any
+    plan: TrainingPlan, run: Context, precision: str, metrics: Mapping[str, float], **further_notes: Any
 ) -> dict[str, Any]:
     """Return the notes on a training, as plain data for a model's folder.
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from statistics import median
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,35 +41,6 @@ PAIRS, PAIR_STEPS = 6, 2
 
 # Share of the time of a training that ends early in which its learning rate falls: the default `decay_fraction`.
 DECAY_TIME = 0.2
-
-
-class Plan(Protocol):
-    """An evaluator's description of a training, without torch: options, numbers and the identity of its checkpoints.
-
-    It is a dataclass, and so are its options.
-
-    It also has the numbers that `recipe_of` needs: lr, batch, reference, weight_decay and warmup.
-    """
-
-    @property
-    def options(self) -> Any:
-        """Training options (`evo_tune.training.recipe.Training`) and the task's own."""
-
-    @property
-    def genome(self) -> Mapping[str, Any]:
-        """Values of the genes, plain data."""
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Plain data that a checkpoint must match, such as the genome and a hash of the data."""
-
-    @property
-    def save(self) -> bool:
-        """Whether a full training also writes a checkpoint."""
-
-    @property
-    def narrow(self) -> bool:
-        """Whether the matrix products are too small for a CPU to gain from bfloat16."""
 
 
 class SinglePhase(NamedTuple):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from filelock import FileLock
@@ -31,6 +31,7 @@ from evo_tune.training.recipe.hardware.memory import NewWeights
 from evo_tune.training.recipe.models.base import BaseModel, read_base
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 from evo_tune.training.recipe.optim.schedule import Schedule, WeightDecay, optimizer_steps
+from evo_tune.training.recipe.plan import TrainingPlan
 from evo_tune.training.recipe.tuning import TuningOptions
 from evo_tune.training.session import replace_options, train, training_notes
 from evo_tune.training.stepping.recipe import Recipe
@@ -48,41 +49,27 @@ from evo_tune.trust.safe_files import cache_folder
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningPlan:
-    """Plan to tune a base.
+class TuningPlan(TrainingPlan):
+    """Plan to tune a base; batches are in windows.
 
     Args:
         options: The text, and the training options.
-        genome: Values of the genes, plain data. A checkpoint belongs to one genome.
         base: The pre-trained model.
         new: Weights to train in addition to the base.
         numbers: The same weights as plain numbers.
-        lr: Peak learning rate, at the reference batch.
-        batch: Windows in a step.
-        reference: Batch for which learning rates are given (see `scale_lr`).
-        warmup: Share of the steps for warm-up.
     """
 
     options: TuningOptions
-    genome: Mapping[str, Any]
     base: BaseModel
     new: LoRA | Adapters
     numbers: NewWeights
-    lr: float
-    batch: int
-    reference: int
-    warmup: float
-    save: ClassVar[bool] = False
-    narrow: ClassVar[bool] = False
 
     @property
     def weight_decay(self) -> float:
-        """Initial weight decay λ."""
         return self.options.weight_decay
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Plain data that a checkpoint must match."""
         return {"genome": dict(self.genome), "data": self.options.fingerprint()}
 
 

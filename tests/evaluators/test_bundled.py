@@ -19,7 +19,8 @@ from evo_tune.genome.trial import check_metrics
 from evo_tune.options.declare import dataclass_options
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import bundled_folder, find_evaluator
-from evo_tune.training.recipe import METRICS, SCHEDULES, Schedule, TrainingOptions
+from evo_tune.training.recipe import METRICS, Schedule, TrainingOptions
+from evo_tune.training.recipe.optim.schedule import SCHEDULES
 from tests.evaluators.test_option_effects import ALIKE, CORE
 
 pytestmark = pytest.mark.xdist_group("bundled")  # a plain training of each is made once

@@ -24,8 +24,9 @@ from evo_tune.plugins.find import find_evaluator
 from evo_tune.training import GPT, TuningTraining, evaluate, load_pretrained, load_tuning_text, prepare_base
 from evo_tune.training import small_base_folder as train_small_base
 from evo_tune.training.prediction.language import LanguageModel
-from evo_tune.training.recipe import GPTConfig, read_base
+from evo_tune.training.recipe import GPTConfig
 from evo_tune.training.recipe import tuning as small_base
+from evo_tune.training.recipe.models.base import read_base
 from evo_tune.training.tuning.weights import LowRank
 from tests.hugging_face import make_folder
 

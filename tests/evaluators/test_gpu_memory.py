@@ -32,7 +32,6 @@ from evo_tune.training import (
 from evo_tune.training.hardware.memory import activation_bytes
 from evo_tune.training.recipe import (
     ConvConfig,
-    EncoderConfig,
     FTConfig,
     GPTConfig,
     Memory,
@@ -41,9 +40,10 @@ from evo_tune.training.recipe import (
     TextConfig,
     ViTConfig,
     encoder_memory,
-    read_base,
     tuning_memory,
 )
+from evo_tune.training.recipe.models.base import read_base
+from evo_tune.training.recipe.models.encoder_config import EncoderConfig
 from evo_tune.training.tuning.pretrained import halve_frozen
 from tests.hugging_face import make_folder
 

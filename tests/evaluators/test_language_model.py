@@ -21,8 +21,9 @@ from evo_tune.plugins.cost import Cost
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.training import GPT
-from evo_tune.training.recipe import SIZE_LADDER, Corpus, GPTSize, hidden_width, read_text
+from evo_tune.training.recipe import SIZE_LADDER, Corpus, GPTSize, hidden_width
 from evo_tune.training.recipe.data import corpus
+from evo_tune.training.recipe.data.texts import read_text
 
 OFF = {
     "schedule": ("cosine", "linear", "constant", "wsd", "multi_step", "sgdr", "cosine_step"),

@@ -10,8 +10,8 @@ import pytest
 
 from evo_tune.errors import StoreError
 from evo_tune.training import tuned as base_training
-from evo_tune.training.recipe import read_base
 from evo_tune.training.recipe import tuning as small_base
+from evo_tune.training.recipe.models.base import read_base
 
 
 @pytest.fixture(autouse=True)

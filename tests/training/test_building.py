@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from evo_tune.training import LanguageTraining, Ranks, StepSplit, reading
-from evo_tune.training.recipe import Fit, GPTConfig, Memory, Phase, TrainingOptions
+from evo_tune.training.recipe import GPTConfig, Memory, TrainingOptions
+from evo_tune.training.recipe.hardware.memory import Fit
+from evo_tune.training.recipe.plan import Phase
 
 
 class Other(Ranks):

@@ -31,10 +31,10 @@ from evo_tune.training import (
     accumulate,
     score_classifier,
     train,
-    train_together,
 )
 from evo_tune.training.recipe import ClassifierOptions, ClassifierTask, FTConfig, split_stratified
 from evo_tune.training.recipe.classifying import balanced_weights
+from evo_tune.training.session import train_together
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(123, 3)).astype(np.float32)

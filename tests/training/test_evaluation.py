@@ -16,10 +16,10 @@ from evo_tune.training import (
     Precision,
     Trainer,
     evaluate,
-    evaluate_by_position,
     evaluation_windows,
     score_classifier,
 )
+from evo_tune.training.evaluation import evaluate_by_position
 from evo_tune.training.recipe import GPTConfig
 
 CONFIG = GPTConfig(vocab_size=16, context=8, depth=2, width=16, heads=2, dropout=0.3)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import Trainer, TrainingWindows, extend_trainer
+from evo_tune.training import Trainer, TrainingWindows
+from evo_tune.training.extension import extend_trainer
 
 
 def longer_source(text: torch.Tensor, first_step: int) -> TrainingWindows:

@@ -9,18 +9,10 @@ import pytest
 import torch
 
 from evo_tune import Context
-from evo_tune.training import (
-    ClassifierTraining,
-    FTTransformer,
-    RankFailed,
-    RankRun,
-    Ranks,
-    session,
-    train,
-    train_together,
-)
+from evo_tune.training import ClassifierTraining, FTTransformer, RankFailed, RankRun, Ranks, session, train
 from evo_tune.training import trainer as training_loop
 from evo_tune.training.recipe import ClassifierTask, EncoderOptions, FTConfig
+from evo_tune.training.session import train_together
 
 GENOME = {"lr": 0.05, "batch": 16, "weight_decay": 0.0, "warmup": 0.0, "width": 8, "dropout": 0.2}
 OPTIONS: dict[str, Any] = {"epochs": 4.0, "precision": "fp32", "optimizer": "sgd", "ranks": 2, "evaluations": 3}

@@ -25,7 +25,8 @@ from evo_tune.training import (
     evaluation_windows,
     reproducible,
 )
-from evo_tune.training.recipe import GapDecay, Phase, TrainingOptions
+from evo_tune.training.recipe import GapDecay, TrainingOptions
+from evo_tune.training.recipe.plan import Phase
 from evo_tune.training.session import _predict_cost as predict_cost
 
 

@@ -21,7 +21,7 @@ from evo_tune.training.recipe.hardware.computing import encoder_work
 from evo_tune.training.recipe.hardware.memory import encoder_memory
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig, nearest_divisor
 from evo_tune.training.recipe.models.rules import ParametrisationOptions
-from evo_tune.training.recipe.plan import SampleOptions, SaveOptions
+from evo_tune.training.recipe.plan import SampleOptions, SaveOptions, TrainingPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,17 +208,15 @@ def encoder_step_work(
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleTask:
+class SampleTask(TrainingPlan):
     """A training on samples: data, model, options and budget.
 
     Args:
-        options: Training options.
-        genome: Gene values, plain data: lr and batch; optionally weight_decay, warmup, label_smoothing and mixup.
-            A checkpoint belongs to one genome.
+        options: See `TrainingPlan`.
+        genome: See `TrainingPlan`; optionally also label_smoothing and mixup.
         build: Function that takes a seed and returns the model.
         inputs: All samples, (n, …).
         flops_per_sample: Training FLOPs per sample.
-        reference: Batch for which learning rates are meant (see `scale_lr`).
         data: Hash of the samples and of their split.
         whole: Whether a step must be one pass, as batch norm needs.
         augment: Augmentation of a step's inputs; None: none.
@@ -229,11 +227,9 @@ class SampleTask:
     """
 
     options: SampleOptions
-    genome: Mapping[str, Any]
     build: Callable[[int], Any]
     inputs: NDArray[Any]
     flops_per_sample: float
-    reference: int
     data: str
     whole: bool = False
     augment: Augmentation | None = None
@@ -253,38 +249,11 @@ class SampleTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Identity of the training, as plain data; a checkpoint must match it."""
         return {"genome": dict(self.genome), "data": self.data}
 
     @property
-    def save(self) -> bool:
-        """Whether a full training keeps a checkpoint too."""
-        return bool(getattr(self.options, "save", False))
-
-    @property
     def narrow(self) -> bool:
-        """Whether the model is too narrow to gain from bfloat16 on a CPU."""
         return bool(self.genome.get("width", 0) < NARROW_WIDTH)
-
-    @property
-    def lr(self) -> float:
-        """Peak learning rate, at the reference batch."""
-        return float(self.genome["lr"])
-
-    @property
-    def batch(self) -> int:
-        """Samples per step."""
-        return int(self.genome["batch"])
-
-    @property
-    def weight_decay(self) -> float:
-        """λ of the weight decay at the first step."""
-        return float(self.genome.get("weight_decay", 0.0))
-
-    @property
-    def warmup(self) -> float:
-        """Share of the steps that warm up."""
-        return float(self.genome.get("warmup", 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)

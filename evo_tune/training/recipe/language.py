@@ -6,7 +6,6 @@ the training. This module does not know where the numbers come from.
 
 import contextlib
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -24,7 +23,14 @@ from evo_tune.training.recipe.models.gpt_config import GPTConfig, GPTShapeOption
 from evo_tune.training.recipe.models.rules import ParametrisationOptions
 from evo_tune.training.recipe.optim.optimisation import GroupRateOptions
 from evo_tune.training.recipe.optim.schedule import RampOptions, ScheduleOptions
-from evo_tune.training.recipe.plan import Phase, TextBudget, TrainingOptions, plan_phases, tokens_and_flops
+from evo_tune.training.recipe.plan import (
+    Phase,
+    TextBudget,
+    TrainingOptions,
+    TrainingPlan,
+    plan_phases,
+    tokens_and_flops,
+)
 
 # Minimum number of scored bytes; with fewer, sampling noise hides differences of 0.01 nats between genomes.
 FEWEST_SCORED_BYTES = 8192
@@ -110,38 +116,22 @@ class LanguageOptions(
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageTask:
-    """A training of a GPT.
+class LanguageTask(TrainingPlan):
+    """A training of a GPT; batches are in tokens.
 
     Args:
-        options: Training options; the default budget is `flops`.
-        genome: Identity of the trial, plain data; a checkpoint resumes only under the same genome.
+        options: See `TrainingPlan`; the default budget is `flops`.
         config: Shape of the model at the end.
         longest: Longest context of any genome, in tokens.
-        lr: Peak learning rate, at the reference batch.
-        batch: Tokens per step.
-        reference: Batch, in tokens, for which learning rates are meant (see `scale_lr`).
-        weight_decay: λ at the first step.
-        warmup: Share of the steps that warm up.
         flops: Budget in FLOPs if the options give none.
         scored: Approximate number of held-out bytes scored at the end.
-        save: Whether a full training keeps a checkpoint too.
     """
 
     options: LanguageOptions
-    genome: Mapping[str, Any]
     config: GPTConfig
     longest: int
-    lr: float
-    batch: int
-    reference: int
-    weight_decay: float
-    warmup: float
     flops: float
     scored: int
-    save: bool = False
-
-    narrow: ClassVar[bool] = False
 
     @property
     def corpus(self) -> Corpus:
@@ -154,7 +144,6 @@ class LanguageTask:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Identity of the training, as plain data with the hash of the text; a checkpoint must match it."""
         return {"genome": dict(self.genome), "data": self.corpus.fingerprint(), "model": self.config.to_json()}
 
     @property

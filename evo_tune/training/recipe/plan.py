@@ -1,7 +1,7 @@
 """Options of a training: recipe, budget and phases."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -215,6 +215,57 @@ class TrainingOptions(
         self.check_lr(lr)
         self.rates(steps=10, warmup=warmup)
         self.decay(weight_decay)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """An evaluator's description of a training: options, numbers and the identity of its checkpoints.
+
+    Args:
+        options: Training options.
+        genome: Gene values, plain data: lr and batch; optionally weight_decay and warmup. A checkpoint belongs to one
+            genome.
+        reference: Batch for which learning rates are meant (see `scale_lr`).
+    """
+
+    options: Any
+    genome: Mapping[str, Any]
+    reference: int
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Identity of the training, as plain data with a hash of the data; a checkpoint must match it."""
+        raise NotImplementedError
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the matrix products are too small for a CPU to gain from bfloat16."""
+        return False
+
+    @property
+    def save(self) -> bool:
+        """Whether a full training keeps a checkpoint too."""
+        return bool(getattr(self.options, "save", False))
+
+    @property
+    def lr(self) -> float:
+        """Peak learning rate, at the reference batch."""
+        return float(self.genome["lr"])
+
+    @property
+    def batch(self) -> int:
+        """Samples, windows or tokens per step."""
+        return int(self.genome["batch"])
+
+    @property
+    def weight_decay(self) -> float:
+        """λ of the weight decay at the first step."""
+        return float(self.genome.get("weight_decay", 0.0))
+
+    @property
+    def warmup(self) -> float:
+        """Share of the steps that warm up."""
+        return float(self.genome.get("warmup", 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)

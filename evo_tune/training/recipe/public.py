@@ -12,8 +12,8 @@ find what fits into a device's memory. Work is the operations of a step by kind,
 `LargeTraining`; `second_width` is the larger of the two widths of its search.
 
 `SeriesData` is a file of series, `Series` one of them on a grid of times, and `SplitSeries` all of them with their
-split. `Bytes` is a tokenizer. `GroupRateOptions` are learning rates of groups of parameters. The gap in `GapDecay` is
-that of the losses on training and held-out data. `stop_step` counts the steps of a partial training.
+split. `GroupRateOptions` are learning rates of groups of parameters. The gap in `GapDecay` is that of the losses on
+training and held-out data.
 """
 
 from evo_tune.options.declare import check_integer, check_number, redeclare
@@ -24,7 +24,6 @@ from evo_tune.training.recipe.classifying import (
     EncoderSize,
     NumbersTask,
     RegressionTask,
-    SampleTask,
     SplitOptions,
     TableOptions,
     encoder_estimate,
@@ -47,7 +46,7 @@ from evo_tune.training.recipe.data.labelled_texts import (
     read_docstrings,
     read_labelled_texts,
 )
-from evo_tune.training.recipe.data.series import Series, SeriesData, find_series
+from evo_tune.training.recipe.data.series import Series, SeriesData
 from evo_tune.training.recipe.data.splitting import split_rows, split_stratified
 from evo_tune.training.recipe.data.tables import (
     Columns,
@@ -58,14 +57,8 @@ from evo_tune.training.recipe.data.tables import (
     describe_table,
     read_table,
 )
-from evo_tune.training.recipe.data.texts import (
-    describe_text,
-    encoding_warnings,
-    python_paragraphs,
-    read_text,
-    split_text,
-)
-from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer, tokenizer_for
+from evo_tune.training.recipe.data.texts import describe_text, encoding_warnings, python_paragraphs
+from evo_tune.training.recipe.data.tokens import Tokenizer
 from evo_tune.training.recipe.families import (
     BOOSTING,
     CONVOLUTION,
@@ -82,17 +75,8 @@ from evo_tune.training.recipe.families import (
     full_steps,
 )
 from evo_tune.training.recipe.forecasting import PATCH_LENGTHS, ForecastOptions, ForecastTask
-from evo_tune.training.recipe.hardware.computing import (
-    UNIT_COSTS,
-    ComputeOptions,
-    PassOptions,
-    RankOptions,
-    encoder_work,
-    gpt_work,
-    has_gpu,
-)
+from evo_tune.training.recipe.hardware.computing import UNIT_COSTS, ComputeOptions, PassOptions, RankOptions, has_gpu
 from evo_tune.training.recipe.hardware.memory import (
-    Fit,
     Memory,
     NewWeights,
     encoder_memory,
@@ -102,18 +86,16 @@ from evo_tune.training.recipe.hardware.memory import (
 )
 from evo_tune.training.recipe.language import LanguageOptions, LanguageTask
 from evo_tune.training.recipe.linear_texts import TEXT_RIVALS, LinearTextConfig
-from evo_tune.training.recipe.metrics import METRICS, Metric, metric_units, metric_values, names_on_test_set
-from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel, matching_layers, read_base
+from evo_tune.training.recipe.metrics import METRICS, metric_units, metric_values, names_on_test_set
+from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel, matching_layers
 from evo_tune.training.recipe.models.encoder_config import (
     ConvConfig,
-    EncoderConfig,
     FTConfig,
     PatchConfig,
     QuantileOptions,
     TextConfig,
     ViTConfig,
     most_blocks,
-    nearest_divisor,
 )
 from evo_tune.training.recipe.models.gpt_config import (
     ArchitectureOptions,
@@ -132,10 +114,8 @@ from evo_tune.training.recipe.optim.optimisation import (
     GroupRateOptions,
     OptimizerOptions,
     StoppingOptions,
-    scale_lr,
 )
 from evo_tune.training.recipe.optim.schedule import (
-    SCHEDULES,
     BatchRamp,
     GapDecay,
     GapDecayState,
@@ -144,21 +124,10 @@ from evo_tune.training.recipe.optim.schedule import (
     ScheduleOptions,
     WeightDecay,
     WeightDecayOptions,
-    optimizer_steps,
     register_schedule,
-    stop_step,
     unused_schedule_fields,
 )
-from evo_tune.training.recipe.plan import (
-    Phase,
-    SampleOptions,
-    SaveOptions,
-    TextBudget,
-    TrainingBudget,
-    TrainingOptions,
-    plan_phases,
-    tokens_and_flops,
-)
+from evo_tune.training.recipe.plan import SampleOptions, SaveOptions, TextBudget, TrainingOptions, tokens_and_flops
 from evo_tune.training.recipe.sizes import (
     GPT_SIZES,
     MAX_DEPTH_FACTOR,

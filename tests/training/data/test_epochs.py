@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import Epochs, accumulate, mix, soft_targets
+from evo_tune.training import Epochs, accumulate
+from evo_tune.training.data.batches import mix, soft_targets
 from evo_tune.training.optim.losses import CrossEntropy, z_sum
 
 

@@ -25,21 +25,20 @@ from evo_tune.training import (
     TextClassifier,
     ViT,
     accumulate,
-    decay_groups,
     model_outputs,
 )
+from evo_tune.training.optim.optimizer import decay_groups
 from evo_tune.training.recipe import (
     Columns,
     ConvConfig,
-    EncoderConfig,
     FTConfig,
     GPTConfig,
     PatchConfig,
     TextConfig,
     ViTConfig,
     encode_texts,
-    nearest_divisor,
 )
+from evo_tune.training.recipe.models.encoder_config import EncoderConfig, nearest_divisor
 
 SHAPE = {"outputs": 3, "depth": 2, "width": 16, "heads": 2, "ffn_mult": 1.5}
 

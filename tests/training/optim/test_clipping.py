@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo_tune.training import clip, gradient_norm
+from evo_tune.training import clip
+from evo_tune.training.optim.gradient import gradient_norm
 
 
 def parameters(scale: float) -> list[torch.Tensor]:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from evo_tune.training import Diverged, DivergenceWatch, Trainer
+from evo_tune.training import Diverged, Trainer
+from evo_tune.training.optim.watching import DivergenceWatch
 
 
 def check(watch: DivergenceWatch, step: int, loss: float, norm: float = 1.0) -> None:

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import Trainer, average_of, evaluate, evaluation_windows
+from evo_tune.training import Trainer, evaluate, evaluation_windows
 from evo_tune.training.recipe.optim.optimisation import ema_decay
+from evo_tune.training.trainer import average_of
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])

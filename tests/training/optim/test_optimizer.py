@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPT, SGD, AdamW, Muon, Trainer, decay_groups
-from evo_tune.training.optim.optimizer import parameter_kinds
+from evo_tune.training import GPT, SGD, AdamW, Muon, Trainer
+from evo_tune.training.optim.optimizer import decay_groups, parameter_kinds
 from evo_tune.training.recipe import GPTConfig
 from evo_tune.training.recipe.models.rules import Parametrisation
 from evo_tune.training.recipe.optim.optimisation import GroupFactors

@@ -7,9 +7,8 @@ import pytest
 
 from evo_tune.errors import UsageError
 from evo_tune.options.declare import dataclass_options
-from evo_tune.training import SGD, AdamW, Recipe, optimizer_of
+from evo_tune.training import SGD, AdamW, Recipe
 from evo_tune.training.recipe import (
-    SCHEDULES,
     ClippingOptions,
     GapDecay,
     GPTShapeOptions,
@@ -25,6 +24,8 @@ from evo_tune.training.recipe import (
     register_schedule,
     unused_schedule_fields,
 )
+from evo_tune.training.recipe.optim.schedule import SCHEDULES
+from evo_tune.training.stepping.recipe import optimizer_of
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from evo_tune.training.recipe import METRICS, Metric, Schedule, metric_units, metric_values
+from evo_tune.training.recipe import METRICS, Schedule, metric_units, metric_values
+from evo_tune.training.recipe.metrics import Metric
 
 
 def test_each_group_has_a_name_once() -> None:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
-from evo_tune.training.recipe import GPTConfig, flops_per_token, plan_phases, tokens_and_flops
+from evo_tune.training.recipe import GPTConfig, flops_per_token, tokens_and_flops
+from evo_tune.training.recipe.plan import plan_phases
 
 SHORT = GPTConfig(context=16, depth=2, width=32, heads=2)
 LONG = replace(SHORT, context=64, extended_from=16)

@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPT, Precision, TextClassifier, Trainer, TrainingWindows, evaluate, extend_trainer
+from evo_tune.training import GPT, Precision, TextClassifier, Trainer, TrainingWindows, evaluate
+from evo_tune.training.extension import extend_trainer
 from evo_tune.training.models import block as block_module
 from evo_tune.training.models.block import (
     attend,

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPT, Adapters, LoRA, Trainer, add_adapters, add_lora, decay_groups, fold_lora
+from evo_tune.training import GPT, Adapters, LoRA, Trainer, add_adapters, add_lora, fold_lora
+from evo_tune.training.optim.optimizer import decay_groups
 from evo_tune.training.recipe import GPTConfig
 
 TOKENS = torch.randint(0, 16, (4, 8), generator=torch.Generator().manual_seed(0))

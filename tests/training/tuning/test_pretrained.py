@@ -30,13 +30,15 @@ from evo_tune.training import (
     load_adapter,
     load_pretrained,
     save_adapter,
-    save_merged,
     trainable_weights,
 )
 from evo_tune.training.evaluation import evaluate_by_position
 from evo_tune.training.optim.losses import CrossEntropy
-from evo_tune.training.recipe import BPE, TARGET_PRESETS, GPTConfig, NewWeights, flops_per_token, read_base
+from evo_tune.training.recipe import TARGET_PRESETS, GPTConfig, NewWeights, flops_per_token
+from evo_tune.training.recipe.data.tokens import BPE
+from evo_tune.training.recipe.models.base import read_base
 from evo_tune.training.tuning import pretrained
+from evo_tune.training.tuning.pretrained import save_merged
 from tests.hugging_face import CONTEXT, VOCABULARY, make_folder
 
 TEXT = "the quick brown fox: größer 大".encode()

@@ -16,11 +16,12 @@ import numpy as np
 import pytest
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.training.recipe import BPE, Corpus, split_text
+from evo_tune.training.recipe import Corpus
 from evo_tune.training.recipe.data import corpus as module
 from evo_tune.training.recipe.data import texts
 from evo_tune.training.recipe.data.corpus import prepare
-from evo_tune.training.recipe.data.texts import SEPARATOR, read_documents, size_of, split_evenly
+from evo_tune.training.recipe.data.texts import SEPARATOR, read_documents, size_of, split_evenly, split_text
+from evo_tune.training.recipe.data.tokens import BPE
 from evo_tune.trust.safe_files import cache_folder
 from tests.extras import need
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evo_tune.errors import OptionError
-from evo_tune.training.recipe import python_paragraphs, read_text, split_text
+from evo_tune.training.recipe import python_paragraphs
+from evo_tune.training.recipe.data.texts import read_text, split_text
 
 
 @given(text=st.binary(max_size=800), longest=st.integers(1, 30))

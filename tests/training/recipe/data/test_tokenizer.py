@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import GPT, IGNORE, evaluation_blocks, evaluation_windows
-from evo_tune.training.recipe import BPE, Bytes, GPTConfig, read_text, tokenizer_for
+from evo_tune.training.recipe import GPTConfig
+from evo_tune.training.recipe.data.texts import read_text
+from evo_tune.training.recipe.data.tokens import BPE, Bytes, tokenizer_for
 from tests.extras import need
 
 need("bpe")

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo_tune.training.recipe import optimizer_steps, stop_step
+from evo_tune.training.recipe.optim.schedule import optimizer_steps, stop_step
 
 
 @pytest.mark.parametrize("accumulation", range(1, 13))

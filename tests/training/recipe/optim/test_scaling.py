@@ -2,8 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo_tune.training.recipe import scale_lr
-from evo_tune.training.recipe.optim.optimisation import scale_betas
+from evo_tune.training.recipe.optim.optimisation import scale_betas, scale_lr
 
 sizes = st.floats(1, 1e6)
 

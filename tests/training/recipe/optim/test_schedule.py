@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import Trainer
-from evo_tune.training.recipe import SCHEDULES, Schedule, ScheduleOptions
+from evo_tune.training.recipe import Schedule, ScheduleOptions
+from evo_tune.training.recipe.optim.schedule import SCHEDULES
 
 
 def torch_log(build: Callable[[torch.optim.Optimizer], object], steps: int) -> list[float]:
