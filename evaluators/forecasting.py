@@ -126,10 +126,10 @@ def describe(options: Options) -> list[str]:
 
 def baseline(options: Options) -> dict[str, float]:
     """Return the metrics of the seasonal naive forecast on the same windows."""
-    from evo_tune.training import baseline_metrics
+    from evo_tune.training import score_metrics
 
     series, levels = options.split_series, options.quantiles
-    return baseline_metrics("series", *(_scores(series, levels, seasonal_naive, test) for test in (False, True)))
+    return score_metrics("series", *(_scores(series, levels, seasonal_naive, test) for test in (False, True)))
 
 
 @lru_cache(maxsize=2)  # once per worker
@@ -188,7 +188,7 @@ def _config(genome: Mapping[str, Any], options: Options) -> PatchConfig:
 def _workload(genome: Mapping[str, Any], options: Options) -> dict[str, Any]:
     """Return the model's shape, the number of training samples, the FLOPs of one, and that of held-out samples."""
     config, series = _config(genome, options), options.split_series
-    rows, held_out = series.count(config.context), len(series.held_out)
+    rows, held_out = len(series.training(config.context)), len(series.held_out)
     return {"config": config, "rows": rows, "flops_per_sample": config.flops_per_sample, "held_out": held_out}
 
 

@@ -7,7 +7,6 @@ by.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -16,31 +15,15 @@ from numpy.typing import NDArray
 from evo_tune.errors import OptionError
 from evo_tune.training.data.batches import TextMaterial
 from evo_tune.training.evaluation import Errors, Scores
+from evo_tune.training.fitting import score_metrics
 from evo_tune.training.hardware.device import IGNORE
 from evo_tune.training.recipe.data.tables import Table
-from evo_tune.training.recipe.metrics import METRICS
 
 # Row numbers of the training, the held-out and the test part.
 Parts = Sequence[NDArray[np.int64]]
 
 # Categories of a column that gradient boosting takes as such; it takes more as numbers.
 MOST_CATEGORIES = 254
-
-
-def baseline_metrics(group: str, held_out: Any, test: Any) -> dict[str, float]:
-    """Return what a group's rows of `METRICS` read of scores, under the names of the held-out and of the test part.
-
-    Args:
-        group: 'classes' or 'regression'.
-        held_out: Scores or errors on the held-out part.
-        test: The same on the test part.
-    """
-    metrics = {}
-    for row in METRICS:
-        if group in row.groups and row.test and row.read is not None:
-            metrics[row.name] = float(row.read(SimpleNamespace(scores=held_out)) or 0.0)
-            metrics[row.test_name] = float(row.read(SimpleNamespace(scores=test)) or 0.0)
-    return metrics
 
 
 @contextmanager
@@ -79,7 +62,7 @@ def _scores(model: Any, rows: Callable[[Any], Any], classes: NDArray[Any], parts
         probabilities = np.maximum(shares[np.arange(len(truth)), truth], 1e-15)
         return Scores.of(shares, truth, loss=float(-np.log(probabilities).mean()))
 
-    return baseline_metrics("classes", *map(evaluate_part, evaluation_parts))
+    return score_metrics("classes", *map(evaluate_part, evaluation_parts))
 
 
 def table_baseline(table: Table) -> dict[str, float]:
@@ -103,7 +86,7 @@ def table_baseline(table: Table) -> dict[str, float]:
         def evaluate_part(part: NDArray[np.int64]) -> Errors:
             return Errors.of(mean + deviation * model.predict(table.inputs[part]), values[part], deviation)
 
-        return baseline_metrics("regression", evaluate_part(table.held_out), evaluate_part(table.test))
+        return score_metrics("regression", evaluate_part(table.held_out), evaluate_part(table.test))
 
 
 def text_baseline(

@@ -3,7 +3,7 @@
 import os
 
 from evo_tune.plugins.ranks import RankFailed
-from evo_tune.training.baselines import baseline_metrics, image_baseline, ngram_baseline, table_baseline, text_baseline
+from evo_tune.training.baselines import image_baseline, ngram_baseline, table_baseline, text_baseline
 from evo_tune.training.checkpoint import load_checkpoint, save_checkpoint
 from evo_tune.training.data.batches import (
     Epochs,
@@ -15,7 +15,7 @@ from evo_tune.training.data.batches import (
 )
 from evo_tune.training.evaluation import Errors, Evaluation, Scores, auc, evaluate, model_outputs, score_classifier
 from evo_tune.training.extension import extend_context, grow
-from evo_tune.training.fitting import export_fitted, fit_task
+from evo_tune.training.fitting import export_fitted, fit_task, score_metrics
 from evo_tune.training.hardware.device import IGNORE, keep_freed_memory, reproducible, seed_for
 from evo_tune.training.hardware.distributed import Ranks, RanksDiffer, launch, process_group
 from evo_tune.training.hardware.memory import device_memory, fit_device, measure_peak_memory

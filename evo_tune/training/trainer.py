@@ -53,7 +53,7 @@ class Average(AveragedModel):
 
     Args:
         model: Model to average; buffers are copied, not averaged.
-        decay: Final decay; `warmed_up` computes dₜ from it.
+        decay: Final decay in [0, 1), from which `ema_decay` computes dₜ; 0 keeps the last weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -92,16 +92,6 @@ class Average(AveragedModel):
         return super().load_state_dict(*args, **kwargs)
 
 
-def average_of(model: nn.Module, decay: float) -> Average:
-    """Return an average initialised with the model's weights.
-
-    Args:
-        model: Model to average; buffers are copied, not averaged.
-        decay: Decay in [0, 1); 0 keeps the last weights.
-    """
-    return Average(model, decay)
-
-
 class Step(NamedTuple):
     """Result of one step.
 
@@ -120,22 +110,6 @@ class Step(NamedTuple):
     lr: float
     targets: int
     clipped: bool
-
-
-class _Sent(NamedTuple):
-    """A step that was sent to the device.
-
-    Args:
-        number: Step number, from 0.
-        lr: Learning rate of the first group.
-        targets: Number of counted targets.
-        values: Function that waits for and returns the fields of the `Verdict`, then the scale of clipping.
-    """
-
-    number: int
-    lr: float
-    targets: int
-    values: Callable[[], list[float]]
 
 
 class Trainer:
@@ -181,7 +155,7 @@ class Trainer:
         self.optimizer = recipe.optimizer.build(model, recipe.precision.name, ranks)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.gap = GapDecayState(recipe.weight_decay) if isinstance(recipe.weight_decay, GapDecay) else None
-        self.averaged = None if recipe.ema is None else average_of(model, recipe.ema)
+        self.averaged = None if recipe.ema is None else Average(model, recipe.ema)
         if self.averaged is not None:
             share_frozen_weights(model, self.averaged.module)
         gpu = self.device.type == "cuda" and can_refuse(self.optimizer)
@@ -191,7 +165,9 @@ class Trainer:
         if recipe.z_loss and not isinstance(self.loss, CrossEntropy):
             raise RecipeError("z_loss", recipe.z_loss, "0: only cross-entropy has logits whose size it limits")
         self.feed = Feed(self.device, ranks, getattr(self.model, "shorten", None), self.loss.count)
-        self._sent: deque[_Sent] = deque()
+        # Steps that were sent to the device: number, learning rate, counted targets, and a function that waits for and
+        # returns the fields of the `Verdict`, then the scale of clipping.
+        self._sent: deque[tuple[int, float, int, Callable[[], list[float]]]] = deque()
         self.compiled = compiled
         if compiled:  # the model only: the average was copied before
             compile_blocks(self.model)
@@ -256,7 +232,7 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
         verdict = self.watch.judge(self.step, loss, norm, overflow)
         scale = clip(self.parameters, verdict.norm, self.recipe.clip)
-        self._sent.append(_Sent(self.step, lr, targets, copy_to_host_async([*verdict, scale])))
+        self._sent.append((self.step, lr, targets, copy_to_host_async([*verdict, scale])))
         finished_steps = self.catch_up(self.late)  # on a CPU this step's own verdict: it raises before the update
         refused = verdict.refused if self.late else None
         step_unless(refused, self.optimizer)
@@ -280,20 +256,20 @@ class Trainer:
         """
         finished_steps = []
         for _ in range(len(self._sent) - late):
-            sent = self._sent.popleft()
-            *fields, scale = sent.values()
+            number, lr, targets, values = self._sent.popleft()
+            *fields, scale = values()
             verdict = Verdict(*fields)
             try:
-                self.watch.check(sent.number, verdict)
+                self.watch.check(number, verdict)
             except Diverged:  # the device refused this step and all later ones
-                self.step = sent.number
+                self.step = number
                 self._sent.clear()
                 raise
             clipped = scale < 1.0 and not verdict.overflow
             self.overflows += bool(verdict.overflow)
-            self.targets += sent.targets
+            self.targets += targets
             self.clipped += clipped
-            finished_steps.append(Step(sent.number, verdict.loss, verdict.norm, sent.lr, sent.targets, clipped))
+            finished_steps.append(Step(number, verdict.loss, verdict.norm, lr, targets, clipped))
         return finished_steps
 
     def _overflow(self, loss: Number, norm: Number) -> Number | None:

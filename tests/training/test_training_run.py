@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -199,7 +199,8 @@ def test_only_an_open_determinism_is_timed_and_only_on_a_gpu(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     training_run = make_training_run()
-    training_run.task.plan.options.deterministic = option
+    plan = training_run.task.plan
+    plan.options = replace(plan.options, deterministic=option)
     monkeypatch.setattr(TrainingRun, "time_steps", lambda *_: {"seconds": 1.0, "judging": 0.1, "step": 0.1})
     monkeypatch.setattr(TrainingRun, "time_determinism", lambda *_: {DETERMINISM: 0.1})
     monkeypatch.setattr(TrainingRun, "peak_memory", 1.0)

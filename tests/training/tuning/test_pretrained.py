@@ -242,7 +242,7 @@ def test_a_target_that_fits_nothing_is_told_what_there_is(folder: Path) -> None:
 
 
 def test_a_folder_is_read_without_torch(folders: dict[str, Path]) -> None:
-    code = "import sys; from evo_tune.training.recipe import read_base; read_base(sys.argv[1]).sha256(); "
+    code = "import sys; from evo_tune.training.recipe.models.base import read_base; read_base(sys.argv[1]).sha256(); "
     code += "assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code, str(folders["gpt0"])], check=True)
 

@@ -128,32 +128,17 @@ class SplitSeries:
         counts: NDArray[np.int64] = before[self.horizon :] - before[: -self.horizon]
         return counts
 
-    @cached_property
-    def _windows_before(self) -> NDArray[np.int64]:
-        """Number of places before each one that have an observed value in their horizon, (values − horizon + 2,)."""
-        return np.concatenate([[0], np.cumsum(self.observed_ahead > 0)])
-
-    @cached_property
-    def _last_starts(self) -> NDArray[np.int64]:
-        """Start in its series of each last training window with an observed value to forecast, (series,)."""
-        parts = zip(self.series, self.ends[:, 0], strict=True)
-        last_observed = np.array([np.flatnonzero(series.observed[:end])[-1] for series, end in parts])
-        starts: NDArray[np.int64] = np.minimum(self.ends[:, 0] - self.horizon, last_observed)
-        return starts
-
     def training(self, context: int) -> ForecastWindows:
         """Return the windows of the training parts with `context` values before them, and one for a short series.
 
         Windows without an observed value to forecast are left out.
         """
-        starts = [np.arange(min(context, last), last + 1) for last in self._last_starts.tolist()]
+        parts = zip(self.series, self.ends[:, 0], strict=True)
+        last_observed = np.array([np.flatnonzero(series.observed[:end])[-1] for series, end in parts])
+        last_starts = np.minimum(self.ends[:, 0] - self.horizon, last_observed)
+        starts = [np.arange(min(context, last), last + 1) for last in last_starts.tolist()]
         places = zip(self.firsts.tolist(), starts, strict=True)
         return self._windows([start[self.observed_ahead[first + start] > 0] for first, start in places])
-
-    def count(self, context: int) -> int:
-        """Return the number of training windows; see `training`."""
-        last, before = self._last_starts, self._windows_before
-        return int((before[self.firsts + last + 1] - before[self.firsts + np.minimum(context, last)]).sum())
 
     @cached_property
     def held_out(self) -> ForecastWindows:

@@ -263,13 +263,50 @@ class Table:
 
     @property
     def telling_columns(self) -> list[str]:
-        """Names of the columns that alone predict the target of the validation part almost perfectly."""
-        names = [*self.columns.numeric, *self.columns.categorical]
-        first_category = self.inputs.shape[1] - len(self.columns.categorical)
-        places = [*range(len(self.columns.numeric)), *range(first_category, self.inputs.shape[1])]
-        classes, values = len(self.target.labels), self.target.values
-        single = SingleColumns(self.inputs[:, places], values, classes, self.training, self.held_out)
-        return [names[place] for place in single.telling()]
+        """Names of the columns that alone predict the target of the validation part almost perfectly.
+
+        A column of numbers is divided into intervals around values of its training rows. The prediction is the most
+        frequent class of the training rows in the interval; for real numbers it is their mean, or a straight line.
+        """
+        target, training, judged = self.target.values, self.training, self.held_out
+        if min(len(judged), len(training)) < FEWEST_ROWS:
+            return []
+        if not self.regression and (target[judged] != np.bincount(target[training]).argmax()).sum() < FEWEST_OTHERS:
+            return []
+        numeric, categorical = self.columns.numeric, list(self.columns.categorical)
+        first_category = self.inputs.shape[1] - len(categorical)
+        places = dict(zip(categorical, range(first_category, self.inputs.shape[1]), strict=True))
+        places = dict(zip(numeric, range(len(numeric)), strict=True)) | places
+        return [name for name, place in places.items() if self._error_left(place) <= MOST_ERROR]
+
+    def _error_left(self, place: int) -> float:
+        """Return the error of a prediction for the validation part from one input, as a share of that from none."""
+        values, target = self.inputs[:, place].astype(float), self.target.values
+        training, judged, known = self.training, self.held_out, ~np.isnan(values)
+        if not known[training].any():
+            return 1.0
+        lowest, highest = values[training][known[training]].min(), values[training][known[training]].max()
+        values = np.where(known, values, 2.0 * lowest - highest - 1.0)  # missing values have an interval of their own
+        points = np.unique(values[training])
+        if len(points) > INTERVALS:
+            points = np.unique(np.quantile(points, np.linspace(0.0, 1.0, INTERVALS), method="nearest"))
+        cells = np.searchsorted((points[1:] + points[:-1]) / 2.0, values, side="right")
+        if not self.regression:
+            counts = np.zeros((len(points), len(self.target.labels)))
+            np.add.at(counts, (cells[training], target[training]), 1.0)
+            usual = int(counts.sum(axis=0).argmax())
+            told = np.where(counts.sum(axis=1) > 0.0, counts.argmax(axis=1), usual)
+            return float((told[cells[judged]] != target[judged]).sum() / (target[judged] != usual).sum())
+        mean = target[training].mean()
+        numbers = np.bincount(cells[training], minlength=len(points))
+        sums = np.bincount(cells[training], weights=target[training], minlength=len(points))
+        forecasts = [np.where(numbers > 0, sums / np.maximum(numbers, 1), mean)[cells[judged]]]
+        if known.all():
+            centred = values - values[training].mean()
+            slope = (centred[training] @ (target[training] - mean)) / max(float((centred[training] ** 2).sum()), 1e-300)
+            forecasts.append(mean + slope * centred[judged])
+        total = _square_sum(target[judged] - mean)
+        return min(_square_sum(target[judged] - forecast) for forecast in forecasts) / (total or 1.0)
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -494,67 +531,6 @@ def _classes(column: pd.Series[Any], name: str, reason: str) -> Target:
         )
     check_class_sizes(f"-o target={name}", labels, classes, "rows")
     return Target(name, classes, tuple(map(str, labels)), reason)
-
-
-@dataclass(frozen=True, eq=False)
-class SingleColumns:
-    """Predictions from one input of a table alone.
-
-    Args:
-        inputs: (rows, columns), numbers, or numbers of categories; NaN where missing.
-        target: (rows,), class numbers or real numbers.
-        classes: Number of classes; 0: real numbers.
-        training: Rows to learn from.
-        judged: Rows to predict.
-    """
-
-    inputs: NDArray[Any]
-    target: NDArray[Any]
-    classes: int
-    training: NDArray[Any]
-    judged: NDArray[Any]
-
-    def telling(self) -> list[int]:
-        """Return the places of the columns that alone predict the target of the judged rows almost perfectly.
-
-        A column of numbers is divided into intervals around values of its training rows. The prediction is the most
-        frequent class of the training rows in the interval; for real numbers it is their mean, or a straight line.
-        """
-        target, training, judged = self.target, self.training, self.judged
-        if min(len(judged), len(training)) < FEWEST_ROWS:
-            return []
-        if self.classes and (target[judged] != np.bincount(target[training]).argmax()).sum() < FEWEST_OTHERS:
-            return []
-        return [place for place in range(self.inputs.shape[1]) if self._error_left(place) <= MOST_ERROR]
-
-    def _error_left(self, place: int) -> float:
-        """Return the error of a prediction from one input alone, as a share of that from none."""
-        values, target, training, judged = self.inputs[:, place].astype(float), self.target, self.training, self.judged
-        known = ~np.isnan(values)
-        if not known[training].any():
-            return 1.0
-        lowest, highest = values[training][known[training]].min(), values[training][known[training]].max()
-        values = np.where(known, values, 2.0 * lowest - highest - 1.0)  # missing values have an interval of their own
-        points = np.unique(values[training])
-        if len(points) > INTERVALS:
-            points = np.unique(np.quantile(points, np.linspace(0.0, 1.0, INTERVALS), method="nearest"))
-        cells = np.searchsorted((points[1:] + points[:-1]) / 2.0, values, side="right")
-        if self.classes:
-            counts = np.zeros((len(points), self.classes))
-            np.add.at(counts, (cells[training], target[training]), 1.0)
-            usual = int(counts.sum(axis=0).argmax())
-            told = np.where(counts.sum(axis=1) > 0.0, counts.argmax(axis=1), usual)
-            return float((told[cells[judged]] != target[judged]).sum() / (target[judged] != usual).sum())
-        mean = target[training].mean()
-        numbers = np.bincount(cells[training], minlength=len(points))
-        sums = np.bincount(cells[training], weights=target[training], minlength=len(points))
-        forecasts = [np.where(numbers > 0, sums / np.maximum(numbers, 1), mean)[cells[judged]]]
-        if known.all():
-            centred = values - values[training].mean()
-            slope = (centred[training] @ (target[training] - mean)) / max(float((centred[training] ** 2).sum()), 1e-300)
-            forecasts.append(mean + slope * centred[judged])
-        total = _square_sum(target[judged] - mean)
-        return min(_square_sum(target[judged] - forecast) for forecast in forecasts) / (total or 1.0)
 
 
 def telling_lines(names: Sequence[str]) -> list[str]:

@@ -46,7 +46,7 @@ def test_a_short_text_gives_fewer_merges_and_the_same_vocabulary() -> None:
 
 def test_they_are_the_same_in_another_process_and_after_reading_back() -> None:
     code = (
-        "import sys; from evo_tune.training.recipe import BPE; assert 'torch' not in sys.modules;"
+        "import sys; from evo_tune.training.recipe.data.tokens import BPE; assert 'torch' not in sys.modules;"
         "sys.stdout.buffer.write(BPE.learn(sys.stdin.buffer.read(), 300).to_json().encode())"
     )
     done = subprocess.run([sys.executable, "-c", code], input=TEXT, capture_output=True, check=True)
