@@ -6,6 +6,7 @@ corrected for having chosen it. Its gain moves towards the mean of all (James & 
 those of all variants are right at once (Bonferroni; Andrews, Kitagawa & McCloskey 2024 call it projection).
 """
 
+import contextlib
 import math
 from collections.abc import Mapping
 from statistics import fmean, harmonic_mean
@@ -181,12 +182,10 @@ def compare_losses(losses: Losses, reference: Losses) -> Difference:
 
 def _constant(baseline: str, losses: Mapping[str, Losses], objective: Objective) -> Losses:
     """Return a number as the losses of a baseline that has it on every seed."""
-    try:
+    with contextlib.suppress(ValueError):
         number = float(baseline)
         if abs(number) <= LARGEST:
             return {seed: objective.sign * number for rows in losses.values() for seed in rows}
-    except ValueError:
-        pass
     shown = ", ".join(list(losses)[:10])
     raise UsageError(f"--baseline {baseline}: expected a variant or a number; the variants are {shown}")
 

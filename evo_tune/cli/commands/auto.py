@@ -121,21 +121,17 @@ def command(
         copy_model(run_model, model)
         if output_format == "table" and not quiet:
             shared.echo(f"a copy of the model is in {model}")
-    lines = verdict_lines(search, model or run_model, time.monotonic() - began)
-    if output_format == "json":
-        path = model or run_model
-        shared.print_json(
-            AutoModel(
-                run=run_name,
-                evaluator=plugin.name,
-                why=task.why,
-                model=str(path),
-                verdict=lines,
-                comparisons=compared_means(search.saved, read_facts(path).metrics),
-            )
-        )
-        return exit_code
-    shared.echo(*lines)
+    path = model or run_model
+    lines = verdict_lines(search, path, time.monotonic() - began)
+    result = AutoModel(
+        run=run_name,
+        evaluator=plugin.name,
+        why=task.why,
+        model=str(path),
+        verdict=lines,
+        comparisons=compared_means(search.saved, read_facts(path).metrics),
+    )
+    shared.print_json_or_text(output_format, result, *lines)
     return exit_code
 
 
