@@ -18,7 +18,8 @@ The baseline is the seasonal naive forecast on the same windows; a run compares 
 `series`).
 
 The default genome is PatchTST (Nie et al., arXiv:2211.14730: patches that overlap by half, dropout 0.2, windows that
-are standardised by themselves) in a size that fits the data, with layer norms in place of batch norms. How to train is
+are standardised by themselves) in a size that fits the data, with layer norms in place of batch norms. Its output is
+added to the forecast of seasonal exponential smoothing (`-o exponential_smoothing=`). How to train is
 `evo_tune.training`'s. The parent process imports this file too, so torch is imported inside functions only.
 """
 
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.training.recipe import (
+    LARGEST_SMOOTHING,
     PATCH_LENGTHS,
     UNIT_COSTS,
     EncoderSize,
@@ -43,6 +45,7 @@ from evo_tune.training.recipe import (
     StoppingOptions,
     encoder_estimate,
     encoder_step_work,
+    fit_smoothing,
     metric_units,
     metric_values,
     names_on_test_set,
@@ -180,6 +183,7 @@ def _config(genome: Mapping[str, Any], options: Options) -> PatchConfig:
         levels=levels,
         past=len(format.past),
         known=len(format.known),
+        smoothing=options.exponential_smoothing and genome["context"] * horizon <= LARGEST_SMOOTHING,
         scaling=options.scaling,
         **{name: genome[name] for name in ("context", "patch", "depth", "width", "heads", "ffn_mult", "dropout")},
     )
@@ -215,7 +219,10 @@ def _task(genome: Mapping[str, Any], options: Options) -> ForecastTask:
         scales = {single.name: (centre, scale) for single, centre, scale in numbers}
         covariates = series.covariate_scales.tolist()
         format = options.series_data.format
-        return Forecaster(config, seed=seed, series=format, scales=scales, covariate_scales=covariates)
+        model = Forecaster(config, seed=seed, series=format, scales=scales, covariate_scales=covariates)
+        if config.smoothing:
+            model.set_smoothing(fit_smoothing(series, config.context, config.levels))
+        return model
 
     series, config = options.split_series, _config(genome, options)
     return ForecastTask(

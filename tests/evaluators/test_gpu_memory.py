@@ -63,6 +63,7 @@ ENCODERS: dict[str, tuple[type[Encoder], EncoderConfig]] = {
         Forecaster,
         PatchConfig(**{**SHAPE, "outputs": 9}, context=64, patch=8, horizon=3, levels=(0.1, 0.5, 0.9), dropout=0.1),
     ),
+    "series-smoothing": (Forecaster, PatchConfig(**SHAPE, context=64, patch=8, horizon=3, smoothing=True)),
     "series-past": (Forecaster, PatchConfig(**SHAPE, context=64, patch=8, horizon=3, past=2)),
     "series-known": (Forecaster, PatchConfig(**SHAPE, context=64, patch=8, horizon=3, past=1, known=4)),
     "bytes": (TextClassifier, TextConfig(**SHAPE, length=32, unit="bytes")),

@@ -158,6 +158,7 @@ EFFECTS: dict[str, Effect] = {
     "past": Effect("y2", given={"target": "y1"}),
     "loss": Effect("mse"),
     "levels": Effect("0.25,0.5"),
+    "exponential_smoothing": Effect(False),
     "compare": Effect("theta", sees="theta_mase", same="val_loss"),
     "text": Effect("other_text"),
     "label": Effect("other_label"),

@@ -15,6 +15,7 @@ from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.recipe.data.forecasts import naive_error
 from evo_tune.training.recipe.data.series import Series, SeriesFormat, standardise_covariates
+from evo_tune.training.recipe.data.smoothing import Smoothing
 from evo_tune.training.recipe.models.encoder_config import PatchConfig
 
 # Added to the variance of a window, in squared units of the series' scale.
@@ -25,7 +26,8 @@ class Forecaster(Encoder):
     """PatchTST (Nie et al., arXiv:2211.14730): each series is forecast from its own past, all by the same weights.
 
     A window is standardised by its own mean and deviation, and the forecast gets them back (RevIN, Kim et al. 2022,
-    without its learnt scale).
+    without its learnt scale). With `smoothing`, it gets the forecast of exponential smoothing in place of the mean, so
+    that the blocks learn what that leaves, as in the hybrid of Smyl (2020).
 
     Covariates of the past are further channels of the patches. A perceptron turns those that are known ahead into an
     additive effect at each step, which is subtracted from the past and added to the forecast, as in a regression whose
@@ -42,6 +44,8 @@ class Forecaster(Encoder):
 
     config_class = PatchConfig
     config: PatchConfig
+    smoothing_weights: Tensor
+    smoothing_spread: Tensor
 
     def __init__(
         self,
@@ -77,6 +81,14 @@ class Forecaster(Encoder):
         if config.known:
             layers = {"hidden": nn.Linear(config.known, config.width), "out": nn.Linear(config.width, 1)}
             self.effect = nn.ModuleDict(layers)  # zero at first, as all weights of the name `out`
+        if config.smoothing:
+            self.register_buffer("smoothing_weights", torch.zeros(config.context, config.horizon))
+            self.register_buffer("smoothing_spread", torch.zeros(config.outputs))
+
+    def set_smoothing(self, smoothing: Smoothing) -> None:
+        """Set the forecast to which that of the blocks is added."""
+        self.smoothing_weights.copy_(torch.from_numpy(smoothing.weights))
+        self.smoothing_spread.copy_(torch.from_numpy(smoothing.spread).flatten())
 
     def forward(self, window: Tensor) -> Tensor:
         """Return the standardised forecast, (batch, horizon · levels), of standardised values.
@@ -98,9 +110,16 @@ class Forecaster(Encoder):
         x = F.pad(channels, (0, config.stride), mode="replicate").unfold(2, config.patch, config.stride)
         x = x[:, :, : config.tokens].transpose(1, 2).flatten(2)
         x = self.encode(self.patches(x) + self.positions.weight)
-        forecast: Tensor = self.head(x.flatten(1)).float() * deviation + mean
+        levels = max(1, len(config.levels))
+        if config.smoothing:
+            with torch.autocast(past.device.type, enabled=False):  # 8 bits of a value are too few
+                smoothed = past.float() @ self.smoothing_weights
+            start = smoothed.repeat_interleave(levels, 1) + self.smoothing_spread
+        else:
+            start = mean
+        forecast: Tensor = self.head(x.flatten(1)).float() * deviation + start
         if config.known:
-            forecast = forecast + effect[:, context:].repeat_interleave(max(1, len(config.levels)), 1)
+            forecast = forecast + effect[:, context:].repeat_interleave(levels, 1)
         return forecast
 
     def prepare(self, series: Sequence[Series]) -> tuple[Tensor, NDArray[np.float64], NDArray[np.float64]]:

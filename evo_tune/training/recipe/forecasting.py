@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
-from evo_tune.options.declare import fixed_option
+from evo_tune.options.declare import fixed_option, option
 from evo_tune.training.recipe.classifying import EncoderOptions, SampleTask, TableOptions
 from evo_tune.training.recipe.data.forecasts import SplitSeries, split_series
 from evo_tune.training.recipe.data.series import SeriesData, find_series, passengers
@@ -48,6 +48,7 @@ class ForecastOptions(TableOptions, EncoderOptions):
         "quantile", help="Loss: of the quantiles in levels, or the squared error of a mean"
     )
     levels: str = fixed_option("0.1,0.5,0.9", help="Quantiles to forecast, 0.5 among them, with commas between")
+    exponential_smoothing: bool = option(True, help="Begin with the forecast of seasonal exponential smoothing")
 
     def check(self) -> None:
         """Require quantiles in order, with the median, and a file where columns are named.

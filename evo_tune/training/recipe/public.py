@@ -47,6 +47,7 @@ from evo_tune.training.recipe.data.labelled_texts import (
     read_labelled_texts,
 )
 from evo_tune.training.recipe.data.series import Series, SeriesData
+from evo_tune.training.recipe.data.smoothing import fit_smoothing
 from evo_tune.training.recipe.data.splitting import split_rows, split_stratified
 from evo_tune.training.recipe.data.tables import (
     Columns,
@@ -89,6 +90,7 @@ from evo_tune.training.recipe.linear_texts import TEXT_RIVALS, LinearTextConfig
 from evo_tune.training.recipe.metrics import METRICS, metric_units, metric_values, names_on_test_set
 from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel, matching_layers
 from evo_tune.training.recipe.models.encoder_config import (
+    LARGEST_SMOOTHING,
     ConvConfig,
     FTConfig,
     PatchConfig,

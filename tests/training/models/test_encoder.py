@@ -54,6 +54,7 @@ MODELS: dict[str, Encoder] = {
     "words": TextClassifier(TextConfig(length=6, buckets=30, **SHAPE)),
     "bytes": TextClassifier(TextConfig(length=6, unit="bytes", **SHAPE)),
     "series": Forecaster(PatchConfig(context=11, patch=4, horizon=3, **SHAPE)),
+    "series smoothing": Forecaster(PatchConfig(context=11, patch=4, horizon=3, smoothing=True, **SHAPE)),
     "series past": Forecaster(PatchConfig(context=11, patch=4, horizon=3, past=2, **SHAPE)),
     "series known": Forecaster(PatchConfig(context=11, patch=4, horizon=3, past=1, known=3, **SHAPE)),
 }

@@ -16,6 +16,7 @@ from evo_tune.training.prediction.about import TrainingFacts
 from evo_tune.training.prediction.series import ForecastModel, Past
 from evo_tune.training.recipe import PatchConfig
 from evo_tune.training.recipe.data.series import Series, find_series
+from evo_tune.training.recipe.data.smoothing import Smoothing
 
 SHAPE: dict[str, Any] = {"depth": 1, "width": 16, "heads": 2, "context": 12, "patch": 4, "horizon": 3}
 LEVELS = (0.1, 0.5, 0.9)
@@ -113,6 +114,27 @@ def test_a_mean_is_one_column_and_years_stay_numbers() -> None:
     assert forecast.columns.tolist() == ["year", "series", "mean"]
     assert forecast["year"].tolist() == [1960, 1961, 1962]
     assert forecast["mean"].tolist() == pytest.approx([53.5] * 3), "it knows nothing but the mean of its past"
+
+
+@pytest.mark.parametrize("known", [0, 2])
+def test_a_fresh_model_with_smoothing_gives_its_forecast_in_full_precision(known: int) -> None:
+    model = Forecaster(PatchConfig(outputs=9, levels=LEVELS, **SHAPE, known=known, smoothing=True)).eval()
+    weights = np.random.default_rng(0).normal(size=(SHAPE["context"], SHAPE["horizon"]))
+    spread = np.array([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-3.0, 0.0, 3.0]])
+    model.set_smoothing(Smoothing(weights, spread))
+    past = 1e3 + torch.randn(4, SHAPE["context"], generator=torch.Generator().manual_seed(1))
+    window = past
+    if known:
+        window = torch.zeros(4, SHAPE["context"] + SHAPE["horizon"], 1 + known)
+        window[:, : SHAPE["context"], 0] = past
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        forecast = model(window).reshape(4, 3, 3).double().numpy()
+    assert forecast == pytest.approx((past.double().numpy() @ weights)[:, :, None] + spread, abs=1e-2)
+
+
+def test_the_config_of_a_strangers_model_asks_for_little_memory() -> None:
+    with pytest.raises(RecipeError, match="context"):
+        PatchConfig(**{**SHAPE, "context": 1 << 20, "horizon": 1000}, outputs=1000, smoothing=True)
 
 
 def test_what_cannot_be_forecast_is_said_in_one_line(model: Forecaster) -> None:

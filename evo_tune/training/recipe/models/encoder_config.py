@@ -14,6 +14,9 @@ from evo_tune.options.declare import Options, check_integer, check_number, optio
 from evo_tune.training.recipe.models.gpt_config import hidden_width, padding_channels, uses_plain_products
 from evo_tune.training.recipe.models.rules import ModelConfig, Parametrisation
 
+# Most weights of exponential smoothing (context times horizon).
+LARGEST_SMOOTHING = 1 << 24
+
 # Channels of the convolution stem.
 STEM = 16
 
@@ -335,6 +338,7 @@ class PatchConfig(EncoderConfig):
         levels: Quantiles to forecast, in order; empty: the mean. There are `horizon` outputs for each.
         past: Number of covariates that are known up to the last value.
         known: Number of covariates that are known ahead.
+        smoothing: Whether the forecast of exponential smoothing is added (see `data.smoothing`); otherwise the mean.
     """
 
     context: int = option(bounds="[1, inf)")
@@ -343,6 +347,7 @@ class PatchConfig(EncoderConfig):
     levels: tuple[float, ...] = ()
     past: int = option(0, bounds="[0, inf)")
     known: int = option(0, bounds="[0, inf)")
+    smoothing: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -351,6 +356,8 @@ class PatchConfig(EncoderConfig):
         for level in self.levels:
             check_number("levels", level, "(0, 1)")
         check_integer("outputs", self.outputs, outputs := self.horizon * max(1, len(self.levels)), outputs)
+        if self.smoothing:  # the file of a stranger's model must not ask for more memory
+            check_integer("context", self.context, 1, LARGEST_SMOOTHING // self.horizon)
 
     @property
     def window_values(self) -> int:
@@ -384,6 +391,8 @@ class PatchConfig(EncoderConfig):
         """Training FLOPs of one window; its values need no gradient, unless the effect of covariates is subtracted."""
         embedding = (6.0 if self.known else 4.0) * self.tokens * self.patch * (1 + self.past) * self.width
         effect = (4.0 * self.known + 6.0) * (self.context + self.horizon) * self.width if self.known else 0.0
+        if self.smoothing:
+            effect += (4.0 if self.known else 2.0) * self.context * self.horizon
         return embedding + effect + self.encoder_flops(self.tokens)
 
     def embedding_bytes(self, e: int) -> float:
