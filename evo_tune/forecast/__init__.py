@@ -19,7 +19,6 @@ from types import MappingProxyType
 from msgspec import UNSET, Struct, structs
 
 from evo_tune.forecast.timing import Pace
-from evo_tune.genome.trial import Outcome
 from evo_tune.report.final_comparison import (
     FinalComparison,
     FreshTraining,
@@ -37,9 +36,6 @@ from evo_tune.text import show_seconds, with_plural
 
 # Number of results that allow a forecast without timings. Timings count as much as this many results.
 MIN_RESULTS = 3
-
-# Seconds below which a training may have spent most of its time on imports, if it was the first of its worker.
-IMPORT_SECONDS = 60.0
 
 # Expected change of the mean time as the search concentrates, in standard deviations of the genomes' times.
 DRIFT = 0.5
@@ -152,10 +148,6 @@ def forecast_run(
     outcomes = [] if run is None else list(run.outcomes.items())
     if (pace is None and len(outcomes) < MIN_RESULTS) or not slots:
         return None
-    warm_outcomes = [] if run is None else _outcomes_of_warm_workers(run)
-    if pace is None and not warm_outcomes and fmean(outcome.seconds for _, outcome in outcomes) < IMPORT_SECONDS:
-        return None
-    timed_outcomes = warm_outcomes or outcomes
     costs = {} if run is None else candidate_costs(run)
     finished_cost = sum(costs[id] for id, _ in outcomes)
     pending_cost = sum(costs.values()) - finished_cost
@@ -164,9 +156,8 @@ def forecast_run(
 
     # The mean time of a full training. A search concentrates on good genomes, so later results predict it better.
     # Timings count as much as `MIN_RESULTS` trainings.
-    recent_outcomes = timed_outcomes
-    if len(timed_outcomes) >= 2 * manifest.population:
-        recent_outcomes = timed_outcomes[len(timed_outcomes) // 2 :]
+    has_many = len(outcomes) >= 2 * manifest.population
+    recent_outcomes = outcomes[len(outcomes) // 2 :] if has_many else outcomes
     recent_cost = sum(costs[id] for id, _ in recent_outcomes)
     weight, timed_seconds = (0, 0.0) if pace is None else (MIN_RESULTS, fmean(pace.families or [pace.mean_seconds]))
     training_seconds = 0.0
@@ -181,7 +172,9 @@ def forecast_run(
     cost = (cost * manifest.population + finished_cost) / (manifest.population + finished_genomes)
     more_genomes = max_genomes > finished_genomes or has_pending
     patches = _patch_count(manifest, run)
-    shortest, longest = _remaining_comparison(run, session, training_seconds, slots, patches, more_genomes)
+    shortest, longest = comparison_seconds(session, training_seconds, slots, patches)
+    if run is not None:
+        shortest, longest = _remaining_comparison(run, (shortest, longest), training_seconds / slots, more_genomes)
     elapsed = 0.0 if run is None else run.elapsed
     remaining_seconds = math.inf if session.hours is None else max(0.0, session.hours * 3600 - elapsed)
     start = _start_seconds(run, pace)
@@ -204,7 +197,7 @@ def forecast_run(
     # The time until the end. At the end of the search, slots wait for the last trainings.
     tail = (1.0 - 1.0 / slots) * training_seconds / 2 if trainings else 0.0
     search = trainings * (training_seconds + gap) / slots + tail
-    error = _relative_error(pace, [outcome.seconds for _, outcome in timed_outcomes], trainings)
+    error = _relative_error(pace, [outcome.seconds for _, outcome in outcomes], trainings)
     if required > affordable:  # the clock ends the run
         half = (longest - shortest) / 2
         low, expected = remaining_seconds - half - tail, remaining_seconds
@@ -228,51 +221,23 @@ def forecast_run(
     )
 
 
-def _outcomes_of_warm_workers(run: Run) -> list[tuple[int, Outcome]]:
-    """Return the results of trainings that were not the first of their worker, which may import torch in `evaluate`.
-
-    The workers of a session get their first trainings before its first result.
-    """
-    # Copies, because the slots' threads write more.
-    proposed_at, recorded_at, finished = dict(run.proposed_at), dict(run.recorded_at), dict(run.finished)
-    sessions = {id: bisect_left(run.resumed, seconds) for id, seconds in finished.items()}
-    first_result: dict[int, float] = {}
-    for id, session in sessions.items():
-        first_result[session] = min(recorded_at[id], first_result.get(session, math.inf))
-    return [(id, run.outcomes[id]) for id, session in sessions.items() if proposed_at[id] > first_result[session]]
-
-
 def _remaining_comparison(
-    run: Run | None,
-    session: SessionSettings,
-    training_seconds: float,
-    slots: int,
-    patches: int,
-    more_genomes: bool,
+    run: Run, whole: tuple[float, float], saved: float, more_genomes: bool
 ) -> tuple[float, float]:
     """Return the shortest and the longest time that the final comparison still takes.
 
     Args:
-        run: The run so far; None before it begins.
-        session: Number of seeds and finalists.
-        training_seconds: Seconds of a full training.
-        slots: Number of trainings at once.
-        patches: Number of patches of the run.
+        run: The run so far.
+        whole: Both times of a comparison that has not begun.
+        saved: Seconds that each finished training saves.
         more_genomes: Whether the run proposes or trains more genomes, so that the finalists may change.
     """
-    shortest, longest = comparison_seconds(session, training_seconds, slots, patches)
-    if run is None:
-        return shortest, longest
-    finished = reusable = read_comparison(run)
-    if more_genomes:  # a new finalist needs fresh trainings; those of the default stay
-        reusable = [trial for trial in finished if trial.genome == run.candidates[0].genome]
-    else:
+    if not more_genomes:
         comparison = current_comparison(run)
         if comparison.state(comparison_results(run, comparison)).over:
             return 0.0, 0.0
-    shortest -= len(finished) * training_seconds / slots
-    longest -= len(reusable) * training_seconds / slots
-    return max(0.0, shortest), max(0.0, longest)
+    shortest, longest = (max(0.0, seconds - saved * len(read_comparison(run))) for seconds in whole)
+    return shortest, longest
 
 
 def _patch_count(manifest: Manifest, run: Run | None) -> int:

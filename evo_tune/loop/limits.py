@@ -3,7 +3,6 @@
 The module returns the reason to stop in words; `Search` acts on it.
 """
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,12 +112,9 @@ def check_any_success(run: Run, session: SessionSettings) -> None:
     failed_alike = len(outcomes) >= patience and len(causes) == 1 and first.status == "failed"
     if not failed_alike and len(outcomes) < run.manifest.population:
         return
-    devices = Counter(outcome.device or "?" for outcome in outcomes.values())
-    counts = ", ".join(f"{count} on {device}" for device, count in devices.items())
-    by_device = f" ({counts})" if len(devices) > 1 else ""
     remedy = f"correct this and start a new run, or continue with `evo-tune resume {run_reference(run.folder)}"
     if failed_alike:
-        message = f"the first {len(outcomes)} trials failed alike{by_device}: {first.error}"
+        message = f"the first {len(outcomes)} trials failed alike: {first.error}"
         raise RunError(f"{message}; {remedy} --accept-changes`")
-    message = f"all {len(outcomes)} trials so far ended without a value{by_device}"
+    message = f"all {len(outcomes)} trials so far ended without a value"
     raise RunError(f"{message}, the last with {last.status}: {last.error}; {remedy} --give-up-after 0`")

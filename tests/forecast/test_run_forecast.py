@@ -214,25 +214,6 @@ def test_a_run_with_nothing_left_takes_no_time(begin: Begin, resume: Begin, fast
     assert left(resume(search.name, trials=5, generations=None)) > 0.0
 
 
-@pytest.mark.parametrize("slots", [1, 4])
-def test_the_first_training_of_a_worker_does_not_count_since_it_imports_torch(begin: Begin, slots: int) -> None:
-    search = begin(trials=30, generations=None)
-    for number in range(slots + 1):
-        waiting = [search.ask() for _ in range(slots if number == 0 else 1)]
-        for candidate in waiting:
-            assert candidate is not None
-            seconds = 9.0 if number == 0 else 1.0
-            search.tell(candidate, Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=seconds))
-        if len(search.saved.outcomes) <= slots:
-            assert forecast_session(search.saved.manifest, search.session, slots, None, search.saved) is None
-    if slots == 1:
-        search.tell(search.ask(), Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=1.0))  # type: ignore[arg-type]
-    found = forecast_session(search.saved.manifest, search.session, slots, None, search.saved)
-    assert found is not None
-    assert found.seconds_of_each == pytest.approx(1.0)
-    assert found.seconds.high < 2 * 30 / slots
-
-
 def test_a_few_long_genomes_do_not_make_a_first_forecast_too_long(begin: Begin) -> None:
     """As language_model was timed on two cores: its default run took 2.7 times the default's seconds for a training."""
     timed = (5.55, 7.92, 51.83, 177.85, 23.29, 2.18, 7.05, 48.21)
