@@ -53,7 +53,6 @@ from evo_tune.store.manifest import MANIFEST, Manifest, read_manifest
 from evo_tune.store.run import Run
 from evo_tune.text import escape_unprintable, one_line
 from evo_tune.trust.decide import (
-    Ask,
     Consent,
     allow,
     allow_command,
@@ -296,37 +295,27 @@ def patched_code(
 
 
 def load_code(
-    run: Run,
-    evaluator: str | Callable[..., Any] | None = None,
-    trust: bool = False,
-    ask: Ask | None = None,
-    strategy: str | None = None,
-    accept_changes: bool = False,
+    run: Run, user: Consent, evaluator: str | Callable[..., Any] | None = None, strategy: str | None = None
 ) -> tuple[BoundEvaluator, StrategyWithRules]:
     """Load the evaluator and the strategy of a saved run, if they may be executed.
 
     Args:
         run: Saved run.
+        user: What the user allows.
         evaluator: New path of the evaluator's file, if it has moved; or the function itself.
-        trust: Whether the user trusts all that the run names.
-        ask: Function that asks the user about what they have not named themselves; None without a terminal.
         strategy: New path of the strategy's file, if it has moved.
-        accept_changes: Whether files of code that the user named may have changed since.
 
     Raises:
         UsageError: The evaluator, the strategy, or a path that they read is not trusted.
         PluginError: The evaluator or the strategy is missing or broken.
         StoreError: The evaluator does not accept the run's options.
     """
-    user = Consent(trust, ask, accept_changes)
     chosen = _allow_strategy(run.manifest, user, strategy)
-    bound = bind_to_run(run, load_run_evaluator(run, evaluator, trust, ask, accept_changes))
+    bound = bind_to_run(run, load_run_evaluator(run, user, evaluator))
     return bound, strategy_with_rules(run.manifest, bound, chosen)
 
 
-def load_code_to_replay(
-    run: Run, trust: bool = False, ask: Ask | None = None, strategy: str | None = None
-) -> tuple[BoundEvaluator, StrategyWithRules]:
+def load_code_to_replay(run: Run, user: Consent, strategy: str | None) -> tuple[BoundEvaluator, StrategyWithRules]:
     """Load what makes the proposals of a saved run again; see `load_code`.
 
     A command has no part in proposals: it is not executed, needs no script and no trust. A file that is missing is left
@@ -339,14 +328,13 @@ def load_code_to_replay(
     elif path and is_file_name(path) and not os.path.isfile(path):
         missing = f"not checked: all that needs the evaluator {path!r}, which is not here: --evaluator PATH names it"
     else:
-        return load_code(run, None, trust, ask, strategy)
+        return load_code(run, user, None, strategy)
     patches, module = patch_set_of(run), ModuleType(kind)
     space = SearchSpace(None if patches is None else patches.repair, None, **run.manifest.genes())
     remedy = {"training": missing}
     vars(module).update(SPACE=space, OBJECTIVES=[], UNSUPPORTED=remedy, evaluate=lambda genome, context: {})
     origin = COMMAND if kind == COMMAND else FUNCTION
     bound = Evaluator(module, text, run.manifest.evaluator, Path(path), origin).bind({})
-    user = Consent(trust, ask)
     return bound, strategy_with_rules(run.manifest, bound, _allow_strategy(run.manifest, user, strategy))
 
 
@@ -395,16 +383,10 @@ def hash_of(strategy: Strategy) -> str:
     return "" if kind.__module__.startswith(OWN) else source_hash(Path(inspect.getfile(kind)))
 
 
-def load_run_evaluator(
-    run: Run,
-    moved_to: str | Callable[..., Any] | None = None,
-    trust: bool = False,
-    ask: Ask | None = None,
-    accept_changes: bool = False,
-) -> Evaluator:
+def load_run_evaluator(run: Run, user: Consent, moved_to: str | Callable[..., Any] | None = None) -> Evaluator:
     """Load the evaluator of a saved run, if it may be executed and the run's options followed; see `load_code`."""
     manifest, hashes = run.manifest, _hashes(run)
-    consent = user = Consent(trust, ask, accept_changes)
+    consent = user
     if reason_for_distrust(run.folder, hashes) and not recognize_moved_run(run.folder, hashes):
         consent = allow_run(run.folder, hashes, _actions_to_allow(run, moved_to is not None), user)
     reference = manifest.evaluator

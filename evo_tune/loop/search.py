@@ -62,7 +62,7 @@ from evo_tune.store.manifest import space_of
 from evo_tune.store.run import Run, history_of, replay
 from evo_tune.store.run_folders import DEFAULT_STORE, copy_run, find_run
 from evo_tune.store.table import table_of
-from evo_tune.trust.decide import Ask
+from evo_tune.trust.decide import Ask, Consent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,7 +183,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         with close_on_error(run, remove=copy_as is not None):
             if copy_as is not None:
                 remember_copy(run, original)
-            bound, ruled = load_code(run, evaluator, trust, ask, strategy, accept_changes)
+            bound, ruled = load_code(run, Consent(trust, ask, accept_changes), evaluator, strategy)
             check_unchanged(run, bound, ruled.inner, accept_changes)
             session = next_session(session_settings_to_trust(run, changes), changes, run.manifest.settings.most_seeds)
             widen_by_hand(run, bound, ruled, genes or {})

@@ -83,10 +83,11 @@ def test_an_export_has_several_models_and_says_what_each_adds(run: Run, data: Pa
 def test_the_test_loss_is_that_of_the_folder(run: Run, data: Path, typed: Typed) -> None:
     """The rows of the test part, predicted from the folder, have the metrics that it states."""
     from evo_tune.loop.code import load_run_evaluator
+    from evo_tune.trust.decide import Consent
 
     assert typed("export", "mine", "model", "--ensemble", "3").code == 0
     assert typed("export", "mine", "single").code == 0
-    plugin = load_run_evaluator(run, None, True, None)
+    plugin = load_run_evaluator(run, Consent(trust=True))
     test = plugin.bind(run.manifest.options).values.table.test
     rows, model = pd.read_csv("table.csv").iloc[test], evo_tune.load_model("model")
     config = json.loads((data / "model" / "config.json").read_text())

@@ -21,6 +21,7 @@ from evo_tune.plugins.code import source_hash
 from evo_tune.store.manifest import read_manifest
 from evo_tune.store.run import Run
 from evo_tune.trust import decide as trust
+from evo_tune.trust.decide import Consent
 from tests.conftest import QUICK
 from tests.journals import events_of, write_events
 
@@ -84,13 +85,13 @@ def test_a_prefix_hides_no_path(stranger: Path, evil: Path, mark: Path) -> None:
     here = Path(os.path.relpath(evil.with_suffix(""), find.bundled_folder()))
     for reference in (f"bundled:{here}", f"bundled:{evil.with_suffix('')}", "bundled:..", f"entry:{evil}", "bundled:"):
         with pytest.raises(PluginError) as caught:
-            load_code(named(stranger, evaluator=reference))
+            load_code(named(stranger, evaluator=reference), Consent())
         assert "\n" not in str(caught.value)
         with pytest.raises(PluginError):
             find.find_evaluator(reference)
     for reference in (f"bundled:; touch {mark} {{x}}", f"entry:; touch {mark} {{x}}"):
         with pytest.raises(PluginError, match=r"there is no (bundled|installed) evaluator"):
-            load_code(named(stranger, evaluator=reference, options={"shell": True}))
+            load_code(named(stranger, evaluator=reference, options={"shell": True}), Consent())
     assert not mark.exists()
 
 
@@ -101,9 +102,9 @@ def test_a_file_below_the_working_directory_is_no_more_trusted_than_another(
         run = named(stranger, evaluator=reference)
         for load in (load_code, load_run_evaluator):
             with pytest.raises(UsageError, match=r"evaluator .*evil\.py.*have not named yourself.*--trust"):
-                load(run)
+                load(run, Consent())
     assert not mark.exists()
-    load_run_evaluator(run, trust=True)
+    load_run_evaluator(run, Consent(trust=True))
     assert mark.exists(), "the user has said so"
 
 
@@ -112,12 +113,12 @@ def test_a_strategy_is_asked_about_as_an_evaluator_is(stranger: Path, tmp_path: 
     run = named(stranger, strategy="./own.py", strategy_options={"population": 4})
     asked: list[str] = []
     with pytest.raises(UsageError, match=r"strategy .*own\.py"):
-        load_code(run, evaluator=str(tmp_path / "quick.py"), ask=lambda text: bool(asked.append(text)))
+        load_code(run, Consent(ask=lambda text: bool(asked.append(text))), str(tmp_path / "quick.py"))
     assert len(asked) == 1
     assert not mark.exists()
-    load_code(run, evaluator=str(tmp_path / "quick.py"), ask=lambda text: True)
+    load_code(run, Consent(ask=lambda text: True), str(tmp_path / "quick.py"))
     assert mark.exists()
-    load_code(run)  # both have been named by now
+    load_code(run, Consent())  # both have been named by now
 
 
 def test_resume_from_python_asks_as_well(stranger: Path, tmp_path: Path, evil: Path, mark: Path) -> None:
@@ -134,7 +135,7 @@ def test_a_plain_name_is_not_looked_for_in_a_folder_of_evaluators(stranger: Path
     (evil.parent / "evaluators").mkdir()
     shutil.copy(evil, evil.parent / "evaluators" / "foo.py")
     with pytest.raises(PluginError, match="expected bundled:NAME, entry:NAME or a path"):
-        load_code(named(stranger, evaluator="foo"))
+        load_code(named(stranger, evaluator="foo"), Consent())
     assert not mark.exists()
 
 
@@ -142,13 +143,13 @@ def test_what_was_allowed_is_what_is_loaded(stranger: Path, tmp_path: Path) -> N
     """A link could be turned elsewhere between the question and the last of the workers."""
     trust.remember_file(tmp_path / "quick.py", source_hash(tmp_path / "quick.py"))
     (tmp_path / "link.py").symlink_to(tmp_path / "quick.py")
-    assert load_run_evaluator(named(stranger, evaluator="link.py")).path == (tmp_path / "quick.py").resolve()
+    assert load_run_evaluator(named(stranger, evaluator="link.py"), Consent()).path == (tmp_path / "quick.py").resolve()
 
 
 @pytest.mark.parametrize("path", ["gone.py", "store", "/dev/zero/x.py", "x" * 4000 + ".py"])
 def test_what_is_no_file_is_said_at_once(stranger: Path, path: str) -> None:
     with pytest.raises(EvoTuneError) as caught:
-        load_code(named(stranger, evaluator=path if path.endswith(".py") else f"./{path}"))
+        load_code(named(stranger, evaluator=path if path.endswith(".py") else f"./{path}"), Consent())
     assert "is not a file here: check the path" in str(caught.value)
 
 
@@ -225,12 +226,12 @@ def test_a_run_of_ones_own_that_came_back_changed_executes_nothing_unasked(
         said = "names the strategy" if name == "strategy" else said
         for load in (load_code, load_run_evaluator) if name != "strategy" else (load_code,):
             with pytest.raises(UsageError, match=said) as caught:
-                load(Run.open(run))
+                load(Run.open(run), Consent())
             assert "\n" not in str(caught.value)
             assert "give --trust" in str(caught.value) or "say --trust" in str(caught.value)
         if not outside:
             with pytest.raises(UsageError, match=said):
-                load_code(Run.open(run), accept_changes=True)
+                load_code(Run.open(run), Consent(changes=True))
         assert not mark.exists(), name
 
 
@@ -240,9 +241,9 @@ def test_a_run_that_came_back_changed_goes_on_once_the_user_says_so(
     begin("mine", trials=4).close()
     run = named(tmp_path / "store" / "mine", created="another time")
     asked: list[str] = []
-    load_run_evaluator(run, ask=lambda text: not asked.append(text))
+    load_run_evaluator(run, Consent(ask=lambda text: not asked.append(text)))
     assert asked == ["run mine was begun by you here and has changed since (_run.json). Go on?"]
-    load_run_evaluator(run)  # said once
+    load_run_evaluator(run, Consent())  # said once
 
 
 def test_what_a_run_is_known_by_is_the_same_once_it_is_read_back(begin: Callable[..., Search], tmp_path: Path) -> None:
@@ -310,21 +311,21 @@ def test_a_strangers_run_reads_no_path_outside_of_its_folder_unasked(
         with pytest.raises(
             UsageError, match=r"was not begun by you here; it reads '/.*': look at it, then give --trust"
         ):
-            load_run_evaluator(run)
+            load_run_evaluator(run, Consent())
         with pytest.raises(UsageError, match="it reads"):
-            load_run_evaluator(run, "language_model")
+            load_run_evaluator(run, Consent(), "language_model")
     asked: list[str] = []
     run = named(stranger, **{**plain, "evaluator": "bundled:language_model", "options": {"data": "secret"}})
-    load_run_evaluator(run, ask=lambda text: not asked.append(text))
+    load_run_evaluator(run, Consent(ask=lambda text: not asked.append(text)))
     assert asked == [f"run run was not begun by you here; it reads '{secret.resolve()}'. Go on?"]
-    load_run_evaluator(run)  # said once
+    load_run_evaluator(run, Consent())  # said once
     run = named(stranger, evaluator=str(evil), options={"sleep": "secret"})
     with pytest.raises(UsageError, match=r"evaluator .*evil\.py.*have not named"):
-        load_run_evaluator(run, ask=lambda text: "evil" not in text)
+        load_run_evaluator(run, Consent(ask=lambda text: "evil" not in text))
     run = named(stranger, **{**plain, "evaluator": "bundled:language_model", "options": {"data": "secret"}})
     (secret / "more").symlink_to("/etc")
     with pytest.raises(UsageError, match="'/etc'"):
-        load_run_evaluator(run)
+        load_run_evaluator(run, Consent())
     assert not mark.exists()
 
 
@@ -332,7 +333,7 @@ def test_a_strangers_run_reads_what_is_in_its_folder(stranger: Path) -> None:
     (stranger / "data").mkdir()
     (stranger / "data" / "text").write_text("all work and no play\n" * 5000)
     options = {"data": str(stranger / "data")}
-    load_run_evaluator(named(stranger, evaluator="bundled:language_model", options=options))
+    load_run_evaluator(named(stranger, evaluator="bundled:language_model", options=options), Consent())
 
 
 def test_every_run_has_an_identity_and_a_copy_has_its_own(begin: Callable[..., Search], tmp_path: Path) -> None:

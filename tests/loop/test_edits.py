@@ -20,6 +20,7 @@ from evo_tune.loop.verifying import Verification, verify_run
 from evo_tune.report.page import write_beside
 from evo_tune.store.journal import seal_line
 from evo_tune.store.run import Run
+from evo_tune.trust.decide import Consent
 from tests.journals import events_of, make_older
 
 Begin = Callable[..., Search]
@@ -44,7 +45,7 @@ def folder(begin: Begin, here: None) -> Path:
 
 def verified(folder: Path, trust: bool = False, retrain: int = 0) -> Verification:
     run = Run.open(folder)
-    bound, rules = load_code(run, trust=trust)
+    bound, rules = load_code(run, Consent(trust))
     return verify_run(run, bound, rules, retrain, run.session)
 
 

@@ -25,6 +25,7 @@ from evo_tune.plugins.find import find_evaluator, make_strategy
 from evo_tune.report.charts.next_steps import range_end_lines
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import WIDENINGS, Run
+from evo_tune.trust.decide import Consent
 from tests.conftest import cut_copy, drive, rows, survivors
 from tests.journals import line_of
 from tests.strategies.cases import some
@@ -80,7 +81,7 @@ def wide(begin: Begin, tmp_path: Path) -> Begin:
 def disagreements(folder: Path) -> list[Disagreement]:
     run = Run.open(folder)
 
-    plugin, strategy = load_code(run, None, True, None, None)
+    plugin, strategy = load_code(run, Consent(trust=True))
     return verify(run, space_of(run.manifest, plugin.space), strategy)
 
 

@@ -31,6 +31,7 @@ from evo_tune.store.inbox import submit_patch
 from evo_tune.store.manifest import copy_manifest
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
+from evo_tune.trust.decide import Consent
 from tests.conftest import cut_copy, drive, rows
 from tests.journals import events_of, write_events
 
@@ -115,7 +116,7 @@ def by_table(search: Search, candidate: Candidate) -> dict[str, float]:
 
 
 def agrees(run: Run) -> bool:
-    bound, rules = load_code(run, trust=True)
+    bound, rules = load_code(run, Consent(trust=True))
     return verify(run, bound.space, rules) == []
 
 

@@ -25,6 +25,7 @@ from evo_tune.loop.search import Search
 from evo_tune.loop.verifying import Disagreement, RangeDisagreement, verify
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import Run
+from evo_tune.trust.decide import Consent
 from tests.conftest import cut_copy, drive, rows, survivors
 from tests.journals import events_of, line_of, write_events
 from tests.strategies.cases import some
@@ -79,7 +80,7 @@ def outside(begin: Begin, tmp_path: Path) -> Begin:
 
 def differing(folder: Path) -> list[Disagreement | RangeDisagreement]:
     run = Run.open(folder)
-    plugin, strategy = load_code(run, None, True, None, None)
+    plugin, strategy = load_code(run, Consent(trust=True))
     return verify(run, space_of(run.manifest, plugin.space), strategy)
 
 

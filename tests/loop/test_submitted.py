@@ -208,8 +208,9 @@ def test_killed_after_any_event_nothing_is_lost_and_nothing_twice(
 def tampered(run: Run, change: Callable[[Any], None]) -> list[Any]:
     change(run)
     from evo_tune.loop.code import load_code
+    from evo_tune.trust.decide import Consent
 
-    bound, rules = load_code(run, None, True)
+    bound, rules = load_code(run, Consent(trust=True))
     return verify(run, bound.space, rules)
 
 

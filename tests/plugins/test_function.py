@@ -24,6 +24,7 @@ from evo_tune.plugins.find import find_evaluator
 from evo_tune.settings import parse_rungs
 from evo_tune.store.run import Run
 from evo_tune.trust import decide as trust
+from evo_tune.trust.decide import Consent
 from tests.here import Here
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "function.py"
@@ -122,7 +123,7 @@ def test_a_function_of_a_script_is_trained_and_the_run_resumes_and_verifies(scri
     assert max(trial.genome["x"] for trial in again.trials) <= 0.75  # repaired as before
     assert len(Search.resume("one", evaluator=script.train, trials=6).run().trials) == 6
     run = Run.open(Path("populations/one"))
-    assert verify(run, space, load_code(run)[1]) == []
+    assert verify(run, space, load_code(run, Consent())[1]) == []
     text = Path("mine.py").read_text()
     Path("mine.py").write_text(text + "# other")
     with pytest.raises(UsageError, match=r"mine\.py', which has changed since you named it"):

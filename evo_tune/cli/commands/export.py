@@ -70,6 +70,7 @@ def command(
     from evo_tune.dispatch.devices import plan
     from evo_tune.loop.code import load_run_evaluator
     from evo_tune.options.binding import split_assignments
+    from evo_tune.trust.decide import Consent
 
     flags = {name: value for name, value in flags.items() if value is not None}
     trial, ensemble, threads = (flags.get(name) for name in ("trial", "ensemble", "threads"))
@@ -79,7 +80,7 @@ def command(
     if folder is None:
         raise UsageError(f"expected RUN and DIR, the folder to write: evo-tune export {run or 'RUN'} DIR")
     target, saved = Path(folder), shared.open_run(run, store)
-    plugin = load_run_evaluator(saved, evaluator, trust, shared.ask_function())
+    plugin = load_run_evaluator(saved, Consent(trust, shared.ask_function()), evaluator)
     if not hasattr(plugin.module, "export") and not saved.patches:
         raise PluginError(
             f"evaluator {plugin.name} has no export(genome, context, folder); `evo-tune best` prints the genome"

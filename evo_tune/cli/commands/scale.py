@@ -103,9 +103,10 @@ def command(
     from evo_tune.loop.code import bind_to_run, load_run_evaluator
     from evo_tune.store.run import Run
     from evo_tune.training.scale.recipe import TransferRequest, probe_rates, probe_results, recipe_config_toml
+    from evo_tune.trust.decide import Consent
 
     saved = shared.open_run(run, store)
-    bound = bind_to_run(saved, load_run_evaluator(saved, evaluator, trust, shared.ask_function()))
+    bound = bind_to_run(saved, load_run_evaluator(saved, Consent(trust, shared.ask_function()), evaluator))
     trial_to_scale, request = trial_to_transfer(saved, trial), TransferRequest(**target)
     if emit is not None and emit.exists():
         raise UsageError(f"--emit {emit}: exists; choose another file")

@@ -41,13 +41,14 @@ def command(
     """
     from evo_tune.loop.code import load_code, load_code_to_replay, session_settings_to_trust
     from evo_tune.loop.verifying import verify_run
+    from evo_tune.trust.decide import Consent
 
-    saved = shared.open_run(run, store)
+    saved, user = shared.open_run(run, store), Consent(trust, shared.ask_function())
     try:
         if retrain or evaluator:
-            bound, rules = load_code(saved, evaluator, trust, shared.ask_function(), strategy)
+            bound, rules = load_code(saved, user, evaluator, strategy)
         else:
-            bound, rules = load_code_to_replay(saved, trust, shared.ask_function(), strategy)
+            bound, rules = load_code_to_replay(saved, user, strategy)
     except PluginError as error:
         raise PluginError(f"--retrain trains with the code of the run: {error}" if retrain else str(error)) from None
     session = session_settings_to_trust(saved, {}) if retrain else saved.session
