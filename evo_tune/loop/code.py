@@ -52,21 +52,7 @@ from evo_tune.store.journal import JOURNAL, write_atomically
 from evo_tune.store.manifest import MANIFEST, Manifest, read_manifest
 from evo_tune.store.run import Run
 from evo_tune.text import escape_unprintable, one_line
-from evo_tune.trust.decide import (
-    Consent,
-    allow,
-    allow_command,
-    allow_run,
-    describe_paths,
-    digest,
-    is_remembered,
-    paths_outside_folder,
-    reason_for_distrust,
-    recognize_moved_run,
-    remember_file,
-    remember_run,
-    run_hashes,
-)
+from evo_tune.trust import decide
 
 # Package of evo-tune's own strategies: their version is evo-tune's.
 OWN = "evo_tune.strategies."
@@ -123,7 +109,7 @@ def load_named_evaluator(
 
 
 def _remember_file(path: Path) -> None:
-    remember_file(path, source_hash(path))
+    decide.remember_file(path, source_hash(path))
 
 
 def remember(run: Run, evaluator: Evaluator, session: SessionSettings) -> Evaluator:
@@ -142,7 +128,7 @@ def remember(run: Run, evaluator: Evaluator, session: SessionSettings) -> Evalua
     if is_file_name(run.manifest.strategy):
         _remember_file(Path(run.manifest.strategy))
     code = {CODE: evaluator.hash} if evaluator.origin == COMMAND else {}
-    remember_run(run.folder, {**hashes_of(run.manifest, run.genes), **code, **_hash_places(session)})
+    decide.remember_run(run.folder, {**hashes_of(run.manifest, run.genes), **code, **_hash_places(session)})
     return evaluator
 
 
@@ -154,7 +140,7 @@ def _hashes(run: Run) -> dict[str, str]:
 
 def remember_patch(run: Run, hash: str) -> None:
     """Remember that the user gave a patch to a run, or began it as one that others may give patches."""
-    remember_run(run.folder, _patch_key(run, hash))
+    decide.remember_run(run.folder, _patch_key(run, hash))
 
 
 def _patch_key(run: Run, hash: str) -> dict[str, str]:
@@ -165,7 +151,7 @@ def _patch_key(run: Run, hash: str) -> dict[str, str]:
 def is_patch_allowed(run: Run, hash: str) -> bool:
     """Return whether a patch may join a run: the user proposed it, or began the run with `--allow-patches`."""
     patched = run.manifest.patched
-    return patched is not msgspec.UNSET and (patched.allow or is_remembered(run.folder, _patch_key(run, hash)))
+    return patched is not msgspec.UNSET and (patched.allow or decide.is_remembered(run.folder, _patch_key(run, hash)))
 
 
 def patch_set_of(run: Run) -> PatchSet | None:
@@ -182,14 +168,14 @@ def patch_set_of(run: Run) -> PatchSet | None:
     return make_patch_set(patches, project, {*genes, *TRIAL_PLACEHOLDERS})
 
 
-def _allow_patches(run: Run, user: Consent) -> None:
+def _allow_patches(run: Run, user: decide.Consent) -> None:
     """Allow the patches that joined a run, or refuse it.
 
     Raises:
         UsageError: The user gave one of them neither to this run nor allows it now.
     """
     for patch in run.added_patches:
-        if not is_remembered(run.folder, _patch_key(run, patch.hash)):
+        if not decide.is_remembered(run.folder, _patch_key(run, patch.hash)):
             text = f"patch {patch.name} joined run {run.name}, and you have not given it"
             remedy = f"look at {CODE_FOLDER}/{patch.hash} in its folder, then give --trust (from Python: trust=True)"
             user.require(text, "Execute it?", remedy)
@@ -198,7 +184,7 @@ def _allow_patches(run: Run, user: Consent) -> None:
 
 def remember_session(run: Run, session: SessionSettings) -> None:
     """Remember what the user gave to a run as they continue it: wider genes, and where it trains."""
-    remember_run(run.folder, {GENES: _hashes(run)[GENES], **_hash_places(session)})
+    decide.remember_run(run.folder, {GENES: _hashes(run)[GENES], **_hash_places(session)})
 
 
 def remember_copy(run: Run, original: Path) -> None:
@@ -210,14 +196,14 @@ def remember_copy(run: Run, original: Path) -> None:
     """
     manifest = msgspec.structs.replace(run.manifest, identity=read_manifest(original).identity)
     of_original = {**_hashes(run), MANIFEST: hashes_of(manifest, {})[MANIFEST]}
-    mine = {} if reason_for_distrust(original, of_original) else _hashes(run)
+    mine = {} if decide.reason_for_distrust(original, of_original) else _hashes(run)
     of_patches = {
         f"patch {patch.hash}": run.manifest.identity
         for patch in run.added_patches
-        if is_remembered(original, {f"patch {patch.hash}": manifest.identity})
+        if decide.is_remembered(original, {f"patch {patch.hash}": manifest.identity})
     }
     results = copied_results(original, manifest.identity, run.manifest.identity)
-    remember_run(run.folder, {**run_hashes(original), **mine, **of_patches, **results})
+    decide.remember_run(run.folder, {**decide.run_hashes(original), **mine, **of_patches, **results})
 
 
 # Name of the hash of the genes' values.
@@ -234,7 +220,7 @@ def hashes_of(manifest: Manifest, genes: Mapping[str, Gene]) -> dict[str, str]:
         manifest: Manifest of the run.
         genes: Its present genes. Only values that are text count: they may be names of files, or words of a command.
     """
-    return {MANIFEST: digest(msgspec.to_builtins(manifest)), GENES: digest(sorted(_gene_texts(genes)))}
+    return {MANIFEST: decide.digest(msgspec.to_builtins(manifest)), GENES: decide.digest(sorted(_gene_texts(genes)))}
 
 
 def _hash_places(session: SessionSettings) -> dict[str, str]:
@@ -242,7 +228,7 @@ def _hash_places(session: SessionSettings) -> dict[str, str]:
     places = {name: getattr(session, name) for name in DEVICE_SETTINGS}
     if places["scheduler_file"] is None:  # as version 1.0 remembered the places, which had no such setting
         del places["scheduler_file"]
-    return {"places": digest(places)}
+    return {"places": decide.digest(places)}
 
 
 def _gene_texts(genes: Mapping[str, Gene]) -> set[str]:
@@ -295,7 +281,7 @@ def patched_code(
 
 
 def load_code(
-    run: Run, user: Consent, evaluator: str | Callable[..., Any] | None = None, strategy: str | None = None
+    run: Run, user: decide.Consent, evaluator: str | Callable[..., Any] | None = None, strategy: str | None = None
 ) -> tuple[BoundEvaluator, StrategyWithRules]:
     """Load the evaluator and the strategy of a saved run, if they may be executed.
 
@@ -315,7 +301,9 @@ def load_code(
     return bound, strategy_with_rules(run.manifest, bound, chosen)
 
 
-def load_code_to_replay(run: Run, user: Consent, strategy: str | None) -> tuple[BoundEvaluator, StrategyWithRules]:
+def load_code_to_replay(
+    run: Run, user: decide.Consent, strategy: str | None
+) -> tuple[BoundEvaluator, StrategyWithRules]:
     """Load what makes the proposals of a saved run again; see `load_code`.
 
     A command has no part in proposals: it is not executed, needs no script and no trust. A file that is missing is left
@@ -383,12 +371,12 @@ def hash_of(strategy: Strategy) -> str:
     return "" if kind.__module__.startswith(OWN) else source_hash(Path(inspect.getfile(kind)))
 
 
-def load_run_evaluator(run: Run, user: Consent, moved_to: str | Callable[..., Any] | None = None) -> Evaluator:
+def load_run_evaluator(run: Run, user: decide.Consent, moved_to: str | Callable[..., Any] | None = None) -> Evaluator:
     """Load the evaluator of a saved run, if it may be executed and the run's options followed; see `load_code`."""
     manifest, hashes = run.manifest, _hashes(run)
     consent = user
-    if reason_for_distrust(run.folder, hashes) and not recognize_moved_run(run.folder, hashes):
-        consent = allow_run(run.folder, hashes, _actions_to_allow(run, moved_to is not None), user)
+    if decide.reason_for_distrust(run.folder, hashes) and not decide.recognize_moved_run(run.folder, hashes):
+        consent = decide.allow_run(run.folder, hashes, _actions_to_allow(run, moved_to is not None), user)
     reference = manifest.evaluator
     if reference.startswith(f"{FUNCTION}:") and (moved_to is None or isinstance(moved_to, str)):
         return _load_function_of(run, moved_to, consent)
@@ -402,7 +390,7 @@ def load_run_evaluator(run: Run, user: Consent, moved_to: str | Callable[..., An
         # Nothing is executed yet.
         evaluator = find_evaluator(reference, manifest.genes(), manifest.options, patch_set_of(run))
         _allow_patches(run, consent)
-        allow_command(run.folder, evaluator.code or (), {CODE: evaluator.hash}, consent)
+        decide.allow_command(run.folder, evaluator.code or (), {CODE: evaluator.hash}, consent)
         return evaluator
     if reference.partition(":")[0] in PREFIXES:
         return find_evaluator(reference)
@@ -434,18 +422,18 @@ def _actions_to_allow(run: Run, named: bool) -> dict[str, Any]:
         if manifest.patched is not msgspec.UNSET:
             links = read_listing(run.folder, manifest.patched.project).links.values()
             if outside := sorted(link for link in links if os.path.isabs(link)):
-                actions[f"reads {describe_paths(outside)}"] = outside
+                actions[f"reads {decide.describe_paths(outside)}"] = outside
     if kind == FUNCTION and not named:  # one function: the user's file may contain others
         reference = Reference.read(manifest.evaluator)
         actions[f"executes the function {reference.name} of {reference.path or OWN_FILE!r}"] = None
     options = {} if kind == COMMAND and not named else manifest.options  # those of a command are patterns, not paths
     texts = {*_texts([options, manifest.strategy_options, manifest.warm_start]), *_gene_texts(run.genes)}
-    if paths := paths_outside_folder(texts, run.folder):
-        actions[f"reads {describe_paths(paths)}"] = paths
+    if paths := decide.paths_outside_folder(texts, run.folder):
+        actions[f"reads {decide.describe_paths(paths)}"] = paths
     return actions
 
 
-def _load_function_of(run: Run, moved_to: str | None, user: Consent) -> Evaluator:
+def _load_function_of(run: Run, moved_to: str | None, user: decide.Consent) -> Evaluator:
     """Return the function of a run; its file is imported only if it may be executed."""
     reference, genes = Reference.read(run.manifest.evaluator), run.manifest.genes()
     if moved_to is not None:
@@ -456,7 +444,7 @@ def _load_function_of(run: Run, moved_to: str | None, user: Consent) -> Evaluato
     return load_function(_allow_file(path, "evaluator", user), reference, genes)
 
 
-def _allow_strategy(manifest: Manifest, user: Consent, moved_to: str | None) -> str:
+def _allow_strategy(manifest: Manifest, user: decide.Consent, moved_to: str | None) -> str:
     """Return the name of a run's strategy, or the path that the user gave or allowed."""
     name = manifest.strategy
     if moved_to is not None:
@@ -472,12 +460,12 @@ def _allow_strategy(manifest: Manifest, user: Consent, moved_to: str | None) -> 
     return str(_allow_file(Path(name), "strategy", user))
 
 
-def _allow_file(path: Path, kind: str, user: Consent) -> Path:
+def _allow_file(path: Path, kind: str, user: decide.Consent) -> Path:
     """Return the resolved path of a file that a run names as evaluator or strategy, if its code may be executed."""
     if not os.path.isfile(path):
         remedy = f"check the path, or say where it is now: --{kind} PATH"
         raise PluginError(f"the {kind} of the run, {str(path)!r}, is not a file here: {remedy}")
-    return allow(path, kind, source_hash, f"say --trust, or --{kind} PATH (from Python: trust=True)", user)
+    return decide.allow(path, kind, source_hash, f"say --trust, or --{kind} PATH (from Python: trust=True)", user)
 
 
 def session_settings_to_trust(run: Run, changes: Mapping[str, Any]) -> SessionSettings:
@@ -488,7 +476,7 @@ def session_settings_to_trust(run: Run, changes: Mapping[str, Any]) -> SessionSe
         changes: Settings that the user gives now; the warning does not name them.
     """
     last = run.session
-    if is_remembered(run.folder, _hash_places(last)):
+    if decide.is_remembered(run.folder, _hash_places(last)):
         return last
     default_places = {name: getattr(SessionSettings(), name) for name in DEVICE_SETTINGS}
     places = {name: getattr(last, name) for name in DEVICE_SETTINGS if name not in changes}

@@ -25,16 +25,7 @@ from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Constraint, Objective
 from evo_tune.genome.values import Genome, genome_key, space_error_prefix
-from evo_tune.loop.budget import (
-    PLANNING_SHARE,
-    StepTimings,
-    affordable_trainings,
-    choose_seconds,
-    fit_cost,
-    needs_cost,
-    settle_determinism,
-    time_steps,
-)
+from evo_tune.loop import budget
 from evo_tune.loop.checks import check_ends, check_learning, check_metric, check_repair, check_rules, check_suited
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.genes import genes_with_defaults, limits_for
@@ -147,7 +138,7 @@ def plan_run(
     """
     began = time.monotonic()
     evaluator = plugin.bind(request.options)
-    cost_is_open = needs_cost(evaluator)
+    cost_is_open = budget.needs_cost(evaluator)
     checked = _CheckedRequest(plugin, request, settings, session, store)
     # Elsewhere than on a GPU of this machine, deterministic algorithms cost nothing or cannot be timed: they stay.
     open_options = {"deterministic": AUTO} if evaluator.options.get("deterministic") == AUTO else {}
@@ -163,10 +154,10 @@ def plan_run(
         if TIMING in plugin.supports and (forecast or rungs_are_open or open_options):
             genomes = genomes_to_time(draft.space) if forecast or rungs_are_open else [draft.space.default()]
             to_time = draft.evaluator.with_options(**open_options) if open_options else draft.evaluator
-            timings = time_steps(genomes, to_time, draft.manifest, session, True, _planning_end(session, began))
+            timings = budget.time_steps(genomes, to_time, draft.manifest, session, True, _planning_end(session, began))
             slots, device, pace = timings.slots, timings.device, pace_of(timings.rows, timings.worker)
             if open_options:
-                evaluator, choice = settle_determinism(evaluator, timings)
+                evaluator, choice = budget.settle_determinism(evaluator, timings)
                 draft, choices = _draft(checked, evaluator, checked.settings), [choice]
         else:
             slot_plan = plan_slots(session, draft.manifest.threads, draft.manifest.options)
@@ -180,7 +171,7 @@ def plan_run(
 
 def _budget_in_time(
     checked: "_CheckedRequest", evaluator: BoundEvaluator, began: float, open_options: Mapping[str, Any]
-) -> tuple[Draft, StepTimings, Pace | None, list[str]]:
+) -> tuple[Draft, budget.StepTimings, Pace | None, list[str]]:
     """Measure the cost of a step, and choose the time of a training unless the user gave it.
 
     Args:
@@ -206,14 +197,14 @@ def _budget_in_time(
         # The corners are left out: the slowest genome of a space may take more time than all others.
         genomes = genomes_to_time(draft.space, RANDOM_GENOMES, corners=False)
         to_time = draft.evaluator.with_options(**open_options) if open_options else draft.evaluator
-        timings = time_steps(genomes, to_time, draft.manifest, session, False, ends_at)
+        timings = budget.time_steps(genomes, to_time, draft.manifest, session, False, ends_at)
         is_settled, open_options = not open_options, {}
         if not is_settled:
-            evaluator, choice = settle_determinism(evaluator, timings)
+            evaluator, choice = budget.settle_determinism(evaluator, timings)
             choices.append(choice)
             # Steps are faster without determinism: their cost is measured once more.
             is_settled = bool(evaluator.options["deterministic"])
-        cost, timed_pace = fit_cost(draft.evaluator, genomes, timings), pace_of(timings.rows, timings.worker, ())
+        cost, timed_pace = budget.fit_cost(draft.evaluator, genomes, timings), pace_of(timings.rows, timings.worker, ())
         if cost is None or timed_pace is None:
             if is_first_round and given_seconds is not None and time.monotonic() < ends_at:
                 raise UsageError(f"-o seconds={given_seconds:g}: no training step could be timed; give another budget")
@@ -225,7 +216,7 @@ def _budget_in_time(
                 is_quick_search = not checked.request.options and not session.has_limits
                 trainings = GENERATIONS * int(checked.strategy.to_json()["population"]) if is_quick_search else None
                 limits = (session, timings.slots, time.monotonic() - began, trainings)
-                seconds, reason = choose_seconds(draft.evaluator, draft.space.default(), cost, *limits)
+                seconds, reason = budget.choose_seconds(draft.evaluator, draft.space.default(), cost, *limits)
                 choices.append(f"budget: {seconds:g} s a training (-o seconds={seconds:g}), {reason}")
             evaluator = evaluator.with_options(seconds=seconds)
         timed_default, draft = draft.space.default(), _draft(checked, evaluator, checked.settings)
@@ -241,7 +232,7 @@ def _budget_in_time(
 
 def _planning_end(session: SessionSettings, began: float) -> float:
     """Return when the timing of steps ends, in seconds of `time.monotonic`; infinite without a limit in hours."""
-    return math.inf if session.hours is None else began + PLANNING_SHARE * session.hours * 3600.0
+    return math.inf if session.hours is None else began + budget.PLANNING_SHARE * session.hours * 3600.0
 
 
 def _choose_rungs(
@@ -262,7 +253,7 @@ def _choose_rungs(
     session, manifest = checked.session, draft.manifest
     if checked.settings.fidelity != AUTO or len(manifest.objectives) > 1 or manifest.learned:
         return draft, ""
-    trainings = affordable_trainings(slots, planning, session, seconds)
+    trainings = budget.affordable_trainings(slots, planning, session, seconds)
     rungs = rungs_that_pay(trainings, seconds)
     supported = "budget" in draft.evaluator.plugin.supports
     if rungs == "1" or not supported or session.max_genomes(manifest.population) <= trainings:

@@ -226,7 +226,7 @@ def test_hours_choose_the_time_of_a_training(priced: Evaluator, monkeypatch: pyt
     room = (360 - found.seconds) * 2
     assert found.manifest.options["seconds"] == pytest.approx(room / TRAININGS, rel=0.05)
     assert "--hours" in "".join(found.choices)
-    monkeypatch.setattr("evo_tune.loop.plan.PLANNING_SHARE", math.inf)  # hours so short would end the timing
+    monkeypatch.setattr("evo_tune.loop.budget.PLANNING_SHARE", math.inf)  # hours so short would end the timing
     least = plan(priced, hours=1e-4).manifest.options["seconds"]
     assert least == pytest.approx(3.1 / 8, rel=0.1), "no shorter than an eighth of the evaluator's own"
     enough = plan(priced, {"short": "true"}, hours=0.1)
@@ -328,7 +328,7 @@ def test_rungs_settle_the_schedule_and_what_refuses_them_goes_without(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     timings = StepTimings({0: {"seconds": 60.0, "step": 0.1, "judging": 1.0}}, 0, 1, "cpu")
-    monkeypatch.setattr("evo_tune.loop.plan.time_steps", lambda *_, **__: timings)
+    monkeypatch.setattr("evo_tune.loop.budget.time_steps", lambda *_, **__: timings)
     plugin = find_evaluator("language_model")
 
     def plan_with(**options: object) -> RunPlan:

@@ -73,7 +73,7 @@ def plan_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanRun:
             }
             return StepTimings(rows, 0, 1, "cuda:0")
 
-        monkeypatch.setattr("evo_tune.loop.plan.time_steps", time_steps)
+        monkeypatch.setattr("evo_tune.loop.budget.time_steps", time_steps)
         settings = parse_settings({"trials": 3, "devices": devices})
         plan = plan_run(find_evaluator(str(path)), Request(options=options), *settings, tmp_path)
         assert plan.evaluator.options == plan.manifest.options

@@ -138,7 +138,7 @@ def test_a_run_begins_with_one_bind_and_three_spaces(
         monkeypatch.setattr(kind, name, counted)
 
     timings = StepTimings({0: {"seconds": 5.0, "step": 0.01, "judging": 0.1}}, 0, 1, "cpu")
-    monkeypatch.setattr("evo_tune.loop.plan.time_steps", lambda *_, **__: timings)
+    monkeypatch.setattr("evo_tune.loop.budget.time_steps", lambda *_, **__: timings)
     count(Evaluator, "bind")
     count(SearchSpace, "__init__")
     with Search("tabular", options=options or {"epochs": 2}, store=tmp_path, trials=3, slots=1) as search:
