@@ -262,10 +262,7 @@ def inverse_cholesky_factor(matrix: np.ndarray) -> np.ndarray:
 
 
 def find_posterior_mode(
-    gradient: Callable[[np.ndarray], np.ndarray],
-    medians: np.ndarray,
-    deviations: np.ndarray,
-    max_distance: np.ndarray | None = None,
+    gradient: Callable[[np.ndarray], np.ndarray], medians: np.ndarray, deviations: np.ndarray, max_distance: np.ndarray
 ) -> np.ndarray:
     """Return values near the mode of a posterior with a normal prior, after a fixed number of steps. Shape (values,).
 
@@ -273,9 +270,8 @@ def find_posterior_mode(
         gradient: Function that returns the gradient of the log likelihood, shape (values,), at some values.
         medians: Medians of the prior, shape (values,).
         deviations: Deviations of the prior, shape (values,).
-        max_distance: Largest differences from the medians, shape (values,); None for three deviations.
+        max_distance: Largest differences from the medians, shape (values,).
     """
-    max_distance = 3.0 * deviations if max_distance is None else max_distance
     values, step_sizes, last_slope = medians.copy(), np.full(len(medians), FIRST_STEP), np.zeros(len(medians))
     for _ in range(FIT_STEPS):
         slope = gradient(values) - (values - medians) / deviations**2

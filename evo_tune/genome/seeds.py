@@ -121,9 +121,11 @@ def fit_seed_model(trainings: Trainings) -> np.ndarray:
     relevance_median = -2.0 * math.log(kernels.LENGTH_MEDIAN * math.sqrt(len(squares)))
     medians = np.append(np.full(len(squares), relevance_median), np.log([OWN, SHARED, NOISE]))
     deviations = np.append(np.full(len(squares), 2.0 * kernels.LENGTH_LOG_DEVIATION), np.full(3, VARIANCES))
-    return kernels.find_posterior_mode(
-        lambda logs: likelihood_gradient(squares, parts, scores, logs), medians, deviations
-    )
+
+    def gradient(logs: np.ndarray) -> np.ndarray:
+        return likelihood_gradient(squares, parts, scores, logs)
+
+    return kernels.find_posterior_mode(gradient, medians, deviations, 3.0 * deviations)
 
 
 def likelihood_gradient(squares: np.ndarray, parts: np.ndarray, scores: np.ndarray, logs: np.ndarray) -> np.ndarray:

@@ -175,23 +175,18 @@ class ProposalQueue:
         run: Run that is open for writing.
         history: History that the strategy sees.
         strategy: Strategy of the run.
-        trial_files: Files of trials, which follow each new candidate.
+        files: Files of trials, which follow each new candidate.
         patches: Patches of the run, which others may join; None if it has none.
     """
 
     def __init__(
-        self,
-        run: Run,
-        history: RunHistory,
-        strategy: StrategyWithRules,
-        trial_files: TrialFiles,
-        patches: PatchSet | None = None,
+        self, run: Run, history: RunHistory, strategy: StrategyWithRules, files: TrialFiles, patches: PatchSet | None
     ) -> None:
         self._run = run
         self._patches = patches
         self._history = history
         self._strategy = strategy
-        self._trial_files = trial_files
+        self._files = files
         self._arrival = run.manifest.settings.order == "arrival"
         self._waiting: deque[Candidate] = deque()
         # Whether the last proposal was not made a candidate, because it would not fit.
@@ -245,7 +240,7 @@ class ProposalQueue:
         candidate = run.record_candidate(candidate_of(proposal, history, run), submission)
         widen(history, run)  # a submission may have wider ranges
         history.add_candidate(candidate)
-        self._trial_files.add_candidate(candidate)
+        self._files.add_candidate(candidate)
         return candidate
 
     def _next_submitted(self, fits: Callable[[Proposal], bool]) -> Candidate | None:

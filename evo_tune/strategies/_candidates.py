@@ -324,11 +324,7 @@ def _update_curvature(inverse_curvature: np.ndarray, step: np.ndarray, change: n
 
 
 def propose_rare_value(
-    novelty: Novelty,
-    drafts: Iterable[Draft],
-    probability: float,
-    rng: np.random.Generator,
-    success: Below | None = None,
+    novelty: Novelty, drafts: Iterable[Draft], probability: float, rng: np.random.Generator, success: Below | None
 ) -> Proposal | None:
     """Return a proposal with the rarest value of the genes without order, if the search has stalled.
 
@@ -366,23 +362,19 @@ def propose_rare_value(
     _, _, count, gene, value = min(rows)
     if count >= SUFFICIENT_TRIALS_FACTOR * math.sqrt(len(recent_features)) or rng.random() >= probability:
         return None
-    proposals, points, unit_rows = [], [], []
-    candidates = _drafts_with_value(history, drafts, gene, (value + 0.5) / sizes[gene], rng)
-    for proposal, units in novelty.filter_new(candidates):
-        features = encode_features(units[None], sizes)[0]
-        if features[gene] == value:  # a repair may have changed the value
-            proposals.append(proposal)
-            points.append(features)
-            unit_rows.append(units)
-    if not proposals:
+    new = list(novelty.filter_new(_drafts_with_value(history, drafts, gene, (value + 0.5) / sizes[gene], rng)))
+    units = np.array([row for _, row in new]).reshape(-1, len(sizes))
+    points = encode_features(units, sizes)
+    kept = np.flatnonzero(points[:, gene] == value)  # a repair may have changed the value
+    if not len(kept):
         return None
-    merits = _merits_within_value(history, gene, value, np.stack(points), sizes, recent_features)
+    merits = _merits_within_value(history, gene, value, points[kept], sizes, recent_features)
     if success is not None:
-        probabilities = success.probabilities(np.stack(unit_rows))
+        probabilities = success.probabilities(units[kept])
         if probabilities.max() < LEAST_SUCCESS:
             return None
         merits = np.where(probabilities >= SUCCESS_SHARE * probabilities.max(), merits, -np.inf)
-    return proposals[int(np.argmax(merits))]
+    return new[int(kept[np.argmax(merits)])][0]
 
 
 def _has_stalled(history: History) -> bool:

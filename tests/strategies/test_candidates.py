@@ -159,7 +159,7 @@ def drafts() -> list[Draft]:
 
 
 def chance(history: History, chances: float = 1.0, seed: int = 0) -> str | None:
-    found = propose_rare_value(Novelty.of(history, 0.0), drafts(), chances, birth_rng(seed, 0))
+    found = propose_rare_value(Novelty.of(history, 0.0), drafts(), chances, birth_rng(seed, 0), None)
     if found is None:
         return None
     assert found.operator == "chance"
@@ -176,7 +176,7 @@ def test_a_stalled_search_tries_the_value_with_the_fewest_trials() -> None:
 
 def test_while_results_improve_no_rare_value_is_tried_and_nothing_is_drawn() -> None:
     rng = birth_rng(0, 0)
-    assert propose_rare_value(Novelty.of(standing(RESULTS_UNTIL_STALLED), 0.0), drafts(), 1.0, rng) is None
+    assert propose_rare_value(Novelty.of(standing(RESULTS_UNTIL_STALLED), 0.0), drafts(), 1.0, rng, None) is None
     assert rng.random() == birth_rng(0, 0).random()
 
 
@@ -214,7 +214,7 @@ def test_no_rare_value_with_several_objectives_or_without_an_unordered_gene() ->
     for id in range(40):
         history.add_candidate(Candidate(id, 0, 0, id, space.sample(birth_rng(0, id)), "random"))
         history.tell(id, Outcome("ok", {"loss": float(id)}))
-    assert propose_rare_value(Novelty.of(history, 0.0), [], 1.0, birth_rng(0, 0)) is None
+    assert propose_rare_value(Novelty.of(history, 0.0), [], 1.0, birth_rng(0, 0), None) is None
 
 
 def test_a_rare_value_is_tried_where_trainings_probably_succeed_or_not_at_all() -> None:
@@ -241,7 +241,7 @@ def test_results_of_the_rare_value_alone_choose_the_place() -> None:
         loss = 3.0 - x if kind == "b" else x
         history.add_candidate(Candidate(id, 0, 0, id, space.snap(space.encode({"x": x, "kind": kind})), "given"))
         history.tell(id, Outcome("ok", {"loss": loss}))
-    found = [propose_rare_value(Novelty.of(history, 0.0), [], 1.0, birth_rng(seed, 0)) for seed in range(8)]
+    found = [propose_rare_value(Novelty.of(history, 0.0), [], 1.0, birth_rng(seed, 0), None) for seed in range(8)]
     assert [one.genome["kind"] for one in found if one] == ["b"] * 8
     assert np.median([float(one.genome["x"]) for one in found if one]) > 0.8
 
