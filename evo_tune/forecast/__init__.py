@@ -177,7 +177,9 @@ def forecast_run(
         shortest, longest = _remaining_comparison(run, (shortest, longest), training_seconds / slots, more_genomes)
     elapsed = 0.0 if run is None else run.elapsed
     remaining_seconds = math.inf if session.hours is None else max(0.0, session.hours * 3600 - elapsed)
-    start = _start_seconds(run, pace)
+    start = 0.0 if pace is None else pace.start  # until the workers train: they start, and import the evaluator
+    if run is not None and run.resumed:
+        start = max(0.0, start - (run.elapsed - run.resumed[-1]))
     gap = _seconds_between_trainings(run) * len(outcomes) / finished_cost if run is not None and finished_cost else 0.0
     search_seconds = max(0.0, remaining_seconds - start - (shortest + longest) / 2)
     affordable = search_seconds * slots / (training_seconds + gap) if training_seconds > 0 else math.inf
@@ -245,12 +247,6 @@ def _patch_count(manifest: Manifest, run: Run | None) -> int:
     if run is not None:
         return len(run.patches)
     return 0 if manifest.patched is UNSET else len(manifest.patched.patches)
-
-
-def _start_seconds(run: Run | None, pace: Pace | None) -> float:
-    """Return the timed seconds until the workers of a session train: they start, and import the evaluator."""
-    start = 0.0 if pace is None else pace.start
-    return start if run is None or not run.resumed else max(0.0, start - (run.elapsed - run.resumed[-1]))
 
 
 def _seconds_between_trainings(run: Run) -> float:

@@ -98,12 +98,10 @@ class FeatureLayout:
         Where a conditional gene is inactive, its feature is ABSENT, or one more than the last index without an order.
         """
         features = encode_features(units, self.category_counts)
-        # Conditional genes without order have one more value, for absence
-        conditional_unordered = self.category_counts_with_absent > self.category_counts
-        conditional = conditional_unordered | (self.kinds == CONDITIONAL)
+        conditional = self.space.conditional
         if not conditional.any():
             return features
-        absent_values = np.where(conditional_unordered, self.category_counts, ABSENT)
+        absent_values = np.where(self.category_counts > 0, self.category_counts, ABSENT)
         return np.where(conditional & ~self.space.active(units), absent_values, features)
 
 

@@ -13,10 +13,9 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from joblib import Parallel, delayed
 
@@ -46,15 +45,11 @@ class Job:
     folder: str | None = None
 
 
-class _End(Enum):
-    NO_MORE_JOBS = "over"
-
-
 # Returned by a source that has no more jobs.
-NO_MORE_JOBS = _End.NO_MORE_JOBS
+NO_MORE_JOBS: Literal["no more jobs"] = "no more jobs"
 
 # A job; None if there is none now; NO_MORE_JOBS if there will be no more.
-JobOrEnd = Job | _End | None
+JobOrEnd = Job | Literal["no more jobs"] | None
 
 
 @dataclass(frozen=True)
@@ -214,7 +209,7 @@ class Drivers:
                     self._busy_slots.add(slot.name)
                     self.working[slot.name] = Working(fetched.description, time.monotonic())
                     return fetched
-                self._over = self._over or fetched is NO_MORE_JOBS
+                self._over = self._over or fetched == NO_MORE_JOBS
                 if self._over and not (self._busy_slots or self._put_back_jobs):  # a running job may be put back
                     break
                 self.working[slot.name] = Working("", time.monotonic())

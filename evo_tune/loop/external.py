@@ -95,31 +95,17 @@ def propose_external(
     constraints = [Constraint(name, 0.0, 1.0) for name in sorted({name for trial in trials for name in trial.excesses})]
     history, ids = RunHistory(space, objectives, constraints), dict[int, int]()
     for trial in trials:
-        ids[trial.number] = history.proposed_count
-        _add(history, trial, ids, strategy.population)
+        id = ids[trial.number] = history.proposed_count
+        parents = tuple(ids[number] for number in trial.proposal.parents if number in ids)
+        known = replace(trial.proposal, parents=parents)
+        generation = history.fresh_count // strategy.population
+        history.add_candidate(Candidate(id, generation, 0, len(history.trials), **vars(known)))
+        if trial.status is not None:
+            names = [objective.metric for objective in objectives]
+            values = {**dict(zip(names, trial.values, strict=False)), **trial.excesses}
+            history.tell(id, Outcome(trial.status, values if trial.status == "ok" else {}))
     settings = RunSettings(prune=any(trial.status == "pruned" for trial in trials))
     ruled = StrategyWithRules(inner=strategy, settings=settings, constraints=constraints)
     proposal = ruled.propose_genome(history, rng)
     numbers = {id: number for number, id in ids.items()}
     return proposal and replace(proposal, parents=tuple(numbers[id] for id in proposal.parents))
-
-
-def _add(history: RunHistory, trial: ExternalTrial, ids: Mapping[int, int], population: int) -> None:
-    """Add a trial as a candidate, with its outcome unless it is pending.
-
-    Args:
-        history: History of the trials before it.
-        trial: The trial.
-        ids: Id of the candidate of each trial by its number, this one included.
-        population: Number of trials in a generation.
-    """
-    id, proposal = history.proposed_count, trial.proposal
-    parents = tuple(ids[number] for number in proposal.parents if number in ids)
-    generation = history.fresh_count // population
-    history.add_candidate(
-        Candidate(id, generation, 0, len(history.trials), proposal.genome, proposal.operator, parents)
-    )
-    if trial.status is not None:
-        names = [objective.metric for objective in history.objectives]
-        metrics = {**dict(zip(names, trial.values, strict=False)), **trial.excesses} if trial.status == "ok" else {}
-        history.tell(id, Outcome(trial.status, metrics))

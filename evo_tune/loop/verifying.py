@@ -31,7 +31,6 @@ from evo_tune.loop.slots import plan_slots
 from evo_tune.plugins.command import COMMAND
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.patches import CODE_FOLDER
-from evo_tune.plugins.strategy import Strategy
 from evo_tune.report.page import JOURNAL_FACT
 from evo_tune.report.page import LARGEST as LARGEST_REPORT
 from evo_tune.report.summary import caveats
@@ -182,7 +181,10 @@ def verify_run(
     missing = evaluator.plugin.unsupported.get("training", "")
     if not_replayed := bool(differences) and evaluator.plugin.origin != COMMAND and missing != "":
         differences = []  # a repair or an estimate of the missing file may be the reason
-    notes = [note_of_changed_strategy(run.manifest, strategy.inner), missing]
+    notes = [missing] if missing else []
+    if hash_of(strategy.inner) != run.manifest.strategy_hash:
+        place = inspect.getfile(type(strategy.inner))
+        notes.insert(0, f"the strategy's file {place} (or a module that it imports) has changed since the run began")
     if len(retrained) < retrain:
         notes.append(f"fewer than {retrain} trials can be trained again: failed ones, and parts of longer ones, cannot")
     if is_other:
@@ -197,7 +199,7 @@ def verify_run(
         proposals=0 if not_replayed else len(run.candidates),
         disagreements=[row for row in differences if isinstance(row, Disagreement)],
         ranges=[row for row in differences if isinstance(row, RangeDisagreement)],
-        notes=[note for note in notes if note],
+        notes=notes,
         records=journal.count,
         head=journal.head,
         bound_from=journal.first_linked,
@@ -358,19 +360,6 @@ class _Replay:
 
 def _describe_widening(genes: Mapping[str, Gene], reason: str) -> str:
     return f"{', '.join(f'{name}={format_gene(gene)}' for name, gene in genes.items())}: {one_line(reason)}"
-
-
-def note_of_changed_strategy(manifest: Manifest, strategy: Strategy) -> str:
-    """Return a note if a strategy's file changed since the run began; '' if it did not.
-
-    Args:
-        manifest: Manifest of the run.
-        strategy: Present strategy of the run.
-    """
-    if hash_of(strategy) == manifest.strategy_hash:
-        return ""
-    place = inspect.getfile(type(strategy))
-    return f"the strategy's file {place} (or a module that it imports) has changed since the run began"
 
 
 def notes_of_changed_versions(manifest: Manifest) -> list[str]:
