@@ -15,7 +15,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from evo_tune.genome.history import GrowingArray, History, LazySequence, RankingTable
+from evo_tune.genome.history import GrowingArray, History, LazySequence, RankingTable, RunHistory
 from evo_tune.genome.trial import Candidate, Constraint, Objective, Trial
 from evo_tune.genome.values import Genome, genome_key, mean_of, ranks
 
@@ -215,38 +215,6 @@ def genome_table(history: History) -> GenomeTable:
     return history.fold((__name__, "table"), begin, step)
 
 
-@dataclass
-class _ShownProposals:
-    """The first candidates of a run's genomes as a `RankedHistory` shows them: with ids that count genomes only.
-
-    The state of a fold over the fresh proposals; the lists only grow.
-
-    Args:
-        run_ids: Id in the run of each candidate.
-        shown_ids: Id in the `RankedHistory` by id in the run.
-        candidates: Candidates with the shown ids.
-        units: Unit coordinates of each candidate, shape (genes,).
-        proposals: Shown id by (genome key, budget, extra_seed).
-    """
-
-    run_ids: list[int] = field(default_factory=list)
-    shown_ids: dict[int, int] = field(default_factory=dict)
-    candidates: list[Candidate] = field(default_factory=list)
-    units: list[np.ndarray] = field(default_factory=list)
-    proposals: dict[tuple[str, float, int], int] = field(default_factory=dict)
-
-    def add(self, candidate: Candidate, units: np.ndarray) -> "_ShownProposals":
-        """Add a fresh candidate and its unit coordinates, shape (genes,)."""
-        shown_id = len(self.run_ids)
-        self.run_ids.append(candidate.id)
-        self.shown_ids[candidate.id] = shown_id
-        parents = tuple(self.shown_ids[parent] for parent in candidate.parents if parent in self.shown_ids)
-        self.candidates.append(replace(candidate, id=shown_id, parents=parents, budget=1.0, stop_if=()))
-        self.units.append(units)
-        self.proposals.setdefault((genome_key(candidate.genome), 1.0, candidate.extra_seed), shown_id)
-        return self
-
-
 class RankedHistory(History):
     """A run as its strategy sees it: each genome trained once and in full, with its ranks as losses.
 
@@ -269,13 +237,23 @@ class RankedHistory(History):
         self._excluded = excluded
         self._genomes = list(trials_by_genome(history).values())
 
-        def add(shown: _ShownProposals, candidate: Candidate) -> _ShownProposals:
-            return shown.add(candidate, history.proposed_units[candidate.id])
+        def begin() -> tuple[RunHistory, dict[int, int]]:
+            return RunHistory(history.space, history.objectives), {}
 
-        self._shown = history.fold_proposals((__name__, "shown"), _ShownProposals, add)
-        self.fresh_proposals, self.proposed_units = self._shown.candidates, self._shown.units
-        self._proposals = self._shown.proposals
-        pending = sorted(self._shown.shown_ids[candidate.id] for candidate in history.pending if candidate.fresh)
+        def add(state: tuple[RunHistory, dict[int, int]], candidate: Candidate) -> tuple[RunHistory, dict[int, int]]:
+            """Add a genome as if it were proposed in full, with an id that counts genomes only."""
+            shown, shown_ids = state
+            id = shown_ids[candidate.id] = len(shown_ids)
+            parents = tuple(shown_ids[parent] for parent in candidate.parents if parent in shown_ids)
+            shown.add_candidate(replace(candidate, id=id, parents=parents, budget=1.0, stop_if=()))
+            return state
+
+        shown, self._shown_ids = history.fold_proposals((__name__, "shown"), begin, add)
+        # Ids of the candidates in the run, by their id in this history.
+        self.ids = list(self._shown_ids)
+        self.fresh_proposals, self.proposed_units = shown.fresh_proposals, shown.proposed_units
+        self._proposals = shown._proposals
+        pending = sorted(self._shown_ids[candidate.id] for candidate in history.pending if candidate.fresh)
         self._pending = {id: self.fresh_proposals[id] for id in pending}
         table, count = genome_table(history), len(self._genomes)
 
@@ -314,13 +292,8 @@ class RankedHistory(History):
             pairs = zip(self.objectives, ranked.tolist(), strict=True)
             metrics = {objective.metric: objective.value(rank) for objective, rank in pairs}
             outcome = replace(outcome, status="ok", metrics={**outcome.metrics, **metrics}, curve=(), error=None)
-        candidate = self.fresh_proposals[self._shown.shown_ids[genome.first_candidate.id]]
+        candidate = self.fresh_proposals[self._shown_ids[genome.first_candidate.id]]
         return Trial.of(candidate, outcome, row, self.objectives)
-
-    @property
-    def ids(self) -> Sequence[int]:
-        """Ids of the candidates in the run, by their id in this history."""
-        return self._shown.run_ids
 
     def seen(self, genome: Genome, budget: float = 1.0, extra_seed: int = 0) -> bool:
         return super().seen(genome, budget, extra_seed) or self._excluded(genome)
