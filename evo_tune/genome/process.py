@@ -167,7 +167,7 @@ class GaussianProcess:
         """
         return np.asarray(self.weights / (self.whitening**2).sum(axis=0))
 
-    def slopes(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    def gradients(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return mean and variance as `predict` does, and the gradients of both by the features with an order.
 
         Args:

@@ -31,7 +31,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Proposal, Trial
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.strategies._deap import Individual
-from evo_tune.strategies._models import MAX_FIT_POINTS, Below, log_expected_improvement, normal_scores
+from evo_tune.strategies._models import MAX_FIT_POINTS, Feasibility, log_expected_improvement, normal_scores
 
 # Maximum number of latest trials that are used, which bounds the cost of a proposal in a long run.
 MAX_RECENT_TRIALS = 256
@@ -324,7 +324,7 @@ def _update_curvature(inverse_curvature: np.ndarray, step: np.ndarray, change: n
 
 
 def propose_rare_value(
-    novelty: Novelty, drafts: Iterable[Draft], probability: float, rng: np.random.Generator, success: Below | None
+    novelty: Novelty, drafts: Iterable[Draft], probability: float, rng: np.random.Generator, success: Feasibility | None
 ) -> Proposal | None:
     """Return a proposal with the rarest value of the genes without order, if the search has stalled.
 

@@ -347,7 +347,7 @@ def _lesson_process(lesson: Lesson, sizes: np.ndarray) -> GaussianProcess:
 
 
 @dataclass(frozen=True)
-class Improvement:
+class ExpectedImprovement:
     """Expected improvement over the best score.
 
     Args:
@@ -367,19 +367,19 @@ class Improvement:
         earlier_mean = self.earlier(encode_features(units, self.earlier.sizes))
         return log_expected_improvement(mean + earlier_mean, deviation, self.best)
 
-    def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def gradients(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return what `logs` does and its gradient, where a Gaussian process of this run predicts alone."""
-        mean, variance, rising, widening = self.models.process.slopes(self.layout.features(units))
+        mean, variance, mean_gradient, variance_gradient = self.models.process.gradients(self.layout.features(units))
         deviation = np.sqrt(variance)
         density, below = log_density_and_probability((mean - self.best) / deviation)
         improvement = log_expected_improvement(mean, deviation, self.best)
         by_mean = np.exp(np.minimum(below - improvement, 50.0))
-        by_deviation = np.exp(np.minimum(density - improvement, 50.0))
-        return improvement, by_mean[:, None] * rising + (by_deviation / (2.0 * deviation))[:, None] * widening
+        by_variance = np.exp(np.minimum(density - improvement, 50.0)) / (2.0 * deviation)
+        return improvement, by_mean[:, None] * mean_gradient + by_variance[:, None] * variance_gradient
 
 
 @dataclass(frozen=True)
-class Below:
+class Feasibility:
     """Probability that a value is below a limit.
 
     Args:
@@ -404,13 +404,13 @@ class Below:
         """Return the probabilities themselves, without the power. Shape (points,)."""
         return np.asarray(np.exp(self.logs(units) / self.power))
 
-    def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        mean, variance, rising, widening = self.process.slopes(self.layout.features(units))
+    def gradients(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mean, variance, mean_gradient, variance_gradient = self.process.gradients(self.layout.features(units))
         variance = variance + self.noise
         z = (self.limit - mean) / np.sqrt(variance)
         density, below = log_density_and_probability(z)
         by_z = self.power * np.exp(np.minimum(density - below, 50.0)) / np.sqrt(variance)
-        falling = by_z[:, None] * (rising + (0.5 * z / np.sqrt(variance))[:, None] * widening)
+        falling = by_z[:, None] * (mean_gradient + (0.5 * z / np.sqrt(variance))[:, None] * variance_gradient)
         return self.power * below, -falling
 
 
@@ -429,13 +429,13 @@ class Prior:
     def logs(self, units: np.ndarray) -> np.ndarray:
         return self.weight * log_prior(self.genes, units)
 
-    def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def gradients(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.logs(units), self.weight * log_prior_gradient(self.genes, units)
 
 
 # A factor of the acquisition. `logs` returns its logarithm at unit coordinates of shape (points, genes): (points,).
-# `slopes` returns that and its gradient, shape (points, genes), 0 for genes without an order.
-Factor: TypeAlias = Improvement | Below | Prior
+# `gradients` returns that and its gradient, shape (points, genes), 0 for genes without an order.
+Factor: TypeAlias = ExpectedImprovement | Feasibility | Prior
 
 
 @dataclass(frozen=True)
@@ -458,13 +458,13 @@ class Acquisition:
         """Return the logarithm of the acquisition at unit coordinates, shape (points, genes). Shape (points,)."""
         return np.asarray(np.sum([factor.logs(units) for factor in self.factors], axis=0))
 
-    def slopes(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def gradients(self, units: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return what a call does, and its gradient, shape (points, genes), 0 for genes without an order."""
-        logs, slopes = zip(*(factor.slopes(units) for factor in self.factors), strict=True)
-        return np.asarray(np.sum(logs, axis=0)), np.asarray(np.sum(slopes, axis=0))
+        logs, gradients = zip(*(factor.gradients(units) for factor in self.factors), strict=True)
+        return np.asarray(np.sum(logs, axis=0)), np.asarray(np.sum(gradients, axis=0))
 
 
-def success_factor(layout: FeatureLayout, units: np.ndarray, labels: np.ndarray, trials: int) -> Below | None:
+def success_factor(layout: FeatureLayout, units: np.ndarray, labels: np.ndarray, trials: int) -> Feasibility | None:
     """Return the probability that a training does not fail, to a power; None if all labels are equal.
 
     Args:
@@ -481,10 +481,10 @@ def success_factor(layout: FeatureLayout, units: np.ndarray, labels: np.ndarray,
     beyond = float((labels < 0.0).sum()) - bearable * trials
     if region and process.noise > SHARP:
         process = process.with_noise(SHARP)
-    return Below(process, layout, 0.0, process.noise + UNSURE, 1.0 + price * max(0.0, beyond))
+    return Feasibility(process, layout, 0.0, process.noise + UNSURE, 1.0 + price * max(0.0, beyond))
 
 
-def constraint_factor(layout: FeatureLayout, units: np.ndarray, excess: np.ndarray) -> Below | None:
+def constraint_factor(layout: FeatureLayout, units: np.ndarray, excess: np.ndarray) -> Feasibility | None:
     """Return the probability that a constraint is met; None if nothing is known of it.
 
     Args:
@@ -503,4 +503,4 @@ def constraint_factor(layout: FeatureLayout, units: np.ndarray, excess: np.ndarr
     process = GaussianProcess.fit(
         layout.features(units[is_finite]), (scores - mean) / deviation, layout.kinds, precise=True
     )
-    return Below(process, layout, float(np.clip(-middle / scale, -LARGEST, LARGEST) - mean) / deviation, 0.0)
+    return Feasibility(process, layout, float(np.clip(-middle / scale, -LARGEST, LARGEST) - mean) / deviation, 0.0)

@@ -36,7 +36,7 @@ from evo_tune.strategies._deap import Individual, best_by_crowding, crossover, d
 from evo_tune.strategies._models import MAX_FIT_POINTS, Acquisition, FidelityModel, Models, loss_scores, normal_scores
 
 # Children bred for each parent.
-BROOD = 4
+OFFSPRING_PER_PARENT = 4
 
 # Best trials whose neighbours are candidates.
 LEADERS = 3
@@ -137,7 +137,7 @@ class SAEA(Strategy):
         rounds = candidates.ROUNDS if acquisition.precise or rng.random() < SEARCHING else 0
         if rounds and acquisition.smooth:
             drafts += candidates.drafts_near(parents[:LEADERS], rng)
-            drafts += candidates.climb_drafts(drafts, acquisition, acquisition.slopes, history.space)
+            drafts += candidates.climb_drafts(drafts, acquisition, acquisition.gradients, history.space)
         return candidates.search_around(novelty, drafts, acquisition, rng, rounds) or unseen(history, rng)
 
     def _parents(self, history: History, weights: np.ndarray) -> list[Individual]:
@@ -165,7 +165,7 @@ class SAEA(Strategy):
         space, deviation = history.space, max(FINEST, self._step_deviation(history))
         # Tournaments are small, unlike the genetic algorithm's: the models select, and they need variety.
         with deap_generator(rng):
-            pairs = [(tournament(pool, 2), tournament(pool, 2)) for _ in range(BROOD * len(pool))]
+            pairs = [(tournament(pool, 2), tournament(pool, 2)) for _ in range(OFFSPRING_PER_PARENT * len(pool))]
             children = [crossover(a.units, b.units, space) if a.id != b.id else a.units for a, b in pairs]
         for (first, second), units in zip(pairs, children, strict=True):
             operator = "mutation" if first.id == second.id else "crossover+mutation"
@@ -186,7 +186,7 @@ class SAEA(Strategy):
         history: History,
         weights: np.ndarray,
         parents: Sequence[Individual],
-        success: surrogates.Below | None,
+        success: surrogates.Feasibility | None,
         rng: np.random.Generator,
     ) -> Acquisition:
         """Return the acquisition of a full training, given the probability of success.
@@ -231,12 +231,12 @@ class SAEA(Strategy):
         smooth = True
         if feasible[rows].any():  # before that, any trial that meets the constraints is an improvement
             best = float(scores[: len(rows)][feasible[rows]].max())
-            factors.append(surrogates.Improvement(models, layout, best, earlier))
+            factors.append(surrogates.ExpectedImprovement(models, layout, best, earlier))
             smooth = alone and not earlier.lessons
         return Acquisition([factor for factor in factors if factor is not None], models.process.noise, precise, smooth)
 
 
-def _success_factor(history: History, layout: FeatureLayout) -> surrogates.Below | None:
+def _success_factor(history: History, layout: FeatureLayout) -> surrogates.Feasibility | None:
     """Return the probability that a training does not fail; None while none has failed.
 
     The successes that it is fitted to are spread out: most of the best are so much alike that any place with their

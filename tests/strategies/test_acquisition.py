@@ -15,8 +15,8 @@ from evo_tune.genome.trial import Candidate, Constraint, Outcome
 from evo_tune.strategies._models import (
     Acquisition,
     EarlierRuns,
+    ExpectedImprovement,
     Factor,
-    Improvement,
     Models,
     Prior,
     constraint_factor,
@@ -37,12 +37,14 @@ LAYOUT = FeatureLayout.of(SPACE)
 UNITS = np.stack([SPACE.encode(SPACE.snap(row)) for row in birth_rng(0, 0).random((40, 5))])
 
 
-def improvement(scores: np.ndarray, pending: int = 0, precise: bool = False) -> Improvement:
+def improvement(scores: np.ndarray, pending: int = 0, precise: bool = False) -> ExpectedImprovement:
     scores, points = (scores - scores.mean()) / scores.std(), LAYOUT.features(UNITS)
     waiting = LAYOUT.features(UNITS[:pending] + 0.05)
     process = GaussianProcess.fit(points, scores, LAYOUT.kinds, precise=precise)
     models = Models.fit(process, points, scores, waiting, LAYOUT.category_counts_with_absent, birth_rng(0, 1), True)
-    return Improvement(models, LAYOUT, float(scores.max()), EarlierRuns.of([], points, scores, LAYOUT.category_counts))
+    return ExpectedImprovement(
+        models, LAYOUT, float(scores.max()), EarlierRuns.of([], points, scores, LAYOUT.category_counts)
+    )
 
 
 NOISY = -((UNITS[:, 0] - 0.4) ** 2) + 0.3 * birth_rng(0, 2).normal(size=len(UNITS))
@@ -70,7 +72,7 @@ def test_slopes_are_those_of_the_logarithm(name: str) -> None:
     for point in birth_rng(1, 0).random((4, 5)):
         wanted = approx_fprime(point, lambda at: float(logs(at[None])[0]), 1e-7)
         wanted[[1, 4]] = 0.0  # genes without order
-        at, slopes = factor.slopes(point[None])
+        at, slopes = factor.gradients(point[None])
         assert at == pytest.approx(logs(point[None]), rel=1e-12)
         assert slopes[0] == pytest.approx(wanted, rel=1e-2, abs=1e-4)
 

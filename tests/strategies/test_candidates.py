@@ -24,7 +24,7 @@ from evo_tune.strategies._candidates import (
     propose_rare_value,
     search_around,
 )
-from evo_tune.strategies._models import Below
+from evo_tune.strategies._models import Feasibility
 from evo_tune.strategies.saea import SAEA
 from tests.strategies.cases import OBJECTIVES, SPACES
 from tests.strategies.simulate import Simulation, birth_rng
@@ -225,7 +225,7 @@ def test_a_rare_value_is_tried_where_trainings_probably_succeed_or_not_at_all() 
         """Return the coordinate of the proposal if only genomes below 0.1 succeed, and those with that probability."""
         success = SimpleNamespace(probabilities=lambda units: np.where(units[:, column] < 0.1, highest, 0.5 * highest))
         rng, novelty = birth_rng(0, 0), Novelty.of(history, 0.0)
-        proposal = propose_rare_value(novelty, drafts(), 1.0, rng, cast(Below, success))
+        proposal = propose_rare_value(novelty, drafts(), 1.0, rng, cast(Feasibility, success))
         return None if proposal is None else KINDS.encode(proposal.genome)[column]
 
     assert (unit(0.9) or 1.0) < 0.1

@@ -213,7 +213,7 @@ def test_a_run_with_rungs_has_the_acquisition_of_a_run_without(monkeypatch: pyte
         strategy = ruled("saea", RunSettings(fidelity=rungs), [Constraint.parse("cost<=1.5")])
         run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=evaluate, births=30).run()
         assert run.history.failed
-        assert factors[-1] == ["Below", "Below", "Improvement"]  # the constraint, success
+        assert factors[-1] == ["ExpectedImprovement", "Feasibility", "Feasibility"]  # the constraint, success
 
 
 def test_proposals_approach_the_best_partial_results() -> None:
