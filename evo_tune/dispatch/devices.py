@@ -20,9 +20,8 @@ from typing import NamedTuple
 from evo_tune.errors import OptionError
 from evo_tune.text import with_plural
 
-PROC = Path("/proc")
 # File that names the process's cgroups.
-CGROUP = PROC / "self" / "cgroup"
+CGROUP = Path("/proc/self/cgroup")
 
 # Mount point of cgroups.
 MOUNT = Path("/sys/fs/cgroup")
@@ -278,8 +277,7 @@ def _gib(amount: float) -> str:
 
 def _facts(device: Device, gpu_facts: dict[str, Facts]) -> Facts:
     if device == CPU:
-        total, free = host_memory() or (None, None)
-        return Facts("-", total, free, "measured later")
+        return Facts("-", None, None, "measured later")
     if not device.name.startswith("cuda"):
         return Facts("-", None, None, "fp32" if device == MPS else "bf16")
     gpus = [gpu_facts[id] for id in device.visible.split(",") if id in gpu_facts]
@@ -288,9 +286,7 @@ def _facts(device: Device, gpu_facts: dict[str, Facts]) -> Facts:
 
 
 def _reasons(plan: Plan) -> Iterator[str]:
-    cores, visible_cores = cpu_count(), affinity()
-    quota = f", of {visible_cores} that its container shows" if cores < visible_cores else ""
-    yield f"this process may use {with_plural(cores, 'core')}{quota}"
+    yield f"this process may use {with_plural(cpu_count(), 'core')}"
     if plan.slots[0] == CPU:
         yield f"no GPU is used: {no_gpu_reason() if not find_gpus()[0] else 'the CPU was asked for'}"
         yield "one slot per core with one thread each, which is faster than fewer slots with more threads"
@@ -426,8 +422,8 @@ def cpu_count(proc: Path = CGROUP, root: Path = MOUNT) -> int:
         proc: See CGROUP.
         root: See MOUNT.
     """
-    limits = [affinity()]
-    for folder, is_version_2 in _cgroups(proc, root, "cpu"):
+    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    for folder, is_version_2 in _cgroups(proc, root):
         files = ("cpu.max",) if is_version_2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
         words = [word for name in files for word in _words(folder / name)]
         if len(words) == 2 and words[0].isdigit() and int(words[0]) > 0:  # no quota is 'max' or -1
@@ -435,34 +431,8 @@ def cpu_count(proc: Path = CGROUP, root: Path = MOUNT) -> int:
     return max(1, min(limits))
 
 
-def affinity() -> int:
-    """Return the number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def host_memory(proc: Path = CGROUP, root: Path = MOUNT, system: Path = PROC / "meminfo") -> tuple[int, int] | None:
-    """Return the total and the free bytes of memory for this process; None if unknown.
-
-    Args:
-        proc: See CGROUP.
-        root: See MOUNT.
-        system: File with the machine's memory, in the format of /proc/meminfo.
-    """
-    try:
-        sizes = dict(line.split()[:2] for line in system.read_text().splitlines())
-        limits = [(1024 * int(sizes["MemTotal:"]), 1024 * int(sizes["MemAvailable:"]))]
-    except (OSError, KeyError, ValueError):
-        return None
-    for folder, _ in _cgroups(proc, root, "memory"):
-        for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            numbers = [word for word in _words(folder / limit) + _words(folder / used) if word.isdigit()]
-            if len(numbers) == 2:
-                limits.append((int(numbers[0]), max(0, int(numbers[0]) - int(numbers[1]))))
-    return min(total for total, _ in limits), min(free for _, free in limits)
-
-
-def _cgroups(proc: Path, root: Path, controller: str) -> Iterator[tuple[Path, bool]]:
-    """Yield the folders of the process's cgroup and of its ancestors, and whether each is of version 2."""
+def _cgroups(proc: Path, root: Path) -> Iterator[tuple[Path, bool]]:
+    """Yield the folders of the process's cgroup for CPUs and of its ancestors, and whether each is of version 2."""
     try:
         lines = proc.read_text().splitlines()
     except OSError:
@@ -471,7 +441,7 @@ def _cgroups(proc: Path, root: Path, controller: str) -> Iterator[tuple[Path, bo
         number, controllers, path = line.split(":", 2)
         if number == "0":
             mount, is_version_2 = root, True
-        elif controller in controllers.split(","):
+        elif "cpu" in controllers.split(","):
             mount, is_version_2 = root / controllers, False
         else:
             continue

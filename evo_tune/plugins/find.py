@@ -14,7 +14,6 @@ import inspect
 import keyword
 import os
 import shlex
-import stat
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -32,6 +31,7 @@ from evo_tune.plugins.evaluator import AS_COMMAND, Evaluator, error_location, er
 from evo_tune.plugins.function import FUNCTION, OWN_FILE, Reference, function_evaluator
 from evo_tune.plugins.patches.combining import PatchSet
 from evo_tune.plugins.strategy import Strategy
+from evo_tune.trust import safe_files
 from evo_tune.trust.decide import is_identifier
 
 # Maximum bytes of a plug-in's file.
@@ -181,14 +181,11 @@ def _source(path: Path) -> bytes:
         OSError: The file cannot be read, is no regular file (a FIFO is waited for, a device has no end), too large, or
             empty. A file of the kernel such as /proc/kmsg has a size of 0, and reading it may wait forever.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file")
-    if not status.st_size:
-        raise OSError(errno.ENODATA, "it is empty")
-    if status.st_size > LARGEST:
-        raise OSError(errno.EFBIG, f"it has {status.st_size} bytes: expected at most {LARGEST}")
-    return path.read_bytes()
+    real = Path(os.path.realpath(path))  # the user's own link
+    with safe_files.open_to_read(real.parent, real.name, limit=LARGEST) as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise OSError(errno.ENODATA, "it is empty")
+        return file.read()
 
 
 def load_evaluator(path: Path, reference: str, origin: str) -> Evaluator:
