@@ -205,9 +205,8 @@ def job_command(sweep: Mapping[str, Gene | str]) -> str:
     for word in words:
         if word.startswith("hydra.job.") or (word.startswith("-") and word not in ("-m", "--multirun")):
             flags += [word, next(words, "")] if word in FLAGS_WITH_VALUE else [word]
-    fixed = [
-        text.replace("{", "{{").replace("}", "}}") for text in flags + [t for t in sweep.values() if isinstance(t, str)]
-    ]
+    texts = [*flags, *(text for text in sweep.values() if isinstance(text, str))]
+    fixed = [text.replace("{", "{{").replace("}", "}}") for text in texts]
     return shlex.join([*program, *fixed, *(f"{key}={{{key}}}" for key in _genes_of(sweep))])
 
 

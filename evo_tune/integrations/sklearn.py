@@ -290,9 +290,8 @@ def _space(
             if not is_range:
                 distributions[name], value, default = declared, default, None
                 with contextlib.suppress(TypeError):  # such as a text, which has no quantile
-                    middle = (
-                        0.5 * declared.pmf(value) if hasattr(declared, "pmf") else 0.0
-                    )  # a step may be rounded away
+                    # The middle of a step, which may be rounded away.
+                    middle = 0.5 * declared.pmf(value) if hasattr(declared, "pmf") else 0.0
                     default = float(declared.cdf(value) - middle)
         elif not isinstance(declared, Gene):
             if isinstance(declared, str | bytes | Mapping) or not hasattr(declared, "__iter__"):

@@ -41,7 +41,8 @@ def training_arguments(context: Context, genome: Mapping[str, Value], **fixed: A
     Raises:
         OptionError: An argument is also a gene, or transformers does not know it.
     """
-    names = {field.name for field in dataclasses.fields(TrainingArguments) if field.init} | {"warmup_ratio"}
+    fields = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+    names = fields | {"warmup_ratio"}
     if wrong := sorted(fixed.keys() - names):
         raise OptionError(f"training_arguments({wrong[0]}=…): transformers' TrainingArguments have no such argument")
     if twice := sorted(fixed.keys() & genome.keys()):
@@ -55,7 +56,6 @@ def training_arguments(context: Context, genome: Mapping[str, Value], **fixed: A
         "use_cpu": context.device == "cpu",
     }
     arguments = {**usual, **{name: value for name, value in genome.items() if name in names}, **fixed}
-    fields = {field.name for field in dataclasses.fields(TrainingArguments)}
     # transformers 5 takes a share as warmup_steps below 1
     if "warmup_ratio" in arguments and "warmup_ratio" not in fields:
         ratio = float(arguments.pop("warmup_ratio"))

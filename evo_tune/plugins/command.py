@@ -134,9 +134,8 @@ def command_evaluator(
         parts = text.split()
     # The name is that of the first file with a suffix, or else of the program.
     names = [Path(part).name for part in parts]
-    name = (
-        Path(next((name for name in names if re.fullmatch(r"[\w.-]+\.[A-Za-z]{1,3}", name)), names[0])).stem or COMMAND
-    )
+    file_name = next((name for name in names if re.fullmatch(r"[\w.-]+\.[A-Za-z]{1,3}", name)), names[0])
+    name = Path(file_name).stem or COMMAND
     # The files of a project with patches are copied into the run, so later changes do not matter.
     config_path = [] if script.config is None else [str(script.config.path)]
     parts += [*shlex.split(values["judge"]), *config_path]
