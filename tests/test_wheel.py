@@ -73,7 +73,7 @@ def test_the_main_job_with_nothing_but_the_wheel(installed: Path, tmp_path: Path
     assert "4 evaluations" in shown
     assert "val_loss" in best
     assert "all 4 proposals agree" in verified
-    use = "from evo_tune.training import GPT; print(len(GPT.load('model').generate('The ', 40)))"
+    use = "import evo_tune; print(len(evo_tune.load_model('model').generate('The ', 40)))"
     assert int(typed(["export", "r1", "model", "--tokens", "1500"], then=use)[-1]) > 0
     module = [sys.executable, "-m", "evo_tune", "--version"]
     assert subprocess.run(module, cwd=tmp_path, env=env, capture_output=True).stdout.startswith(b"evo-tune, version ")

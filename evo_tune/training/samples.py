@@ -90,7 +90,7 @@ def log_probabilities(shares: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 class SampleTraining(Task):
-    """Train on samples whose targets are real numbers, or as the plan's loss expects."""
+    """Train on samples whose targets are real numbers."""
 
     group = "samples"
     plan: SampleTask
@@ -118,10 +118,6 @@ class SampleTraining(Task):
 
     @cached_property
     def loss(self) -> Loss:
-        return self.default_loss() if self.plan.loss is None else self.plan.loss()
-
-    def default_loss(self) -> Loss:
-        """Return the default loss, for plans without one."""
         return SquaredError()
 
     @cached_property
@@ -225,7 +221,8 @@ class ClassifierTraining(SampleTraining):
             check_single_pass(plan.options, plan.batch, ranks_on_cpu=torch.device(run.device).type == "cpu")
         super().__init__(plan, run, ranks)
 
-    def default_loss(self) -> Loss:
+    @cached_property
+    def loss(self) -> Loss:
         assert self.classes is not None
         smoothing = float(self.plan.genome.get("label_smoothing", 0.0))
         return CrossEntropy(self.plan.options.z_loss, self.plan.class_weights(self.classes), smoothing)
@@ -387,7 +384,8 @@ class ForecastTraining(SampleTraining):
         split = self.plan.split_series
         return torch.from_numpy(split.observed_ahead[split.training(self.plan.context).start])
 
-    def default_loss(self) -> Loss:
+    @cached_property
+    def loss(self) -> Loss:
         levels = self.plan.options.quantiles
         return QuantileLoss(levels) if levels else SquaredError()
 

@@ -197,9 +197,6 @@ class NoiseLayer(nn.Module):
             integers = _draw_words(n, device).view(torch.int16)[:n].view(shape)
         return integers < self.threshold, self.scale
 
-    def extra_repr(self) -> str:
-        return f"{self.drop_share}"
-
 
 class Dropout(NoiseLayer):
     """Drops a share of the channels, and scales the others by 1 / (1 − share) to preserve the mean."""

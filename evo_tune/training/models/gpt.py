@@ -248,32 +248,6 @@ class GPT(nn.Module):
             for window in self.config.windows
         }
 
-    def generate(self, prompt: str | bytes, length: int = 200, **sampling: Any) -> str:
-        """Continue a text, token by token.
-
-        Args:
-            prompt: Text to continue; if empty, a new line.
-            length: Number of tokens to add.
-            sampling: temperature, top_k and seed, see `stream_tokens`.
-
-        Returns:
-            The prompt and its continuation; invalid UTF-8 becomes U+FFFD.
-
-        Raises:
-            RecipeError: The model has no tokenizer, or an argument is out of its range.
-        """
-        if self.tokenizer is None:
-            raise RecipeError("vocab_size", self.config.vocab_size, "256, or a `tokenizer` given to the model")
-        start = self.tokenizer.encode((prompt.encode() if isinstance(prompt, str) else prompt) or b"\n").tolist()
-        config, was_training = self.config, self.training
-        self.eval()
-        try:
-            new = stream_tokens(self, start, length, context=config.context, vocab_size=config.vocab_size, **sampling)
-            tokens = [*start, *new]
-        finally:
-            self.train(was_training)
-        return self.tokenizer.decode(tokens).decode("utf-8", errors="replace")
-
     def save(self, folder: Path | str, **notes: Any) -> None:
         """Write the model to a folder for `load`; the files cannot run code.
 

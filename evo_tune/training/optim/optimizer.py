@@ -1,7 +1,7 @@
 """Optimizers: AdamW, SGD, and Muon for hidden matrices."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -273,9 +273,7 @@ class HiddenMatrices(torch.optim.Optimizer):
         return self.ranks.share_out(lambda mine: orthogonalise(mine, self.precision), matrices)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        if closure is not None:
-            raise NotImplementedError("Muon.step: expected no closure, call it without arguments")
+    def step(self) -> None:  # type: ignore[override]
         refused: Tensor | None = getattr(self, "found_inf", None)
         taken = None if refused is None else 1.0 - refused  # 0 or 1; None: the device does not decide
         for group in self.param_groups:
@@ -342,9 +340,7 @@ class OptimizerPair(torch.optim.Optimizer):
         self.optimizers = optimizers
         self.param_groups = groups
 
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        if closure is not None:
-            raise NotImplementedError("step of a pair of optimizers: expected no closure, call it without arguments")
+    def step(self) -> None:  # type: ignore[override]
         for optimizer in self.optimizers:
             optimizer.step()
 

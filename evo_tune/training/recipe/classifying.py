@@ -220,7 +220,6 @@ class SampleTask(TrainingPlan):
         data: Hash of the samples and of their split.
         whole: Whether a step must be one pass, as batch norm needs.
         augment: Augmentation of a step's inputs; None: none.
-        loss: Function that returns the loss; None: squared error for numbers, cross-entropy for classes.
         work: Work of a step, for a budget in time (see `encoder_work`); None: no such budget.
         fit_steps: Steps of a full training of a model that is fitted (see `training.fitting`); None: it is trained by
             gradient steps.
@@ -233,7 +232,6 @@ class SampleTask(TrainingPlan):
     data: str
     whole: bool = False
     augment: Augmentation | None = None
-    loss: Callable[[], Any] | None = None
     work: Mapping[str, float] | None = None
     fit_steps: int | None = None
 

@@ -93,13 +93,11 @@ def test_with_bytes_they_are_the_fixed_windows(context: int) -> None:
 
 def test_a_model_keeps_its_tokenizer(tmp_path) -> None:  # type: ignore[no-untyped-def]
     model = GPT(GPTConfig(vocab_size=300, context=16, depth=1, width=16, heads=2))
-    with pytest.raises(RecipeError, match="tokenizer"):
-        model.generate("Viktor", 3)
     model.tokenizer = LEARNED
     model.save(tmp_path)
-    text = GPT.load(tmp_path).generate("Viktor", 20, seed=3)
-    assert text == model.generate("Viktor", 20, seed=3)
-    assert text.startswith("Viktor")
+    tokenizer = GPT.load(tmp_path).tokenizer
+    assert tokenizer is not None
+    assert tokenizer.encode(b"Viktor").tolist() == LEARNED.encode(b"Viktor").tolist()
     assert (tmp_path / "tokenizer.json").read_text().startswith("{")
 
 
