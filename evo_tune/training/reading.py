@@ -19,7 +19,7 @@ from evo_tune.training.models.gpt import GPT
 from evo_tune.training.recipe.hardware.memory import predict_memory
 from evo_tune.training.recipe.language import LanguageTask
 from evo_tune.training.recipe.models.gpt_config import flops_per_token
-from evo_tune.training.recipe.plan import Phase, phase_with_shape, tokens_and_flops
+from evo_tune.training.recipe.plan import Phase, tokens_and_flops
 from evo_tune.training.session import train_and_export
 from evo_tune.training.stepping.feeding import Source
 from evo_tune.training.trainer import Trainer
@@ -75,7 +75,9 @@ class LanguageTraining(Task):
 
     def phase_of(self, trainer: Trainer) -> Phase:
         """Return the phase of a trainer's model."""
-        return phase_with_shape(self.phases, cast(GPT, trainer.model).config)
+        context = cast(GPT, trainer.model).config.context
+        phase: Phase = next(phase for phase in self.phases if phase.config.context == context)
+        return phase
 
     def share(self, step: int) -> float:
         return tokens_and_flops(self.phases, step)["flops"] / tokens_and_flops(self.phases, self.ends[-1])["flops"]

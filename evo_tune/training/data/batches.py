@@ -159,7 +159,7 @@ class Epochs:
     @property
     def nbytes(self) -> int | None:
         """Bytes of the samples; None if their augmentation must run on the CPU."""
-        movable = self.augment is None or self.augment.runs_on_device
+        movable = self.augment is None or not self.augment.magnitude  # RandAugment works image by image on the CPU
         return self.inputs.nbytes + self.targets.nbytes if movable else None
 
     def move_to(self, device: torch.device) -> None:

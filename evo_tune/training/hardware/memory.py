@@ -172,11 +172,11 @@ class PassMemory:
         # `state_bytes` counts trained weights in float32; here they are counted as they are stored.
         self._states = weights + state_bytes(trained, Setup(optimizer=optimizer, ema=ema)) - 4.0 * trained
 
-    def __call__(self, batch: int, recompute: int | None = None) -> Memory:
+    def __call__(self, batch: int) -> Memory:
         """Return the memory of a training with `batch` samples in one pass."""
-        activations, every = batch * self._each, recompute or self.recompute
-        if every is not None:
-            recomputed = -(-self._blocks // every)
+        activations = batch * self._each
+        if self.recompute is not None:
+            recomputed = -(-self._blocks // self.recompute)
             # A recomputed block keeps its input; one such block at a time is in memory as a whole.
             activations *= min(1.0, (self._blocks - recomputed + 1) / self._blocks)
             activations += 4.0 * batch * recomputed * self._block_input

@@ -6,7 +6,6 @@ recommendations from the results. This module is independent of models.
 
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.training.hardware.precision import Precision
-from evo_tune.training.hardware.throughput import chip
+from evo_tune.training.hardware.throughput import chip, clock_for
 from evo_tune.training.recipe.hardware.computing import Timings, sizes_for_device
 
 
@@ -123,8 +122,7 @@ class _Clock:
 
     def __init__(self, device: torch.device, seconds: float) -> None:
         self.device, self._seconds = device, seconds
-        alone = device.type == "cpu" and torch.get_num_threads() == 1
-        self._now = time.thread_time if alone else time.perf_counter  # excludes other programs on the core
+        self._now = clock_for(device)
 
     def speeds(self, works: Mapping[int, Work]) -> dict[int, float]:
         """Return each work per second, the best of five alternating rounds, since a machine's speed varies."""

@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evo_tune.errors import RecipeError
-from evo_tune.options.declare import check_name
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig
 from evo_tune.training.recipe.models.gpt_config import (
@@ -91,15 +89,7 @@ def rotary_frequencies(
 
     Returns:
         (head_dim / 2), float64, descending.
-
-    Raises:
-        RecipeError: An odd head_dim, a stretch below 1, or an unknown method.
     """
-    check_name("extension", method, ("linear", "ntk", "yarn"))
-    if head_dim % 2 or (method == "ntk" and head_dim < 4):
-        raise RecipeError("head_dim", head_dim, "an even number, 4 or more for 'ntk'")
-    if not stretch >= 1.0:
-        raise RecipeError("stretch", stretch, "a number of 1 or more")
     if method == "ntk":
         base = base * stretch ** (head_dim / (head_dim - 2))
     plain: Tensor = base ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
@@ -156,12 +146,7 @@ def interpolate_positions(table: Tensor, length: int) -> Tensor:
     Args:
         table: (positions, width).
         length: New number of positions, at least the old.
-
-    Raises:
-        RecipeError: The length is smaller than the number of positions in the table.
     """
-    if length < len(table):
-        raise RecipeError("context", length, f"{len(table)} or more")
     rows = torch.nn.functional.interpolate(table.T[None], size=length, mode="linear", align_corners=True)
     return rows[0].T.contiguous()
 

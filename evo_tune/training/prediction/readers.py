@@ -64,13 +64,8 @@ def table_parts(path: Path, rows: int, header: bool = True, **settings: Any) -> 
         for frame in parts:
             frame.columns = frame.columns.map(str)
             yield frame
-    except UsageError:
-        raise
     except TableProblem as error:
         raise UsageError(f"INPUT {path}: cannot read it as a table ({error})") from None
-    except UnicodeDecodeError:
-        remedy = "convert it, for example with iconv -f latin1 -t utf-8"
-        raise UsageError(f"INPUT {path} is not UTF-8 text: {remedy}") from None
     except Exception as error:  # pandas and pyarrow raise many types
         reason = one_line(f"{type(error).__name__}: {error}", 200)
         raise UsageError(

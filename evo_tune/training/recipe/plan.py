@@ -14,7 +14,6 @@ from evo_tune.training.recipe.hardware.computing import (
     PassOptions,
     RankOptions,
     TimeBudget,
-    storage_precision,
 )
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, flops_per_token
 from evo_tune.training.recipe.optim.optimisation import (
@@ -123,11 +122,6 @@ def plan_phases(
     return tuple(phases)
 
 
-def phase_with_shape(phases: Sequence[Phase], config: GPTConfig) -> Phase:
-    """Return the phase with the same context as `config`."""
-    return next(phase for phase in phases if phase.config.context == config.context)
-
-
 def tokens_and_flops(phases: Sequence[Phase], step: int) -> dict[str, float]:
     """Return the tokens and FLOPs that a training has used before `step`."""
     tokens = [phase.tokens(step) for phase in phases]
@@ -182,7 +176,7 @@ class TrainingOptions(
     def memory_setup(self) -> dict[str, Any]:
         """Fields of `Setup` that determine memory, apart from model, batch, device and recomputation."""
         return {
-            "precision": storage_precision(self.precision),
+            "precision": "fp32" if self.precision == "tf32" else self.precision,  # of stored weights
             "optimizer": self.optimizer_name,
             "ema": self.ema is not None,
             "z_loss": self.z_loss > 0.0,

@@ -225,7 +225,8 @@ def _call(function: Callable[[Any], Any], kind: str, folder: Path, needed: str) 
     try:
         return function(getattr(transformers, kind))
     except Exception as error:
-        raise RecipeError("base", str(folder), f"{needed} ({_first_line(error)})") from error
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise RecipeError("base", str(folder), f"{needed} ({first_line})") from error
     finally:
         logging.set_verbosity(verbosity)
 
@@ -238,10 +239,6 @@ def _transformers() -> Any:
         raise RecipeError("transformers", None, needed) from error
     transformers.utils.logging.disable_progress_bar()
     return transformers
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @dataclass(frozen=True)

@@ -185,11 +185,6 @@ class Augmentation:
     flip: bool = False
     magnitude: int = 0
 
-    @property
-    def runs_on_device(self) -> bool:
-        """Whether it runs on the device of the images; RandAugment works image by image on the CPU."""
-        return not self.magnitude
-
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentationOptions(Options):

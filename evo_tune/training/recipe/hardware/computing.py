@@ -65,11 +65,6 @@ class RankOptions(Options):
     )
 
 
-def storage_precision(precision: str) -> str:
-    """Return the precision of stored weights; that of tf32 is fp32."""
-    return "fp32" if precision == "tf32" else precision
-
-
 def has_gpu(device: str | None = None) -> bool:
     """Return whether a training has, or would have, an NVIDIA GPU.
 
