@@ -55,6 +55,8 @@ class FittedModel(nn.Module):
     """
 
     config_class: ClassVar[type[FittedConfig]]
+    # Names of the buffers that the steps of a fit change.
+    fitted: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any, *, labels: Sequence[str]) -> None:
         super().__init__()
@@ -80,13 +82,14 @@ class FittedModel(nn.Module):
             seed: Seed of everything random.
         """
 
-    @abstractmethod
     def state(self) -> Any:
         """Return the present state of a fit, for `finish`."""
+        return [getattr(self, name).detach().clone() for name in self.fitted]
 
-    @abstractmethod
     def finish(self, state: Any) -> None:
         """Set the buffers to a state of the fit."""
+        for name, tensor in zip(self.fitted, state, strict=True):
+            getattr(self, name).detach().copy_(tensor)
 
     def check(self) -> None:
         """Check the content of the buffers.

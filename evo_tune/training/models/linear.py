@@ -76,6 +76,7 @@ class LinearModel(TableModel):
     """A linear model; see `TableModel` for the arguments."""
 
     config_class = LinearConfig
+    fitted = ("weight", "effects", "bias")
     config: LinearConfig
     mean: Tensor
     deviation: Tensor
@@ -124,13 +125,6 @@ class LinearModel(TableModel):
         for _ in descend([self.weight, self.effects, self.bias], loss, steps):
             with torch.no_grad():
                 yield self.forward(held_out).double().numpy()
-
-    def state(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in (self.weight, self.effects, self.bias)]
-
-    def finish(self, state: list[Tensor]) -> None:
-        for buffer, tensor in zip((self.weight, self.effects, self.bias), state, strict=True):
-            buffer.detach().copy_(tensor)
 
     def _standardise(self, numbers: NDArray[np.float32]) -> None:
         """Set mean, deviation and knots by the training rows, (n, numeric); missing numbers do not count."""

@@ -47,6 +47,7 @@ class LinearTextClassifier(FittedModel):
     """A linear classifier of texts; see `FittedModel` for the arguments."""
 
     config_class = LinearTextConfig
+    fitted = ("weight", "bias")
     config: LinearTextConfig
     terms: Tensor
     idf: Tensor
@@ -85,13 +86,6 @@ class LinearTextClassifier(FittedModel):
         for _ in descend([self.weight, self.bias], loss, steps, history=10, tolerance=TOLERANCE):
             scores = torch.from_numpy(held_out_features @ self.weight.detach().numpy()) + self.bias.detach()
             yield self.outputs(scores).double().numpy()
-
-    def state(self) -> list[Tensor]:
-        return [parameter.detach().clone() for parameter in (self.weight, self.bias)]
-
-    def finish(self, state: list[Tensor]) -> None:
-        for buffer, tensor in zip((self.weight, self.bias), state, strict=True):
-            buffer.detach().copy_(tensor)
 
     def _ngrams(self, pieces: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the hashes of the n-grams of texts for each n, (batch, places), and which of them are terms."""
