@@ -318,6 +318,9 @@ def test_scores_from_before_the_last_fit_are_said_to_be(data: Path, typed: Typed
     done = typed(*words.split())
     before = "the model on the test set, before its last fit, which had the test set too, in brackets"
     assert before in done.out, done
+    hint = "it has not learned the test set; -o refit=all fits it to these rows too"
+    assert hint not in done.out
+    assert hint in typed(*words.replace("-o refit=all ", "").replace("mine", "other").split()).out
     card = (data / "populations" / "mine" / "_model" / "README.md").read_text()
     assert "The results are those of the model before its last fit, which had the test samples too" in card
 

@@ -364,6 +364,8 @@ def verdict_lines(search: Search, model: Path, seconds: float) -> list[str]:
         brackets = "" if all(baseline.get(name) is None for name in names) else f", in brackets {baseline_name}"
         before = ", before its last fit, which had the test set too" if facts.has_learned_test else ""
         lines.append(f"the model on the test set{before}{brackets}: {', '.join(values)}")
+    if "last_fit" in facts.rows and not facts.has_learned_test:
+        lines.append("it has not learned the test set; -o refit=all fits it to these rows too, after the scores")
     lines += [line for line in search.evaluator.describe() if line.startswith(TELLING)]
     return [*lines, f"measured on {test_data} of {data}; all took {shared.show_seconds(seconds)}"]
 
