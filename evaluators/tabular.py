@@ -23,7 +23,8 @@ it once and compares the best trial with it; `--no-baseline` leaves it out.
 The default genome of the Transformer follows the default of FT-Transformer's paper (Gorishniy et al., arXiv:2106.11959,
 appendix: 3 blocks of width 192 with 8 heads, feed-forward layers of 4/3, dropout 0.1, weight decay 1e-5), smaller and
 with a larger learning rate where the data is small (see `SIZES`). Two things differ from the paper. Feed-forward layers
-have a GELU instead of ReGLU, which was not better (benchmarks/LOG.md); `-o ffn=reglu -g ffn_mult=2` has the paper's.
+have a GELU instead of ReGLU, which was not better (-.007 ±.042 of the logarithm of the loss); the paper's is
+`-o ffn=reglu -g ffn_mult=2`.
 Dropout is that of the residual branches; the paper's is inside the feed-forward layers and in attention. How to train
 is `evo_tune.training`'s. The parent process imports this file too, so torch is imported inside functions only.
 """
