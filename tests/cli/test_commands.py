@@ -68,15 +68,15 @@ def test_a_command_is_found_by_being_there(tmp_path: Path, monkeypatch: pytest.M
     lines = [
         "from evo_tune.cli.help import cli_command",
         "@cli_command('greet', order=45)",
-        "def command():",
+        "def command(output_format):",
         "  'Greet.'",
-        "  print('hello')",
+        "  print('hello in a', output_format)",
     ]
     (tmp_path / "greet.py").write_text("\n".join(lines))
     monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(tmp_path)])
     shown = CliRunner().invoke(cli, ["--help"]).output
     assert re.search(r"^  status .*\n  greet +Greet\.\n  show ", shown, re.MULTILINE), shown
-    assert CliRunner().invoke(cli, ["greet"]).output == "hello\n"
+    assert CliRunner().invoke(cli, ["greet"]).output == "hello in a table\n"
 
 
 def test_an_unknown_command_is_told_which_there_are() -> None:

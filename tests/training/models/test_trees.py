@@ -106,7 +106,8 @@ def test_classes_seeds_and_a_saved_model(classes: int, tmp_path: Path) -> None:
     assert (outputs == outputs_of(same, inputs)).all()
     assert not (outputs == outputs_of(other, inputs)).all()
     model.save(tmp_path / "model")
-    assert (outputs_of(BoostedTrees.load(tmp_path / "model"), inputs) == outputs).all()
+    # LightGBM computed these; the loaded model has arrays.
+    assert outputs_of(BoostedTrees.load(tmp_path / "model"), inputs) == pytest.approx(outputs, rel=1e-12, abs=1e-12)
 
 
 def test_threads_do_not_change_a_model() -> None:

@@ -22,6 +22,10 @@ PLAIN_IN_FP32 = range(16, 49)
 # take 2.4 times as long as with 16 (benchmarks/LOG.md).
 NARROW_HEAD = 16
 
+# Longest sequence, in tokens, for plain products with attention dropout on a GPU. The fused kernel stores no attention
+# weights, but needs one call per sample, because its noise depends on the batch.
+LONGEST_DROPPED = 512
+
 # Smallest vocabulary whose logits are computed in pieces (see `training.optim.losses`).
 LARGE_VOCABULARY = 1024
 
