@@ -192,7 +192,7 @@ class SearchSpace:
         """Whether each gene is a Choice without order, shape (genes,)."""
         return np.array([not has_order(gene) for gene in self.genes.values()])
 
-    @cached_property
+    @property
     def conditional(self) -> np.ndarray:
         """Whether each gene has a condition, shape (genes,)."""
         return np.isin(np.arange(len(self.genes)), [place for place, _ in self._conditions])

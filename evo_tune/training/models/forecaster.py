@@ -1,6 +1,7 @@
 """A Transformer that forecasts time series from patches of their past."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -112,7 +113,8 @@ class Forecaster(Encoder):
         x = self.encode(self.patches(x) + self.positions.weight)
         levels = max(1, len(config.levels))
         if config.smoothing:
-            with torch.autocast(past.device.type, enabled=False):  # 8 bits of a value are too few
+            # 8 bits of a value are too few. The device "meta" has no autocast.
+            with nullcontext() if past.is_meta else torch.autocast(past.device.type, enabled=False):
                 smoothed = past.float() @ self.smoothing_weights
             start = smoothed.repeat_interleave(levels, 1) + self.smoothing_spread
         else:

@@ -260,9 +260,7 @@ def test_the_memory_of_an_input_is_predicted_before_it_is_read(
 ) -> None:
     model = evo_tune.load_model(saved_text_model(tmp_path / "model"), memory=2.0)
     monkeypatch.setattr("evo_tune.training.prediction.readers.encode_texts", lambda *_: pytest.fail("read"))
-    with pytest.raises(
-        UsageError, match=r"256 samples at once needs about .* GiB .* limit is 2 GiB: give --batch "
-    ):
+    with pytest.raises(UsageError, match=r"256 samples at once needs about .* GiB .* limit is 2 GiB: give --batch "):
         model.predict(["a " * 600_000, *["b"] * 255])
     with pytest.raises(UsageError, match=r"1 samples at once needs about .* GiB .*--memory 1 \(memory=\) allows it"):
         evo_tune.load_model(tmp_path / "model", memory=0.01, batch=1).predict(["a " * 600_000])
