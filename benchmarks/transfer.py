@@ -114,6 +114,8 @@ def trained_with(given: argparse.Namespace) -> dict[str, Any]:
         own["data"] = str(given.text)
     if given.vocab is not None:
         own["vocab"] = given.vocab
+    if given.ngrams is not None:
+        own["ngrams"] = given.ngrams
     return {**own, "tied": False} if given.untied else own
 
 
@@ -320,6 +322,7 @@ def main() -> None:
     parser.add_argument("--size", type=size_of, nargs="+", default=[(2, 256), (8, 64)], help="DEPTHxWIDTH of targets")
     parser.add_argument("--optimizer", choices=sorted(START), default="adamw", help="for --part lr")
     parser.add_argument("--vocab", type=int, help="byte pairs, for --part lr; none: bytes")
+    parser.add_argument("--ngrams", type=int, help="longest n-gram with an embedding, for --part lr")
     parser.add_argument("--untied", action="store_true", help="give the head weights of its own, for --part lr")
     parser.add_argument("--defaults", action="store_true", help="use the evaluator's defaults in --part lr")
     parser.add_argument(
