@@ -133,7 +133,7 @@ def test_groups_of_parameters_have_their_own_rates(build: type[AdamW | SGD | Muo
 
 def test_group_rates_multiply_those_of_the_parametrisation() -> None:
     base = Parametrisation(name="mup", width=16, depth=2, head=16)
-    model = GPT(GPTConfig(width=64, heads=4, scaling=base))
+    model = GPT(GPTConfig(width=64, heads=4, ngrams=2, scaling=base))
     plain, scaled = (AdamW(lr=0.01, rates=GroupFactors(vectors=v)).build(model) for v in (1.0, 7.0))
     rates = [
         {p: (group["initial_lr"], group["decay"], group["eps"]) for group in made.param_groups for p in group["params"]}
@@ -142,6 +142,7 @@ def test_group_rates_multiply_those_of_the_parametrisation() -> None:
     for weight, (lr, decay, eps) in rates[0].items():
         assert rates[1][weight] == (lr * (7.0 if weight.ndim == 1 else 1.0), decay, eps)
     assert {lr for lr, _, _ in rates[0].values()} == {0.01, 0.005, 0.0025}
+    assert {rates[0][table][0] for table in model.ngrams.parameters()} == {0.005}, "as the embedding of tokens"
 
 
 @pytest.mark.parametrize("nesterov", [False, True])

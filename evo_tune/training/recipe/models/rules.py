@@ -121,7 +121,9 @@ class Parametrisation:
         hidden = 1.0 / math.sqrt(m) if optimizer == "muon" else 1.0 / m
         # The weights of a tied head are both: the mean of the two factors on a log scale.
         embedding = math.sqrt(hidden) if shape.tied else 1.0
-        lr = {"hidden": hidden, "head": hidden, "embedding": embedding}.get(kind, 1.0)
+        # By measurement, the same holds for embeddings of n-grams, which no head shares (benchmarks/LOG.md).
+        factors = {"hidden": hidden, "head": hidden, "embedding": embedding, "ngram": embedding}
+        lr = factors.get(kind, 1.0)
         gradient = 1.0 if kind == "head" else shape.gradient
         if kind in ("hidden", "block"):
             gradient /= self.deeper(shape.depth)
