@@ -151,8 +151,8 @@ WORKER = "EVO_TUNE_WORKER"
 # Seconds between two checks of the watchdog.
 TICK = 0.5
 
-# Seconds of an evaluation after which cyclic garbage is collected, which takes 0.06 s with torch loaded.
-COLLECT_AFTER = 5.0
+# Seconds of evaluation after which cyclic garbage is collected, which takes 0.06 s with torch loaded.
+COLLECT_EVERY = 5.0
 
 # Metric that the timing of a few steps must return.
 TIMED = Minimize("seconds")
@@ -175,6 +175,7 @@ class Worker:
         self._log = log
         self._curve_file = telling
         self._home = os.getcwd()
+        self._seconds_since_collection = 0.0
         self._host_level, self._gpu_level = MemoryLevel(), MemoryLevel()
         self._adopted = AdoptedOrphans()
 
@@ -297,7 +298,7 @@ class Worker:
                 self._log.begin(folder)
             evaluator = self.evaluator
             _set_torch_threads(self.task.threads)
-            _seed(candidate.seed)
+            _seed(candidate.seed, self.device)
             began = time.perf_counter()
             if candidate.baseline:
                 return Verdict(*check_metrics(evaluator.baseline(), ()))
@@ -321,8 +322,10 @@ class Worker:
         self._adopted.reap()
         torch = sys.modules.get("torch")
         on_gpu = hasattr(torch, "cuda") and torch.cuda.is_initialized()  # type: ignore[union-attr]
-        if on_gpu or seconds > COLLECT_AFTER or status == "out_of_memory":
+        self._seconds_since_collection += seconds
+        if on_gpu or self._seconds_since_collection > COLLECT_EVERY or status == "out_of_memory":
             gc.collect()
+            self._seconds_since_collection = 0.0
         try:
             os.chdir(self._home)
             if on_gpu:
@@ -340,7 +343,7 @@ def _set_torch_threads(threads: int) -> None:
         torch.set_num_threads(threads)  # type: ignore[union-attr]
 
 
-def _seed(seed: int) -> None:
+def _seed(seed: int, device: str) -> None:
     """Seed the global generators, for evaluators that use them without seeding.
 
     A worker evaluates many trials: without seeding, a result would depend on earlier ones.
@@ -349,7 +352,10 @@ def _seed(seed: int) -> None:
     np.random.seed(seed % 2**32)
     torch = sys.modules.get("torch")
     if hasattr(torch, "manual_seed"):
-        torch.manual_seed(seed)  # type: ignore[union-attr]
+        if device == "cpu":
+            torch.default_generator.manual_seed(seed)  # type: ignore[union-attr] # 80 times faster than torch.manual_seed
+        else:
+            torch.manual_seed(seed)  # type: ignore[union-attr]
 
 
 # ---------------------------------------------------------------------------------------------------------
