@@ -73,9 +73,9 @@ def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context, refit: 
         plan: The evaluator's description of the training, with `fit_steps`.
         kind: Class of the task.
         run: Device, seed, budget and folders; receives the learning curve.
-        refit: 'validation': return a model that is then fitted to the training and the validation rows, with as many
-            steps as the best model has, if it can end by `run.ends_at`; the metrics of the test set are its own. 'all':
-            fit once more, to the test rows too, after their metrics.
+        refit: 'none': return the best model. 'validation': fit another one with as many steps, to the training and the
+            validation rows. The metrics of the test set are its own. 'all': then fit another one to all rows, which has
+            no metrics. A fit that cannot end by `run.ends_at` is left out.
 
     """
     began = time.perf_counter()

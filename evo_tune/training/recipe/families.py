@@ -116,8 +116,8 @@ class FittedFamilyOptions(FamilyOptions):
     refit: Literal["none", "validation", "all"] = option(
         "validation",
         gene=None,
-        help="Export: last fit of models without gradient steps: none, or to the validation rows too, or to all rows; "
-        "its test scores are those before it learned from the test rows",
+        help="Last fit of trees and linear models at the export: none, to the validation rows too, or to all rows; "
+        "test scores come from before the test rows are learned",
     )
 
 

@@ -1,10 +1,14 @@
 """Seasonal exponential smoothing of a window of values: its forecast is a linear function of the window.
 
-The forecast of step h after the last value x_T is p_{T+h} + φ^h s. Here p_t = Σ_k w_k x_{t−kS} is a mean over the same
-place in earlier seasons of S steps, with w_k ∝ (1 − γ)^k, and s = Σ_j v_j (x_{T−j} − p_{T−j}), with v_j ∝ (1 − α)^j, is
-the smoothed difference of the last values from theirs. Values after T are the forecasts. So γ = 1 and s = 0 give the
-seasonal naive forecast, S = 1 and φ = 0 simple exponential smoothing, and α = γ = φ = 1 continues trend and season. It
-is a relative of the damped forecasts of Gardner (1985, https://doi.org/10.1002/for.3980040103).
+The forecast of step h after the last value x_T is p_{T+h} + φ^h s.
+
+p_t = Σ_k w_k x_{t−kS} is a mean over the same place in earlier seasons of S steps, with w_k ∝ (1 − γ)^k. Values after T
+are the forecasts. s = Σ_j v_j (x_{T−j} − p_{T−j}) is the mean difference of the last values from theirs, with
+v_j ∝ (1 − α)^j.
+
+With γ = 1 and s = 0 this is the seasonal naive forecast. With S = 1 and φ = 0 it is simple exponential smoothing. With
+α = γ = φ = 1 it continues trend and season. It is a relative of the damped forecasts of Gardner (1985,
+https://doi.org/10.1002/for.3980040103).
 """
 
 from dataclasses import dataclass
