@@ -1,9 +1,9 @@
 """The model at the end of a run of `evo-tune auto`.
 
 A run of `auto` is a run like any other. Beside its files it has `_auto.json`, which asks for a model at the end, and
-`_model`, that model. So `resume` finishes it after a kill. A language model trains for the rest of the hours; where
-these are enough, its recipe is transferred to a larger size first. Other models get the budget of a trial, for which
-their genome was chosen. If no trial has ended in time, the default genome is trained for the time that is left.
+`_model`, that model. So `resume` finishes it after a kill. A language model trains for the rest of the hours. Other
+models get the budget of a trial, for which their genome was chosen. If no trial has ended in time, the default genome
+is trained for the time that is left.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import math
 import shlex
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from msgspec import Meta, Struct
@@ -22,7 +21,7 @@ from msgspec import Meta, Struct
 from evo_tune.cli import shared
 from evo_tune.cli.training.model_training import ENSEMBLE, SLACK, Pace, Training, choose_pace
 from evo_tune.dispatch.devices import plan
-from evo_tune.errors import EvoTuneError, StoreError, explain_error
+from evo_tune.errors import StoreError, explain_error
 from evo_tune.genome.trial import Candidate
 from evo_tune.loop.budget import SHORTEST
 from evo_tune.plugins.evaluator import BoundEvaluator
@@ -52,23 +51,20 @@ MEMBERS, MEMBERS_SHARE = 4, 0.05
 # Least share by which the validation loss of an ensemble is lower than that of one model (benchmarks/LOG.md).
 LEAST_GAIN = 0.01
 
-# Least ratio of the tokens of the final training to those that suit its size (`GPTSize.tokens`) for a larger model: it
-# has twice the weights and reads half of the tokens. With fewer, the larger model was worse: 1.226 against 1.143.
-LARGER_FROM_RATIO = 4.0
 
 Size = Annotated[int, Meta(ge=1, le=2**40)]
 
 
-class Wish(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The final training of a run of `auto`. A larger size is given by width, depth and tokens together.
+class Wish(Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
+    """The final training of a run of `auto`.
 
     Args:
         seconds: Budget of the final training; None: not chosen yet, or that of a trial.
         threads: CPU threads of the final training; None: not chosen yet.
         single: Whether to train one model, and no ensemble.
-        width: Width of a larger model.
+        width: Width of the larger model that version 1.0 trained; ignored, as the next two.
         depth: Its number of blocks.
-        tokens: Tokens for which its recipe is transferred.
+        tokens: Its tokens.
     """
 
     seconds: float | None = None
@@ -119,7 +115,7 @@ def time_for_model(search: Search) -> Callable[[float], float]:
 def train_final_model(search: Search, elapsed: Callable[[], float], err: bool) -> Path | None:
     """Train the recommended genome once more at the end of a run of `auto`, and keep the model in the run's folder.
 
-    Budget, threads and size are chosen once and noted, so an attempt after a kill trains the same model. The hours end
+    Budget and threads are chosen once and noted, so an attempt after a kill trains the same model. The hours end
     the training of the first attempt, which is then shorter than planned.
 
     Args:
@@ -145,13 +141,13 @@ def train_final_model(search: Search, elapsed: Callable[[], float], err: bool) -
                     ends_at = time.monotonic() + (1.0 - WRITING_SHARE) * seconds - elapsed()
                 wish = msgspec.structs.replace(_choose_wish(search, best, elapsed, err), single=wish.single)
                 write_wish(run, wish)
-            bound, candidate = _final_training(search, best, wish)
+            bound = _bind_final(search, wish)
             part = run.folder / f"{MODEL}.part"
             safe_files.remove(run.folder, part.name)
             with safe_files.folder(run.folder, TRIALS, TRAINING, make=True):  # neither is a link
                 pass
             pace, command = _final_pace(search, best, wish), f"evo-tune resume {shlex.quote(run.name)}"
-            training = Training(run, bound, candidate, plan(1, None, 1, None), pace, candidate.seed, command, ends_at)
+            training = Training(run, bound, best, plan(1, None, 1, None), pace, best.seed, command, ends_at)
             can_average = ENSEMBLE in bound.plugin.supports and not wish.single and search.best is not None
             members = MEMBERS if can_average else 1
             metrics = training.write(part, run.folder / TRIALS / TRAINING, err, members, LEAST_GAIN)
@@ -180,7 +176,7 @@ def model_candidate(search: Search) -> Candidate | None:
 
 
 def _choose_wish(search: Search, best: Candidate, elapsed: Callable[[], float], err: bool) -> Wish:
-    """Return budget, threads and size of the final training for the time that is left."""
+    """Return budget and threads of the final training for the time that is left."""
     hours, trial_seconds = search.session.hours, search.evaluator.options.get("seconds") or 0.0
 
     def seconds_left() -> float:
@@ -197,61 +193,16 @@ def _choose_wish(search: Search, best: Candidate, elapsed: Callable[[], float], 
     if pace.seconds > 0.0:  # at the speed of the trials, and of all threads
         wish.seconds = max(trial_seconds, seconds_left() * seconds_left() / pace.seconds)
     wish.seconds, wish.threads = max(0.1, round(wish.seconds or trial_seconds, 1)), pace.threads
-    wish, explanation = _choose_size(search, best, wish)
-    shared.echo(explanation, err=err)
+    shared.echo(f"the final training has {wish.seconds:g} s", err=err)
     return wish
 
 
-def _choose_size(search: Search, best: Candidate, wish: Wish) -> tuple[Wish, str]:
-    """Return the wish with the largest size for which its seconds are enough, and the choice in words."""
-    from evo_tune.training.recipe import GPTSize, shape_with_more_weights
-
-    bound, _ = _final_training(search, best, wish)
-    genome: dict[str, Any] = dict(best.genome)
-    tokens = bound.estimate(best.genome)["tokens"]
-    ratio = tokens / GPTSize(width=genome["width"], depth=genome["depth"], context=0, batch=0).tokens
-    budget = (
-        f"the final training has {wish.seconds or 0.0:g} s, for {ratio:.3g} times the tokens that suit the size of the "
-        "trial"
-    )
-    shape = None
-    if ratio >= LARGER_FROM_RATIO:
-        head = genome["width"] // genome["heads"]
-        shape = shape_with_more_weights(genome["width"], genome["depth"], head, math.sqrt(ratio))
-    if shape is None:
-        return wish, f"{budget}: a larger model needs {LARGER_FROM_RATIO:g} times or more, so this size trains longer"
-    width, depth = shape
-    larger = msgspec.structs.replace(wish, width=width, depth=depth, tokens=int(tokens))
-    try:
-        for _ in range(2):  # the rates depend on the tokens, and these on the size
-            bound, candidate = _final_training(search, best, larger)
-            larger.tokens = int(bound.estimate(candidate.genome)["tokens"])
-        _final_training(search, best, larger)
-    except EvoTuneError as error:
-        return wish, f"{budget}; it keeps its size: {error}"
-    sizes = f"from {genome['depth']}x{genome['width']} to {depth}x{width} (blocks x width)"
-    return larger, f"{budget}: the recipe is transferred {sizes}, for {larger.tokens:,} tokens"
-
-
-def _final_training(search: Search, best: Candidate, wish: Wish) -> tuple[BoundEvaluator, Candidate]:
-    """Return the evaluator with the options of the final training, and the candidate with its genome.
-
-    Raises:
-        EvoTuneError: The recipe cannot be transferred to the size.
-    """
-    plugin, options = search.evaluator.plugin, search.saved.manifest.options
+def _bind_final(search: Search, wish: Wish) -> BoundEvaluator:
+    """Return the evaluator with the options of the final training."""
     budget = {} if wish.seconds is None else {"seconds": wish.seconds}
-    if wish.width is None or wish.depth is None or wish.tokens is None:
-        return plugin.bind({**options, **budget}).for_run(rungs=False), best
-    # The transfer needs a budget in tokens; the training itself ends by its seconds.
-    tokens = int(search.evaluator.estimate(best.genome)["tokens"])
-    bound = plugin.bind({**options, "seconds": None, "cost": "", "tokens": tokens}).for_run(rungs=False)
-    recipe = bound.transfer(best.genome, {"width": wish.width, "depth": wish.depth, "tokens": wish.tokens})
-    changes = {name: value for name, value in recipe["options"].items() if name not in ("flops", "tokens", "seconds")}
-    bound = plugin.bind({**options, **changes, **budget}).for_run(rungs=False)
-    return bound, replace(best, genome=recipe["genome"])
+    return search.evaluator.plugin.bind({**search.saved.manifest.options, **budget}).for_run(rungs=False)
 
 
 def _final_pace(search: Search, best: Candidate, wish: Wish) -> Pace:
-    bound, _ = _final_training(search, best, Wish(seconds=wish.seconds))
+    bound = _bind_final(search, wish)
     return choose_pace(search.saved, bound, best, plan(1, None, 1, None), wish.threads)

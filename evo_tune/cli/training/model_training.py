@@ -221,8 +221,6 @@ class Training:
         run, candidate, plugin = self.run, self.candidate, self.bound.plugin
         metric, results = comparison_objective(run).metric, []
         names = {0: "the default genome", candidate.id: "this genome"}
-        if run.candidates and candidate.genome != run.candidates[candidate.id].genome:
-            names[candidate.id] = f"trial {candidate.id}, the recipe at its size in the search"
         for row in fresh_values(run):
             if row.values:
                 error = None if math.isnan(row.error) else row.error

@@ -144,7 +144,6 @@ from evo_tune.training.recipe.sizes import (
     fitting_size,
     proxy_for,
     second_width,
-    shape_with_more_weights,
 )
 from evo_tune.training.recipe.transferring import transfer_language_recipe
 from evo_tune.training.recipe.tuning import TuningOptions

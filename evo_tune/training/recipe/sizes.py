@@ -135,35 +135,6 @@ def proxy_for(target: LargeTraining, flops: float, tokens: int | None = None) ->
     return cheapest if tokens else _proxy(target, cheapest.width, cheapest.depth, shorter)
 
 
-def shape_with_more_weights(width: int, depth: int, head: int, times: float) -> tuple[int, int] | None:
-    """Return width and depth of a larger model with about so many times the weights, in the same proportions.
-
-    It is within the factors between a proxy and its target, and its width is a multiple of the channels of a head.
-
-    Args:
-        width: Width of the model.
-        depth: Number of its blocks.
-        head: Channels of a head.
-        times: Largest ratio of the weights.
-
-    Returns:
-        None if no such model has more weights.
-    """
-    weights = depth * width**2
-    shapes = [
-        (wide, deep)
-        for wide in range(width, MAX_WIDTH_FACTOR * width + 1, head)
-        for deep in range(depth, MAX_DEPTH_FACTOR * depth + 1)
-        if weights < deep * wide**2 <= times * weights
-    ]
-
-    def distance(shape: tuple[int, int]) -> float:
-        wide, deep = shape
-        return math.log(times * weights / (deep * wide**2)) + abs(math.log(wide * depth / (width * deep)))
-
-    return min(shapes, key=distance, default=None)
-
-
 def second_width(width: int, head: int) -> int:
     """Return the second width of a search: `WIDER` times the first, up to whole heads."""
     return -(-int(WIDER * width) // head) * head

@@ -13,7 +13,6 @@ from evo_tune.training.recipe import (
     default_batch,
     default_context_and_batch,
     proxy_for,
-    shape_with_more_weights,
 )
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, flops_per_token
 
@@ -75,15 +74,3 @@ def test_batches_begin_at_half_the_usual_one_and_hold_a_window() -> None:
     assert found.batch == max(LARGE.context, default_context_and_batch(found.tokens)[1])
     assert min(found.batches) >= max(found.batch / 2, LARGE.context)
     assert default_batch(10**9) == pytest.approx(0.58 * 1e9**0.571)
-
-
-def test_a_larger_shape_has_the_weights_and_the_proportions_that_were_asked_for() -> None:
-    assert shape_with_more_weights(32, 2, 8, 8.0) == (64, 4), "twice as wide and deep is eight times the weights"
-    for times in (2.0, 3.0, 10.0):
-        width, depth = shape_with_more_weights(48, 3, 16, times) or (0, 0)
-        assert width % 16 == 0
-        assert 0.6 * times < depth * width**2 / (3 * 48**2) <= times
-        assert 0.5 < width * 3 / (48 * depth) < 2.0
-    assert shape_with_more_weights(32, 2, 32, 1.2) is None
-    width, depth = shape_with_more_weights(16, 1, 8, 1e6) or (0, 0)
-    assert (width, depth) == (8 * 16, 4), "no farther than a proxy is from its target"
