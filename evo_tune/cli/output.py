@@ -1,4 +1,4 @@
-"""The progress of a run: as a table, as lines, or as JSON events, whose types are here.
+"""The progress of a run: as lines, or as JSON events, whose types are here.
 
 The progress is polled: the loop does not know of it, and a slow terminal or a slow reader does not hold the run up.
 docs/json.md is generated from the docstrings of the types, see `cli/formats.py`.
@@ -22,16 +22,11 @@ from evo_tune.report.data import RunSummary, TrialSummary
 from evo_tune.report.final_comparison import MAX_SEEDS_FACTOR
 from evo_tune.store.heartbeat import SlotWork
 from evo_tune.store.run import Run
-from evo_tune.text import escape_unprintable, show_decimals
+from evo_tune.text import show_decimals
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from evo_tune.forecast.timing import Pace
     from evo_tune.loop.search import Search
-
-# Number of results in the live table.
-SHOWN_RESULTS = 6
 
 # Least time between two forecasts in seconds.
 FORECAST_EVERY = 2.0
@@ -211,33 +206,6 @@ class End(RunSummary, tag_field="event", tag="end", kw_only=True):
     exit_code: int
 
 
-@contextlib.contextmanager
-def show_progress(silent: bool, run: Run, price: float | None = None) -> Iterator[Callable[[Search], None]]:
-    """Yield a callback for `Search.run` that shows the progress: a table in a terminal, otherwise lines.
-
-    Args:
-        silent: Whether to show nothing.
-        run: The run before this session.
-        price: Price of an hour, for the cost; None for no cost.
-    """
-    forecast, news = _LiveForecast(price), _News(run)
-    console = shared.console()
-    if silent:
-        yield lambda search: None
-    elif not console.is_terminal:
-        yield ignore_after_error(_ProgressLines(forecast, news).print_new)
-    else:
-        from rich.live import Live
-
-        with Live(console=console, auto_refresh=False, transient=True) as live:
-
-            def update_table(search: Search) -> None:
-                shared.echo(*news.lines(search))  # above the table, because Live redirects the output
-                live.update(progress_table(Progress(search, forecast)), refresh=True)
-
-            yield ignore_after_error(update_table)
-
-
 def ignore_after_error(show: Callable[[Search], None]) -> Callable[[Search], None]:
     """Return a callback that does nothing after its first error: a closed pipe or a bad terminal must not end a run."""
     broken = False
@@ -256,155 +224,22 @@ def ignore_after_error(show: Callable[[Search], None]) -> Callable[[Search], Non
     return show_unless_broken
 
 
-class _LiveForecast:
-    """The forecast of a run. It reads all results, so it is updated only every few seconds.
+class ProgressLines:
+    """Lines of progress: one when the best improves, and one now and then, with forecasts and other news.
 
     Args:
-        price: Price of an hour; None for no cost.
+        run: The run before this session, whose earlier events are no news.
+        price: Price of an hour, for the cost; None for no cost.
     """
 
-    def __init__(self, price: float | None = None) -> None:
-        self.forecast: RunForecast | None = None
-        self.more_trials = ""
-        self._price = price
-        self._update_time = self._next_update = 0.0
-        self._pace: Pace | None = None
-
-    def update(self, search: Search) -> RunForecast | None:
-        """Return the forecast; None while nothing can be predicted."""
-        from evo_tune.loop.slots import forecast_session
-
-        if time.monotonic() >= self._next_update or search.pace is not self._pace:
-            self._update_time, self._pace = time.monotonic(), search.pace
-            slots = len(search.drivers.slots)
-            new_forecast = forecast_session(search.saved.manifest, search.session, slots, search.pace, search.saved)
-            self.forecast = new_forecast and new_forecast.with_cost(self._price)
-            more_trials = report.predict_next_generation(search.saved)
-            self.more_trials = "" if more_trials is None else report.describe_more_trials(more_trials)
-            # The forecast of a long run takes a while, and the main thread must not hold the drivers up.
-            duration = time.monotonic() - self._update_time
-            self._next_update = time.monotonic() + max(FORECAST_EVERY, 50 * duration)
-        return self.forecast
-
-    def end_time(self, seconds: float) -> float:
-        """Return the monotonic time that is so many seconds after the last update: between updates time passes."""
-        return self._update_time + seconds
-
-
-class Progress:
-    """The state of a run at one moment.
-
-    Args:
-        search: The run.
-        live_forecast: Forecast to update; None for a new one.
-    """
-
-    def __init__(self, search: Search, live_forecast: _LiveForecast | None = None) -> None:
-        run = search.saved
-        self.search = search
-        self.results = len(run.outcomes)
-        self.planned = report.trial_limit(run, search.session)
-        statuses = [outcome.status for outcome in list(run.outcomes.values())]
-        self.pruned = statuses.count("pruned")
-        self.failed = len(statuses) - self.pruned - statuses.count("ok")
-        self.count = f"{self.results}/{self.planned}" if self.planned else str(self.results)
-        self.best = search.best
-        self.best_text = "no full training has a value yet"
-        if self.best is not None:
-            metric = run.objectives[0].metric
-            self.best_text = f"best {metric} {show_decimals(self.best.outcome.metrics[metric])} (trial {self.best.id})"
-        self.live_forecast = live_forecast or _LiveForecast()
-        # Until the end: by the forecast, or by the hours that remain; NaN if neither is known.
-        self.seconds_left = math.nan
-        if (forecast := self.live_forecast.update(search)) is not None:
-            self.seconds_left = max(0.0, self.live_forecast.end_time(forecast.seconds.expected) - time.monotonic())
-        elif search.session.hours is not None:
-            self.seconds_left = search.session.hours * 3600 - search.seconds
-
-
-def last_results(run: Run) -> str:
-    """Return the last results in words, the newest first."""
-    texts = []
-    for id in list(run.recorded)[: -SHOWN_RESULTS - 1 : -1]:
-        losses, status = run.trial(id).losses, run.outcomes[id].status
-        texts.append(f"{id}: {shared.show_value(run.objectives[0].value(losses[0])) if losses else status}")
-    return "   ".join(texts)
-
-
-def progress_table(progress: Progress) -> RenderableType:
-    """Return the live table of a terminal."""
-    from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
-
-    search = progress.search
-    head = Table.grid(padding=(0, 2))
-    head.add_row(
-        Text(escape_unprintable(search.name), style="bold"),
-        ProgressBar(total=progress.planned or 1, completed=progress.results if progress.planned else 0, width=30),
-        f"{progress.count} evaluations",
-        f"{progress.failed} failed" + (f", {progress.pruned} pruned" if progress.pruned else ""),
-        f"{shared.show_seconds(search.seconds)} elapsed",
-        f"about {shared.show_seconds(progress.seconds_left)} left",
-    )
-    slots = Table.grid(padding=(0, 2))
-    for slot in list(search.drivers.slots):
-        working = dict(search.drivers.working).get(slot.name)
-        work, duration = "idle", ""
-        if working and working.description:
-            work, duration = working.description, shared.show_seconds(time.monotonic() - working.since)
-        slots.add_row(*map(escape_unprintable, (slot.name, slot.device, work, duration)))
-    lines = [
-        forecast_line(progress.live_forecast.forecast),
-        progress.best_text,
-        "" if progress.best is None else f"  {shared.show_genome(progress.best.genome)}",
-        search.status,
-        progress.live_forecast.more_trials,
-        f"last results   {last_results(search.saved)}" if progress.results else "",
-    ]
-    stopping = [STOPPING] if _is_interrupted(search) else []
-    return Group(head, *(escape_unprintable(line) for line in lines if line), slots, *stopping)
-
-
-def _is_interrupted(search: Search) -> bool:
-    """Return whether Ctrl-C came; a run that stops on an error stops its trials by itself."""
-    return search.stopping and search.drivers.error is None
-
-
-class _News:
-    """Ranges that were widened since the last call, and the first failure of each cause.
-
-    Args:
-        run: Run whose earlier events are no news.
-    """
-
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, price: float | None = None) -> None:
         self._widened = len(run.widened)
-        self._results = len(run.recorded)
+        self._recorded = len(run.recorded)
         self._causes = {outcome.cause for outcome in run.outcomes.values()}
-
-    def lines(self, search: Search) -> Iterator[str]:
-        """Yield a line for each."""
-        for widening in list(search.saved.widened)[self._widened :]:
-            self._widened += 1
-            yield report.describe_widening(widening)
-        for id in list(search.saved.recorded)[self._results :]:
-            self._results += 1
-            outcome = search.saved.outcomes[id]
-            if outcome.status in ("ok", "pruned") or outcome.cause in self._causes or search.drivers.error:
-                continue
-            self._causes.add(outcome.cause)
-            if len(self._causes) <= MAX_CAUSES:
-                yield f"trial {id} {ENDINGS.get(outcome.status, outcome.status)}: {outcome.error}"
-
-
-class _ProgressLines:
-    """Lines of progress: one when the best improves, and one now and then."""
-
-    def __init__(self, live_forecast: _LiveForecast, news: _News) -> None:
-        self._live_forecast = live_forecast
-        self._news = news
+        self._price = price
+        self._forecast: RunForecast | None = None
+        self._forecast_time = self._next_forecast = 0.0
+        self._pace: Pace | None = None
         self._forecast_ends: tuple[float, float] | None = None  # monotonic times of the last printed forecast
         self._best: int | None = None
         self._results = -1
@@ -414,51 +249,81 @@ class _ProgressLines:
 
     def print_new(self, search: Search) -> None:
         """Print what is new since the last call."""
+        run, best = search.saved, search.best
         working = list(search.drivers.working.values())
         if not self._is_comparing and any("final comparison" in slot.description for slot in working):
             self._is_comparing = True
             count = search.session.finalists
             finalists = "the best" if count == 1 else f"the best of {count} finalists"
-            if search.saved.patches:
+            if run.patches:
                 finalists = "the best, or one with fewer patches that may be as good,"
             most = MAX_SEEDS_FACTOR * search.session.final_seeds
             shared.echo(f"final comparison: {finalists} against the default, on up to {most} fresh seeds each")
-        self._print_forecast(search)
-        shared.echo(*self._news.lines(search))
-        if _is_interrupted(search) and not self._is_stopping:
+        self._update_forecast(search)
+        shared.echo(*self._news(search))
+        # A run that stops on an error stops its trials by itself.
+        if search.stopping and search.drivers.error is None and not self._is_stopping:
             self._is_stopping = True
             shared.echo(STOPPING)
-        if len(search.saved.outcomes) == self._results:
+        results, planned = len(run.outcomes), report.trial_limit(run, search.session)
+        if results == self._results:
             return
-        progress = Progress(search, self._live_forecast)
         if search.status != self._status:
             self._status = search.status
             shared.echo(self._status)
-        best = None if progress.best is None else progress.best.id
+        best_id = None if best is None else best.id
         is_recent = time.monotonic() - self._print_time < LINE_EVERY
-        if best == self._best and is_recent and progress.results != progress.planned:
+        if best_id == self._best and is_recent and results != planned:
             return
-        self._best, self._results, self._print_time = best, progress.results, time.monotonic()
-        seconds_left = progress.seconds_left
+        self._best, self._results, self._print_time = best_id, results, time.monotonic()
+        best_text = "no full training has a value yet"
+        if best is not None:
+            metric = run.objectives[0].metric
+            best_text = f"best {metric} {show_decimals(best.outcome.metrics[metric])} (trial {best.id})"
+        failed = sum(outcome.status not in ("ok", "pruned") for outcome in list(run.outcomes.values()))
+        # Until the end: by the forecast, or by the hours that remain.
+        seconds_left = 0.0 if search.session.hours is None else search.session.hours * 3600 - search.seconds
+        if self._forecast is not None:
+            seconds_left = self._forecast_time + self._forecast.seconds.expected - time.monotonic()
         remaining = f", about {shared.show_seconds(seconds_left)} left" if seconds_left > 0 else ""
-        shared.echo(
-            f"[{progress.count}] {progress.best_text}, {progress.failed} failed, "
-            f"{shared.show_seconds(search.seconds)} elapsed{remaining}"
-        )
+        counts = f"{results}/{planned}" if planned else str(results)
+        elapsed = shared.show_seconds(search.seconds)
+        shared.echo(f"[{counts}] {best_text}, {failed} failed, {elapsed} elapsed{remaining}")
 
-    def _print_forecast(self, search: Search) -> None:
-        """Print the forecast if it is the first one, or its end is outside the interval of the last printed one."""
-        forecast = self._live_forecast.update(search)
-        if forecast is None or not forecast.seconds.high:  # 0 s: nothing is left to do
+    def _news(self, search: Search) -> Iterator[str]:
+        """Yield a line for each new range, and for the first failure of each cause."""
+        for widening in list(search.saved.widened)[self._widened :]:
+            self._widened += 1
+            yield report.describe_widening(widening)
+        for id in list(search.saved.recorded)[self._recorded :]:
+            self._recorded += 1
+            outcome = search.saved.outcomes[id]
+            if outcome.status in ("ok", "pruned") or outcome.cause in self._causes or search.drivers.error:
+                continue
+            self._causes.add(outcome.cause)
+            if len(self._causes) <= MAX_CAUSES:
+                yield f"trial {id} {ENDINGS.get(outcome.status, outcome.status)}: {outcome.error}"
+
+    def _update_forecast(self, search: Search) -> None:
+        """Update the forecast every few seconds, as it reads all results; print it if the end leaves its interval."""
+        from evo_tune.loop.slots import forecast_session
+
+        if time.monotonic() >= self._next_forecast or search.pace is not self._pace:
+            self._forecast_time, self._pace = time.monotonic(), search.pace
+            slots = len(search.drivers.slots)
+            forecast = forecast_session(search.saved.manifest, search.session, slots, search.pace, search.saved)
+            self._forecast = forecast and forecast.with_cost(self._price)
+            # The forecast of a long run takes a while, and the main thread must not hold the drivers up.
+            duration = time.monotonic() - self._forecast_time
+            self._next_forecast = time.monotonic() + max(FORECAST_EVERY, 50 * duration)
+        if self._forecast is None or not self._forecast.seconds.high:  # 0 s: nothing is left to do
             return
-        low, end, high = (
-            self._live_forecast.end_time(seconds)
-            for seconds in (forecast.seconds.low, forecast.seconds.expected, forecast.seconds.high)
-        )
+        bounds = self._forecast.seconds
+        low, end, high = (self._forecast_time + seconds for seconds in (bounds.low, bounds.expected, bounds.high))
         old_low, old_high = self._forecast_ends or (math.inf, -math.inf)
         if not old_low - FORECAST_CHANGE < end < old_high + FORECAST_CHANGE:
             self._forecast_ends = low, high
-            shared.echo(forecast_line(forecast))
+            shared.echo(forecast_line(self._forecast))
 
 
 class EventStream:

@@ -9,7 +9,7 @@ from typing import Any
 from msgspec import Struct, structs
 
 from evo_tune.cli import shared
-from evo_tune.cli.output import End, EventStream, ignore_after_error, show_progress
+from evo_tune.cli.output import End, EventStream, ProgressLines, ignore_after_error
 from evo_tune.cli.training.final_training import read_wish, time_for_model, train_final_model
 from evo_tune.forecast import RunForecast, forecast_rows
 from evo_tune.forecast.timing import TIMING
@@ -61,9 +61,8 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
             from evo_tune.integrations.converting import tracking
 
             contexts.enter_context(tracking(run.folder, output.tracks))
-        watch = contexts.enter_context(show_progress(silent, run, output.price_per_hour))
-        if events is not None:
-            watch = ignore_after_error(events.print_new)
+        show = (lambda search: None) if silent else ProgressLines(run, output.price_per_hour).print_new
+        watch = ignore_after_error(show if events is None else events.print_new)
         forecast = not silent and TIMING in search.evaluator.plugin.supports
         try:
             search.run(watch, forecast=forecast, planning=planning, after=time_for_model(search), progress=False)

@@ -26,7 +26,7 @@ from evo_tune.loop.health import Health, Verdict
 from evo_tune.store.heartbeat import Heartbeat, SlotWork
 from evo_tune.store.run import TRIALS
 
-# Seconds between two checks of signals and updates of the live table by the main thread.
+# Seconds between two checks of signals and lines of progress by the main thread.
 TICK = 0.2
 
 

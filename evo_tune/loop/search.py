@@ -242,7 +242,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
     @property
     def status(self) -> str:
         """Status of the strategy in one line; '' if it reports none."""
-        with self._changed:  # cached, because a live table asks often
+        with self._changed:  # cached, because lines of progress ask often
             progress = (self.history.proposed_count, len(self.history.trials))
             if self._status[0] != progress:
                 self._status = (progress, self.strategy.status(self.history))
@@ -378,7 +378,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
         can be resumed. Afterwards `stopping` says whether it was interrupted.
 
         Args:
-            watch: Function that is called about five times a second, for a live table that also shows a Ctrl-C.
+            watch: Function that is called about five times a second, for lines of progress that also show a Ctrl-C.
                 None: a line shows the progress, and another one answers the first Ctrl-C.
             forecast: Whether to time a few steps first, unless the plan of the run did.
             planning: Seconds before the session began that `hours` includes; at least those of the plan.

@@ -116,16 +116,16 @@ def test_errors_and_warnings_are_one_line_that_steers_nothing(typed: Typed, caps
     assert not steering(capsys.readouterr().err)
 
 
-def test_a_live_table_steers_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_of_progress_steer_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     search = Search("quick.py", trials=2, name="mine")
     monkeypatch.setattr(type(search), "status", property(lambda self: f"status {STEER}"))
-    search.name = STEER
-    console = shared.console()
-    with console.capture() as captured:
-        console.print(output.progress_table(output.Progress(search)))
+    output.ProgressLines(search.saved).print_new(search)
     search.close()
-    assert "status" in captured.get()
-    assert not steering(captured.get())
+    printed = capsys.readouterr().out
+    assert "status" in printed
+    assert not steering(printed)
 
 
 def test_a_table_steers_nothing(capsys: pytest.CaptureFixture[str]) -> None:
