@@ -268,9 +268,7 @@ class Drivers:
             self._at_work.pop(slot.name, None)
             self._changed.notify_all()
             if not self._at_work:
-                raise RunError(
-                    f"no device is left to train on: {why} ({self.health.counts() or 'nothing was trained'})"
-                )
+                raise RunError(f"no device is left to train on: {why}")
             named, self._named = device in self._named, {*self._named, device}
         if not (named and device in self.health.aside):
             name = device if device in self.health.aside else slot.name

@@ -8,7 +8,6 @@ genome is the test, once several candidates in a row have failed.
 The module knows devices by name and candidates by id. It knows nothing of slots, threads and clocks.
 """
 
-from collections import Counter
 from collections.abc import Collection
 from enum import Enum, auto
 
@@ -45,8 +44,8 @@ class _Record:
     """Outcomes of the trainings on a device."""
 
     def __init__(self) -> None:
-        # Number of trainings by status.
-        self.counts: Counter[str] = Counter()
+        # Number of successful trainings.
+        self.well = 0
         # Error of the last failure.
         self.error: str | None = None
         # Candidates that failed since the last success, except those that failed elsewhere as well.
@@ -55,11 +54,6 @@ class _Record:
         self.blamed: set[int] = set()
         # Total time of successful trainings, in seconds.
         self.seconds = 0.0
-
-    @property
-    def well(self) -> int:
-        """Number of successful trainings."""
-        return sum(count for status, count in self.counts.items() if status not in FAILING)
 
     @property
     def proven(self) -> bool:
@@ -148,19 +142,12 @@ class Health:
         tried = self._tried.get(id, [])
         return device not in self.aside and (device not in tried or not set(at_work) - set(tried) - self.aside.keys())
 
-    def counts(self) -> str:
-        """Return the counts of outcomes by device, in words."""
-        return "; ".join(
-            f"{device}: {', '.join(f'{count} {status}' for status, count in sorted(record.counts.items()))}"
-            + (f", the last failure with '{record.error}'" if record.error else "")
-            for device, record in self._records.items()
-        )
-
     def _count(self, device: str, outcome: Outcome) -> _Record:
         record = self._records.setdefault(device, _Record())
-        record.counts[outcome.status] += 1
         if outcome.status in FAILING:
             record.error = outcome.error
+        else:
+            record.well += 1
         return record
 
     def _blame(self, device: str, id: int) -> None:

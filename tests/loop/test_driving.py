@@ -201,7 +201,7 @@ def test_where_all_devices_fail_from_the_start_the_run_stops_with_counts(stubbed
 @pytest.mark.parametrize("devices", [("cpu", "cpu"), ("cuda:0", "cuda:1")])
 def test_where_all_devices_fall_ill_the_default_genome_shows_it(stubbed, resume, devices):
     stubs = [Stub(i, device, "failed", began=10) for i, device in enumerate(devices)]
-    with pytest.raises(RunError, match=r"no device is left to train on: it fails the default genome too.*\d+ ok"):
+    with pytest.raises(RunError, match=r"no device is left to train on: it fails the default genome too"):
         stubbed(stubs, name="ill")
     failed = [trial for trial in resume("ill").trials if not trial.ok]
     assert len(failed) < 12, "while one slot of a device still does well, the other's failures count for little"

@@ -114,7 +114,6 @@ def test_only_where_all_fail_is_no_device_left_and_few_results_are_false(devices
         assert any("fails the default genome too" in why for why in machine.health.aside.values()) or len(devices) > 1
         false = sum(outcome.status != "ok" for outcome in machine.recorded.values())
         assert false < SICK + len(devices) * SICK
-    assert all(name in machine.health.counts() for name, done in machine.done.items() if done)
 
 
 def test_one_candidate_alone_sets_nobody_aside():
@@ -140,7 +139,6 @@ def test_a_device_with_too_much_in_doubt_waits_for_the_others():
     assert health.aside["a"] == (
         "it failed 3 trainings in a row that did well elsewhere, the last with 'No CUDA GPUs are available'"
     )
-    assert health.counts() == "a: 3 failed, the last failure with 'No CUDA GPUs are available'; b: 3 ok"
 
 
 def test_a_failure_that_took_long_on_a_device_that_did_well_is_taken_at_once():
