@@ -7,6 +7,7 @@ The evaluator predicts the memory (`MemoryForecast`), and measurements of the sa
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -31,13 +32,13 @@ CONTEXT = 768 * 2**20
 UNMEASURED = 2.0
 
 
-# Multiple of the largest measured size up to which a fit is used.
+# Multiple of its predicted size up to which a measured training run tells of others.
 REACH = 4.0
 
 # Target share of training runs that use no more memory than was reserved for them.
 QUANTILE = 0.9
 
-# Number of most recent measurements in a fit.
+# Number of most recent measurements that count.
 MAX_MEASUREMENTS = 64
 
 
@@ -151,12 +152,11 @@ class Card:
 
 
 class MemoryForecast:
-    """Forecast of a training run's GPU memory: a fixed part plus a factor times the evaluator's prediction.
+    """Forecast of a training run's GPU memory: a factor times the evaluator's prediction.
 
-    The fixed part covers memory that does not depend on size and that formulas omit (workspaces, rounding to blocks).
-    So a small run that uses ten times its prediction does not change the factor of a large one. Both are fitted to
-    measurements by quantile regression at 0.9 (Koenker & Bassett 1978): too little memory repeats a training run,
-    too much only delays one. One outlier among ten measurements moves neither.
+    The factor is the 0.9 quantile of measured by predicted memory: too little memory repeats a training run, too much
+    only delays one. Memory that does not depend on size (workspaces, rounding to blocks) makes this ratio large for
+    small runs. So only runs of about the same size, or larger ones, count.
 
     Args:
         estimate: Function that returns the metrics of a genome known before training.
@@ -166,28 +166,21 @@ class MemoryForecast:
         self._estimate = estimate
         # Predicted and measured bytes.
         self._measurements: deque[tuple[float, float]] = deque(maxlen=MAX_MEASUREMENTS)
-        # Fixed part and factor.
-        self._line = (0.0, UNMEASURED)
 
     def bytes_needed(self, genome: Genome) -> int | None:
-        """Return the bytes that a training run needs, its process's context included; None if unknown.
-
-        The fit is used up to `REACH` times the largest measured size. The part beyond is multiplied by `UNMEASURED`
-        or by the fitted factor if that is larger.
-        """
+        """Return the bytes that a training run needs, its process's context included; None if unknown."""
         predicted = self._predict(genome)
         if predicted is None:
             return None
-        fixed, factor = self._line
-        fitted_part = min(predicted, REACH * max((size for size, _ in self._measurements), default=0.0))
-        return int(fixed + factor * fitted_part + max(factor, UNMEASURED) * (predicted - fitted_part)) + CONTEXT
+        ratios = sorted(measured / size for size, measured in self._measurements if REACH * size >= predicted)
+        factor = ratios[math.ceil(QUANTILE * (len(ratios) - 1))] if ratios else UNMEASURED
+        return int(factor * predicted) + CONTEXT
 
     def learn(self, genome: Genome, metrics: Mapping[str, float]) -> None:
-        """Add a training run's measured memory to the fit."""
+        """Note a training run's measured memory."""
         predicted, measured = self._predict(genome), metrics.get(MEASURED, 0.0)
         if predicted is not None and measured > 0:
             self._measurements.append((predicted, measured))
-            self._line = fit_quantile_line(list(self._measurements))
 
     def _predict(self, genome: Genome) -> float | None:
         try:
@@ -195,34 +188,6 @@ class MemoryForecast:
         except EvoTuneError:  # the training run will report it
             return None
         return predicted if predicted > 0 else None
-
-
-def fit_quantile_line(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """Return the fixed part and the factor, both ≥ 0, of the line with the least quantile loss.
-
-    An optimal line passes through two points. With only one size known, it passes through one point and has either
-    factor 1 or fixed part 0.
-
-    Args:
-        points: Pairs of predicted and measured bytes, at least one.
-    """
-    import numpy as np
-
-    x, y = np.array(points).T
-    first, second = np.triu_indices(len(x), 1)
-    differ = x[first] != x[second]
-    first, second = first[differ], second[differ]
-    slopes = (y[second] - y[first]) / (x[second] - x[first])
-    fixed = [y[first] - slopes * x[first], y - x, np.zeros_like(x)]
-    factors = [slopes, np.ones_like(x), y / x]
-    a, b = np.concatenate(fixed), np.concatenate(factors)
-    valid = (a >= 0.0) & (b >= 0.0)
-    a, b = a[valid], b[valid]
-    short = y - (a[:, None] + b[:, None] * x)
-    losses = np.maximum(QUANTILE * short, (QUANTILE - 1.0) * short).sum(1)
-    # Ties occur with few points: take the line that is closest to the evaluator's formula.
-    best = np.lexsort((np.abs(b - 1.0), losses.round(3)))[0]
-    return float(a[best]), float(b[best])
 
 
 class SharedSlot(LocalSlot):
