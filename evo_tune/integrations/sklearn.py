@@ -205,20 +205,13 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
         joblib.dump(large_fields, private / "data.joblib")
         (private / "rest.pickle").write_bytes(cloudpickle.dumps(other_fields))  # also pickles classes of a notebook
         os.environ[VARIABLE + token] = str(private)
-        printed_count, stopping = 0, False
 
-        def watch(search: Search) -> None:
-            nonlocal printed_count, stopping
-            if search.stopping and not stopping and not (self.error_score == "raise" and _failure(search.trials)):
-                stopping = True
-                _warn("stopping after the running cross-validations; press Ctrl-C again to stop at once")
-            if len(search.saved.outcomes) > printed_count:
-                printed_count = len(search.saved.outcomes)
-                self._print_progress(search)
-                if self.error_score == "raise" and _failure(search.trials):
-                    search.stop()
+        def look_at(trial: Trial) -> None:
+            self._print_progress(search)
+            if self.error_score == "raise" and _failure([trial]):
+                search.stop()
 
-        search.run(watch)
+        search.run(progress=False, callbacks=[look_at])
         failure = _failure(search.trials)
         if self.error_score == "raise" and failure:
             raise RunError(failure)

@@ -232,10 +232,10 @@ def test_slots_find_the_data_in_a_private_folder_only(
 
     real = Search.run
 
-    def run(self: Search, watch: Any) -> Search:
+    def run(self: Search, **arguments: Any) -> Search:
         [folder] = [path for path in private.iterdir() if path.name.startswith("evo-tune-")]
         seen.append(stat.S_IMODE(folder.stat().st_mode))
-        return real(self, watch)
+        return real(self, **arguments)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Search, "run", run)
