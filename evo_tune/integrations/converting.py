@@ -16,7 +16,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,8 +40,6 @@ class _Tool(NamedTuple):
     is_folder: bool
     # Command that opens the file or folder, or sends it to the tool's server.
     opened: str
-    # Module that this command needs and the extra does not bring; '' for none.
-    pages: str = ""
 
 
 # Tools by name. Each has a module in this folder, and an extra of its name.
@@ -56,7 +53,7 @@ TOOLS = {
     "wandb": _Tool("wandb:WandbFolder", ("wandb",), "-wandb", True, "wandb sync {}/wandb/*run-*"),
     "mlflow": _Tool(
         "mlflow:MLflowDatabase", ("alembic", "mlflow", "sqlalchemy"), "-mlflow.db", False,
-        "mlflow ui --backend-store-uri sqlite:///{}", "flask",
+        "mlflow ui --backend-store-uri sqlite:///{}",
     ),
 }  # fmt: skip
 
@@ -92,8 +89,7 @@ def default_path(run: Run, tool: str) -> Path:
 
 def opening_command(tool: str, path: Path) -> str:
     """Return the command that opens a target."""
-    typed, needs = TOOLS[tool].opened.format(shlex.quote(str(path))), TOOLS[tool].pages
-    return typed if not needs or find_spec(needs) is not None else f"{typed} (after pip install {tool})"
+    return TOOLS[tool].opened.format(shlex.quote(str(path)))
 
 
 def convert(run: Run, tool: str, path: Path) -> None:
@@ -195,16 +191,23 @@ class _Tracker:
             stderr=self._output,
             start_new_session=True,  # Ctrl-C in the terminal is for the run
         )
-        self._warned = threading.Lock()
+        self._is_late = False
         self._watching = threading.Thread(target=self._watch, daemon=True)
         self._watching.start()
 
     def _watch(self) -> None:
         """Warn at once when the process dies: in a long run the user may still fix the cause."""
-        if self._process.wait() and self._warned.acquire(blocking=False):
-            self._output.seek(0)
-            lines = self._output.read().decode("utf-8", "replace").strip().splitlines()
-            self._warn(one_line(lines[-1]) if lines else f"it ended with code {self._process.returncode}")
+        if not self._process.wait():
+            return
+        self._output.seek(0)
+        lines = self._output.read().decode("utf-8", "replace").strip().splitlines()
+        why = one_line(lines[-1]) if lines else f"it ended with code {self._process.returncode}"
+        why, tool = "it does not answer" if self._is_late else why, self._text.partition(":")[0]
+        warnings.warn(
+            f"--track {self._text} is given up ({why}); the run continues, and all its results are saved: "
+            f"`evo-tune convert {self._folder} --to {tool}` writes it afterwards",
+            stacklevel=2,
+        )
 
     def end(self) -> None:
         """Tell the process that the run has ended."""
@@ -217,19 +220,10 @@ class _Tracker:
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            if self._warned.acquire(blocking=False):
-                self._warn("it does not answer")
+            self._is_late = True
             self._process.kill()
         self._watching.join()
         self._output.close()
-
-    def _warn(self, why: str) -> None:
-        tool = self._text.partition(":")[0]
-        warnings.warn(
-            f"--track {self._text} is given up ({why}); the run continues, and all its results are saved: "
-            f"`evo-tune convert {self._folder} --to {tool}` writes it afterwards",
-            stacklevel=2,
-        )
 
 
 def follow(folder: Path, text: str, ended: threading.Event) -> None:

@@ -250,15 +250,6 @@ def test_mlflow_has_a_parent_and_a_child_for_each_trial_whatever_their_text(tmp_
     ]
 
 
-def test_who_has_not_all_of_mlflow_is_told_what_its_pages_need(monkeypatch: pytest.MonkeyPatch) -> None:
-    there = {"flask": None}
-    monkeypatch.setattr(converting, "find_spec", lambda name: there[name])
-    assert converting.opening_command("mlflow", Path("a.db")).endswith("sqlite:///a.db (after pip install mlflow)")
-    there["flask"] = object()
-    assert converting.opening_command("mlflow", Path("a.db")).endswith("sqlite:///a.db")
-    assert converting.opening_command("optuna", Path("a.log")) == "optuna-dashboard a.log"
-
-
 # All of them.
 
 
