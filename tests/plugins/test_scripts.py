@@ -364,18 +364,6 @@ def test_a_bad_end_is_a_status_and_a_line(tmp_path: Path, text: str, status: str
     assert str(caught.value).isprintable()
 
 
-@pytest.mark.parametrize(("module", "hint"), [("torch", f"activate the environment {sys.prefix}"), ("no_such", "")])
-def test_a_module_that_only_the_python_of_evo_tune_has_is_named(tmp_path: Path, module: str, hint: str) -> None:
-    other = tmp_path / "bin" / "python3"
-    other.parent.mkdir()
-    other.write_text(f"#!/bin/sh\necho \"ModuleNotFoundError: No module named '{module}.nn'\" >&2\nexit 1\n")
-    other.chmod(0o700)
-    with pytest.raises(Ended) as caught:
-        Script(f"{other} train.py").run({}, context(tmp_path))
-    said = f": {other} is not the Python of evo-tune, which has {module}; {hint}" if hint else ""
-    assert str(caught.value) == f"ModuleNotFoundError: No module named '{module}.nn' (exit code 1){said}"
-
-
 def test_what_cannot_be_started_is_a_failed_trial(tmp_path: Path) -> None:
     with pytest.raises(Ended, match=r"cannot start '.*nowhere': No such file or directory; check the command"):
         Script(f"{tmp_path}/{{x}}").run({"x": "nowhere"}, context(tmp_path))

@@ -7,9 +7,7 @@ what a finished script left running, its processes are found by a mark in their 
 import contextlib
 import ctypes
 import os
-import re
 import selectors
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +15,6 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -109,10 +106,10 @@ def run_script(
             script.kill()  # nothing if it has ended
             kill_marked(f"{MARK}={mark}")
     if code:
-        raise _failure(code, tails, "/bin/sh" if shell else words[0])
+        raise _failure(code, tails)
 
 
-def _failure(code: int, tails: Mapping[str, Sequence[str]], program: str) -> Ended:
+def _failure(code: int, tails: Mapping[str, Sequence[str]]) -> Ended:
     lines = list(tails["err"] or tails["out"])
     if lines and lines[-1].startswith(HYDRA_ADVICE):
         lines = [line for line in lines[:-1] if not line.startswith(" ")] or lines
@@ -124,20 +121,10 @@ def _failure(code: int, tails: Mapping[str, Sequence[str]], program: str) -> End
     if any(map(tells_of_memory, lines)):
         return Ended(f"{reason} (exit code {code})", "out_of_memory")
     if code > 0:
-        return Ended(f"{reason} (exit code {code}){_other_python_hint(reason, program)}")
+        return Ended(f"{reason} (exit code {code})")
     with contextlib.suppress(ValueError):
         return Ended(f"the script was killed by {signal.Signals(-code).name}; its last line: {reason}", "crashed")
     return Ended(f"the script was killed by signal {-code}; its last line: {reason}", "crashed")
-
-
-def _other_python_hint(reason: str, program: str) -> str:
-    """Return where a missing module is: in the environment of evo-tune, which is not active; '' if it is elsewhere."""
-    path, missing = shutil.which(program), re.match(r"ModuleNotFoundError: No module named '(\w+)", reason)
-    if path is None or missing is None or os.path.dirname(path) == os.path.join(sys.prefix, "bin"):
-        return ""
-    if not os.path.basename(path).startswith("python") or find_spec(missing[1]) is None:
-        return ""
-    return f": {path} is not the Python of evo-tune, which has {missing[1]}; activate the environment {sys.prefix}"
 
 
 def _lines(script: subprocess.Popen[bytes], look: Callable[[], None]) -> Iterator[tuple[str, str]]:
