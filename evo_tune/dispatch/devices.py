@@ -14,17 +14,10 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from evo_tune.errors import OptionError
 from evo_tune.text import with_plural
-
-# File that names the process's cgroups.
-CGROUP = Path("/proc/self/cgroup")
-
-# Mount point of cgroups.
-MOUNT = Path("/sys/fs/cgroup")
 
 # Value of `--per-device`: several slots on each GPU, which share its memory.
 AUTO = "auto"
@@ -413,46 +406,8 @@ def check_system(system: str = os.name) -> None:
         )
 
 
-def cpu_count(proc: Path = CGROUP, root: Path = MOUNT) -> int:
-    """Return the number of cores that this process may use, at least 1.
+def cpu_count() -> int:
+    """Return the number of cores that this process may use, by its affinity and a container's quota, rounded up."""
+    from joblib import cpu_count as joblib_cpu_count  # slower to import than this module
 
-    It is the smaller of the CPU affinity and the cgroup's quota (a container's limit), rounded up.
-
-    Args:
-        proc: See CGROUP.
-        root: See MOUNT.
-    """
-    limits = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
-    for folder, is_version_2 in _cgroups(proc, root):
-        files = ("cpu.max",) if is_version_2 else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-        words = [word for name in files for word in _words(folder / name)]
-        if len(words) == 2 and words[0].isdigit() and int(words[0]) > 0:  # no quota is 'max' or -1
-            limits.append(math.ceil(int(words[0]) / int(words[1])))
-    return max(1, min(limits))
-
-
-def _cgroups(proc: Path, root: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield the folders of the process's cgroup for CPUs and of its ancestors, and whether each is of version 2."""
-    try:
-        lines = proc.read_text().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        number, controllers, path = line.split(":", 2)
-        if number == "0":
-            mount, is_version_2 = root, True
-        elif "cpu" in controllers.split(","):
-            mount, is_version_2 = root / controllers, False
-        else:
-            continue
-        inner = mount / path.strip("/")
-        for folder in (inner, *inner.parents):
-            if folder in (inner, mount) or mount in folder.parents:
-                yield folder, is_version_2
-
-
-def _words(file: Path) -> list[str]:
-    try:
-        return file.read_text().split()
-    except OSError:
-        return []
+    return int(joblib_cpu_count())
