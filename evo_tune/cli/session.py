@@ -19,7 +19,7 @@ from evo_tune.loop.search import Search
 from evo_tune.loop.slots import forecast_session
 from evo_tune.report import summary as report
 from evo_tune.report.charts.next_steps import range_end_lines
-from evo_tune.report.charts.scale import read_recipe
+from evo_tune.report.charts.scale import read_recipe, recipe_lines, scale_command
 from evo_tune.report.data import run_summary
 from evo_tune.report.summary import resume_command
 from evo_tune.settings import SessionSettings
@@ -233,9 +233,8 @@ def _summary_lines(
     elif (more_trials := report.predict_next_generation(run)) is not None:
         yield f"more trials: {report.describe_more_trials(more_trials)}"
     if (recipe := read_recipe(run)) is not None:
-        from evo_tune.cli.training.scaling import recipe_lines
-
         yield from recipe_lines(run, recipe)
+        yield f"transfer it: {scale_command(run, recipe)}"
     if status:
         yield status
     pruned = f", {result.pruned} pruned" if result.pruned else ""

@@ -19,7 +19,6 @@ from evo_tune.cli.training.scaling import (
     TRAININGS,
     observations,
     plan_scale_search,
-    recipe_lines,
     target_training,
     wider_default,
     write_recipe_at_target,
@@ -29,7 +28,7 @@ from evo_tune.genome.trial import Outcome
 from evo_tune.options.target_size import parse_target_size
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.report import charts
-from evo_tune.report.charts.scale import read_recipe, write_recipe
+from evo_tune.report.charts.scale import read_recipe, recipe_lines, scale_command, write_recipe
 from evo_tune.report.data import RunSummary
 from evo_tune.report.run_data import RunData
 from evo_tune.store.run import Run
@@ -168,11 +167,11 @@ def test_the_cost_is_a_share_of_the_targets_training(searched: Callable[..., Run
     assert told is not None
     assert told.search_flops == 4e9
     assert told.share == 4e9 / told.target_flops
-    first, second, last = recipe_lines(run, told)
+    first, second = recipe_lines(run, told)
     assert f"4e+09 FLOPs, {4e9 / told.target_flops:.2%} of" in first
     assert "on 1,000,000 tokens" in first
     assert second.startswith("predicted val_loss of the target: none: ")
-    assert "--depth 4 --width 256 --tokens 1000000" in last
+    assert "--depth 4 --width 256 --tokens 1000000" in scale_command(run, told)
 
 
 def test_a_wide_interval_is_said_with_what_would_narrow_it(searched: Callable[..., Run]) -> None:
@@ -211,11 +210,11 @@ def test_the_report_has_a_part_about_it(searched: Callable[..., Run]) -> None:
     told = read_recipe(run)
     assert told is not None
     found = charts.parts(RunData(run))["scale"]
-    assert found.facts["cost of the search"] == f"{told.share:.2%} of that training"
-    assert "No loss can be predicted" in found.explanation
+    assert f"{told.share:.2%} of the " in found.explanation
+    assert "of the target: none: " in found.explanation
     assert found.commands[0].command.endswith("--depth 4 --width 256 --tokens 1000000")
     write_recipe(run, msgspec.structs.replace(told, loss=2.0, low=1.9, high=2.2, why=""))
-    assert "2 (1.9 to 2.2)" in charts.parts(RunData(run))["scale"].facts.values()
+    assert "2 (80 % interval 1.9 to 2.2)" in charts.parts(RunData(run))["scale"].explanation
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
     from evo_tune.store.run import Run
     from evo_tune.training.recipe.transferring import MemoryFit
-    from evo_tune.training.scale.recipe import ProbeResult, ScaledRecipe, TargetLoss
+    from evo_tune.training.scale.recipe import ScaledRecipe, TargetLoss
 
 # Most probes.
 MOST = 30
@@ -247,26 +247,10 @@ def _print_recipe(recipe: ScaledRecipe) -> None:
     from msgspec import structs
 
     target, at_run = recipe.target, recipe.found
-    genes = [
-        {**structs.asdict(move), "factor": "" if move.factor is None or move.kind == "kept" else f"x{move.factor:.3g}"}
-        for move in recipe.rows
-    ]
+    genes = [structs.asdict(move) for move in recipe.rows]
     shared.print_rows(genes, "table", f"trial {recipe.trial} of {recipe.run} at the target size")
     shared.echo(*(f"note: {remark}" for remark in recipe.remarks))
-    laws = [
-        {
-            "law": law.law,
-            "for the run": law.at_run,
-            "at the target": law.lr,
-            "run's, scaled by it": law.moved,
-            "batch": law.batch,
-            "outside of its fit": "; ".join(
-                f"{size}: {text}" for size, text in (("run", law.outside_run), ("target", law.outside)) if text
-            ),
-            "source": law.source,
-        }
-        for law in recipe.laws
-    ]
+    laws = [structs.asdict(law) for law in recipe.laws]
     shared.print_rows(laws, "table", "peak learning rates")
     price = "" if recipe.price is None else f", {recipe.price:,.2f} for the hours"
     hours = "unknown" if recipe.hours is None else f"{recipe.hours:,.3g}"
@@ -283,8 +267,9 @@ def _print_recipe(recipe: ScaledRecipe) -> None:
         *(f"memory: {_fit_text(fit)}" for fit in recipe.fits),
         f"hours: {hours} on one device ({recipe.speed}){price}",
         _loss_text(recipe.loss),
-        *(_probe_text(result) for result in recipe.probe or ()),
     )
+    if recipe.probe:
+        shared.print_rows([structs.asdict(result) for result in recipe.probe], "table", "probes")
 
 
 def _fit_text(fit: MemoryFit) -> str:
@@ -305,16 +290,4 @@ def _loss_text(loss: TargetLoss) -> str:
         f"predicted {loss.metric}: {loss.loss:.4g} ({loss.share:.0%} interval {loss.low:.4g} to {loss.high:.4g}; "
         f"{law.floor:.3g} + {law.size:.3g}/N^{law.alpha:.2f} + {law.text:.3g}/D^{law.beta:.2f} from "
         f"{loss.trainings} trainings{beyond})" + (f"; {loss.narrow}" if loss.narrow else "")
-    )
-
-
-def _probe_text(result: ProbeResult) -> str:
-    size = f"{result.depth}x{result.width}"
-    if result.confirmed is None:
-        return f"probe at {size}: {result.trainings} training{'s' * (result.trainings > 1)} are too few to tell"
-    optimum = "" if result.optimum is None else f", lowest at {result.optimum:.3g} by a parabola"
-    verdict = "confirmed" if result.confirmed else "not confirmed"
-    return (
-        f"probe at {size}: the transferred learning rate {result.transferred:.3g} is {verdict}: "
-        f"loss {result.loss:.4g}, the best {result.best_loss:.4g} at {result.best:.3g}{optimum}"
     )

@@ -9,7 +9,7 @@ collects for them what a run has trained.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -416,25 +416,3 @@ def write_recipe_at_target(run: Run, evaluator: BoundEvaluator) -> None:
             write_recipe(run, recipe)
     except EvoTuneError as error:
         shared.echo(f"Warning: --for-scale {run.manifest.settings.for_scale}: {error}", err=True)
-
-
-def recipe_lines(run: Run, recipe: TransferredRecipe) -> Iterator[str]:
-    """Yield lines about the cost of the search, the predicted loss at the target, and the next command."""
-    rule = "" if recipe.given_tokens else ", 20 a weight"
-    size = f"{recipe.depth}x{recipe.width}"
-    yield (
-        f"the recipe took {recipe.search_flops:.3g} FLOPs, {recipe.share:.2%} of the {recipe.target_flops:.3g} "
-        f"that the target, {size} on {recipe.tokens:,} tokens{rule}, takes"
-    )
-    metric = run.objectives[0].metric
-    if recipe.loss is None or recipe.low is None or recipe.high is None:
-        yield f"predicted {metric} of the target: none: {recipe.why}"
-    else:
-        interval = f"80 % interval {recipe.low:.4g} to {recipe.high:.4g}"
-        yield f"predicted {metric} of the target: {recipe.loss:.4g} ({interval})"
-    if recipe.narrow:
-        yield recipe.narrow
-    yield (
-        f"transfer it: evo-tune scale {run_reference(run.folder)} --depth {recipe.depth} --width {recipe.width} "
-        f"--tokens {recipe.tokens}"
-    )

@@ -1,9 +1,11 @@
 """A search for a larger model: the transferred recipe with its predicted loss.
 
-Only the evaluator knows what a recipe becomes at another size, and a report loads no evaluator. `forecast.scale`
+Only the evaluator knows what a recipe becomes at another size, and a report loads no evaluator. The command
 therefore writes the recipe to a file beside the run at the end of each session; a report reads it as plain data of any
 origin.
 """
+
+from collections.abc import Iterator
 
 import msgspec
 from msgspec import Struct
@@ -77,25 +79,36 @@ def write_recipe(run: Run, recipe: TransferredRecipe) -> None:
     remember_file(run.folder, run.manifest.identity, FILE, data)
 
 
+def recipe_lines(run: Run, recipe: TransferredRecipe) -> Iterator[str]:
+    """Yield lines about the cost of the search and the predicted loss at the target."""
+    rule = "" if recipe.given_tokens else ", 20 a weight"
+    yield (
+        f"the recipe took {recipe.search_flops:.3g} FLOPs, {recipe.share:.2%} of the {recipe.target_flops:.3g} "
+        f"that the target, {recipe.depth}x{recipe.width} on {recipe.tokens:,} tokens{rule}, takes"
+    )
+    metric = run.objectives[0].metric
+    if recipe.loss is None or recipe.low is None or recipe.high is None:
+        yield f"predicted {metric} of the target: none: {recipe.why}"
+    else:
+        interval = f"80 % interval {recipe.low:.4g} to {recipe.high:.4g}"
+        yield f"predicted {metric} of the target: {recipe.loss:.4g} ({interval})"
+    if recipe.narrow:
+        yield recipe.narrow
+
+
+def scale_command(run: Run, recipe: TransferredRecipe) -> str:
+    """Return the command that shows each gene at the target size."""
+    size = f"--depth {recipe.depth} --width {recipe.width} --tokens {recipe.tokens}"
+    return f"evo-tune scale {run_reference(run.folder)} {size}"
+
+
 def part(data: RunData) -> Part | None:
     """Return the part; None if the run has no target size, or no recipe for it yet."""
     recipe = read_recipe(data.run)
     if recipe is None:
         return None
-    facts = {
-        "target": f"{recipe.depth}x{recipe.width}, {recipe.tokens:,} tokens",
-        "cost of the search": f"{recipe.share:.2%} of that training",
-        "peak learning rate at the target": f"{recipe.lr:.3g}",
-    }
-    if recipe.loss is not None and recipe.low is not None and recipe.high is not None:
-        facts[f"predicted {data.metric}"] = f"{recipe.loss:.4g} ({recipe.low:.4g} to {recipe.high:.4g})"
-    size = f"--depth {recipe.depth} --width {recipe.width} --tokens {recipe.tokens}"
+    sentences = [f"{line[:1].upper()}{line[1:]}." for line in recipe_lines(data.run, recipe)]
+    facts = {"peak learning rate at the target": f"{recipe.lr:.3g}"}
     why = "Show each gene at that size, and check the prediction with short trainings on the way:"
-    check = Command(why, f"evo-tune scale {run_reference(data.run.folder)} {size}")
-    source = "The prediction is from a law fitted to this run."
-    explanation = (
-        f"This search is for a model of {recipe.depth} blocks and width {recipe.width}. "
-        f"It took {recipe.search_flops:.3g} FLOPs; training that model takes {recipe.target_flops:.3g}. "
-        f"{f'No loss can be predicted: {recipe.why}.' if recipe.why else source}"
-    )
-    return Part("From small to large", explanation, (), facts, [check])
+    commands = [Command(why, scale_command(data.run, recipe))]
+    return Part("From small to large", " ".join(sentences), (), facts, commands)
