@@ -33,19 +33,14 @@ def comparison_parts(runs: Sequence[RunData]) -> dict[str, Part]:
             number += 1
             data.name = f"{name} ({number})"
         taken.add(data.name)
-    settings = _differing_rows(SETTING, {data.name: _settings(data) for data in runs})
+    settings = {data.name: _settings(data) for data in runs}
     genomes = {data.name: data.result.best.genome if data.result.best else {} for data in runs}
-    title, explanation = "Settings that differ", "Settings that are the same in all runs are left out."
-    parts = {"verdict": _verdict_part(runs)}
-    parts["settings"] = Part(title, explanation, rows=settings, rows_title="Settings", rows_open=True)
-    if not settings:
-        parts["settings"] = Part("No setting differs", "The runs have the same settings.")
     values = {run: {name: show_value(value) for name, value in genome.items()} for run, genome in genomes.items()}
-    rows = _differing_rows(GENE, values)
-    explanation = "Values of the recommended trials; genes with the same value in all runs are left out."
-    parts["genome"] = Part("Genes of the best that differ", explanation, rows=rows, rows_title="Genes", rows_open=True)
-    if not rows:
-        parts["genome"] = Part("No gene of the best differs", "The runs recommend the same genome.")
+    parts = {
+        "verdict": _verdict_part(runs),
+        "settings": _difference_part(SETTING, settings, "Settings"),
+        "genome": _difference_part(GENE, values, "Genes of the recommended trials"),
+    }
     if (curves := _history_part(runs)) is not None:
         parts["history"] = curves
     return parts
@@ -114,8 +109,7 @@ def describe_difference(variant: VariantVerdict, verdict: Verdict) -> str:
     name, baseline = variant.variant, verdict.baseline
     if not variant.gain:
         return f"{name} is as good as {baseline} by mean {verdict.metric} over fresh seeds."
-    is_better = "better" if variant.gain > 0.0 else "worse"
-    text = f"{name} is {_difference(variant)} {is_better} than {baseline} by mean {verdict.metric} over fresh seeds"
+    text = f"{name} is {_difference(variant)} than {baseline} by mean {verdict.metric} over fresh seeds"
     if variant.error is None:
         return f"{text}; a run with one fresh seed gives no standard error, so this may be luck."
     how = f"paired over {variant.pairs} fresh seeds" if variant.pairs else "Welch's test, since their seeds differ"
@@ -126,7 +120,10 @@ def describe_difference(variant: VariantVerdict, verdict: Verdict) -> str:
 
 
 def _difference(variant: VariantVerdict) -> str:
-    return f"{show_decimals(abs(variant.gain or 0.0))}{show_error(variant.error)}"
+    if not variant.gain:
+        return "as good"
+    difference = f"{show_decimals(abs(variant.gain))}{show_error(variant.error)}"
+    return f"{difference} {'better' if variant.gain > 0.0 else 'worse'}"
 
 
 def _result_rows(runs: Sequence[RunData], verdict: Verdict | None) -> list[dict[str, str]]:
@@ -141,14 +138,8 @@ def _result_rows(runs: Sequence[RunData], verdict: Verdict | None) -> list[dict[
         if result.fresh_best is not None:
             column["over fresh seeds"] = f"{result.reported_metric} {summary.show_fresh_values(result.fresh_best)}"
         if verdict is not None:
-            variant, text = variants.get(data.name), "-"
-            if variant is not None:
-                text = (
-                    f"{_difference(variant)} {'better' if variant.gain > 0.0 else 'worse'}"
-                    if variant.gain
-                    else "as good"
-                )
-            column[f"against {verdict.baseline}"] = text
+            variant = variants.get(data.name)
+            column[f"against {verdict.baseline}"] = "-" if variant is None else _difference(variant)
         column["evaluations"] = str(result.results)
         column["cost, full trainings"] = f"{summary.total_cost(data.run):.1f}"
         column["time"] = show_seconds(data.run.seconds)
@@ -166,10 +157,13 @@ def _rows(first: str, columns: Mapping[str, Mapping[str, str]]) -> list[dict[str
     return [{first: name, **{run: column.get(name, "-") for run, column in columns.items()}} for name in names]
 
 
-def _differing_rows(first: str, columns: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
-    """Return the rows whose values are not the same in all columns."""
-    rows = _rows(first, columns)
-    return [row for row in rows if len({value for name, value in row.items() if name != first}) > 1]
+def _difference_part(first: str, columns: Mapping[str, Mapping[str, str]], title: str) -> Part:
+    """Return a part with the rows whose values are not the same in all columns."""
+    rows = [row for row in _rows(first, columns) if len({value for name, value in row.items() if name != first}) > 1]
+    if not rows:
+        return Part(f"No {first} differs", "All are the same in the runs.")
+    explanation = "Those that are the same in all runs are left out."
+    return Part(f"{title} that differ", explanation, rows=rows, rows_title=title, rows_open=True)
 
 
 def _settings(data: RunData) -> dict[str, str]:
@@ -201,24 +195,17 @@ def _settings(data: RunData) -> dict[str, str]:
 
 
 def _history_part(runs: Sequence[RunData]) -> Part | None:
-    """Return the curves of runs, those with the same first objective in the same figure; None without any."""
-    groups: dict[str, list[RunData]] = {}
-    for data in runs:
-        groups.setdefault(data.run.manifest.objectives[0], []).append(data)
-    alone = {objective: f", {group[0].name}" if len(group) == 1 else "" for objective, group in groups.items()}
-    figures = side_by_side(
-        (
-            f"By {history.TITLES[by]}" + (f", {objective}{alone[objective]}" if len(groups) > 1 else ""),
-            history.draw(group, by),
-        )
-        for objective, group in groups.items()
-        for by in get_args(history.By)
-    )
+    """Return the curves of the runs with the first objective of the first one; None without any."""
+    objective = runs[0].run.manifest.objectives[0]
+    drawn = [data for data in runs if data.run.manifest.objectives[0] == objective]
+    figures = side_by_side((f"By {history.TITLES[by]}", history.draw(drawn, by)) for by in get_args(history.By))
     if not figures:
         return None
     explanation = "The best value so far of each run in the search. Evaluations show which run learns most from each "
     explanation += "trial, cost shows what a full training buys, and time shows how long you wait."
-    notes = [f"Colours repeat after {len(SERIES)} runs."] if len(runs) > len(SERIES) else []
+    others = ", ".join(data.name for data in runs if data not in drawn)
+    notes = [f"Not drawn, as the first objective is another one: {others}."] if others else []
+    notes += [f"Colours repeat after {len(SERIES)} runs."] if len(runs) > len(SERIES) else []
     if len({data.run.manifest.evaluator for data in runs}) > 1:
         notes.append("The runs have different evaluators or commands: their curves mean the same if their metrics do.")
     return Part("Best value so far", explanation, figures, note=" ".join(notes))

@@ -114,7 +114,7 @@ def test_a_run_beside_itself_differs_in_nothing(made: Made) -> None:
     run = made(80)
     parts = parts_of(run, run)
     assert parts["settings"].title == "No setting differs"
-    assert parts["genome"].title == "No gene of the best differs"
+    assert parts["genome"].title == "No gene differs"
     assert {name for row in parts["verdict"].rows for name in row} == {"result", run.name, f"{run.name} (2)"}
 
 
@@ -130,12 +130,11 @@ def test_curves_of_different_evaluators_are_overlaid_if_their_metric_is_the_same
     assert "different evaluators" in parts["history"].note
 
 
-def test_curves_of_different_metrics_have_axes_of_their_own(made: Made) -> None:
+def test_curves_of_another_metric_are_not_drawn(made: Made) -> None:
     runs = [made(80), made(80, seed=3), made(90, seed=4, objectives=("params:min", "loss:min"))]
-    captions = [figure.caption for figure in parts_of(*runs)["history"].figures]
-    assert captions[0] == "By evaluations, loss:min"
-    assert captions[3] == f"By evaluations, params:min, {runs[2].name}"
-    assert len(captions) == 6
+    part = parts_of(*runs)["history"]
+    assert [len(figure.figure["data"]) for figure in part.figures] == [2, 2, 2]
+    assert part.note == f"Not drawn, as the first objective is another one: {runs[2].name}."
 
 
 def test_names_of_columns_are_not_taken_by_runs_and_nothing_is_html(noisy: Runner) -> None:
