@@ -16,7 +16,7 @@ import click
 
 from evo_tune import __version__
 from evo_tune.cli import commands, shared
-from evo_tune.cli.help import COLOR, COMMANDS, Context
+from evo_tune.cli.help import COMMANDS
 from evo_tune.errors import ClusterLost, EvoTuneError
 
 __all__ = ["main"]
@@ -39,8 +39,6 @@ def command_module(name: str) -> ModuleType:
 
 class Commands(click.Group):
     """The group of all commands; a command is imported when it is used, and all of them for the help."""
-
-    context_class = Context
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(command_names(), key=lambda name: (command_module(name).command.order, name))
@@ -70,9 +68,7 @@ class Commands(click.Group):
         raise click.UsageError(f"there is no command {cmd_name!r}{expected}", ctx)
 
 
-@click.group(
-    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100, "color": COLOR}
-)
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name=PROG)
 def cli() -> None:
     """Find the hyperparameters and the architecture with which a model trains best on your data and hardware.

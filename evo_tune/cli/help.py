@@ -1,10 +1,9 @@
-"""The help of commands: flags in groups, examples, and colours in a terminal.
+"""The help of commands: flags in groups, and examples.
 
-It extends click's own formatter, so that the help needs no other import. rich-click took 100 ms more and draws boxes
+It extends click's own commands, so that the help needs no other import. rich-click took 100 ms more and draws boxes
 into pipes; cloup takes 50 ms more for every command and every completion.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,29 +39,6 @@ METAVARS: Mapping[type[click.ParamType[Any]], str] = {
 KINDS: Mapping[type[click.ParamType[Any]], str] = {click.IntRange: "whole number", click.FloatRange: "number"}
 
 
-# Whether click prints colours; None: in a terminal only.
-COLOR = False if "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb" else None
-
-
-class Formatter(click.HelpFormatter):
-    """click's formatter with colours."""
-
-    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
-        super().write_usage(click.style(prog, bold=True), args, click.style(prefix or "Usage:", bold=True) + " ")
-
-    def write_heading(self, heading: str) -> None:
-        super().write_heading(click.style(heading, bold=True, fg="yellow"))
-
-    def write_dl(self, rows: Any, col_max: int = 30, col_spacing: int = 2) -> None:
-        super().write_dl([(click.style(first, fg="cyan"), second) for first, second in rows], col_max, col_spacing)
-
-
-class Context(click.Context):
-    """click's context with the formatter above."""
-
-    formatter_class = Formatter
-
-
 class Command(click.Command):
     """A command whose help shows its flags in groups.
 
@@ -76,8 +52,6 @@ class Command(click.Command):
         args: Arguments of `click.Command`.
         kwargs: Arguments of `click.Command`.
     """
-
-    context_class = Context
 
     def __init__(
         self,
@@ -140,9 +114,7 @@ class Command(click.Command):
             return
         with formatter.section("Examples"):
             for line in "\n".join(self.examples).splitlines():
-                command_line, mark, comment = line.partition("  #")
-                dim_comment = click.style(mark + comment, dim=True) if mark else ""
-                formatter.write(f"{'':>{formatter.current_indent}}{command_line}{dim_comment}\n")
+                formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
 
 def cli_command(name: str, *examples: str, **kwargs: Any) -> Callable[[Callable[..., Any]], Command]:

@@ -5,7 +5,6 @@ folder when a page asks, so the run never waits and may belong to another proces
 """
 
 import contextlib
-import math
 import secrets
 import socket
 import threading
@@ -33,7 +32,7 @@ from evo_tune.report.page import (
     templates,
 )
 from evo_tune.report.run_data import RunData, TrainingCommand
-from evo_tune.report.summary import genome_count, present_beat, results_in_words
+from evo_tune.report.summary import present_beat, results_in_words
 from evo_tune.store.heartbeat import Beat, Curve, running_curves
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
@@ -84,37 +83,14 @@ def current_part(data: RunData) -> tuple[str, Part]:
 
 
 def state(data: RunData, beat: Beat | None) -> str:
-    """Return in one line what a run is doing, and when it may end."""
+    """Return in one line what a run is doing."""
     run = data.run
     progress = results_in_words(run)
     if run.ended is not None:
         return f"Ended: {run.ended}. {progress}."
     if beat is None or not beat.alive:
         return f"Not running now. {progress}; the last event was {show_seconds(time.time() - run.last_event)} ago."
-    seconds = remaining_seconds(data, len(beat.slots))
-    if math.isnan(seconds):
-        return f"Running. {progress}."
-    clock = time.strftime("%H:%M", time.localtime(time.time() + seconds))
-    return f"Running. {progress}; about {show_seconds(seconds)} left at the pace so far, until {clock}."
-
-
-def remaining_seconds(data: RunData, slots: int) -> float:
-    """Return the seconds until a run's limit, from the mean time of its trainings; NaN if unknown."""
-    run = data.run
-    if not run.sessions or not run.outcomes or not slots:
-        return math.nan
-    session = run.session
-    until_limit = math.inf if session.hours is None else session.hours * 3600 - run.seconds
-    trainings = max(0.0, session.max_genomes(run.manifest.population) - genome_count(run))
-    trainings += len(run.candidates) - len(run.outcomes) + (1 + session.finalists) * session.final_seeds
-    mean = sum(outcome.seconds for outcome in run.outcomes.values()) / len(run.outcomes)
-    seconds = min(until_limit, mean * trainings / slots)
-    return max(0.0, seconds) if seconds < 1e9 else math.nan
-
-
-def _points(curve: Curve, metric: str) -> list[tuple[float, float]]:
-    """Return the points of a running curve that have a metric: share of the training and value."""
-    return [(x, value) for x, metrics in curve if (value := metrics.get(metric)) is not None]
+    return f"Running. {progress}."
 
 
 def _slot_rows(data: RunData, beat: Beat, running: Mapping[int, Curve], metric: str) -> list[dict[str, Any]]:
@@ -135,7 +111,8 @@ def _running_curves(data: RunData, running: Mapping[int, Curve], metric: str) ->
     """Return the curves of running trainings beside those of the default and of the best; None without any."""
     traces: list[dict[str, Any]] = []
     for number, (id, curve) in enumerate(sorted(running.items())[:MOST_RUNNING]):
-        if points := _points(curve, metric):
+        points = [(x, value) for x, metrics in curve if (value := metrics.get(metric)) is not None]
+        if points:
             x, y = zip(*points, strict=True)
             mode = "lines+markers" if len(points) < 30 else "lines"
             traces.append(charts.line(x, y, f"trial {id}", SERIES[number % 5], 2, HOVER, mode=mode))

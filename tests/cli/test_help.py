@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pty
 import re
-import subprocess
-import sys
 
 import click
 import pytest
@@ -54,28 +49,6 @@ def test_examples_are_printed_as_they_are_typed(name: str) -> None:
     for line in command_module(name).command.examples:
         assert "".join(f"\n  {part}" for part in line.splitlines()) + "\n" in printed
     assert "\b" not in printed
-
-
-def in_terminal(**env: str) -> str:
-    """Return what `evo-tune run --help` prints in a terminal."""
-    master, slave = pty.openpty()
-    words = [sys.executable, "-m", "evo_tune", "run", "--help"]
-    plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    process = subprocess.Popen(words, stdout=slave, stderr=slave, env={**plain, "TERM": "xterm", **env})
-    os.close(slave)
-    text = b""
-    with contextlib.suppress(OSError):  # the terminal's end reads as an error on Linux
-        while piece := os.read(master, 65536):
-            text += piece
-    os.close(master)
-    assert process.wait(timeout=30) == 0
-    return text.decode()
-
-
-def test_a_terminal_gets_colours_unless_it_says_no() -> None:
-    assert "\033[36m--trials" in in_terminal()
-    assert "\033" not in in_terminal(NO_COLOR="1")
-    assert "\033" not in shown("run"), "a file or a pipe gets none"
 
 
 @pytest.mark.parametrize("name", command_names())

@@ -10,7 +10,6 @@ from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 
 if TYPE_CHECKING:
-    from evo_tune.store.manifest import Manifest
     from evo_tune.store.run import Run
 
 # Most genes to print with the spread that they explain, the largest share first.
@@ -73,8 +72,8 @@ def _print_run(run: Run, top: int) -> None:
         f"{run.name}: {manifest.evaluator}, strategy {manifest.strategy}, seed {manifest.settings.seed}, "
         f"{', '.join(manifest.objectives)}, {evaluations} in {shared.show_seconds(run.seconds)}"
     )
-    if rules := _rules(manifest):
-        shared.echo(f"{', '.join(rules)}: the cost of {report.total_cost(run):.1f} full trainings so far")
+    if len(manifest.settings.rungs) > 1:
+        shared.echo(f"cost so far: {report.total_cost(run):.1f} full trainings")
     shared.echo(*filter(None, [report.pruning_line(run)]))
     _print_trials(run, top)
     if steps := best_so_far(run):
@@ -133,18 +132,3 @@ def _print_trials(run: Run, top: int) -> None:
         title = f"best trials, at most {top} ({'; '.join(notes)})"
     spare = ("operator", "generation", "seconds", *reversed(run.genes))
     shared.print_rows(rows, "table", title, "no full training gave a value", spare)
-
-
-def _rules(manifest: Manifest) -> list[str]:
-    """Return the flags of the rules that a run applies to its strategy."""
-    settings = manifest.settings
-    by_gain = settings.seeds_are_automatic
-    flags = {
-        f"--fidelity {','.join(f'{rung:.3g}' for rung in settings.rungs)}": len(settings.rungs) > 1,
-        **{f"--subject-to '{text}'": True for text in manifest.subject_to},
-        "--prune": settings.prune,
-        "--no-widen": not settings.widen,
-        f"--seeds-per-trial {settings.seeds_per_trial}": settings.most_seeds > 1,
-        f"--seeds {'own' if settings.own_seeds else 'shared'}": settings.own_seeds != by_gain,  # equal by default
-    }
-    return [flag for flag, applies in flags.items() if applies]

@@ -12,7 +12,6 @@ import math
 import os
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,9 +40,6 @@ if TYPE_CHECKING:
 
 # Shortest training in seconds for which numbers of threads are compared: the comparison takes some seconds itself.
 SHORTEST_TO_COMPARE = 60.0
-
-# Seconds after which a line is printed if the training has reported nothing.
-SILENCE = 30.0
 
 # Least seconds between two lines of progress: an evaluator may report after each step.
 PROGRESS_EVERY = 5.0
@@ -208,8 +204,7 @@ class Training:
             ends_at=self.ends_at,
         )
         context.predictions = predictions
-        with context.lines():
-            return self.bound.export(candidate.genome, context, target)
+        return self.bound.export(candidate.genome, context, target)
 
     def write_card(self, target: Path, metrics: Mapping[str, Any]) -> None:
         """Write the card of a model of this training into its folder.
@@ -255,8 +250,7 @@ class ProgressContext(Context):
         self._metric, self._err = objective.metric, err
         self._expected = expected  # from the beginning, with the time that libraries take to load
         self._first_report: tuple[float, float] | None = None  # its share, and its seconds
-        self._began = self._last_line = time.monotonic()
-        self._next_line = self._began
+        self._began = self._next_line = time.monotonic()
 
     def report_all(self, fraction: float, metrics: Mapping[str, float], decayed: bool | None = None) -> None:
         super().report_all(fraction, metrics, decayed)
@@ -272,31 +266,9 @@ class ProgressContext(Context):
             return
         self._next_line = self._began + elapsed + PROGRESS_EVERY
         value = f"  {self._metric} {shared.show_value(metrics[self._metric])}" if self._metric in metrics else ""
-        self._print(f"{fraction:>5.0%}{value}", elapsed)
-
-    @contextlib.contextmanager
-    def lines(self) -> Iterator[None]:
-        """Print a line now and then while the training reports nothing."""
-        ended = threading.Event()
-
-        def print_lines() -> None:
-            while not ended.wait(SILENCE / 10):
-                if time.monotonic() - self._last_line >= SILENCE:
-                    self._print("  ...", time.monotonic() - self._began)
-
-        thread = threading.Thread(target=print_lines, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
-    def _print(self, text: str, elapsed: float) -> None:
-        self._last_line = time.monotonic()
         remaining = self._expected - elapsed
         remaining_text = f", about {shared.show_seconds(remaining)} left" if remaining > 0.5 else ""
-        shared.echo(f"{text}  {shared.show_seconds(elapsed)}{remaining_text}", err=self._err)
+        shared.echo(f"{fraction:>5.0%}{value}  {shared.show_seconds(elapsed)}{remaining_text}", err=self._err)
 
 
 # ---------------------------------------------------------------------------------------------------------
