@@ -67,7 +67,6 @@ def test_without_it_the_range_is_advised(typed: Typed, steep: Path) -> None:
     assert "widened" not in done.out
     assert "at an end of its range: n (" in done.out
     assert "--gene 'n=int(1,5)'" in done.out
-    assert "--no-widen" in typed("show", "kept").out
     assert not Run.open(steep / "populations" / "kept").widened
 
 
