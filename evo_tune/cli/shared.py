@@ -150,9 +150,7 @@ store_option = click.option(
     help="Folder of the saved runs.",
 )
 
-evaluator_option = click.option(
-    "--evaluator", metavar="PATH", help="New path of the evaluator's file, if it has moved."
-)
+evaluator_option = click.option("--evaluator", metavar="PATH", help="New path of the evaluator, if it has moved.")
 
 
 # Types of flags.
@@ -182,9 +180,7 @@ trust_option = click.option(
 )
 
 
-price_option = click.option(
-    "--price-per-hour", type=click.FloatRange(min=0), metavar="N", help="Price of an hour of the machine, for the cost."
-)
+price_option = click.option("--price-per-hour", type=click.FloatRange(min=0), help="Price of an hour.")
 
 evaluator_options_option = click.option(
     "-o",

@@ -545,7 +545,7 @@ class Run:
         checked_genome = {name: gene.check(candidate.genome[name]) for name, gene in self.genes.items()}
         if not is_same(candidate.genome, checked_genome) and genome_key(candidate.genome) not in self._early:
             raise ValueError(
-                f"candidate {candidate.id} has {candidate.genome}, which its genes hold as {checked_genome}"
+                f"candidate {candidate.id} has {candidate.genome}, which is {checked_genome} for its genes"
             )
         if candidate.resumes is not None and candidate.resumes >= candidate.id:
             raise ValueError(f"candidate {candidate.id} resumes {candidate.resumes}, which was not proposed before it")

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     order=25,
 )
 @click.argument("data", metavar="DATA", type=click.Path())
-@click.option(
-    "--target", metavar="COLUMN", shell_complete=shared.complete_columns, help="Column of a table to predict."
-)
+@click.option("--target", metavar="COLUMN", shell_complete=shared.complete_columns, help="Column to predict.")
 @click.option("--hours", type=shared.POSITIVE, help="Maximum number of hours, final training included.  [default: 1]")
 @click.option("--trials", type=shared.COUNT, help="Maximum number of trials, with or without --hours.")
 @click.option("--out", metavar="MODEL", help="Folder of the model.  [default: _model in the run's folder]")

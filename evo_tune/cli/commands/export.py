@@ -29,19 +29,13 @@ if TYPE_CHECKING:
 @shared.run_argument
 @click.argument("folder", metavar="DIR", required=False, type=click.Path(file_okay=False))
 @click.option("--trial", type=shared.NOT_NEGATIVE, help="Trial to export instead of the best.")
-@click.option(
-    "--ensemble", type=click.IntRange(2, 16), metavar="N", help="Train N models; write the best mean of them."
-)
+@click.option("--ensemble", type=click.IntRange(2, 16), metavar="N", help="Train N models; write their best mean.")
 @click.option("--tokens", type=shared.COUNT, help="Length of the training in tokens, instead of the run's budget.")
-@click.option(
-    "--seconds", type=shared.POSITIVE, help="Duration of the training in seconds, instead of the run's budget."
-)
+@click.option("--seconds", type=shared.POSITIVE, help="Duration in seconds, instead of the run's budget.")
 @shared.evaluator_options_option
 @click.option("--seed", type=shared.NOT_NEGATIVE, help="Seed of the training.  [default: that of the trial]")
 @click.option("--devices", metavar="LIST", help="Device to use: 'cpu', or a GPU by number.")
-@click.option(
-    "--threads", type=shared.COUNT, help="CPU threads.  [default: those of the trial, or all cores if faster]"
-)
+@click.option("--threads", type=shared.COUNT, help="CPU threads.  [default: as in the trial, or all cores if faster]")
 @shared.store_option
 @shared.evaluator_option
 @shared.trust_option
@@ -82,9 +76,7 @@ def command(
     target, saved = Path(folder), shared.open_run(run, store)
     plugin = load_run_evaluator(saved, Consent(trust, shared.ask_function()), evaluator)
     if not hasattr(plugin.module, "export") and not saved.patches:
-        raise PluginError(
-            f"evaluator {plugin.name} has no export(genome, context, folder); `evo-tune best` prints the genome"
-        )
+        raise PluginError(f"evaluator {plugin.name} has no export(genome, context, folder)")
     if ensemble is not None and ENSEMBLE not in plugin.supports:
         raise PluginError(f"--ensemble: the models of evaluator {plugin.name} cannot be averaged: leave it out")
     if trial is not None and trial >= len(saved.candidates):

@@ -24,9 +24,7 @@ KEYS = ("created", "run", "evaluator", "strategy", "state", "results", "failed",
     order=30,
     formats=("table", "json", "csv"),
 )
-@click.option(
-    "--filter", "texts", multiple=True, metavar="TEXT", help="Only runs with TEXT in a column or the note; repeatable."
-)
+@click.option("--filter", "texts", multiple=True, metavar="TEXT", help="Only runs with TEXT in a column or the note.")
 @click.option("--sort", type=click.Choice(KEYS), default="created", show_default=True, help="Order, the lowest first.")
 @shared.store_option
 def command(texts: tuple[str, ...], sort: str, store: str, output_format: str) -> None:

@@ -21,10 +21,6 @@ def command(name: str, output_format: str) -> None:
     path = write(name, Path("evaluators"))
     shared.print_json_or_text(output_format, NewEvaluator(evaluator=name, file=str(path)), f"wrote {path}")
     if (bundled_folder() / path.name).is_file():
-        shared.echo(
-            f"Warning: {path} hides the bundled evaluator {name} in this folder: rename it, or type bundled:{name} "
-            "for that one",
-            err=True,
-        )
+        shared.echo(f"Warning: {path} hides the bundled evaluator {name}, which is bundled:{name} now", err=True)
     if output_format == "table":
         shared.echo(f"try it: evo-tune evaluate {name}   |   evo-tune run {name} --trials 30")

@@ -45,9 +45,7 @@ MAX_JSON_ROWS = 10_000
 @click.option("--keep", metavar="COLUMNS", help="Columns of INPUT to copy to the output, with commas between them.")
 @click.option("--prompt", help="Text that a language model continues.")
 @click.option("--length", type=shared.NOT_NEGATIVE, metavar="N", help="Tokens to add to the prompt.  [default: 200]")
-@click.option(
-    "--temperature", type=click.FloatRange(min=0), help="Randomness of the text; 0: the likeliest.  [default: 0.8]"
-)
+@click.option("--temperature", type=click.FloatRange(min=0), help="Randomness; 0: the likeliest text.  [default: 0.8]")
 @click.option("--top-k", type=shared.COUNT, metavar="K", help="Sample from the K likeliest tokens only.")
 @click.option("--seed", type=shared.NOT_NEGATIVE, help="Seed of the text.  [default: 0]")
 @click.option("--base", metavar="DIR", help="Folder of the base model, for an adapter that was exported without it.")

@@ -18,9 +18,7 @@ from evo_tune.cli.help import cli_command
 @click.argument("run", shell_complete=shared.complete_runs)
 @click.argument("genomes", metavar="GENOME|FILE…", nargs=-1)
 @click.option("--patch", "patches", multiple=True, metavar="FILE", help="Patch for a run with patches; repeatable.")
-@click.option(
-    "--source", default="person", show_default=True, metavar="NAME", help="Who proposes them, for the record."
-)
+@click.option("--source", default="person", show_default=True, metavar="NAME", help="Who proposes them.")
 @shared.store_option
 def command(
     run: str, genomes: tuple[str, ...], patches: tuple[str, ...], source: str, store: str, output_format: str

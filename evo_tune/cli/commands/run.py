@@ -33,14 +33,8 @@ if TYPE_CHECKING:
     shell_complete=shared.complete_strategies,
     help="Strategy by name or path.  [default: saea]",
 )
-@click.option(
-    "-s", "--strategy-option", multiple=True, metavar="NAME=VALUE", help="Option of the strategy; repeatable."
-)
-@click.option(
-    "--ladder",
-    metavar="SIZES",
-    help="Model sizes (depth x width) to try in order while larger ones are better: 2x64,4x96,6x128.",
-)
+@click.option("-s", "--strategy-option", multiple=True, metavar="NAME=VALUE", help="Strategy's option; repeatable.")
+@click.option("--ladder", metavar="SIZES", help="Sizes (depth x width) to try while larger ones are better: 2x64,4x96.")
 @click.option(
     "--gene",
     "genes",
@@ -49,9 +43,7 @@ if TYPE_CHECKING:
     shell_complete=shared.complete_genes,
     help="Gene to change or add: lr=log(1e-5,1e-2), depth=int(1,8), heads=2|4; NAME alone enables an optional gene.",
 )
-@click.option(
-    "--objective", "objectives", multiple=True, metavar="METRIC:min|max", help="Objective instead of the evaluator's."
-)
+@click.option("--objective", "objectives", multiple=True, metavar="METRIC:min|max", help="Instead of the evaluator's.")
 @click.option(
     "--metric",
     multiple=True,
@@ -85,18 +77,12 @@ if TYPE_CHECKING:
     metavar="COMMAND",
     help="For a command: another one that measures the objective, 'python judge.py {folder}', after each training.",
 )
-@click.option(
-    "--patches", metavar="FOLDER", help="For a command: patches of its project (*.patch), each an on/off gene."
-)
-@click.option(
-    "--protect", metavar="PATHS", help="With --patches: files and folders that no trial may change: 'judge.py data/'."
-)
+@click.option("--patches", metavar="FOLDER", help="For a command: patches of its project (*.patch), each a gene.")
+@click.option("--protect", metavar="PATHS", help="With --patches: paths that no trial may change: 'judge.py data/'.")
 @click.option("--allow-patches", is_flag=True, help="For a command: run patches that agents propose during the run.")
 @click.option("--shell", is_flag=True, help="For a command: run it with /bin/sh; values are quoted.")
 @click.option("--population", type=click.IntRange(min=2), help="Trials in a generation.  [default: 12]")
-@click.option(
-    "--subject-to", multiple=True, metavar="METRIC<=N", help="Constraint, e.g. 'params<=2e6', 'accuracy>=0.9'."
-)
+@click.option("--subject-to", multiple=True, metavar="METRIC<=N", help="Constraint: 'params<=2e6', 'accuracy>=0.9'.")
 @shared.output_flags
 @click.option("--name", metavar="NAME", help="Name of the run.  [default: evaluator and time]")
 @shared.store_option
@@ -168,9 +154,7 @@ def command(
     }
     if command_options and not is_command(evaluator):
         flag = next(iter(command_options)).replace("set_values", "set").replace("_", "-")
-        raise OptionError(
-            f"--{flag} is for a command such as 'python train.py --lr {{lr}}', and {evaluator} is none: leave it out"
-        )
+        raise OptionError(f"--{flag} is for a command such as 'python train.py', and {evaluator} is none: leave it out")
     evaluator_options: dict[str, Any] = {**split_assignments(options, "-o"), **command_options}
     if is_command(evaluator):
         evaluator_options = with_template_text(evaluator_options)

@@ -52,20 +52,14 @@ def parse_count(text: str) -> int:
 @shared.run_argument
 @click.option("--width", type=shared.COUNT, required=True, help="Width of the target model.")
 @click.option("--depth", type=shared.COUNT, required=True, help="Blocks of the target model.")
-@click.option(
-    "--tokens", type=parse_count, metavar="N", required=True, help="Tokens of the target's training, such as 1e9."
-)
+@click.option("--tokens", type=parse_count, metavar="N", required=True, help="Tokens of the target's training: 1e9.")
 @click.option("--batch", type=parse_count, metavar="N", help="Tokens in a step of that training.  [default: by a rule]")
 @click.option("--trial", type=shared.NOT_NEGATIVE, help="Trial whose recipe is transferred instead of the best.")
 @click.option("--speed", type=shared.POSITIVE, help="Speed of the target's training, in tokens per second.")
 @click.option("--price-per-hour", "price", type=click.FloatRange(min=0), help="Price of an hour of one device.")
 @click.option("--memory", type=shared.POSITIVE, help="Memory of a GPU, in GiB.  [default: 24, and 80]")
 @click.option(
-    "--with",
-    "others",
-    multiple=True,
-    metavar="RUN",
-    help="Another run on the same data, which improves the predicted loss.",
+    "--with", "others", multiple=True, metavar="RUN", help="Another run on these data, for the predicted loss."
 )
 @click.option(
     "--probe",
@@ -128,9 +122,7 @@ def command(
     other_runs = [shared.open_run(name, store) for name in others]
     for name, other_run in zip(others, other_runs, strict=True):
         if other_run.manifest.fingerprint != saved.manifest.fingerprint:
-            raise UsageError(
-                f"--with {name}: expected a run on the data of {saved.name}; other losses cannot be compared"
-            )
+            raise UsageError(f"--with {name}: expected a run on the data of {saved.name}")
     other_runs += [Run.open(folder) for folder in (probe_folder, short_folder, target_folder) if folder.is_dir()]
     recipe = scale_run(saved, bound, request, trial=trial_to_scale, other_runs=other_runs)
     recipe.probe = results

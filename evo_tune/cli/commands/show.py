@@ -77,9 +77,8 @@ def _print_run(run: Run, top: int) -> None:
     shared.echo(*filter(None, [report.pruning_line(run)]))
     _print_trials(run, top)
     if steps := best_so_far(run):
-        shared.echo(
-            f"best {metric} so far, by evaluations: " + "  ".join(f"{count}: {value:.5g}" for count, value, _ in steps)
-        )
+        improvements = "  ".join(f"{count}: {value:.5g}" for count, value, _ in steps)
+        shared.echo(f"best {metric} so far, by evaluations: {improvements}")
     counts = "  ".join(f"{count} {status}" for status, count in report.status_counts(run).items())
     shared.echo(f"results: {counts or 'none yet'}")
     shared.echo(*report.failure_lines(run), *report.unusual_time_lines(run))

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 @click.option("--objective", default="", metavar="METRIC:min|max", help="Metric.  [default: noticed]")
 @click.option("--variant", default="", metavar="COLUMN", help="Column of the variant.  [default: noticed]")
 @click.option("--seed", default="", metavar="COLUMN", help="Column of the seed.  [default: noticed]")
-@click.option(
-    "--metric", "metrics", multiple=True, metavar="NAME=PATTERN", help="For logs: pattern of a metric; repeatable."
-)
+@click.option("--metric", "metrics", multiple=True, metavar="NAME=PATTERN", help="For logs: pattern of a metric.")
 def command(
     path: str, baseline: str, objective: str, variant: str, seed: str, metrics: tuple[str, ...], output_format: str
 ) -> None:

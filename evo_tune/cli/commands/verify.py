@@ -84,9 +84,8 @@ def _agreements(verification: "Verification") -> list[str]:
     elif not row.files:
         lines.append("files agree with the journal")
     if row.retrained and all(value.retrained == value.recorded for value in row.retrained):
-        lines.append(
-            f"{with_plural(len({value.id for value in row.retrained}), 'trial')} trained again, with the same values"
-        )
+        trials = with_plural(len({value.id for value in row.retrained}), "trial")
+        lines.append(f"{trials} trained again, with the same values")
     return [*(f"{row.run}: {line}" for line in lines), f"not detected: {row.undetected}"]
 
 

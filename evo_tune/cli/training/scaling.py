@@ -296,7 +296,7 @@ def trial_to_transfer(run: Run, id: int | None = None) -> Trial:
     trials = {trial.id: trial for trial in run.trials()}
     if id not in trials or trials[id].outcome.status != "ok":
         raise UsageError(
-            f"--trial {id}: expected one that has a value: `evo-tune show {run_reference(run.folder)}` lists them"
+            f"--trial {id}: expected one with a value: `evo-tune show {run_reference(run.folder)}` lists them"
         )
     return trials[id]
 
