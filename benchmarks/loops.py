@@ -87,7 +87,6 @@ def prepared(name: str, kind: str) -> tuple[Callable[[], Any], int]:
     options = {"plain": {"precision": "fp32", "optimizer": "adamw"}, "adamw": {"optimizer": "adamw"}}.get(kind, {})
     if kind == "plain":
         attention.uses_plain_products = lambda precision, keys: False
-        attention.padding_channels = lambda precision, head_dim, keys: 0
     else:  # a training sets this itself
         keep_freed_memory()
     trainer = caught(name, options)

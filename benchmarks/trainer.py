@@ -126,7 +126,6 @@ def prepared(what: str, width: int, tokens: int, device: str, precision: str | N
     compiled = what.endswith("compiled")
     if not what.startswith("trainer"):  # torch's attention as it is
         attention.uses_plain_products = lambda precision, keys: False
-        attention.padding_channels = lambda precision, head_dim, keys: 0
     if what.startswith("plain"):
         return plain_step(width, tokens, device, compiled)
     if what != "fused":

@@ -15,7 +15,6 @@ from evo_tune.training.recipe.models.gpt_config import (
     LONGEST_DROPPED,
     GPTConfig,
     is_causal_chunk,
-    padding_channels,
     uses_plain_products,
     window_chunks,
 )
@@ -187,24 +186,11 @@ def attend(
         if q.device.type == "cuda" and q.shape[2] > LONGEST_DROPPED and dropout.noise and dropout.noise.is_running:
             return _attend_one_by_one(q, k, v, mask, dropout, causal)
         return (_attend_plainly if causal else _attend_all)(q, k, v, mask, dropout)
-    head_dim, added = q.shape[-1], 0
-    if q.device.type == "cpu":
-        precision, keys = _PRECISIONS.get(q.dtype, ""), k.shape[2]
-        if uses_plain_products(precision, keys):
-            return (_attend_plainly if causal else _attend_all)(q, k, v, mask)
-        added = padding_channels(precision, head_dim, keys)
-    if added:  # zeros, which change no product
-        q, k, v = (F.pad(x, (0, added)) for x in (q, k, v))
-    y = F.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        attn_mask=mask,
-        is_causal=causal and mask is None,
-        scale=1.0 / math.sqrt(head_dim),
-        enable_gqa=q.shape[1] != k.shape[1],
+    if q.device.type == "cpu" and uses_plain_products(_PRECISIONS.get(q.dtype, ""), k.shape[2]):
+        return (_attend_plainly if causal else _attend_all)(q, k, v, mask)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=causal and mask is None, enable_gqa=q.shape[1] != k.shape[1]
     )
-    return y[..., :head_dim] if added else y
 
 
 def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: Dropout | None = None) -> Tensor:

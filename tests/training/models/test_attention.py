@@ -68,14 +68,8 @@ def test_dropout_keeps_the_mean(length: int) -> None:
 FEW, MANY = PLAIN_IN_FP32.start, PLAIN_IN_FP32.stop
 
 
-AMD = "evo_tune.training.recipe.models.gpt_config.AMD"
-
-
 @pytest.mark.parametrize("length", [FEW - 1, MANY])
-def test_in_float32_few_and_many_tokens_are_left_to_the_fused_kernel_to_the_bit(
-    length: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(AMD, False)
+def test_in_float32_few_and_many_tokens_are_left_to_the_fused_kernel_to_the_bit(length: int) -> None:
     q, k, v = heads(length, 4)
     assert torch.equal(attend(q, k, v), F.scaled_dot_product_attention(q, k, v, is_causal=True))
     assert torch.equal(attend(q, k, v, causal=False), F.scaled_dot_product_attention(q, k, v))
@@ -110,34 +104,6 @@ def test_what_is_computed_by_products_is_what_the_fused_kernel_gives(
     monkeypatch.setattr(F, "scaled_dot_product_attention", never)
     for mine, expected in zip(found(lambda q, k, v: attend(q, k, v, mask, causal=causal), dtype), exact, strict=True):
         assert float((mine - expected).norm() / expected.norm()) < (1e-6 if dtype is torch.float32 else 0.02)
-
-
-@pytest.mark.parametrize("length", [FEW - 1, MANY])
-@pytest.mark.parametrize("scale", [None, 0.3])
-@pytest.mark.parametrize("kind", ["causal", "shared", "all", "masked"])
-def test_narrow_heads_on_an_amd_cpu_are_the_same_in_wider_ones(
-    kind: str, scale: float | None, length: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With many tokens the fused kernel gets 16 channels a head, and the result is that of 8 but for rounding."""
-    monkeypatch.setattr(AMD, True)
-    mask = window_mask(length, 5) if kind == "masked" else None
-    fused, widths, found = F.scaled_dot_product_attention, set(), []
-
-    def watched(*given: torch.Tensor, **options: Any) -> torch.Tensor:
-        widths.update(part.shape[-1] for part in given)
-        return fused(*given, **options)
-
-    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
-    for dtype, expected in ((torch.float64, {8}), (torch.float32, {16} if length >= MANY else {8})):
-        widths.clear()
-        leaves = [part.to(dtype).requires_grad_() for part in heads(length, 2 if kind == "shared" else 4)]
-        y = attend(*leaves, mask, causal=kind != "all", scale=scale)
-        y.backward(torch.linspace(-1, 1, y.numel()).view(y.shape).to(dtype))
-        found.append([tensor.double() for tensor in (y.detach(), *(leaf.grad for leaf in leaves))])
-        assert widths == expected
-    for exact, mine in zip(*found, strict=True):
-        assert mine.shape == exact.shape
-        assert float((mine - exact).norm() / exact.norm()) < 1e-6
 
 
 @pytest.mark.parametrize("options", [{}, {"kv_heads": 1, "qk_norm": True, "position": "rope"}, {"window": 5}])

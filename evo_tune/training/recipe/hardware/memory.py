@@ -18,7 +18,6 @@ from evo_tune.training.recipe.models.gpt_config import (
     LARGE_VOCABULARY,
     LONGEST_DROPPED,
     GPTConfig,
-    padding_channels,
     tokens_in_piece,
     uses_plain_products,
     window_chunks,
@@ -202,8 +201,6 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, setup: Setup, *, va
     whole = documents or window >= length
     chunks = [(0, 0, length)] if whole else window_chunks(window, length, config.chunk)
     plain = [device == "cpu" and uses_plain_products(precision, end - first) for first, _, end in chunks]
-    padded = [_padding_channels(config, precision, end - first, device) for first, _, end in chunks]
-    copied = [products or added > 0 for products, added in zip(plain, padded, strict=True)]
     shared = d * config.key_value_heads // heads
     norms = 2 * ((4 + e) * d + _statistics(config))  # inputs from the residual stream, outputs, statistics
     scaled = 4 * d if config.residual_scaling else 0  # the residual stream before its factor
@@ -211,7 +208,7 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, setup: Setup, *, va
     if config.qk_norm:
         # Inputs (a copy if in less than float32) and their inverse root mean squares.
         attention += (0 if e == 4 else 4) * (d + shared) + 4 * (heads + config.key_value_heads)
-    if not all(copied):
+    if not all(plain):
         attention += _qkv_copy_bytes(config, e, values=values)
     elif config.qk_norm and e == 4:
         attention += e * (d + 2 * shared)  # the layer's output, whose views are the norms' inputs
@@ -219,7 +216,7 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, setup: Setup, *, va
     mask = 1 if device == "cuda" else e
     dropped = 2 * mask * d if config.dropout else 0
     total = float(batch * length * (norms + scaled + attention + feed_forward + dropped))
-    for (first, start, end), products, added in zip(chunks, plain, padded, strict=True):
+    for (first, start, end), products in zip(chunks, plain, strict=True):
         queries, keys = end - start, end - first
         # Attention weights, which the fused kernel does not store (see `training.models.block`), or else a statistic of
         # the softmax per query. Dropout keeps weights, mask and result.
@@ -230,25 +227,17 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, setup: Setup, *, va
         else:
             weight_bytes = 0
         total += batch * float(weight_bytes * heads * queries * keys + (0 if products else 4 * heads * queries))
-        if products or added:
+        if products:
             # Keys of overlapping chunks are copied; where the fused kernel keeps the source tensor, all of it is kept.
             total += batch * e * 2 * shared * (keys - queries)
-            total += 0 if all(copied) else batch * e * (d + 2 * shared) * queries
-        if added:  # zeros beside queries, keys, values and result, and the result without them
-            total += batch * e * (queries * (d + 2 * added * heads) + 2 * keys * added * config.key_value_heads)
+            total += 0 if all(plain) else batch * e * (d + 2 * shared) * queries
         if documents:  # the mask: for plain products as booleans, else as numbers; shared keys and values are repeated
             total += batch * queries * keys * (1 if products or config.attention_dropout else e)
             total += batch * e * 2 * (d - shared) * keys if products or config.attention_dropout else 0
         elif not whole and not products:
-            total += 0 if added else batch * e * d * queries  # the chunk, in addition to the joined tensor
+            total += batch * e * d * queries  # the chunk, in addition to the joined tensor
             total += queries * keys * mask if first < start or queries > window else 0  # the mask; on a CPU as numbers
     return total
-
-
-def _padding_channels(config: GPTConfig, precision: str, keys: int, device: str) -> int:
-    """Return `padding_channels` on this device."""
-    fused = device == "cpu" and not config.attention_dropout
-    return padding_channels(precision, config.width // config.heads, keys) if fused else 0
 
 
 def _qkv_copy_bytes(config: GPTConfig, e: int, *, values: bool) -> int:
@@ -516,8 +505,6 @@ def _attention_bytes(
     precision = "bf16" if e == 2 else "fp32"
     if setup.device == "cpu" and uses_plain_products(precision, window) and not new.dora:
         return float(e * heads * window)  # three plain products, which keep the attention weights
-    if padding := _padding_channels(gpt, precision, window, setup.device):
-        return 4.0 * heads + e * (gpt.width + 2 * padding * (heads + gpt.key_value_heads))
     copied_bytes = 0 if new.dora and e == 2 else _qkv_copy_bytes(gpt, e, values=values)
     return 4.0 * heads + input_bytes + copied_bytes
 

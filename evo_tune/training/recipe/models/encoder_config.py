@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import Options, check_integer, check_number, option
-from evo_tune.training.recipe.models.gpt_config import hidden_width, padding_channels, uses_plain_products
+from evo_tune.training.recipe.models.gpt_config import hidden_width, uses_plain_products
 from evo_tune.training.recipe.models.rules import ModelConfig, Parametrisation
 
 # Most weights of exponential smoothing (context times horizon).
@@ -149,8 +149,6 @@ class EncoderConfig(ModelConfig):
         products = on_cpu and uses_plain_products(precision, tokens)
         # Queries, keys, values, result; attention weights, or one statistic of the softmax.
         attention = 4 * e * d + self.heads * (e * tokens if products else 4)
-        if on_cpu and (added := padding_channels(precision, d // self.heads, tokens)):
-            attention += e * (4 * added * self.heads + d)  # zeros beside these, and the result without them
         dropped = 2 * mask * d if self.dropout else 0
         between = (2 * e + mask) * self.heads * tokens if self.attention_dropout else 0
         return float(tokens * (norms + attention + 2 * e * self.ffn_maps * self.ffn_width + dropped + between))

@@ -3,7 +3,6 @@
 This module does not load torch, so that a search can compute the size of a model before training.
 """
 
-import os
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
@@ -18,9 +17,6 @@ LONGEST_PLAIN = 256
 # Sequence lengths for plain products in float32: 1.1 to 1.9 times faster, most if not a multiple of 16.
 PLAIN_IN_FP32 = range(16, 49)
 
-# Channels of a head below which the fused kernel in float32 is slow on an AMD CPU: there MKL's products with 8 columns
-# take 2.4 times as long as with 16 (benchmarks/LOG.md).
-NARROW_HEAD = 16
 
 # Longest sequence, in tokens, for plain products with attention dropout on a GPU. The fused kernel stores no attention
 # weights, but needs one call per sample, because its noise depends on the batch.
@@ -41,30 +37,6 @@ def uses_plain_products(precision: str, keys: int) -> bool:
         return keys <= LONGEST_PLAIN
     # Not `keys in PLAIN_IN_FP32`: torch's compiler cannot trace it for a dynamic length.
     return precision == "fp32" and PLAIN_IN_FP32.start <= keys < PLAIN_IN_FP32.stop
-
-
-def _has_amd_cpu() -> bool:
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            return "AuthenticAMD" in file.read(1000)
-    except OSError:  # not Linux; Windows names the maker here
-        return "AuthenticAMD" in os.environ.get("PROCESSOR_IDENTIFIER", "")
-
-
-# Whether this machine's CPU is made by AMD.
-AMD = _has_amd_cpu()
-
-
-def padding_channels(precision: str, head_dim: int, keys: int) -> int:
-    """Return the channels of zeros that attention on a CPU adds to each head to be faster.
-
-    Args:
-        precision: See `uses_plain_products`.
-        head_dim: Channels of a head.
-        keys: Number of keys per query; with few keys the copies cost more than they save.
-    """
-    slow = AMD and precision == "fp32" and keys >= PLAIN_IN_FP32.stop
-    return max(0, NARROW_HEAD - head_dim) if slow else 0
 
 
 def tokens_in_piece(vocab_size: int, device: str) -> int:
