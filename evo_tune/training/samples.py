@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from evo_tune.training.optim.losses import CrossEntropy, Loss, QuantileLoss, Squ
 from evo_tune.training.recipe.classifying import ClassifierTask, RegressionTask, SampleTask, check_single_pass
 from evo_tune.training.recipe.data.forecasts import ForecastScores, ForecastWindows, conformal_offsets, unscale_outputs
 from evo_tune.training.recipe.forecasting import ForecastTask
+from evo_tune.training.recipe.hardware.memory import Memory, encoder_memory
 from evo_tune.training.session import train_and_export
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.training_run import SinglePhase, StepSplit, Task, TrainingResult, TrainingRun
@@ -158,13 +159,8 @@ class SampleTraining(Task):
             return StepSplit(phase.per_step)
         return super().fit(phase, model)
 
-    def largest_inputs(self, model: nn.Module) -> tuple[Tensor, dict[str, Any]]:
-        inputs, targets = self.examples.training
-        sizes: dict[str, Any] = {"outputs": targets[:1].numel()}
-        if isinstance(model, Encoder):
-            config = model.config
-            sizes = {"outputs": config.outputs, "blocks": config.depth, "block_input": config.tokens * config.width}
-        return torch.ones(2, *inputs.shape[1:], dtype=inputs.dtype), sizes
+    def pass_memory(self, model: nn.Module) -> Callable[[int], Memory] | None:
+        return partial(encoder_memory, model.config, **self.memory_setup) if isinstance(model, Encoder) else None
 
     # Judging.
 

@@ -125,7 +125,8 @@ def _predict_cost(training_run: TrainingRun, steps: int, built: float, saves: bo
         weight.numel() * weight.element_size() * (3 if weight.requires_grad else 1)
         for weight in training_run.model.parameters()
     )
-    memory = {"memory": training_run.peak_memory} if on_gpu else {}
+    peak = training_run.peak_memory if on_gpu else None
+    memory = {} if peak is None else {"memory": peak}
     took = {name: seconds[name] + built for name in ("seconds", "judging")}
     extra = {**memory, **determinism}
     return {**seconds, **took, **extra, "checkpoint": float(checkpoint_bytes), "kept": float(checkpoint_bytes) * saves}

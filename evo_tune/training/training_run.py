@@ -17,16 +17,16 @@ from statistics import median
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from evo_tune.plugins.context import DETERMINISM, NOT_DETERMINISTIC, Context
 from evo_tune.training.hardware.device import be_deterministic, nondeterministic_operators
 from evo_tune.training.hardware.distributed import Ranks
-from evo_tune.training.hardware.memory import PassMemory, fit_pass, measure_peak_memory
-from evo_tune.training.hardware.precision import Precision
+from evo_tune.training.hardware.memory import fit_pass, measure_peak_memory
 from evo_tune.training.hardware.throughput import Throughput, clock_for, mfu, peak_flops
 from evo_tune.training.optim.losses import Loss
 from evo_tune.training.optim.watching import EarlyStopping
+from evo_tune.training.recipe.hardware.memory import Memory
 from evo_tune.training.recipe.metrics import metric_values, names_on_test_set
 from evo_tune.training.recipe.optim.schedule import ForkedSchedule
 from evo_tune.training.stepping.feeding import Source
@@ -134,9 +134,10 @@ class Task(ABC):
     # Units of the option micro_batch in one sample.
     tokens_per_sample: int = 1
 
-    def largest_inputs(self, model: nn.Module) -> tuple[Tensor, dict[str, Any]]:
-        """Return inputs of two samples of the largest length, and the sizes that `PassMemory` needs."""
-        raise NotImplementedError
+    def pass_memory(self, model: nn.Module) -> Callable[[int], Memory] | None:
+        """Return the function from the samples of a pass to the predicted memory; None: no formula has it."""
+        del model
+        return None
 
     def fit(self, phase: Any, model: nn.Module | None) -> StepSplit:
         """Return how a step of a phase fits the device.
@@ -148,30 +149,26 @@ class Task(ABC):
         if self.plan.options.micro_batch != "auto":
             return StepSplit(self.plan.options.pass_size(phase.per_step, self.tokens_per_sample))
         assert model is not None
-        memory, per_process = self._pass_memory(model), self.share_of(phase)
+        memory, per_process = self.pass_memory(model), self.share_of(phase)
+        if memory is None:  # the trainer halves a pass that does not fit
+            return StepSplit(per_process)
         return StepSplit(fit_pass(memory, per_process, self.run.device, sharing=self.processes))
 
-    def predict_peak_memory(self, trainer: Trainer, largest: int) -> float:
-        """Return the predicted peak memory of a training, bytes.
+    def predict_peak_memory(self, trainer: Trainer, largest: int) -> float | None:
+        """Return the predicted peak memory of a training in bytes; None: no formula has it.
 
         Args:
             trainer: Its trainer.
             largest: Windows or samples in the largest pass.
         """
-        return self._pass_memory(trainer.model)(largest).peak
+        memory = self.pass_memory(trainer.model)
+        return None if memory is None else memory(largest).peak
 
-    def _pass_memory(self, model: nn.Module) -> PassMemory:
-        options, device = self.plan.options, torch.device(self.run.device)
-        inputs, sizes = self.largest_inputs(model)
-        return PassMemory(
-            model,
-            inputs.to(device),
-            autocast=lambda: Precision(name=options.precision).autocast(device),
-            optimizer=options.optimizer_name,
-            ema=options.ema is not None,
-            recompute=options.recompute,
-            **sizes,
-        )
+    @property
+    def memory_setup(self) -> dict[str, Any]:
+        """Fields of `Setup` that determine the memory on this device."""
+        options, kind = self.plan.options, torch.device(self.run.device).type
+        return {**options.memory_setup, "recompute": options.recompute, "device": "cuda" if kind == "cuda" else "cpu"}
 
     def share(self, step: int) -> float:
         """Return the share of the full training's FLOPs before a step."""
@@ -508,8 +505,8 @@ class TrainingRun:
         return self._watch.tokens_per_second or self._targets / max(self._seconds, 1e-9)
 
     @property
-    def peak_memory(self) -> float:
-        """Peak memory in bytes: measured on a GPU, predicted on a CPU."""
+    def peak_memory(self) -> float | None:
+        """Peak memory in bytes: measured on a GPU, predicted on a CPU; None: neither."""
         return self._peak or self.task.predict_peak_memory(self.trainer, self.largest_pass)
 
     @property

@@ -6,17 +6,17 @@ A `TuningPlan` is the plan, `TuningTraining` the task.
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import nn
 
 from evo_tune.errors import OptionError, RecipeError, StoreError
 from evo_tune.plugins.context import Context
@@ -27,7 +27,7 @@ from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.optimizer import AdamW
 from evo_tune.training.recipe import tuning as planned
-from evo_tune.training.recipe.hardware.memory import NewWeights
+from evo_tune.training.recipe.hardware.memory import Memory, NewWeights, tuning_memory
 from evo_tune.training.recipe.models.base import BaseModel, read_base
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 from evo_tune.training.recipe.optim.schedule import Schedule, WeightDecay, optimizer_steps
@@ -130,10 +130,9 @@ class TuningTraining(Task):
     def tokens_per_sample(self) -> int:  # type: ignore[override]
         return self.plan.options.window
 
-    def largest_inputs(self, model: nn.Module) -> tuple[Tensor, dict[str, Any]]:
-        window, base = self.plan.options.window, self.plan.base
-        sizes = {"outputs": window * base.vocab_size, "blocks": base.depth, "block_input": window * base.width}
-        return torch.zeros(2, window, dtype=torch.long), sizes
+    def pass_memory(self, model: nn.Module) -> Callable[[int], Memory]:
+        del model
+        return partial(tuning_memory, self.plan.base, self.plan.numbers, self.plan.options.window, **self.memory_setup)
 
     # Judging.
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
 from evo_tune.plugins.evaluator import Evaluator
@@ -29,7 +30,6 @@ from evo_tune.training import (
     add_adapter,
     load_pretrained,
 )
-from evo_tune.training.hardware.memory import activation_bytes
 from evo_tune.training.recipe import (
     ConvConfig,
     FTConfig,
@@ -82,7 +82,20 @@ def inputs_of(config: EncoderConfig, samples: int) -> Tensor:
 
 
 def kept(model: nn.Module, inputs: Tensor, precision: Any) -> float:
-    return activation_bytes(model, inputs, lambda: Precision(name=precision).autocast(CPU))
+    """Return the bytes that autograd keeps in a training pass, without the model's own; each storage counts once."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            storages[storage.data_ptr()] = storage  # held, so that no other takes its address
+        return tensor.detach()
+
+    model.train()
+    with saved_tensors_hooks(keep, lambda tensor: tensor), Precision(name=precision).autocast(CPU):
+        model(inputs)
+    return float(sum(storage.nbytes() for storage in storages.values()))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

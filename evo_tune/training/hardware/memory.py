@@ -7,23 +7,13 @@ passes. The formulas and their constants are those of `recipe.hardware.memory`.
 import math
 import os
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from evo_tune.options.declare import check_name
-from evo_tune.training.recipe.hardware.memory import (
-    LIBRARIES,
-    Fit,
-    Memory,
-    Setup,
-    fit_memory,
-    largest_pass,
-    state_bytes,
-)
+from evo_tune.training.recipe.hardware.memory import Fit, Memory, fit_memory, largest_pass
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 
 # Files with a container's limit, under cgroup v2 and v1.
@@ -102,85 +92,6 @@ def _capacity(device: torch.device | str, sharing: int) -> float:
     if kind not in ("cpu", "cuda"):
         return math.inf
     return device_memory(device) / (sharing if kind == "cpu" else 1)
-
-
-def activation_bytes(model: nn.Module, inputs: Tensor, autocast: Callable[[], AbstractContextManager[object]]) -> float:
-    """Return the bytes that autograd keeps in a training pass, without the model's weights; each storage counts once.
-
-    The model is unchanged, including batch norm statistics; random numbers are drawn.
-    """
-    weight_storages = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    sizes: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weight_storages:
-            sizes[storage.data_ptr()] = storage.nbytes()
-        return tensor.detach()
-
-    was_training = model.training
-    model.train()
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast():
-            model(inputs)
-    finally:
-        model.train(was_training)
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-    return float(sum(sizes.values()))
-
-
-class PassMemory:
-    """Predicts the memory of a training from two forward passes of its model.
-
-    Args:
-        model: Model on its device.
-        two: Inputs of two samples of the largest length.
-        autocast: Function that returns the context of a forward pass.
-        optimizer: 'adamw', 'muon' (counted as AdamW) or 'sgd'.
-        ema: Whether there is a moving average of the weights.
-        outputs: Numbers in the logits of one sample; logits, log-softmax and its gradient exist at the same time.
-        blocks: Number of the model's blocks, of equal size.
-        recompute: n (int ≥ 1) if every n-th block is recomputed in the backward pass; None if none is.
-        block_input: Numbers in a block's input, for one sample.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        two_samples: Tensor,
-        *,
-        autocast: Callable[[], AbstractContextManager[object]],
-        optimizer: str,
-        ema: bool,
-        outputs: int,
-        blocks: int = 1,
-        recompute: int | None = None,
-        block_input: int = 0,
-    ) -> None:
-        device = next(model.parameters()).device
-        bytes_of_one = activation_bytes(model, two_samples[:1], autocast)
-        self._each = max(1.0, activation_bytes(model, two_samples, autocast) - bytes_of_one)
-        self._fixed = max(0.0, bytes_of_one - self._each)
-        self._outputs = 16.0 * outputs
-        self._blocks, self.recompute, self._block_input = blocks, recompute, block_input
-        self._context = LIBRARIES.get(device.type, 0.0)
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        weights = sum(p.numel() * p.element_size() for p in model.parameters())
-        # `state_bytes` counts trained weights in float32; here they are counted as they are stored.
-        self._states = weights + state_bytes(trained, Setup(optimizer=optimizer, ema=ema)) - 4.0 * trained
-
-    def __call__(self, batch: int) -> Memory:
-        """Return the memory of a training with `batch` samples in one pass."""
-        activations = batch * self._each
-        if self.recompute is not None:
-            recomputed = -(-self._blocks // self.recompute)
-            # A recomputed block keeps its input; one such block at a time is in memory as a whole.
-            activations *= min(1.0, (self._blocks - recomputed + 1) / self._blocks)
-            activations += 4.0 * batch * recomputed * self._block_input
-        return Memory(self._states, self._fixed + activations, batch * self._outputs, self._context)
 
 
 def fit_pass(memory: Callable[[int], Memory], batch: int, device: torch.device | str, *, sharing: int = 1) -> int:
