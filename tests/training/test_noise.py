@@ -22,8 +22,7 @@ from evo_tune.training import (
     ViT,
     add_adapter,
 )
-from evo_tune.training.models.block import _attend_one_by_one
-from evo_tune.training.models.dropout import NoiseSource, attach_noise
+from evo_tune.training.models.dropout import attach_noise
 from evo_tune.training.recipe import FTConfig, GPTConfig, Schedule, TextConfig, ViTConfig, WeightDecay
 
 SHAPE: dict[str, Any] = {"depth": 2, "width": 16, "heads": 2, "dropout": 0.2, "attention_dropout": 0.2}
@@ -161,29 +160,6 @@ def test_noise_is_drawn_only_where_something_is_dropped() -> None:
     noise = attach_noise(model, 1)
     assert noise is not None
     assert noise.layer_count == 1 + 2 * 3
-
-
-def test_long_texts_on_a_gpu_are_attended_one_by_one_each_with_its_seed() -> None:
-    """The fused kernel's noise belongs to a call; here it is called on a CPU, where it is slow."""
-    layer = Dropout(0.5)
-    layer.noise = NoiseSource(3, 1)
-    rng = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(6, heads, 12, 4, generator=rng) for heads in (4, 2, 2))
-
-    def attended(samples: range) -> torch.Tensor:
-        assert layer.noise is not None
-        layer.noise.begin(1, samples, torch.device("cpu"))
-        rows = slice(samples.start, samples.stop)
-        return _attend_one_by_one(q[rows], k[rows], v[rows], None, layer, True)
-
-    before = torch.get_rng_state()
-    whole = attended(range(6))
-    assert torch.equal(torch.cat([attended(range(2)), attended(range(2, 6))]), whole)
-    assert torch.equal(torch.get_rng_state(), before)
-    same = torch.stack([q[0], q[0]]), torch.stack([k[0], k[0]]), torch.stack([v[0], v[0]])
-    layer.noise.begin(1, range(2), torch.device("cpu"))
-    first, second = _attend_one_by_one(*same, None, layer, True)
-    assert not torch.equal(first, second)
 
 
 def test_noise_of_torchs_own_layers_follows_from_seed_and_step() -> None:

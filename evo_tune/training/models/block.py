@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig
 from evo_tune.training.recipe.models.gpt_config import (
-    LONGEST_DROPPED,
     GPTConfig,
     is_causal_chunk,
     uses_plain_products,
@@ -183,8 +182,6 @@ def attend(
     if scale is not None:  # the functions below multiply by 1/√head_dim
         q = q * (scale * math.sqrt(q.shape[-1]))
     if dropout is not None:  # a sample's dropout does not depend on the other samples
-        if q.device.type == "cuda" and q.shape[2] > LONGEST_DROPPED and dropout.noise and dropout.noise.is_running:
-            return _attend_one_by_one(q, k, v, mask, dropout, causal)
         return (_attend_plainly if causal else _attend_all)(q, k, v, mask, dropout)
     if q.device.type == "cpu" and uses_plain_products(_PRECISIONS.get(q.dtype, ""), k.shape[2]):
         return (_attend_plainly if causal else _attend_all)(q, k, v, mask)
@@ -218,30 +215,6 @@ def _attend_all(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: D
         scores = scores.masked_fill(~mask, -torch.inf)
     weights: Tensor = scores.softmax(-1) if dropout is None else dropout(scores.softmax(-1))
     return weights @ v
-
-
-def _attend_one_by_one(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: Dropout, causal: bool) -> Tensor:
-    """Attend by the fused kernel one sample at a time, each with its own seed."""
-    assert dropout.noise is not None
-    generator = torch.default_generator if q.device.type == "cpu" else torch.cuda.default_generators[q.device.index]
-    before, rows = generator.get_state(), []
-    for sample, seed in enumerate(dropout.noise.seeds(dropout.layer_index, dropout.draw_index)):
-        generator.manual_seed(seed)
-        row = slice(sample, sample + 1)
-        sample_mask = mask[row] if mask is not None and mask.ndim == 4 and len(mask) > 1 else mask
-        rows.append(
-            F.scaled_dot_product_attention(
-                q[row],
-                k[row],
-                v[row],
-                attn_mask=sample_mask,
-                dropout_p=dropout.drop_share,
-                is_causal=causal and mask is None,
-                enable_gqa=q.shape[1] != k.shape[1],
-            )
-        )
-    generator.set_state(before)  # other layers draw from this generator too
-    return torch.cat(rows)
 
 
 def document_numbers(tokens: Tensor, boundary: int) -> Tensor:

@@ -37,7 +37,6 @@ class NoiseSource:
         self._layer_seeds: list[int] = []
         # Key of each sample of the pass, (samples, 1), int64; None: no pass is running.
         self.keys: Tensor | None = None
-        self._samples = range(0)
         self._generator: torch.Generator | None = None
         # For compiled layers, to which numbers would be constants: seed and threshold of each layer, (layers, 2).
         self._table: Tensor | None = None
@@ -54,7 +53,6 @@ class NoiseSource:
             self._step, self._layer_seeds = step, seeds_for(self.seed, "dropout", self.layer_count, step)
             if self._table is not None:
                 self._table[:, 0] = torch.tensor(self._layer_seeds)
-        self._samples = samples
         keys = torch.arange(samples.start, samples.stop, dtype=torch.int64, device=device)[:, None]
         # Keys differ widely for adjacent numbers, and change with each step.
         self.keys = _mix_in_place(_mix_in_place(keys * _KEY_STRIDE + seed_for(self.seed, "samples", step)))
@@ -66,11 +64,6 @@ class NoiseSource:
     def end(self) -> None:
         """End the pass; later computations are not part of the training."""
         self.keys = None
-
-    @property
-    def is_running(self) -> bool:
-        """Whether a pass is running."""
-        return self.keys is not None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "NoiseSource":
         # A copy of a model, such as its average, is not part of the pass.
@@ -90,12 +83,6 @@ class NoiseSource:
         assert self._generator is not None
         self._generator.manual_seed(self._layer_seeds[layer_index] + draw_index)
         return _draw_int16(shape, self.keys, self._generator)
-
-    def seeds(self, layer_index: int, draw_index: int = 0) -> list[int]:
-        """Return a seed for each sample, for a layer (or a part of one) whose noise torch draws."""
-        return [
-            seed_for(self.seed, "samples", self._step, layer_index + 1, sample, draw_index) for sample in self._samples
-        ]
 
     def prepare_for_compiler(self, layers: "Iterable[NoiseLayer]") -> None:
         """Let compiled layers draw the same noise by an operator that reads all numbers from tensors.
@@ -169,7 +156,7 @@ class NoiseLayer(nn.Module):
     """A layer that draws noise.
 
     Args:
-        drop_share: Share to drop, in [0, 1); rounded to 1/65536, except in fused attention on a GPU.
+        drop_share: Share to drop, in [0, 1); rounded to 1/65536.
     """
 
     layer_index: int = 0

@@ -16,7 +16,6 @@ from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig
 from evo_tune.training.recipe.models.gpt_config import (
     LARGE_VOCABULARY,
-    LONGEST_DROPPED,
     GPTConfig,
     tokens_in_piece,
     uses_plain_products,
@@ -223,7 +222,7 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, setup: Setup, *, va
         if products:
             weight_bytes = e * (3 if config.attention_dropout else 1)
         elif config.attention_dropout:
-            weight_bytes = 12 if device == "cpu" else 9 if queries <= LONGEST_DROPPED else 0
+            weight_bytes = 12 if device == "cpu" else 9
         else:
             weight_bytes = 0
         total += batch * float(weight_bytes * heads * queries * keys + (0 if products else 4 * heads * queries))

@@ -18,10 +18,6 @@ LONGEST_PLAIN = 256
 PLAIN_IN_FP32 = range(16, 49)
 
 
-# Longest sequence, in tokens, for plain products with attention dropout on a GPU. The fused kernel stores no attention
-# weights, but needs one call per sample, because its noise depends on the batch.
-LONGEST_DROPPED = 512
-
 # Smallest vocabulary whose logits are computed in pieces (see `training.optim.losses`).
 LARGE_VOCABULARY = 1024
 
