@@ -1,20 +1,16 @@
 """Encoders with a linear head: a base class, and its versions for images, texts and tables."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
-from evo_tune.errors import RecipeError
 from evo_tune.training.hardware.device import run_block
 from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout, DropPath
-from evo_tune.training.models.model_files import read_model, skip_initialisation, write_model
+from evo_tune.training.models.model_files import SavedModel, TableFacts, skip_initialisation
 from evo_tune.training.recipe.data.labelled_texts import PADDING
 from evo_tune.training.recipe.data.tables import Columns
 from evo_tune.training.recipe.models.encoder_config import (
@@ -39,7 +35,7 @@ class EncoderBlock(Block):
             self.ffn_dropout = nn.Sequential(self.ffn_dropout, DropPath(drop_path))
 
 
-class Encoder(nn.Module):
+class Encoder(SavedModel):
     """Base class of the encoders: a subclass builds its own parts in `build` and maps inputs to outputs.
 
     Args:
@@ -51,18 +47,13 @@ class Encoder(nn.Module):
         RecipeError: The number of labels differs from the number of outputs.
     """
 
-    config_class: ClassVar[type[EncoderConfig]]
     # Recompute every n-th block in the backward pass: 1 for all blocks; None: none.
     recompute: int | None = None
     # Whether batches have different lengths (see `shorten`).
     lengths_vary: ClassVar[bool] = False
 
     def __init__(self, config: Any, seed: int = 0, *, labels: Sequence[str] | None = None) -> None:
-        super().__init__()
-        self.config = config
-        self.labels = [str(label) for label in (range(config.outputs) if labels is None else labels)]
-        if len(self.labels) != config.outputs:
-            raise RecipeError("labels", len(self.labels), f"as many as there are outputs, {config.outputs}")
+        super().__init__(config, labels)
         with skip_initialisation():  # the modules' own initialisation would be overwritten
             self.dropout = Dropout(config.dropout)
             self.blocks = nn.ModuleList(self.make_blocks(config))
@@ -126,33 +117,6 @@ class Encoder(nn.Module):
 
     def standardise(self, inputs: Tensor) -> None:
         """Store the scale of the training samples, (n, …); by default do nothing."""
-
-    def save(self, folder: Path | str, **notes: Any) -> None:
-        """Write model.safetensors and config.json for `load`; the files cannot run code.
-
-        Args:
-            folder: Folder to write; created if missing.
-            notes: Plain data to add to shape and labels in config.json.
-        """
-        write_model(folder, self, {**self.to_json(), **notes})
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the data that `load` needs in addition to the weights, as plain data."""
-        return {"model": self.config.to_json(), "labels": self.labels}
-
-    @classmethod
-    def from_json(cls: type[C], data: Mapping[str, Any]) -> C:
-        """Build a model from data that `to_json` returned; its weights are not loaded."""
-        return cls(cls.config_class.from_json(data["model"]), labels=data["labels"])
-
-    @classmethod
-    def load(cls: type[C], folder: Path | str, device: torch.device | str = "cpu") -> C:
-        """Read a model that `save` wrote, in eval mode.
-
-        Raises:
-            RecipeError: The folder has no such model.
-        """
-        return read_model(folder, cls.config_class.from_json, cls.from_json).to(device).eval()
 
 
 class ImageEncoder(Encoder):
@@ -323,7 +287,7 @@ class Quantiles(nn.Module):
         return ((above - 1 + share) / last).clamp(0.0, 1.0)
 
 
-class FTTransformer(Encoder):
+class FTTransformer(TableFacts, Encoder):
     """A model of tables: a classifier, or with a scale a regression of one number.
 
     Args:
@@ -339,7 +303,6 @@ class FTTransformer(Encoder):
     config: FTConfig
     mean: Tensor
     deviation: Tensor
-    first: Tensor
 
     def __init__(
         self,
@@ -351,17 +314,10 @@ class FTTransformer(Encoder):
         scale: Sequence[float] | None = None,
     ) -> None:
         super().__init__(config, seed, labels=labels)
-        if columns is not None and columns.sizes != (config.numeric, config.categories):
-            expected = config.numeric, config.categories
-            raise RecipeError("columns", columns.sizes, f"those of the model's shape, {expected}")
-        self.columns = columns
-        self.scale = scale if scale is None else (float(scale[0]), float(scale[1]))
+        self.set_table(config, columns, scale)
         self.register_buffer("mean", torch.zeros(config.numeric))
         self.register_buffer("deviation", torch.ones(config.numeric))
         self.quantiles = Quantiles(config.numeric, config.quantiles) if config.quantiles and config.numeric else None
-        # One table has the embeddings of all columns' categories: the first row of each column.
-        sizes = torch.tensor([0, *(number + 1 for number in config.categories)])
-        self.register_buffer("first", sizes.cumsum(0)[:-1], persistent=False)
 
     def build(self, config: FTConfig) -> None:
         """Build the tokens' weights. As embeddings they have no weight decay, as in the paper."""
@@ -414,12 +370,3 @@ class FTTransformer(Encoder):
         x = self.encode(torch.cat(tokens, 1) + self.offsets.weight)
         logits: Tensor = self.head(torch.relu(x[:, 0]))
         return logits
-
-    def to_json(self) -> dict[str, Any]:
-        columns = None if self.columns is None else asdict(self.columns)
-        return {**super().to_json(), "columns": columns, "scale": self.scale}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "FTTransformer":
-        config, columns = FTConfig.from_json(data["model"]), msgspec.convert(data["columns"], Columns | None)
-        return cls(config, labels=data["labels"], columns=columns, scale=data["scale"])

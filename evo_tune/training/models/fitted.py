@@ -6,20 +6,17 @@ Such a model has the interface of an encoder: it is a module whose buffers are w
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from evo_tune.errors import RecipeError
-from evo_tune.training.models.model_files import read_model, write_model
+from evo_tune.training.models.model_files import SavedModel, TableFacts
 from evo_tune.training.recipe.data.tables import Columns
-from evo_tune.training.recipe.families import FittedConfig, TableConfig
+from evo_tune.training.recipe.families import TableConfig
 
 M = TypeVar("M", bound="FittedModel")
 
@@ -43,7 +40,7 @@ class FitRows:
     held_out: NDArray[Any]
 
 
-class FittedModel(nn.Module):
+class FittedModel(SavedModel):
     """A model that is fitted in steps.
 
     Args:
@@ -54,15 +51,11 @@ class FittedModel(nn.Module):
         RecipeError: The labels do not fit the shape.
     """
 
-    config_class: ClassVar[type[FittedConfig]]
     # Names of the buffers that the steps of a fit change.
     fitted: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any, *, labels: Sequence[str]) -> None:
-        super().__init__()
-        if len(labels) != config.outputs:
-            raise RecipeError("labels", len(labels), f"as many as there are outputs, {config.outputs}")
-        self.config, self.labels = config, [str(label) for label in labels]
+        super().__init__(config, labels)
         self.build(config)
         add_hook: Any = self.register_load_state_dict_post_hook  # untyped
         add_hook(lambda module, _: module.check())
@@ -102,40 +95,8 @@ class FittedModel(nn.Module):
         """Return outputs, (batch, outputs), of scores; with two classes the score is the logit of the second."""
         return torch.cat((torch.zeros_like(scores), scores), 1) if self.config.outputs == 2 else scores
 
-    def save(self, folder: Path | str, **notes: Any) -> None:
-        """Write model.safetensors and config.json for `load`; the files cannot run code.
 
-        Args:
-            folder: Folder to write; created if missing.
-            notes: Plain data to add to config.json.
-        """
-        write_model(folder, self, {**self.to_json(), **notes})
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the data that `load` needs in addition to the buffers, as plain data."""
-        return {"model": asdict(self.config), "labels": self.labels}
-
-    @classmethod
-    def from_json(cls: type[M], data: Mapping[str, Any]) -> M:
-        """Build a model from data that `to_json` returned; its buffers are not loaded."""
-        return cls(cls.config_class(**data["model"]), **cls.facts_of(data))
-
-    @classmethod
-    def facts_of(cls, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments of the model beside its shape, from data that `to_json` returned."""
-        return {"labels": msgspec.convert(data["labels"], list[str])}
-
-    @classmethod
-    def load(cls: type[M], folder: Path | str, device: torch.device | str = "cpu") -> M:
-        """Read a model that `save` wrote, in eval mode.
-
-        Raises:
-            RecipeError: The folder has no such model.
-        """
-        return read_model(folder, lambda shape: cls.config_class(**shape), cls.from_json).to(device).eval()
-
-
-class TableModel(FittedModel):
+class TableModel(TableFacts, FittedModel):
     """A model of tables that is fitted in steps.
 
     Args:
@@ -150,28 +111,14 @@ class TableModel(FittedModel):
     """
 
     config: TableConfig
-    # First place of each categorical column in tables of all categories.
-    first: Tensor
+    columns: Columns
 
     def __init__(
         self, config: Any, *, labels: Sequence[str], columns: Columns, scale: Sequence[float] | None = None
     ) -> None:
         super().__init__(config, labels=labels)
-        if columns.sizes != (config.numeric, config.categories):
-            raise RecipeError("columns", columns.sizes, f"those of the shape, {(config.numeric, config.categories)}")
-        self.columns = columns
-        self.scale = scale if scale is None else (float(scale[0]), float(scale[1]))
-        starts = np.cumsum([0, *(number + 1 for number in config.categories)])[:-1]
-        self.register_buffer("first", torch.from_numpy(starts.astype(np.int64)), persistent=False)
+        self.set_table(config, columns, scale)
 
     def places(self, rows: Tensor) -> Tensor:
         """Return the place of each category in tables of all categories, (batch, categorical columns)."""
         return rows[:, self.config.numeric :].long() + self.first
-
-    def to_json(self) -> dict[str, Any]:
-        return {**super().to_json(), "columns": asdict(self.columns), "scale": self.scale}
-
-    @classmethod
-    def facts_of(cls, data: Mapping[str, Any]) -> dict[str, Any]:
-        scale = msgspec.convert(data["scale"], tuple[float, float] | None)
-        return {**super().facts_of(data), "columns": msgspec.convert(data["columns"], Columns), "scale": scale}

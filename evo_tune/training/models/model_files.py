@@ -6,20 +6,24 @@ A folder that is read may be a stranger's: `trust.safe_files` opens its files wi
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+import msgspec
 import torch
 from msgspec import MsgspecError
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from evo_tune.errors import RecipeError
+from evo_tune.training.recipe.data.tables import Columns
 from evo_tune.training.recipe.models.base import parse_json
+from evo_tune.training.recipe.models.rules import ShapeConfig
 from evo_tune.trust import safe_files
 
 
@@ -47,6 +51,7 @@ def skip_initialisation() -> Iterator[None]:
 
 M = TypeVar("M", bound=nn.Module)
 
+S = TypeVar("S", bound="SavedModel")
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 # Maximum bytes of a JSON file and of the weights, and maximum numbers in tables that are computed from the shape.
@@ -148,6 +153,98 @@ def read_model(
     except ERRORS as error:
         raise RecipeError("folder", str(folder), _wrote(error)) from None
     return model
+
+
+class SavedModel(nn.Module):
+    """A model that can be written to a folder and read again.
+
+    Args:
+        config: Shape of the model.
+        labels: Names of the outputs (classes, or the predicted number), in order; None: their numbers.
+
+    Raises:
+        RecipeError: The number of labels differs from the number of outputs.
+    """
+
+    config_class: ClassVar[type[ShapeConfig]]
+
+    def __init__(self, config: Any, labels: Sequence[str] | None) -> None:
+        super().__init__()
+        self.config = config
+        self.labels = [str(label) for label in (range(config.outputs) if labels is None else labels)]
+        if len(self.labels) != config.outputs:
+            raise RecipeError("labels", len(self.labels), f"as many as there are outputs, {config.outputs}")
+
+    def save(self, folder: Path | str, **notes: Any) -> None:
+        """Write model.safetensors and config.json for `load`; the files cannot run code.
+
+        Args:
+            folder: Folder to write; created if missing.
+            notes: Plain data to add to shape and labels in config.json.
+        """
+        write_model(folder, self, {**self.to_json(), **notes})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the data that `load` needs in addition to the weights, as plain data."""
+        return {"model": self.config.to_json(), "labels": self.labels}
+
+    @classmethod
+    def from_json(cls: type[S], data: Mapping[str, Any]) -> S:
+        """Build a model from data that `to_json` returned; its weights are not loaded."""
+        return cls(cls.config_class.from_json(data["model"]), **cls.facts_of(data))
+
+    @classmethod
+    def facts_of(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of the model beside its shape, from data that `to_json` returned."""
+        return {"labels": msgspec.convert(data["labels"], list[str])}
+
+    @classmethod
+    def load(cls: type[S], folder: Path | str, device: torch.device | str = "cpu") -> S:
+        """Read a model that `save` wrote, in eval mode.
+
+        Raises:
+            RecipeError: The folder has no such model.
+        """
+        return read_model(folder, cls.config_class.from_json, cls.from_json).to(device).eval()
+
+
+class TableFacts:
+    """What a model of tables knows beside its weights: its columns, and the scale of the predicted number."""
+
+    columns: Columns | None
+    scale: tuple[float, float] | None
+    # First place of each categorical column in tables of all categories.
+    first: Tensor
+
+    def set_table(self, config: Any, columns: Columns | None, scale: Sequence[float] | None) -> None:
+        """Set columns, scale and `first`.
+
+        Args:
+            config: Shape of the model.
+            columns: Names of the columns and their known categories.
+            scale: Mean and standard deviation of the predicted number, whose standardised value is the output; None:
+                the outputs are logits of classes.
+
+        Raises:
+            RecipeError: The columns do not fit the shape.
+        """
+        expected = config.numeric, config.categories
+        if columns is not None and columns.sizes != expected:
+            raise RecipeError("columns", columns.sizes, f"those of the model's shape, {expected}")
+        self.columns = columns
+        self.scale = scale if scale is None else (float(scale[0]), float(scale[1]))
+        starts = torch.tensor([0, *(number + 1 for number in config.categories)]).cumsum(0)[:-1]
+        self.register_buffer("first", starts, persistent=False)  # type: ignore[attr-defined]
+
+    def to_json(self) -> dict[str, Any]:
+        columns = None if self.columns is None else asdict(self.columns)
+        return {**super().to_json(), "columns": columns, "scale": self.scale}  # type: ignore[misc]
+
+    @classmethod
+    def facts_of(cls, data: Mapping[str, Any]) -> dict[str, Any]:
+        facts = {"columns": Columns | None, "scale": tuple[float, float] | None}
+        converted = {name: msgspec.convert(data[name], kind) for name, kind in facts.items()}
+        return {**super().facts_of(data), **converted}  # type: ignore[misc]
 
 
 def _wrote(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from evo_tune.errors import OptionError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.options.declare import AUTO, Options, check_integer, option
 from evo_tune.training.recipe.hardware.computing import TimeBudget
+from evo_tune.training.recipe.models.rules import ShapeConfig
 
 TRANSFORMER, BOOSTING, LINEAR, CONVOLUTION = "transformer", "boosting", "linear", "convolution"
 
@@ -150,7 +151,7 @@ IMAGE_RIVALS: dict[str, dict[str, Gene]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class FittedConfig:
+class FittedConfig(ShapeConfig):
     """Shape of a model that is no network.
 
     Args:
@@ -160,22 +161,13 @@ class FittedConfig:
         RecipeError: A field is no integer, or out of its range.
     """
 
-    outputs: int
+    outputs: int = option(bounds="[1, inf)")
     family: ClassVar[str]
-    tables: ClassVar[int] = 0
-
-    def __post_init__(self) -> None:
-        check_integer("outputs", self.outputs, 1)
 
     @property
     def scores(self) -> int:
         """Number of sums that a model computes: with two classes one, their log-odds."""
         return 1 if self.outputs == 2 else self.outputs
-
-    @property
-    def parameters(self) -> int:
-        """Number of values in the model's file."""
-        raise NotImplementedError
 
     @property
     def row_bytes(self) -> int:
@@ -207,13 +199,12 @@ class TableConfig(FittedConfig):
         categories: Number of categories of each categorical column.
     """
 
-    numeric: int
+    numeric: int = option(bounds="[0, inf)")
     categories: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "categories", tuple(self.categories))  # JSON has lists only
-        check_integer("numeric", self.numeric, 0)
         for number in self.categories:
             check_integer("categories", number, 0)
 
@@ -240,16 +231,10 @@ class TreesConfig(TableConfig):
     """
 
     family = BOOSTING
-    trees: int = 0
-    nodes: int = 0
-    passing: int = 0
-    levels: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("trees", "nodes", "passing"):
-            check_integer(name, getattr(self, name), 0)
-        check_integer("levels", self.levels, 0, DEEPEST)
+    trees: int = option(0, bounds="[0, inf)")
+    nodes: int = option(0, bounds="[0, inf)")
+    passing: int = option(0, bounds="[0, inf)")
+    levels: int = option(0, bounds=f"[0, {DEEPEST}]")
 
     @property
     def parameters(self) -> int:
@@ -286,11 +271,7 @@ class LinearConfig(TableConfig):
     """
 
     family = LINEAR
-    knots: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_integer("knots", self.knots, 0, 10**4)
+    knots: int = option(bounds="[0, 10000]")
 
     @property
     def terms(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from evo_tune.genome.genes import Choice, Float, Gene
-from evo_tune.options.declare import check_integer
+from evo_tune.options.declare import option
 from evo_tune.training.recipe.families import LBFGS_ITERATIONS, LINEAR, FittedConfig
 
 # Most characters of a text that are read, terms of a model, and weights.
@@ -35,17 +35,10 @@ class LinearTextConfig(FittedConfig):
     """
 
     family = LINEAR
-    word_ngrams: int
-    character_ngrams: int
-    length: int = MOST_CHARACTERS
-    terms: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_integer("word_ngrams", self.word_ngrams, 1, 10)
-        check_integer("character_ngrams", self.character_ngrams, 0, 10)
-        check_integer("length", self.length, 1, 10**6)
-        check_integer("terms", self.terms, 0)
+    word_ngrams: int = option(bounds="[1, 10]")
+    character_ngrams: int = option(bounds="[0, 10]")
+    length: int = option(MOST_CHARACTERS, bounds="[1, 1000000]")
+    terms: int = option(0, bounds="[0, inf)")
 
     @property
     def most_terms(self) -> int:

@@ -47,7 +47,7 @@ from evo_tune.options.declare import Option, Options, check_integer, check_name,
 # Feed-forward layers with a gate.
 GATED = ("swiglu", "reglu")
 
-C = TypeVar("C", bound="ModelConfig")
+C = TypeVar("C", bound="ShapeConfig")
 P = TypeVar("P", bound="ParametrisationOptions")
 
 # Kinds of parameters. 'hidden': matrices in blocks; 'block': other parameters in blocks; 'embedding': embeddings of
@@ -138,11 +138,46 @@ def _declared_fields(config: type[Any]) -> list[Option]:
     return [Option(field.name, types[field.name], field.default, **field.metadata) for field in declared]
 
 
-class ModelConfig:
-    """Shape of a model, as a dataclass of plain fields; `scaling` is its parametrisation by size.
+class ShapeConfig:
+    """Shape of a model, as a dataclass of plain fields.
 
     Fields that a subclass declares with `option` are checked by their type, bounds and choices.
     """
+
+    def __post_init__(self) -> None:
+        for field in _declared_fields(type(self)):  # type: ignore[arg-type]  # classes can be hashed
+            field.check(getattr(self, field.name))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return] # of the dataclasses below
+
+    @classmethod
+    def from_json(cls: type[C], data: Mapping[str, Any]) -> C:
+        """Return the config from the data of `to_json`.
+
+        Raises:
+            RecipeError: A field is unknown or out of its range.
+        """
+        field_names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        for name, value in data.items():
+            if name not in field_names:
+                raise RecipeError(name, value, f"only the fields {', '.join(field_names)}")
+        return cls(**data)
+
+    @property
+    def parameters(self) -> int:
+        """Number of values in the model's file."""
+        raise NotImplementedError
+
+    @property
+    def tables(self) -> int:
+        """Number of values that a model computes from its shape alone, which are not saved."""
+        return 0
+
+
+class ModelConfig(ShapeConfig):
+    """Shape of a network; `scaling` is its parametrisation by size."""
 
     depth: int
     width: int
@@ -158,14 +193,9 @@ class ModelConfig:
         scaling: Any = self.scaling
         if isinstance(scaling, Mapping):  # from JSON
             object.__setattr__(self, "scaling", Parametrisation(**scaling))
-        for field in _declared_fields(type(self)):  # type: ignore[arg-type]  # classes can be hashed
-            field.check(getattr(self, field.name))
+        super().__post_init__()
         if self.width % self.heads:
             raise RecipeError("heads", self.heads, f"a divisor of width={self.width}")
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain data."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return] # of the dataclasses below
 
     @property
     def ffn_maps(self) -> int:
@@ -183,32 +213,9 @@ class ModelConfig:
         return 1.0
 
     @property
-    def parameters(self) -> int:
-        """Number of trainable parameters."""
-        raise NotImplementedError
-
-    @property
-    def tables(self) -> int:
-        """Number of values that a model computes from its shape alone, which are not saved."""
-        return 0
-
-    @property
     def attention_scale(self) -> float | None:
         """Factor on query-key products; None: 1/√head_dim."""
         return None if self.scaling is None else self.scaling.attention_scale(self.width // self.heads)
-
-    @classmethod
-    def from_json(cls: type[C], data: Mapping[str, Any]) -> C:
-        """Return the config from the data of `to_json`.
-
-        Raises:
-            RecipeError: A field is unknown or out of its range.
-        """
-        field_names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-        for name, value in data.items():
-            if name not in field_names:
-                raise RecipeError(name, value, f"only the fields {', '.join(field_names)}")
-        return cls(**data)
 
 
 @dataclass(frozen=True, kw_only=True)
