@@ -20,7 +20,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures import wait as wait_for_futures
 from typing import Any
@@ -216,16 +216,11 @@ class DaskEngine(Engine["DaskSeat"]):
 
     def ask(self, request: Callable[[], Awaitable[Any]]) -> Future[Any]:
         """Call `request` in the client's own thread, and await its result there; return the pending answer."""
-        pending: Future[Any] = Future()
 
-        async def answer() -> None:
-            try:
-                pending.set_result(await request())
-            except BaseException as error:  # otherwise `result` would wait for ever
-                pending.set_exception(error)
+        async def answer() -> Any:
+            return await request()
 
-        self.client.loop.add_callback(answer)
-        return pending
+        return asyncio.run_coroutine_threadsafe(answer(), self.client.loop.asyncio_loop)
 
     def ask_within(self, seconds: float, request: Callable[[], Awaitable[Any]]) -> Any:
         """Return the answer to a request; see `ask`.
@@ -237,7 +232,7 @@ class DaskEngine(Engine["DaskSeat"]):
             return self.ask(lambda: asyncio.wait_for(request(), seconds)).result(seconds)
         except (OSError, TimeoutError, asyncio.TimeoutError, FutureTimeoutError) as error:
             raise SeatLost(f"no answer within {seconds:g} s ({type(error).__name__})") from None
-        except (RuntimeError, AttributeError, asyncio.CancelledError) as error:
+        except (RuntimeError, AttributeError, CancelledError) as error:
             raise SeatLost(f"no connection ({error})") from None  # closed, or about to connect again
 
     def call(self, address: str, seconds: float, function: Any, *args: Any) -> Any:
@@ -451,7 +446,7 @@ class DaskSeat(Seat):
         try:
             reply: dict[str, Any] | None = answer.result()
             return reply
-        except (Exception, asyncio.CancelledError) as error:  # KilledWorker, a broken connection
+        except Exception as error:  # KilledWorker, a broken connection, a cancelled future
             raise SeatLost(f"the Dask worker at {self.address} is lost ({type(error).__name__})") from None
 
     def call(self, method: str, seconds: float) -> Any:
