@@ -324,9 +324,11 @@ def query_gpus(ids: Iterable[str]) -> dict[str, Facts]:
     ids_wanted = set(ids)
     rows: dict[str, Facts] = {}  # all GPUs by UUID
     if ids_wanted:
-        capabilities = {row[0]: row[1] for row in _query("compute_cap")}  # its own query: old drivers do not know it
-        for uuid, name, total, free in _query("name", "memory.total", "memory.free"):
-            rows[uuid] = Facts(name, _bytes(total), _bytes(free), _precision(capabilities.get(uuid, "")))
+        text, _ = _ask("--query-gpu=uuid,name,memory.total,memory.free,compute_cap", "--format=csv,noheader,nounits")
+        for cells in ([cell.strip() for cell in line.split(",")] for line in text.splitlines()):
+            if len(cells) == 5:
+                uuid, name, total, free, capability = cells
+                rows[uuid] = Facts(name, _bytes(total), _bytes(free), _precision(capability))
     one_model = len({gpu.name for gpu in rows.values()}) == 1
     facts: dict[str, Facts] = {}
     for id in ids_wanted:
@@ -349,15 +351,6 @@ def _precision(capability: str) -> str:
     if not all(part.isdigit() for part in version):
         return "-"
     return "bf16" if tuple(map(int, version)) >= BF16_FROM else "fp16"
-
-
-def _query(*fields: str) -> Iterator[tuple[str, ...]]:
-    """Yield the UUID and the queried fields of each GPU."""
-    text, _ = _ask("--query-gpu=" + ",".join(("uuid", *fields)), "--format=csv,noheader,nounits")
-    for line in text.splitlines():
-        parts = tuple(part.strip() for part in line.split(","))
-        if len(parts) == 1 + len(fields):
-            yield parts
 
 
 def _instances() -> Iterator[tuple[str, Facts]]:

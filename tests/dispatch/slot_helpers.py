@@ -92,9 +92,8 @@ def listing(text: str) -> str:
 def answering(**gpus: str) -> str:
     """Return the shell code of an nvidia-smi that knows the memory of GPUs by UUID: 'name, MiB, MiB free'."""
     listed = "".join(f"GPU {i}: A GPU (UUID: {uuid})\n" for i, uuid in enumerate(gpus))
-    told = "".join(f"{uuid}, {text}\n" for uuid, text in gpus.items())
-    capable = "".join(f"{uuid}, 9.0\n" for uuid in gpus)
-    cases = (("-L", listed), ("*memory*", told), ("*compute_cap*", capable))
+    told = "".join(f"{uuid}, {text}, 9.0\n" for uuid, text in gpus.items())
+    cases = (("-L", listed), ("*memory*", told))
     return 'case "$1" in\n' + "".join(f"{case})\n{listing(text)}\n;;\n" for case, text in cases) + "esac"
 
 
