@@ -17,7 +17,6 @@ from evo_tune.report.inference import HARMFUL, REAL
 from evo_tune.report.recommendation import comparison_objective
 from evo_tune.report.run_data import RunData
 from evo_tune.report.verdict import Losses, VariantVerdict, Verdict, give_verdict
-from evo_tune.store.run_folders import read_note
 from evo_tune.text import show_decimals, show_error, show_seconds, show_value
 
 # First columns of the tables; the others have the names of the runs.
@@ -167,28 +166,18 @@ def _difference_part(first: str, columns: Mapping[str, Mapping[str, str]], title
 
 
 def _settings(data: RunData) -> dict[str, str]:
-    """Return all that a user chose for a run, and its data, code and versions, as text by name."""
+    """Return what a user chose for a run, and its data, code and versions, as text by name."""
     manifest = data.run.manifest
+    names = ("evaluator", "evaluator_hash", "fingerprint", "objectives", "subject_to", "strategy", "threads")
     groups = {
+        "run's": {name: getattr(manifest, name) for name in names},
         "option": manifest.options,
         "strategy option": manifest.strategy_options,
         "setting": {**to_builtins(manifest.settings), **data.run.session.to_json()},
         "gene": {name: format_gene(gene) for name, gene in manifest.genes().items()},
         "version": manifest.versions,
     }
-    values = {
-        "evaluator": manifest.evaluator,
-        "evaluator's code (SHA-256)": manifest.evaluator_hash[:12],
-        "data (fingerprint)": manifest.fingerprint[:12] or "none",
-        "objectives": ", ".join(manifest.objectives),
-        "constraints": ", ".join(manifest.subject_to) or "none",
-        "strategy": manifest.strategy,
-        "warm start": str(len(manifest.warm_start)),
-        "learned from": ", ".join(run["name"] for run in manifest.learned) or "none",
-        "threads": str(manifest.threads),
-        "note": read_note(data.run.folder) or "none",
-    }
-    return values | {f"{kind} {name}": str(value) for kind, row in groups.items() for name, value in row.items()}
+    return {f"{kind} {name}": str(value) for kind, row in groups.items() for name, value in row.items()}
 
 
 # Progress.

@@ -19,12 +19,7 @@ from evo_tune.cli.help import cli_command
 from evo_tune.errors import EvoTuneError, StoreError, UsageError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from evo_tune.training.prediction.model import Model, Predictions, Writer
-
-# Seconds between two lines of progress in a terminal.
-PROGRESS_SECONDS = 1.0
+    from evo_tune.training.prediction.model import Model
 
 # Most rows in the JSON on standard output.
 MAX_JSON_ROWS = 10_000
@@ -121,13 +116,18 @@ def _predict(model: Model, data: str, output: Path | None, keep: list[str], outp
     began, predictions = time.monotonic(), model.predictions(data, keep)
     rows: list[dict[str, Any]] | None = [] if output_format == "json" and output is None else None
     with Writer(output).keep_complete() as writer:
-        for frame in _with_progress(predictions, writer):
-            if rows is None:
-                writer.write(frame)
-            elif len(rows) + len(frame) > MAX_JSON_ROWS:
-                raise UsageError(f"INPUT has more than {MAX_JSON_ROWS} rows: give --output FILE as well")
-            else:
-                rows += plain_rows(frame)
+        try:
+            for frame in predictions:
+                if rows is None:
+                    writer.write(frame)
+                elif len(rows) + len(frame) > MAX_JSON_ROWS:
+                    raise UsageError(f"INPUT has more than {MAX_JSON_ROWS} rows: give --output FILE as well")
+                else:
+                    rows += plain_rows(frame)
+        except EvoTuneError as error:
+            if not writer.rows or writer.part is None:
+                raise
+            raise StoreError(f"{error}; {writer.part} has the first {writer.rows} predictions") from None
         metrics = predictions.metrics
     shared.echo(*predictions.remarks, err=True)
     if output_format == "json":
@@ -145,22 +145,6 @@ def _print_json(model: Model, rows: int, **results: Any) -> None:
     from evo_tune.cli.formats import Predicted
 
     shared.print_json(Predicted(model=str(model.folder), task=model.task, rows=rows, **results))
-
-
-def _with_progress(predictions: Predictions, writer: Writer) -> Iterator[pd.DataFrame]:
-    """Yield the parts; in a terminal, print the progress now and then. An error says what is written already."""
-    began = last_line_time = time.monotonic()
-    try:
-        for frame in predictions:
-            yield frame
-            now, rows = time.monotonic(), predictions.rows
-            if sys.stderr.isatty() and now - last_line_time >= PROGRESS_SECONDS:
-                last_line_time = now
-                shared.echo(f"{rows} predictions, {rows / (now - began):.0f} a second", err=True)
-    except EvoTuneError as error:
-        if not writer.rows or writer.part is None:
-            raise
-        raise StoreError(f"{error}; {writer.part} has the first {writer.rows} predictions") from None
 
 
 def _write_text(model: Model, prompt: str, sampling: dict[str, Any], output_format: str) -> None:

@@ -249,24 +249,19 @@ class ProgressContext(Context):
         super().__init__(objectives=[objective], **fields)
         self._metric, self._err = objective.metric, err
         self._expected = expected  # from the beginning, with the time that libraries take to load
-        self._first_report: tuple[float, float] | None = None  # its share, and its seconds
         self._began = self._next_line = time.monotonic()
 
     def report_all(self, fraction: float, metrics: Mapping[str, float], decayed: bool | None = None) -> None:
         super().report_all(fraction, metrics, decayed)
         elapsed = time.monotonic() - self._began
-        if self._first_report is None:  # by the prediction, later by the pace since the first report
-            self._first_report = fraction, elapsed
-            total = elapsed / fraction if math.isnan(self._expected) else self._expected
-        else:
-            share, seconds = self._first_report
-            total = (elapsed - seconds) / max(fraction - share, 1e-9)
-        self._expected = elapsed + (1.0 - fraction) * total
         if self._began + elapsed < self._next_line:
             return
         self._next_line = self._began + elapsed + PROGRESS_EVERY
         value = f"  {self._metric} {shared.show_value(metrics[self._metric])}" if self._metric in metrics else ""
-        remaining = self._expected - elapsed
+        # By the prediction, later by the pace so far.
+        remaining = (
+            self._expected - elapsed if elapsed < 0.1 * self._expected else elapsed * (1.0 / max(fraction, 1e-9) - 1.0)
+        )
         remaining_text = f", about {shared.show_seconds(remaining)} left" if remaining > 0.5 else ""
         shared.echo(f"{fraction:>5.0%}{value}  {shared.show_seconds(elapsed)}{remaining_text}", err=self._err)
 
