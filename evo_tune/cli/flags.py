@@ -308,9 +308,7 @@ def _genomes_of_json(flag: str, path: Path) -> list[dict[str, Any]]:
     for number, row in enumerate(data if isinstance(data, list) else [data], 1):
         genome = row.get("genome", row) if isinstance(row, dict) else row
         if not isinstance(genome, dict):
-            raise UsageError(
-                f"{flag} {path}, row {number}: {one_line(repr(genome), 60)} is no genome: expected an object of "
-                "gene names to values"
-            )
+            shown, expected = one_line(repr(genome), 60), "expected an object of gene names to values"
+            raise UsageError(f"{flag} {path}, row {number}: {shown} is no genome: {expected}")
         genomes.append(genome)
     return genomes

@@ -243,15 +243,12 @@ def normalise_declaration(option: Option) -> Option:
     elif isinstance(default, float):
         default = float(default)  # numpy's floats are floats too
     if default is not MISSING and type(default) not in TYPES:
-        raise OptionError(
-            f"option {option.name}: its default is of type {type(default).__name__}: expected a number, text, bool, "
-            "None or Path; make the rest of it inside"
-        )
+        expected = "expected a number, text, bool, None or Path; make the rest of it inside"
+        raise OptionError(f"option {option.name}: its default is of type {type(default).__name__}: {expected}")
     if not _is_known(option.type):
-        raise OptionError(
-            f"option {option.name}: its type {type_in_words(option.type)} is none that can be typed: expected bool, "
-            "int, float, str, Path, Literal[…], or several of them with |"
-        )
+        problem = f"its type {type_in_words(option.type)} is none that can be typed"
+        expected = "expected bool, int, float, str, Path, Literal[…], or several of them with |"
+        raise OptionError(f"option {option.name}: {problem}: {expected}")
     return dataclasses.replace(option, default=default)
 
 

@@ -254,10 +254,8 @@ def read_manifest(folder: Path) -> Manifest:
         cause = one_line(f"{type(error).__name__}: {error}")
         raise StoreError(f"{path} is damaged ({cause}); restore it from a copy") from None
     cause = "an unreleased format" if written is None else f"format {one_line(repr(written), 60)}"
-    raise StoreError(
-        f"{path} is of {cause}, and this version of evo-tune reads format {FORMAT} only: begin a new run, or use the "
-        "version of evo-tune that wrote it"
-    )
+    remedy = "begin a new run, or use the version of evo-tune that wrote it"
+    raise StoreError(f"{path} is of {cause}, and this version of evo-tune reads format {FORMAT} only: {remedy}")
 
 
 def _manifest(fields: dict[str, Any]) -> Manifest:

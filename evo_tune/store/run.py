@@ -667,10 +667,8 @@ def copy_results(run: Run, objective: Objective) -> Learned:
     """
     trials = [trial for trial in run.ranked() if objective.metric in trial.outcome.metrics]
     if len(trials) < 2:
-        raise UsageError(
-            f"--learn-from {run.name}: it has {len(trials)} trainings in full with the metric {objective.metric!r}: "
-            "expected 2 or more; leave it out, or learn from another run"
-        )
+        few = f"it has {len(trials)} trainings in full with the metric {objective.metric!r}: expected 2 or more"
+        raise UsageError(f"--learn-from {run.name}: {few}; leave it out, or learn from another run")
     trials.sort(key=lambda trial: objective.loss(trial.outcome.metrics))
     if len(trials) > MOST_LEARNED:
         half, step = MOST_LEARNED // 2, (len(trials) - MOST_LEARNED // 2) / (MOST_LEARNED // 2)

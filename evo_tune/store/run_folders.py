@@ -141,10 +141,8 @@ def open_locked_journal(folder: Path, make: bool = False) -> Journal:
     try:
         journal.claim(make)
     except BlockingIOError:
-        raise StoreError(
-            f"{folder} is in use by another process: wait for it or stop it, or continue a copy "
-            f"(evo-tune resume {run_reference(folder)} --as NAME)"
-        ) from None
+        copy = f"or continue a copy (evo-tune resume {run_reference(folder)} --as NAME)"
+        raise StoreError(f"{folder} is in use by another process: wait for it or stop it, {copy}") from None
     except FileNotFoundError:
         raise StoreError(missing_journal_message(folder)) from None
     except OSError as error:

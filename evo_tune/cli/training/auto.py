@@ -139,11 +139,9 @@ def _table_task(path: Path, data: str, target: str | None, lines: bool, header: 
     numbers = [name for name in names if NUMBER.fullmatch(name)]
     if path.suffix == ".csv" and 3 * len(numbers) >= len(names):
         shown = one_line(", ".join(names), 60)
-        shared.echo(
-            f"Warning: the first line of {data} looks like data, not like names of columns ({shown}): "
-            "if so, give -o header=none: the columns are then column1, column2, …",
-            err=True,
-        )
+        remedy = "if so, give -o header=none: the columns are then column1, column2, …"
+        names_text = f"looks like data, not like names of columns ({shown})"
+        shared.echo(f"Warning: the first line of {data} {names_text}: {remedy}", err=True)
     targets = [target] if target in names else (target or "").split(",")
     if not lines and {*targets} <= {*names, ""} and (series := _series_task(frame, data, target)) is not None:
         return series

@@ -115,10 +115,8 @@ def plan_scale_search(
         OptionError: The evaluator transfers no recipe to another size, or the width does not suit its heads.
     """
     if not hasattr(plugin.module, "transfer") or not {"param", "size", "tokens"} <= plugin.options.keys():
-        raise OptionError(
-            f"--for-scale: evaluator {plugin.name} has no transfer(genome, target, options), or no options param, size "
-            "and tokens; language_model has all"
-        )
+        missing = "no transfer(genome, target, options), or no options param, size and tokens; language_model has all"
+        raise OptionError(f"--for-scale: evaluator {plugin.name} has {missing}")
     if options.get("seconds"):
         raise OptionError("--for-scale: expected no -o seconds=: give --hours, or -o tokens= or -o flops=")
     target = target_training(target_size, plugin, options)
@@ -168,10 +166,8 @@ def target_training(target_size: TargetSize, plugin: Evaluator, options: Options
     head = int(options.get("base_head") or default_head_dim(target_size.width))
     if target_size.width % head:
         nearest_width = max(1, round(target_size.width / head)) * head
-        raise OptionError(
-            f"--for-scale {target_size.depth}x{target_size.width}: expected a width that is a multiple of {head}, as a "
-            f"head has: {target_size.depth}x{nearest_width}"
-        )
+        expected = f"expected a width that is a multiple of {head}, as a head has: {target_size.depth}x{nearest_width}"
+        raise OptionError(f"--for-scale {target_size.depth}x{target_size.width}: {expected}")
     tokens = target_size.tokens or PER_WEIGHT * 12 * target_size.depth * target_size.width**2
     context = int(options.get("context") or default_context_and_batch(tokens)[0])
     return LargeTraining(width=target_size.width, depth=target_size.depth, tokens=tokens, context=context, head=head)
@@ -214,10 +210,8 @@ def _search_at_given_size(target: LargeTraining, plugin: Evaluator, options: Opt
     head = int(bound.options["base_head"] or width // int(default["heads"]))
     wider = second_width(width, head)
     if target.width < wider or target.depth < depth or target.width % head:
-        raise OptionError(
-            f"--for-scale {target.depth}x{target.width}: expected at least the search's own {depth}x{wider}, and a "
-            f"multiple of {head}, as a head has; leave out -o size="
-        )
+        expected = f"expected at least the search's own {depth}x{wider}, and a multiple of {head}, as a head has"
+        raise OptionError(f"--for-scale {target.depth}x{target.width}: {expected}; leave out -o size=")
     fixed = {
         name: Choice((default[name] if value is None else value,))
         for name, value in UNTRANSFERABLE.items()
@@ -327,10 +321,8 @@ def scale_run(
     if batch_gene is not None and batch_gene.size != 1:
         low, high = batch_gene.decode(0.0), batch_gene.decode(1.0)  # of the range as the run widened it
         if trial.genome["batch"] in (low, high):
-            recipe.remarks.append(
-                f"batch {trial.genome['batch']} is at an end of its range, {low} to {high}: the best one may be "
-                f"beyond; widen it with `evo-tune resume --gene batch=…`, or give --batch"
-            )
+            remedy = "the best one may be beyond; widen it with `evo-tune resume --gene batch=…`, or give --batch"
+            recipe.remarks.append(f"batch {trial.genome['batch']} is at an end of its range, {low} to {high}: {remedy}")
     target, metric = recipe.target, run.objectives[0].metric
     is_own_size = target.parameters == recipe.found.parameters and target.tokens == recipe.found.tokens
     seconds, speed = target_duration(trial, target, target_request)

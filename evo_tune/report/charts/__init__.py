@@ -37,7 +37,6 @@ Spec: TypeAlias = dict[str, Any]
 class Color:
     """Colours with a meaning."""
 
-    OTHERS = "#56B4E9"
     BEST = "#D55E00"
     DEFAULT = "#8a8f98"
     PRUNED = "#CC79A7"
@@ -223,11 +222,6 @@ def gene_positions(gene: Gene, values: Iterable[Value]) -> list[float]:
     # The type tells True from 1, and 1 from 1.0.
     positions = {(type(value), value): float(index) for index, value in enumerate(gene.values)}
     return [positions[type(value), value] for value in values]
-
-
-def time_unit(longest: float) -> tuple[float, str]:
-    """Return the unit for a time axis that reaches so many seconds: its length in seconds, and its name."""
-    return (3600.0, "hours") if longest >= 7200 else (60.0, "minutes") if longest >= 120 else (1.0, "seconds")
 
 
 # Traces. Their names are already escaped; in a hover text, %{customdata} is the id of a mark's trial.

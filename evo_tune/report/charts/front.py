@@ -67,8 +67,7 @@ def part(data: RunData) -> Part | None:
         rows.append({"trial": trial.id, **values, **genome})
     return Part(
         "Pareto front",
-        "No trial is better than one on the front in every objective. Where the front bends, a small loss in one "
-        "objective gains much in the other.",
+        "No trial is better than one on the front in every objective.",
         figures,
         rows=rows,
         rows_title="The front",

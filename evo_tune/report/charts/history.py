@@ -75,7 +75,8 @@ def draw(data: RunData | Sequence[RunData], by: By = "evaluations") -> Spec | No
         return None
     unit, title, first = 1.0, TITLES[by], runs[0]
     if by == "time":
-        unit, name = charts.time_unit(max(float(history.x[-1]) for history in histories if len(history.x)))
+        longest = max(float(history.x[-1]) for history in histories if len(history.x))
+        unit, name = (3600.0, "hours") if longest >= 7200 else (60.0, "minutes")
         title = f"{name} of work"
     traces = []
     for number, (run, history) in enumerate(zip(runs, histories, strict=True)):

@@ -39,10 +39,9 @@ def part(data: RunData) -> Part | None:
         return None
     return Part(
         "What mattered",
-        "The share of the variance of predicted results that a gene explains alone, over the whole space (functional "
-        f"ANOVA of a forest). It is {data.importance_model.anova_shares.sum(axis=1).mean():.0%} in all; the rest comes "
-        "from combinations of genes. A bar is an 80 % interval over bootstraps; where bars overlap, the order of two "
-        "genes is uncertain.",
+        "The share of the variance of predicted results that a gene explains alone (functional ANOVA of a forest). It "
+        f"is {data.importance_model.anova_shares.sum(axis=1).mean():.0%} in all; the rest comes from combinations of "
+        "genes. A bar is an 80 % interval over bootstraps.",
         [CaptionedFigure(importances)],
         rows=[
             {"gene": name, "share": f"{mean:.0%} ({low:.0%} to {high:.0%})"}

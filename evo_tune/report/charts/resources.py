@@ -86,8 +86,7 @@ def part(data: RunData) -> Part | None:
         return None
     return Part(
         "Cost",
-        "Each point is a full training. The line is the front: no cheaper training is as good. Where it is flat, a "
-        "higher cost gains nothing.",
+        "Each point is a full training. The line is the front: no cheaper training is as good.",
         figures,
         note=charts.omission_note(charts.MOST_MARKS, len(data.ranked_trials), "results"),
     )

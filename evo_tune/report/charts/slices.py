@@ -74,10 +74,8 @@ def part(data: RunData) -> Part | None:
     if data.importance_model is None:
         explanation += " The best genome is orange. A model needs 20 results or more."
     else:
-        explanation += (
-            " The line is the prediction of a forest as only this gene varies from the best genome (orange). The band "
-            "is its 80 % interval over bootstraps: where it is wide, little is known."
-        )
+        explanation += " The line is a forest's prediction as only this gene varies from the best genome (orange); the "
+        explanation += "band is its 80 % interval."
     note = charts.omission_note(MOST, len(data.ranked_trials), "results")
     if len(genes) > MOST_GENES:
         note += f" The {MOST_GENES} most important of {len(genes)} genes are shown."
