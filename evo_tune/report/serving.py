@@ -18,7 +18,7 @@ from msgspec import structs
 
 from evo_tune.errors import EvoTuneError, UsageError, explain_error, require_extra
 from evo_tune.report import charts
-from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, as_json, next_steps
+from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, as_json
 from evo_tune.report.charts.curves import HOVER, curve_metric, curves
 from evo_tune.report.data import ListedRun, run_row
 from evo_tune.report.page import (
@@ -32,7 +32,7 @@ from evo_tune.report.page import (
     templates,
 )
 from evo_tune.report.run_data import RunData, TrainingCommand
-from evo_tune.report.summary import present_beat, results_in_words
+from evo_tune.report.summary import present_beat, results_in_words, state_in_words
 from evo_tune.store.heartbeat import Beat, Curve, running_curves
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
@@ -79,18 +79,9 @@ def current_part(data: RunData) -> tuple[str, Part]:
         explanation += "progress."
     caption = f"{metric}: running trainings beside the best so far"
     figures = [] if figure is None else [CaptionedFigure(figure, caption)]
-    return state(data, beat), Part("Now", explanation, figures, latest_results, (), rows, "Slots", rows_open=True)
-
-
-def state(data: RunData, beat: Beat | None) -> str:
-    """Return in one line what a run is doing."""
-    run = data.run
-    progress = results_in_words(run)
-    if run.ended is not None:
-        return f"Ended: {run.ended}. {progress}."
-    if beat is None or not beat.alive:
-        return f"Not running now. {progress}; the last event was {show_seconds(time.time() - run.last_event)} ago."
-    return f"Running. {progress}."
+    state = state_in_words(data.run, beat)
+    line = f"{state[:1].upper()}{state[1:]}. {results_in_words(data.run)}."
+    return line, Part("Now", explanation, figures, latest_results, (), rows, "Slots", rows_open=True)
 
 
 def _slot_rows(data: RunData, beat: Beat, running: Mapping[int, Curve], metric: str) -> list[dict[str, Any]]:
@@ -166,9 +157,7 @@ class LiveReport:
             beat, parts = present_beat(self.data.run), {"now": part, **self._parts}
             if beat is None or not beat.alive:
                 return self._version, line, parts
-            if (advice := next_steps.part(self.data, running=True)) is not None:
-                return f"{self._version}-running", line, {**parts, "next_steps": advice}
-            parts.pop("next_steps", None)
+            parts.pop("next_steps", None)  # it advises to continue
             return f"{self._version}-running", line, parts
 
     def page(self) -> str:

@@ -4,6 +4,7 @@ Pure functions of a run. They print nothing, load no evaluator and train nothing
 """
 
 import math
+import platform
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from evo_tune.store.heartbeat import Beat, last_beat
 from evo_tune.store.run import Run, Widening
 from evo_tune.store.run_folders import TRIALS, run_reference
 from evo_tune.store.table import read_comparison
-from evo_tune.text import escape_unprintable, one_line, show_decimals, show_error, show_value, with_plural
+from evo_tune.text import escape_unprintable, one_line, show_decimals, show_error, show_seconds, show_value, with_plural
 
 # Units of metrics that depend on the machine.
 TIMES = ("s", "ms", "1/s", "tokens/s")
@@ -194,6 +195,20 @@ def results_in_words(run: Run) -> str:
 def present_beat(run: Run) -> Beat | None:
     """Return the last heartbeat of a run that has not ended; None without one."""
     return None if run.ended is not None else last_beat(run.folder, run.outcomes)
+
+
+def state_in_words(run: Run, beat: Beat | None) -> str:
+    """Return whether a run is running, has ended or was killed; `beat` is its last sign of life, None without one."""
+    if run.ended is not None:
+        return f"ended: {run.ended}"
+    resume = f"`evo-tune resume {run_reference(run.folder)}` continues it"
+    if beat is None:
+        return f"not running, although it has not ended; {resume}"
+    last = f"last sign of life {show_seconds(beat.age)} ago on {beat.host}, process {beat.pid}"
+    if beat.alive:
+        return f"running ({last})"
+    by_hand = "" if beat.slots or beat.host == platform.node() else ", or a program drives it and is busy"
+    return f"killed, or its machine cannot be reached{by_hand} ({last}); if it was killed, {resume}"
 
 
 def flag_to_continue(run: Run) -> str:

@@ -94,7 +94,7 @@ def test_the_page_follows_the_run(run: Path, address: str, made: Made, browse: O
     opened = browse(address, before=impatient)
     page = opened.page
     before = opened.marks("history-0")
-    assert "Not running now" in page.locator("#state").inner_text()
+    assert "Not running" in page.locator("#state").inner_text()
     lines = (made().folder / "_journal.jsonl").read_bytes().splitlines(keepends=True)
     with (run / "_journal.jsonl").open("ab") as journal:
         journal.write(b"".join(lines[160:]))

@@ -10,7 +10,6 @@ from evo_tune.cli.help import cli_command
 
 if TYPE_CHECKING:
     from evo_tune.cli.output import RunStatus
-    from evo_tune.store.heartbeat import Beat
     from evo_tune.store.run import Run
 
 
@@ -26,7 +25,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
     from evo_tune.cli.output import RunStatus
     from evo_tune.loop.slots import forecast_session
     from evo_tune.report.data import trial_summary
-    from evo_tune.report.summary import present_beat, pruning_savings
+    from evo_tune.report.summary import present_beat, pruning_savings, state_in_words
     from evo_tune.store.inbox import waiting_files
 
     saved = shared.open_run(run, store)
@@ -37,7 +36,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
     run_forecast = forecast_session(saved.manifest, saved.session, len(slots), run=saved) if running and slots else None
     status = RunStatus(
         run=saved.name,
-        state=_state(saved, beat),
+        state=state_in_words(saved, beat),
         running=running,
         proposed=len(saved.candidates),
         results=len(statuses),
@@ -93,21 +92,3 @@ def _print_status(status: RunStatus, run: Run, age: float) -> None:
         row = {"slot": slot.slot, "device": slot.device, "work": slot.work or "none"}
         rows.append({**row, "for": shared.show_seconds(slot.seconds + age), "memory": memory})
     shared.print_rows(rows, "table")
-
-
-def _state(saved: Run, beat: Beat | None) -> str:
-    """Return in words whether a run is running, has ended or was killed."""
-    import platform
-
-    from evo_tune.store.run_folders import run_reference
-
-    if saved.ended is not None:
-        return f"ended: {saved.ended}"
-    resume = f"`evo-tune resume {run_reference(saved.folder)}` continues it"
-    if beat is None:
-        return f"not running, although it has not ended; {resume}"
-    last = f"last sign of life {shared.show_seconds(beat.age)} ago on {beat.host}, process {beat.pid}"
-    if beat.alive:
-        return f"running ({last})"
-    by_hand = "" if beat.slots or beat.host == platform.node() else ", or a program drives it and is busy"
-    return f"killed, or its machine cannot be reached{by_hand} ({last}); if it was killed, {resume}"

@@ -49,9 +49,9 @@ class AtEnd:
     wider: str
 
 
-def part(data: RunData, running: bool = False) -> Part | None:
+def part(data: RunData) -> Part | None:
     """Return the part; None without a recommendation."""
-    commands = advice(data, running)
+    commands = advice(data)
     explanation = "Based on counts in this run, the most useful first."
     return Part("What to do next", explanation, commands=commands) if commands else None
 
