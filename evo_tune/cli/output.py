@@ -377,7 +377,11 @@ class EventStream:
             self._best = leader.id
             metric = run.objectives[0].metric
             yield NewBest(id=leader.id, metric=metric, value=leader.outcome.metrics[metric])
-        yield from self._comparison_events(run)
+        for result in run.fresh[self._fresh_count :]:
+            self._fresh_count += 1
+            trial = result.trial
+            if trial.key == run.trial(trial.id).key:  # else it is without a patch
+                yield Fresh(id=trial.id, seed=trial.candidate.seed, **vars(trial.outcome))
         if search.stopping and not self._is_stopping:
             self._is_stopping = True
             yield Stopping()
@@ -386,10 +390,3 @@ class EventStream:
         for id in ids[self._results :]:
             self._results += 1
             yield Result(id=id, **vars(run.outcomes[id]))
-
-    def _comparison_events(self, run: Run) -> Iterator[Fresh]:
-        for result in run.fresh[self._fresh_count :]:
-            self._fresh_count += 1
-            trial = result.trial
-            if trial.key == run.trial(trial.id).key:  # else it is without a patch
-                yield Fresh(id=trial.id, seed=trial.candidate.seed, **vars(trial.outcome))

@@ -211,9 +211,10 @@ def _summary_lines(
         yield f"the default genome does not satisfy {constraints}, so the comparison with it is not fair"
     yield report.verdict(result)
     yield from report.patch_verdicts(result.comparison)
-    if genome_count := report.genomes_of_one_value(run):
+    trials = run.ranked()  # one of each genome
+    if len(trials) >= 3 and len({trial.losses for trial in trials}) == 1:
         remedy = "check that the training uses the values of the genes"
-        yield f"all {genome_count} genomes have the same {result.metric}: {remedy}"
+        yield f"all {len(trials)} genomes have the same {result.metric}: {remedy}"
     has_ended = run.ended not in (None, "interrupted")
     if result.best is None and not result.partial:
         yield from _failure_lines(run, has_ended, needed)

@@ -171,7 +171,8 @@ def forecast_run(
     # The more genomes the run has trained, the more their own cost counts.
     cost = (cost * manifest.population + finished_cost) / (manifest.population + finished_genomes)
     more_genomes = max_genomes > finished_genomes or has_pending
-    patches = _patch_count(manifest, run)
+    records = [] if manifest.patched is UNSET else manifest.patched.patches
+    patches = len(records if run is None else run.patches)
     shortest, longest = comparison_seconds(session, training_seconds, slots, patches)
     if run is not None:
         shortest, longest = _remaining_comparison(run, (shortest, longest), training_seconds / slots, more_genomes)
@@ -240,13 +241,6 @@ def _remaining_comparison(
             return 0.0, 0.0
     shortest, longest = (max(0.0, seconds - saved * len(read_comparison(run))) for seconds in whole)
     return shortest, longest
-
-
-def _patch_count(manifest: Manifest, run: Run | None) -> int:
-    """Return the number of patches of a run, before and after it begins."""
-    if run is not None:
-        return len(run.patches)
-    return 0 if manifest.patched is UNSET else len(manifest.patched.patches)
 
 
 def _seconds_between_trainings(run: Run) -> float:

@@ -158,12 +158,6 @@ def pareto_front(run: Run) -> list[Trial]:
     return list(front.values())
 
 
-def genomes_of_one_value(run: Run) -> int:
-    """Return the number of genomes with a value if there are at least three, all with the same values; otherwise 0."""
-    trials = run.ranked()  # one of each genome
-    return len(trials) if len(trials) >= 3 and len({trial.losses for trial in trials}) == 1 else 0
-
-
 # Counts and costs.
 
 

@@ -160,16 +160,13 @@ class Journal:
                             raise StoreError(invalid_line_message(self.path, number, error)) from None
                         yield parsed_event
                     elif line.endswith(b"\r\n") and unseal_line(line[:-2]) is not None:
-                        raise StoreError(
-                            f"{self.path}: line {number} ends with a carriage return, as editors for Windows write it: "
-                            f"remove them from all lines with `sed -i 's/\\r$//' {self.path.name}` in its folder; "
-                            "then resume"
-                        )
+                        problem = "ends with a carriage return, as editors for Windows write it"
+                        remedy = f"remove them from all lines with `sed -i 's/\\r$//' {self.path.name}` in its folder"
+                        raise StoreError(f"{self.path}: line {number} {problem}: {remedy}; then resume")
                     elif is_ended or _contains_event(line):
-                        raise StoreError(
-                            f"{self.path}: line {number} is damaged (its checksum does not match): restore the file "
-                            f"from a copy, remove the line if another program wrote it{keep}; then resume"
-                        )
+                        problem = f"{self.path}: line {number} is damaged (its checksum does not match)"
+                        remedy = f"restore the file from a copy, remove the line if another program wrote it{keep}"
+                        raise StoreError(f"{problem}: {remedy}; then resume")
                     else:
                         self._torn = len(line)
         except FileNotFoundError:
@@ -303,10 +300,9 @@ class Journal:
                 f"{self.path} has a second name (a hard link) now: remove the other name, then `evo-tune resume`"
             )
         if status.st_size != size:
-            raise StoreError(
-                f"{self.path} was changed by another program while the run wrote it: it has {status.st_size} bytes, "
-                f"expected {size}; stop that program, then `evo-tune resume`, which names the damaged line"
-            )
+            problem = f"it has {status.st_size} bytes, expected {size}"
+            remedy = "stop that program, then `evo-tune resume`, which names the damaged line"
+            raise StoreError(f"{self.path} was changed by another program while the run wrote it: {problem}; {remedy}")
 
     def _undo_append(self, data: bytes) -> None:
         """Remove the written part of these lines; if that fails too, the next append cuts it off."""

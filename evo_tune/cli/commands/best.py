@@ -39,10 +39,9 @@ def command(run: str | None, store: str, output_format: str) -> None:
         _print_one(saved, best)
         return
     metrics = [objective.metric for objective in saved.objectives]
-    rows = [
-        {"trial": trial.id, **{name: trial.outcome.metrics[name] for name in metrics}, **trial.genome}
-        for trial in trials
-    ]
+    rows = []
+    for trial in trials:
+        rows.append({"trial": trial.id, **{name: trial.outcome.metrics[name] for name in metrics}, **trial.genome})
     shared.print_rows(rows, output_format, f"Pareto front of {saved.name}")
 
 

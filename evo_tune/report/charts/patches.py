@@ -79,9 +79,8 @@ def rows(data: RunData) -> list[dict[str, Any]]:
             if name == "seconds" or math.isfinite(cost)
         }
         own = [name for name, gene in run.genes.items() if patch.gene in dict(gene.when or ())]
-        row["values"] = (
-            " ".join(f"{name}={show_value(best.genome[name])}" for name in own) if is_in_best and best else ""
-        )
+        values = [f"{name}={show_value(best.genome[name])}" for name in own] if is_in_best and best else []
+        row["values"] = " ".join(values)
         table.append({**row, "trials with": len(on), "trials without": len(data.trials) - len(on)})
     names = list(dict.fromkeys(name for row in table for name in row))
     return [{name: row.get(name, "-") for name in names} for row in table]
@@ -102,9 +101,7 @@ def part(data: RunData) -> Part | None:
     if not data.run.patches:
         return None
     pairs = draw(data)
-    caption = (
-        "Gain by each patch alone (diagonal) and by each pair beyond that, by a linear model of all full trainings."
-    )
+    caption = "Gain by each patch alone (diagonal) and by each pair beyond that, by a linear model of full trainings."
     return Part(
         "Patches",
         "Effect: by how much the best genome is worse without the patch, on seeds that it shares, with its standard "
