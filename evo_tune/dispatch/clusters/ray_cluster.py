@@ -132,22 +132,6 @@ def _to_itself(ray: Any) -> Iterator[None]:
         warnings.warn(f"this version of Ray can be reached from other machines, at {address}", stacklevel=2)
 
 
-@contextlib.contextmanager
-def _without_collections() -> Iterator[None]:
-    """Free garbage now, and none in this block.
-
-    If another thread frees a reference of Ray while Ray ends, Ray ends this process with status 1.
-    """
-    was_enabled = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 # Seconds between two checks of the cluster.
 LOOK_EVERY = 1.0
 
@@ -310,8 +294,15 @@ class RayEngine(Engine["RaySeat"]):
         for seat in (*self._parked, *self._free):
             seat.end()
         if self._mine and self.connected:
-            with _without_collections():
+            # If another thread frees a reference of Ray while Ray ends, Ray ends this process with status 1.
+            was_enabled = gc.isenabled()
+            gc.collect()
+            gc.disable()
+            try:
                 self.ray.shutdown()
+            finally:
+                if was_enabled:
+                    gc.enable()
         elif self._mine:  # shutdown may wait for the lost head; Ray's processes end by themselves
             atexit.unregister(self.ray.shutdown)
             ending = threading.Thread(target=self.ray.shutdown, name="ray shutdown", daemon=True)
