@@ -463,7 +463,8 @@ def test_a_metric_in_two_folders_must_be_chosen(tmp_path: Path) -> None:
     for name, value in (("train", 1.0), ("validation", 2.0)):
         (tmp_path / "files" / name).mkdir(parents=True)
         (tmp_path / "files" / name / "events.out.tfevents.1").write_bytes(event(5, epoch_loss=value))
-    code = f"import shutil; shutil.copytree({str(tmp_path / 'files')!r}, FOLDER + '/logs')"
+    code = f"import os, shutil; shutil.copytree({str(tmp_path / 'files')!r}, FOLDER + '/part')"
+    code += "; os.rename(FOLDER + '/part', FOLDER + '/logs')"  # at once: the first file that is read is kept
     objectives = [Minimize("epoch_loss")]
     with pytest.raises(Ended, match=r"train and validation: add --metric epoch_loss=validation/epoch_loss"):
         run(tmp_path, code, "{folder}/logs", objectives=objectives)
