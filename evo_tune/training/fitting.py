@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from evo_tune.plugins.context import Context
 from evo_tune.training.evaluation import Errors, Scores
 from evo_tune.training.hardware.device import MicroBatch, reproducible, seed_for
-from evo_tune.training.models.fitted import FitRows, FittedModel, Floats
+from evo_tune.training.models.fitted import FitRows, FittedModel
 from evo_tune.training.recipe.classifying import SampleTask
 from evo_tune.training.recipe.metrics import METRICS
 from evo_tune.training.samples import ClassifierTraining, SampleTraining
@@ -32,19 +32,6 @@ LATE_SECONDS = 2.0
 
 # Most steps without an improvement, if there is patience: LightGBM is often given so many.
 LONGEST_PATIENCE = 50
-
-
-@dataclass(frozen=True)
-class FittedSteps:
-    """Steps of a fit.
-
-    Args:
-        last: The last one.
-        best: The one with the smallest validation loss.
-    """
-
-    last: int
-    best: int
 
 
 @dataclass(frozen=True)
@@ -91,9 +78,8 @@ def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context, refit: 
         outputs = model.fit(_fit_rows(task, parts.training), plan.genome, most, seed)
         if run.timing:
             return Fit(model, _time_steps(outputs, steps, run.timing, began))
-        fitted = _keep_best(model, outputs, task, steps, most)
-        last = float(fitted.last)
-        metrics = {"steps": last, "epochs": last, "samples": last * len(parts.training[0])}
+        last, best = _keep_best(model, outputs, task, steps, most)
+        metrics = {"steps": float(last), "epochs": float(last), "samples": float(last * len(parts.training[0]))}
         metrics |= {"train_loss": judge(task, model, parts.training_sample).loss}
         held_out = judge(task, model, parts.held_out)
         task.keep_predictions(ON_CPU, model, "held_out")  # of a model that has not learned from these rows
@@ -101,7 +87,7 @@ def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context, refit: 
 
         def fit_again(*learned: MicroBatch) -> FittedModel:
             again: FittedModel = plan.build(seed)
-            for _ in again.fit(_fit_rows(task, *learned), plan.genome, fitted.best, seed):
+            for _ in again.fit(_fit_rows(task, *learned), plan.genome, best, seed):
                 pass
             again.finish(again.state())
             return again
@@ -165,23 +151,19 @@ def judge(task: SampleTraining, model: FittedModel, samples: MicroBatch) -> Scor
 def _fit_rows(task: SampleTraining, *parts: MicroBatch) -> FitRows:
     """Return the rows of some parts to learn from, and those of the validation part to follow."""
     targets = torch.cat([task.training_targets(part[1]) for part in parts])
+    weights = task.plan.class_weights(task.classes or 1) if isinstance(task, ClassifierTraining) else ()
     return FitRows(
         torch.cat([part[0] for part in parts]).numpy(),
         (targets[:, 0].double() if targets.ndim > 1 else targets).numpy(),
-        _row_weights(task, targets),
+        np.array(weights)[targets.numpy()] if weights else np.ones(len(targets)),
         task.examples.held_out[0].numpy(),
     )
 
 
-def _row_weights(task: SampleTraining, targets: torch.Tensor) -> Floats:
-    """Return the weight of each training row; their mean is 1."""
-    if isinstance(task, ClassifierTraining) and (weights := task.plan.class_weights(task.classes or 1)):
-        return np.array([weights[label] for label in targets.tolist()], np.float64)
-    return np.ones(len(targets))
-
-
-def _keep_best(model: FittedModel, outputs: Iterator[Any], task: SampleTraining, steps: int, last: int) -> FittedSteps:
-    """Fit, report the learning curve, and leave the model of the best step.
+def _keep_best(
+    model: FittedModel, outputs: Iterator[Any], task: SampleTraining, steps: int, last: int
+) -> tuple[int, int]:
+    """Fit, report the learning curve, and leave the model of the best step; return the last step and the best.
 
     With patience every step is judged, otherwise those of the evaluations are.
 
@@ -215,7 +197,7 @@ def _keep_best(model: FittedModel, outputs: Iterator[Any], task: SampleTraining,
         if late or step - best_step >= most_waiting:
             break
     model.finish(model.state() if state is None else state)
-    return FittedSteps(step, best_step or step)
+    return step, best_step or step
 
 
 def _time_steps(outputs: Iterator[Any], steps: int, count: int, began: float) -> dict[str, float]:

@@ -6,7 +6,7 @@ are taken from LightGBM's `dump_model` after the training, and `forward` follows
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,33 +27,14 @@ PARAMETERS = {
     "column_share": "feature_fraction",
 }
 
-# Types of the fields of all nodes.
+# Types of the fields of a node: places of the children for rows that pass its test and for others (both those of a leaf
+# are the leaf itself), the column that is tested, the largest number that passes (NaN: some categories pass instead),
+# the value of a leaf, and whether a missing number passes.
 NODE_TYPES = {
     **dict.fromkeys(("first_child", "second_child", "feature"), torch.int32),
     **dict.fromkeys(("threshold", "value"), torch.float64),
     "missing_first": torch.bool,
 }
-
-
-@dataclass
-class Node:
-    """A node of a tree; both children of a leaf are the leaf itself.
-
-    Args:
-        first_child: Place of the child for rows that pass the test.
-        second_child: Place of the other child.
-        feature: Column that is tested.
-        threshold: Largest number that passes; NaN: some categories pass instead.
-        missing_first: Whether a missing number passes.
-        value: Value of a leaf.
-    """
-
-    first_child: int
-    second_child: int
-    feature: int = 0
-    threshold: float = 0.0
-    missing_first: bool = False
-    value: float = 0.0
 
 
 class BoostedTrees(TableModel):
@@ -139,31 +120,33 @@ class BoostedTrees(TableModel):
 
     def finish(self, state: int) -> None:
         trees = self._booster.dump_model(num_iteration=state)["tree_info"]
-        nodes: list[Node] = []
+        nodes: list[dict[str, Any]] = []
         passing: list[int] = []
         levels = 0
 
         def add(tree: dict[str, Any], level: int) -> int:
             nonlocal levels
             place, levels = len(nodes), max(levels, level)
-            nodes.append(node := Node(place, place))
+            node: dict[str, Any] = dict.fromkeys(NODE_TYPES, 0) | {"first_child": place, "second_child": place}
+            nodes.append(node)
             if "leaf_value" in tree:
-                node.value = tree["leaf_value"]
+                node["value"] = tree["leaf_value"]
                 return place
-            node.feature, node.threshold = tree["split_feature"], tree["threshold"]
+            node["feature"], node["threshold"] = tree["split_feature"], tree["threshold"]
             if tree["decision_type"] == "==":
                 passing.extend(place * self._width + int(category) for category in tree["threshold"].split("||"))
-                node.threshold = np.nan
+                node["threshold"] = np.nan
             else:  # a number that was never missing in training counts as 0 where it is
-                node.missing_first = tree["default_left"] if tree["missing_type"] == "NaN" else node.threshold >= 0.0
-            node.first_child = add(tree["left_child"], level + 1)
-            node.second_child = add(tree["right_child"], level + 1)
+                passes = tree["default_left"] if tree["missing_type"] == "NaN" else tree["threshold"] >= 0.0
+                node["missing_first"] = passes
+            node["first_child"] = add(tree["left_child"], level + 1)
+            node["second_child"] = add(tree["right_child"], level + 1)
             return place
 
         root = [add(tree["tree_structure"], 0) for tree in trees]
         self.config = replace(self.config, trees=len(root), nodes=len(nodes), passing=len(passing), levels=levels)
         self.build(self.config)
-        columns = {name: [getattr(node, name) for node in nodes] for name in NODE_TYPES}
+        columns = {name: [node[name] for node in nodes] for name in NODE_TYPES}
         for name, values in {**columns, "root": root, "passing": sorted(passing)}.items():
             buffer: Tensor = getattr(self, name)
             buffer.copy_(torch.tensor(values, dtype=buffer.dtype))
