@@ -22,11 +22,11 @@ from torch import nn
 from evo_tune.plugins.context import DETERMINISM, NOT_DETERMINISTIC, Context
 from evo_tune.training.hardware.device import be_deterministic, nondeterministic_operators
 from evo_tune.training.hardware.distributed import Ranks
-from evo_tune.training.hardware.memory import fit_pass, measure_peak_memory
+from evo_tune.training.hardware.memory import measure_peak_memory, process_memory
 from evo_tune.training.hardware.throughput import Throughput, clock_for, mfu, peak_flops
 from evo_tune.training.optim.losses import Loss
 from evo_tune.training.optim.watching import EarlyStopping
-from evo_tune.training.recipe.hardware.memory import Memory
+from evo_tune.training.recipe.hardware.memory import Memory, largest_pass
 from evo_tune.training.recipe.metrics import metric_values, names_on_test_set
 from evo_tune.training.recipe.optim.schedule import ForkedSchedule
 from evo_tune.training.stepping.feeding import Source
@@ -152,7 +152,7 @@ class Task(ABC):
         memory, per_process = self.pass_memory(model), self.share_of(phase)
         if memory is None:  # the trainer halves a pass that does not fit
             return StepSplit(per_process)
-        return StepSplit(fit_pass(memory, per_process, self.run.device, sharing=self.processes))
+        return StepSplit(largest_pass(memory, per_process, process_memory(self.run.device, self.processes)))
 
     def predict_peak_memory(self, trainer: Trainer, largest: int) -> float | None:
         """Return the predicted peak memory of a training in bytes; None: no formula has it.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from evo_tune.options.declare import check_name
-from evo_tune.training.recipe.hardware.memory import Fit, Memory, fit_memory, largest_pass
+from evo_tune.training.recipe.hardware.memory import Fit, fit_memory
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
 
 # Files with a container's limit, under cgroup v2 and v1.
@@ -83,27 +83,12 @@ def fit_device(config: GPTConfig, batch: int, device: torch.device | str, *, sha
         RecipeError: A field is out of its range, or not even one sequence fits.
     """
     kind = "cuda" if torch.device(device).type == "cuda" else "cpu"
-    return fit_memory(config, batch, _capacity(device, sharing), device=kind, **options)
+    return fit_memory(config, batch, process_memory(device, sharing), device=kind, **options)
 
 
-def _capacity(device: torch.device | str, sharing: int) -> float:
-    """Return the memory of a process in bytes; infinite if torch cannot report it."""
+def process_memory(device: torch.device | str, sharing: int) -> float:
+    """Return the memory of one of the processes that share a device, in bytes; infinite if torch cannot report it."""
     kind = torch.device(device).type
     if kind not in ("cpu", "cuda"):
         return math.inf
     return device_memory(device) / (sharing if kind == "cpu" else 1)
-
-
-def fit_pass(memory: Callable[[int], Memory], batch: int, device: torch.device | str, *, sharing: int = 1) -> int:
-    """Return the samples of the largest pass, by halving a batch, that takes at most 90% of a device's memory.
-
-    Args:
-        memory: Function that predicts the memory of a number of samples.
-        batch: Samples in a step of one process.
-        device: Device of the training. If torch cannot report its memory (such as 'mps'), the batch is one pass.
-        sharing: Processes of this training on this machine, which share a CPU's memory.
-
-    Raises:
-        RecipeError: Not even one sample fits.
-    """
-    return largest_pass(memory, batch, _capacity(device, sharing))

@@ -256,13 +256,9 @@ def _covariate_scales(series: Sequence[Series], ends: NDArray[np.int64], names: 
 
 def _find_cuts(series: Sequence[Series], horizon: int, validation: float, test: float) -> tuple[int, int]:
     """Return the positions on the grid at which validation and test part begin; see `split_series`."""
-    begins = np.array([single.first for single in series])
-    lengths = np.array([len(single) for single in series])
-    start, mean_length = int(begins.min()), lengths.mean()
-    changes = np.zeros(int((begins + lengths).max()) - start + 1, np.int64)
-    np.add.at(changes, begins - start, 1)
-    np.add.at(changes, begins + lengths - start, -1)
-    following = np.cumsum(np.cumsum(changes)[::-1])[::-1]  # number of values at each position or later
+    positions = np.concatenate([single.first + np.arange(len(single)) for single in series])
+    start, mean_length = int(positions.min()), len(positions) / len(series)
+    following = np.cumsum(np.bincount(positions - start)[::-1])[::-1]  # number of values at each position or later
 
     def latest(wanted: int) -> int:
         return max(0, int(np.count_nonzero(following >= wanted)) - 1)

@@ -130,6 +130,8 @@ class SeriesFormat:
         Raises:
             OptionError: A time is not on the grid, two have the same position, or too many values are missing.
         """
+        import pandas as pd
+
         present = np.flatnonzero(~np.isnan(values[:, 0]))
         if not len(present):
             return Series(name, 0, np.empty(0), np.empty(0, bool))
@@ -138,7 +140,8 @@ class SeriesFormat:
         positions = self.grid.positions(times, self.time, self.averaged)
         last = int(positions[present[-1] - present[0]])
         if self.averaged:
-            positions, values = _means(positions, values)
+            means = pd.DataFrame(values).groupby(positions).mean()  # NaN where all are missing
+            positions, values = means.index.to_numpy(), means.to_numpy()
         if (same := np.flatnonzero(np.diff(positions) == 0)).size:
             raise OptionError(
                 f"series {name!r}: two times are at the same one of the {self.grid.name} times, "
@@ -157,15 +160,6 @@ class SeriesFormat:
         target = on_grid[:length, 0]
         covariates = on_grid[:, 1:] if self.covariates else None
         return Series(name, first, fill_gaps(target, self.season), ~np.isnan(target), covariates)
-
-
-def _means(positions: NDArray[np.int64], values: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return each position once, with the means of its values, (n, columns); NaN where all are missing."""
-    positions, group = np.unique(positions, return_inverse=True)
-    sums, counts = np.zeros((2, len(positions), values.shape[1]))
-    np.add.at(counts, group, ~np.isnan(values))
-    np.add.at(sums, group, np.nan_to_num(values))
-    return positions, np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
 
 
 def standardise_covariates(covariates: NDArray[np.float64], scales: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -537,7 +537,7 @@ def telling_lines(names: Sequence[str]) -> list[str]:
     """Return the line about the columns that know the target; none if there is no such column."""
     if not names:
         return []
-    shown = ", ".join(map(repr, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    shown = _shorten(list(map(repr, names)), 5)
     remedy = f"if it is not known beforehand, leave it out by -o ignore={','.join(names[:5])}"
     return [f"{TELLING} {shown} alone: {remedy}"]
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import Options, check_integer, check_number, option
 from evo_tune.training.recipe.models.gpt_config import hidden_width, uses_plain_products
-from evo_tune.training.recipe.models.rules import ModelConfig, Parametrisation
+from evo_tune.training.recipe.models.rules import ModelConfig
 
 # Most weights of exponential smoothing (context times horizon).
 LARGEST_SMOOTHING = 1 << 24
@@ -55,13 +55,7 @@ class EncoderConfig(ModelConfig):
 
     outputs: int = option(bounds="[1, inf)")
     depth: int = option(4, bounds="[1, inf)")
-    width: int = option(64, bounds="[1, inf)")
-    heads: int = option(4, bounds="[1, inf)")
-    ffn_mult: float = option(4.0, bounds="(0, 64]")
-    dropout: float = option(0.0, bounds="[0, 1)")
-    attention_dropout: float = option(0.0, bounds="[0, 1)")
     drop_path: float = option(0.0, bounds="[0, 1)")
-    scaling: Parametrisation | None = None
 
     @property
     def gradient(self) -> float:
@@ -96,7 +90,7 @@ class EncoderConfig(ModelConfig):
     @property
     def head_inputs(self) -> int:
         """Number of inputs of the head."""
-        return self.width
+        return self.last_width
 
     def passing_work(self, flops_per_sample: float) -> dict[str, float]:
         """Return the work of a token in a forward and a backward pass, by kind (see `computing.UNIT_COSTS`)."""
@@ -274,10 +268,6 @@ class ConvConfig(ImageConfig):
 
     @property
     def last_width(self) -> int:
-        return self.widths[-1]
-
-    @property
-    def head_inputs(self) -> int:
         return self.widths[-1]
 
     @property

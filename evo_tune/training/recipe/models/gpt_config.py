@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import Options, check_integer, check_name, fixed_option, option
-from evo_tune.training.recipe.models.rules import GATED, ModelConfig, Parametrisation
+from evo_tune.training.recipe.models.rules import GATED, ModelConfig
 
 # Longest sequence, in tokens, for plain products in bfloat16 attention on a CPU (see `training.models.block`). Up to
 # there they are faster than the fused kernel. At twice the length both are about equal; beyond, they are slower.
@@ -102,12 +102,6 @@ class GPTConfig(ModelConfig):
 
     vocab_size: int = option(256, bounds="[2, inf)")
     context: int = option(128, bounds="[1, inf)")
-    depth: int = option(2, bounds="[1, inf)")
-    width: int = option(64, bounds="[1, inf)")
-    heads: int = option(4, bounds="[1, inf)")
-    ffn_mult: float = option(4.0, bounds="(0, 64]")
-    dropout: float = option(0.0, bounds="[0, 1)")
-    attention_dropout: float = option(0.0, bounds="[0, 1)")
     bias: bool = option(False)
     tied: bool = option(True)
     init: str = option("normal", choices=("normal", "fan_in"))
@@ -128,7 +122,6 @@ class GPTConfig(ModelConfig):
     ngram_rows: int = option(4096, bounds="[1, 16777216]")
     norm_eps: float = option(1e-5, bounds="(0, 1)")
     ffn_multiple: int = option(8, bounds="[1, inf)")
-    scaling: Parametrisation | None = None
     boundary: int | None = None
 
     def __post_init__(self) -> None:

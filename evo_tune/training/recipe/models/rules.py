@@ -42,7 +42,7 @@ from functools import cache
 from typing import Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.declare import Option, Options, check_integer, check_name, fixed_option
+from evo_tune.options.declare import Option, Options, check_integer, check_name, fixed_option, option
 
 # Feed-forward layers with a gate.
 GATED = ("swiglu", "reglu")
@@ -144,6 +144,10 @@ class ShapeConfig:
     Fields that a subclass declares with `option` are checked by their type, bounds and choices.
     """
 
+    # Where a subclass has no such fields.
+    tied: bool = False
+    ffn: str = "gelu"
+
     def __post_init__(self) -> None:
         for field in _declared_fields(type(self)):  # type: ignore[arg-type]  # classes can be hashed
             field.check(getattr(self, field.name))
@@ -176,18 +180,17 @@ class ShapeConfig:
         return 0
 
 
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig(ShapeConfig):
-    """Shape of a network; `scaling` is its parametrisation by size."""
+    """Shape of a network; see `GPTConfig` and `EncoderConfig`."""
 
-    depth: int
-    width: int
-    heads: int
-    ffn_mult: float
-    dropout: float
-    attention_dropout: float
-    scaling: Parametrisation | None
-    tied: bool = False
-    ffn: str = "gelu"
+    depth: int = option(2, bounds="[1, inf)")
+    width: int = option(64, bounds="[1, inf)")
+    heads: int = option(4, bounds="[1, inf)")
+    ffn_mult: float = option(4.0, bounds="(0, 64]")
+    dropout: float = option(0.0, bounds="[0, 1)")
+    attention_dropout: float = option(0.0, bounds="[0, 1)")
+    scaling: Parametrisation | None = None
 
     def __post_init__(self) -> None:
         scaling: Any = self.scaling
