@@ -349,17 +349,22 @@ def find_strategy(name: str) -> type[Strategy]:
     )
 
 
-def list_strategies() -> list[tuple[str, str]]:
-    """Return (name, first docstring line) of every strategy that is known by name.
+def list_strategies() -> list[tuple[str, str, type[Strategy] | None]]:
+    """Return (name, first docstring line, class) of every strategy that is known by name.
 
-    The line of a broken strategy tells what is wrong. If a strategy lacks a package, its line ends with the command
-    that installs it.
+    The line of a broken strategy tells what is wrong, and its class is None. If a strategy lacks a package, its line
+    ends with the command that installs it.
     """
-    rows = []
-    for name, strategy in _strategies_or_errors():
-        line = f"broken: {strategy}" if isinstance(strategy, EvoTuneError) else (strategy.__doc__ or "").strip()
-        command = "" if isinstance(strategy, EvoTuneError) else install_command(strategy)
-        rows.append((name, line.partition("\n")[0] + (f" (first: {command})" if command else "")))
+    rows: list[tuple[str, str, type[Strategy] | None]] = []
+    for name in sorted({*_builtin_strategies(), *_entry_points(STRATEGIES)}):
+        try:
+            strategy = find_strategy(name)
+            options_of(strategy)
+        except EvoTuneError as error:
+            rows.append((name, f"broken: {error}".partition("\n")[0], None))
+            continue
+        line, command = (strategy.__doc__ or "").strip().partition("\n")[0], install_command(strategy)
+        rows.append((name, line + (f" (first: {command})" if command else ""), strategy))
     return rows
 
 
@@ -371,18 +376,7 @@ def install_command(strategy: type[Strategy]) -> str:
 
 def working_strategies() -> dict[str, type[Strategy]]:
     """Return the class of every strategy that is known by name, without broken ones."""
-    return {name: strategy for name, strategy in _strategies_or_errors() if not isinstance(strategy, EvoTuneError)}
-
-
-def _strategies_or_errors() -> Iterator[tuple[str, type[Strategy] | EvoTuneError]]:
-    """Yield the name of every strategy with its class, or the error of a broken one."""
-    for name in sorted({*_builtin_strategies(), *_entry_points(STRATEGIES)}):
-        try:
-            strategy = find_strategy(name)
-            options_of(strategy)
-            yield name, strategy
-        except EvoTuneError as error:
-            yield name, error
+    return {name: strategy for name, _, strategy in list_strategies() if strategy is not None}
 
 
 def make_strategy(name: str, options: dict[str, Any]) -> Strategy:

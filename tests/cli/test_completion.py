@@ -66,7 +66,7 @@ def test_plugins_are_those_that_the_commands_know(folder: Path) -> None:
     for words in ("run", "evaluate", "evaluators"):
         assert completed(words, "") == [name for name, *_ in list_evaluators()]
         assert "mine" in completed(words, "m")
-    assert completed("run", "--strategy", "") == [name for name, _ in list_strategies()]
+    assert completed("run", "--strategy", "") == [name for name, *_ in list_strategies()]
     assert shared.MANIFEST == MANIFEST
 
 

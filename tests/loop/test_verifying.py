@@ -49,7 +49,7 @@ def evaluate(genome, context):
 """An evaluator that every strategy can search."""
 
 
-@pytest.mark.parametrize("strategy", [name for name, _ in list_strategies()])
+@pytest.mark.parametrize("strategy", [name for name, *_ in list_strategies()])
 def test_an_asynchronous_run_of_every_strategy_agrees(begin: Begin, tmp_path: Path, strategy: str) -> None:
     def evaluate_some(search: Search, candidate: Candidate) -> Any:
         return Outcome("failed", error="no luck") if candidate.id % 5 == 3 else evaluate(search, candidate)

@@ -58,7 +58,7 @@ LESS = {
 def variants() -> dict[str, Strategy]:
     """Return every strategy known by name, with a small population, plain and with its notable options."""
     found = {}
-    for name, _ in list_strategies():
+    for name, *_ in list_strategies():
         kind, options = find_strategy(name), {"population": 4, **SMALL.get(name, {})}
         found[name] = kind(**options)  # also without the package that it needs: its tests are then skipped
         if "generational" in options_of(kind):

@@ -342,7 +342,7 @@ def test_strategies_for_several_objectives_take_any_number(strategy: Strategy, c
     assert strategy.survivors(run.history)
 
 
-@pytest.mark.parametrize("name", [name for name, _ in list_strategies()])
+@pytest.mark.parametrize("name", [name for name, *_ in list_strategies()])
 def test_each_option_has_help_and_refuses_values_outside_its_bounds(name: str) -> None:
     for option in options_of(find_strategy(name)).values():
         assert option.help.endswith(".")

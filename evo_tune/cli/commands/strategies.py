@@ -11,12 +11,10 @@ def command(output_format: str) -> None:
 
     from evo_tune.cli.formats import DeclaredOption, StrategySummary
     from evo_tune.options.binding import options_of
-    from evo_tune.plugins.find import list_strategies, working_strategies
+    from evo_tune.plugins.find import list_strategies
 
-    working = working_strategies()
     summaries = []
-    for name, summary in list_strategies():
-        strategy = working.get(name)  # None: it cannot be loaded, and the summary has the error
+    for name, summary, strategy in list_strategies():  # None: it cannot be loaded, and the summary has the error
         options = {} if strategy is None else options_of(strategy)
         summaries.append(
             StrategySummary(
