@@ -249,7 +249,7 @@ class ProgressLines:
 
     def print_new(self, search: Search) -> None:
         """Print what is new since the last call."""
-        run, best = search.saved, search.best
+        run = search.saved
         working = list(search.drivers.working.values())
         if not self._is_comparing and any("final comparison" in slot.description for slot in working):
             self._is_comparing = True
@@ -265,9 +265,10 @@ class ProgressLines:
         if search.stopping and search.drivers.error is None and not self._is_stopping:
             self._is_stopping = True
             shared.echo(STOPPING)
-        results, planned = len(run.outcomes), report.trial_limit(run, search.session)
+        results = len(run.outcomes)
         if results == self._results:
             return
+        best, planned = search.best, report.trial_limit(run, search.session)
         if search.status != self._status:
             self._status = search.status
             shared.echo(self._status)
