@@ -30,7 +30,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 
 from problems import Instance, Problem, Result
-from search import Line, Maker, Record, cache, ours, peer, play
+from search import Line, Maker, Played, Record, cache, ours, peer, play
 
 from evo_tune import Float, Gene, Int, SearchSpace
 
@@ -42,6 +42,9 @@ GROUPS = {
     "weak structure": range(20, 25),
 }
 """Numbers of the functions of each group; COCO's names."""
+
+WON_AFTER = 20, 50, 100
+"""Evaluations after which the share of won pairs is told."""
 
 TARGETS = 10.0 ** np.linspace(2.0, -8.0, 51)
 
@@ -122,6 +125,8 @@ def main() -> None:
     parser.add_argument("--suite", choices=("bbob", "bbob-mixint"), default="bbob")
     parser.add_argument("--dimensions", type=int, nargs="+", default=[5, 10], help="those of the suite")
     parser.add_argument("--instances", type=int, default=5, help="instances of each function, 2 or more")
+    parser.add_argument("--first-instance", type=int, default=1, help="choose on others than those of the report")
+    parser.add_argument("--groups", nargs="+", choices=list(GROUPS), default=list(GROUPS), help="of functions")
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--csv", type=Path, help="file of the runs; those that it has are not played again")
@@ -133,8 +138,9 @@ def main() -> None:
         print("nothing to measure: coco-experiment is not installed (pip install coco-experiment)")
         return
     suite, record, line = cocoex.Suite(given.suite, "", ""), Record(given.csv), Line(given.peers_env)
-    functions = [number for group in GROUPS.values() for number in group]
-    for seed in range(1, given.instances + 1):  # outermost: whenever it is stopped, all have had about as many
+    functions = [number for group in given.groups for number in GROUPS[group]]
+    instances = range(given.first_instance, given.first_instance + given.instances)
+    for seed in instances:  # outermost: whenever it is stopped, all have had about as many
         for dimension in given.dimensions:
             for number in functions:
                 name = f"{given.suite} f{number} in {dimension}"
@@ -147,19 +153,36 @@ def main() -> None:
     print(file=sys.stderr)
     for dimension in given.dimensions:
         print(f"\n{given.suite}, {dimension} variables: % of targets reached after {given.evaluations} evaluations")
-        print(f"{'':16}" + "".join(f"{group:>18}" for group in (*GROUPS, "all")))
-        for method in given.methods:
-            cells = [reached(record, method, given, dimension, group) for group in (*GROUPS.values(), functions)]
+        print(f"{'':16}" + "".join(f"{group:>18}" for group in (*given.groups, "all")))
+        numbers = [*(GROUPS[group] for group in given.groups), functions]
+        runs = {
+            method: [runs_of(record, method, given.suite, dimension, some, instances) for some in numbers]
+            for method in given.methods
+        }
+        for method, by_group in runs.items():
+            cells = [[share(run.regrets[given.evaluations - 1]) for run in some] for some in by_group]
             print(f"{method:16}" + "".join(f"{shown(cell):>18}" for cell in cells))
+        for method, by_group in runs.items():
+            for count in [n for n in WON_AFTER if n <= given.evaluations and method != given.methods[0]]:
+                cells = [won(first, some, count) for first, some in zip(runs[given.methods[0]], by_group, strict=True)]
+                title = f"won by {given.methods[0]} against {method} after {count}, %"
+                print(f"{title}\n{'':16}" + "".join(f"{shown(cell):>18}" for cell in cells))
 
 
-def reached(
-    record: Record, method: str, given: argparse.Namespace, dimension: int, group: Sequence[int]
-) -> list[float]:
-    """Return the share of targets that each run of a method on a group of functions has reached."""
-    names = [f"{given.suite} f{number} in {dimension}" for number in group]
-    runs = [record.runs[method, name, seed] for name in names for seed in range(1, given.instances + 1)]
-    return [share(run.regrets[given.evaluations - 1]) for run in runs]
+def runs_of(
+    record: Record, method: str, suite: str, dimension: int, numbers: Sequence[int], instances: Sequence[int]
+) -> list[Played]:
+    """Return the runs of a method on some functions of a suite."""
+    names = [f"{suite} f{number} in {dimension}" for number in numbers]
+    return [record.runs[method, name, instance] for name in names for instance in instances]
+
+
+def won(runs: Sequence[Played], others: Sequence[Played], evaluations: int) -> list[float]:
+    """Return for each pair 1 if the first run came closer to the lowest value, 0 if the second did, 0.5 if equal."""
+    pairs = [
+        (run.regrets[evaluations - 1], other.regrets[evaluations - 1]) for run, other in zip(runs, others, strict=True)
+    ]
+    return [0.5 if mine == theirs else float(mine < theirs) for mine, theirs in pairs]
 
 
 if __name__ == "__main__":

@@ -108,6 +108,7 @@ class Source:
         log: Columns that span powers of ten.
         told: Column that the search is told, if it is not the one that counts.
         seeds: Columns of as many seeds: each training of a genome is told the next one's.
+        size: Column by which the largest 40 % of the cells fail, as if they were out of memory.
     """
 
     file: str
@@ -118,6 +119,7 @@ class Source:
     log: tuple[str, ...] = ()
     told: str | None = None
     seeds: tuple[str, ...] = ()
+    size: str | None = None
 
     @property
     def group(self) -> str:
@@ -126,6 +128,8 @@ class Source:
             return "fronts"
         if self.seeds:
             return "seeds" if len(self.seeds) > 1 else "one seed"
+        if self.size:
+            return "conditions"
         return "noisy" if self.told else "tables"
 
     def column(self, frame: pd.DataFrame, name: str) -> np.ndarray:
@@ -178,6 +182,8 @@ SOURCES = {
     **{f"{corpus}, one seed": _nmt(corpus, seeds=("dev_bleu",)) for corpus in ("sw-en", "ru-en", "ja-en")},
     "nanogpt, one seed": _nano(seeds=("best_val_loss",)),
     **{f"{corpus}, size": _nmt_front(corpus) for corpus in ("sw-en", "ru-en", "ja-en")},
+    "sw-en, memory": _nmt("sw-en", size="num_param"),
+    "naval, memory": _naval(size="model_size_mean"),
     "naval, size": _naval(losses=("val_loss_mean", "model_size_mean")),
     "nanogpt, time": Source("nanogpt_shakespeare128/runs.parquet", NANO, ("best_val_loss", "wall_s"), log=("wall_s",)),
 }
@@ -208,9 +214,12 @@ def _cells(path: Path, source: Source, told: tuple[str, ...]) -> tuple[SearchSpa
         Arrays of shapes (cells, columns told) and (cells, losses).
     """
     genes = (*source.ordered, *source.unordered)
-    frame = pd.read_parquet(path, columns=list(dict.fromkeys([*genes, *source.losses, *told]))).dropna()
+    size = (source.size,) if source.size else ()
+    frame = pd.read_parquet(path, columns=list(dict.fromkeys([*genes, *source.losses, *told, *size]))).dropna()
     values = {gene: tuple(sorted(set(frame[gene].tolist()))) for gene in genes}
     space = SearchSpace(None, **{gene: Choice(values[gene], ordered=gene in source.ordered) for gene in genes})
+    if source.size:
+        frame = frame[frame[source.size] <= frame[source.size].quantile(0.6)]
     true = np.stack([source.column(frame, name) for name in source.losses], axis=1)
     seen = np.stack([source.column(frame, name) for name in told], axis=1) if told else true
     keys = zip(*(frame[gene].tolist() for gene in genes), strict=True)

@@ -230,7 +230,10 @@ class SAEA(Strategy):
             factors.append(surrogates.Prior(history.space.genes, TRUST / history.fresh_count))
         smooth = True
         if feasible[rows].any():  # before that, any trial that meets the constraints is an improvement
-            best = float(scores[: len(rows)][feasible[rows]].max())
+            result_scores = scores[: len(rows)]
+            if alone:  # as predicted: the luckiest of many noisy scores would hardly ever be improved on
+                result_scores = models.predict(points)[0] + earlier(plain_points)
+            best = float(result_scores[feasible[rows]].max())
             factors.append(surrogates.ExpectedImprovement(models, layout, best, earlier))
             smooth = alone and not earlier.lessons
         return Acquisition([factor for factor in factors if factor is not None], models.process.noise, precise, smooth)

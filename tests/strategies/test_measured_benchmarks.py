@@ -42,6 +42,21 @@ def test_targets_of_coco_are_reached_by_distance() -> None:
     assert coco.distances([((5.0,), None), ((3.0,), None), ((4.0,), None)], 2.0).tolist() == [3.0, 1.0, 1.0]
 
 
+def test_the_run_that_came_closer_wins_a_pair_of_coco() -> None:
+    coco, search = benchmark("coco"), benchmark("search")
+    runs = [search.Played(np.array(regrets), 0.0, 0.0) for regrets in ([3.0, 1.0], [3.0, 2.0], [2.0, 2.0])]
+    assert coco.won([runs[0], runs[1]], [runs[2], runs[2]], 2) == [1.0, 0.5]
+    assert coco.won([runs[0]], [runs[2]], 1) == [0.0]
+
+
+def test_real_jobs_are_judged_where_the_validation_loss_is_lowest() -> None:
+    jobs = benchmark("job_search")
+    results = [((2.0,), (5.0,)), (None, None), ((1.0,), (6.0,)), ((3.0,), (4.0,))]
+    assert jobs.losses_after(results).tolist() == [2.0, 2.0, 1.0, 1.0, 5.0, 5.0, 6.0, 6.0]
+    assert jobs.losses_of(np.nan, 1.0) == (None, None)
+    assert sorted(np.concatenate(jobs.split(10, 0)).tolist()) == list(range(10))
+
+
 def test_a_genome_becomes_the_nearest_setting_of_taskset(tmp_path: Path) -> None:
     (tmp_path / "taskset_rnn").mkdir()
     rows = [{"task": "one", "config": n, **{f"gene.{gene}": 10.0 ** -(n + 1) for gene in GENES}} for n in range(4)]

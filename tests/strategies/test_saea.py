@@ -21,7 +21,7 @@ from evo_tune.genome.trial import Candidate, Minimize, Outcome
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.strategies._deap import Individual
-from evo_tune.strategies._models import MAX_FIT_POINTS, Models, normal_scores
+from evo_tune.strategies._models import MAX_FIT_POINTS, ExpectedImprovement, Models, loss_scores, normal_scores
 from evo_tune.strategies.ga import GA
 from evo_tune.strategies.nsga2 import NSGA2
 from evo_tune.strategies.random import Random
@@ -39,6 +39,28 @@ def told(space: SearchSpace, count: int, seed: int = 0) -> History:
         history.add_candidate(Candidate(id, id // 12, 0, id, space.snap(rng.random(len(space.genes))), "random"))
         history.tell(id, losses(space)(history.pending[0]))
     return history
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_the_process_alone_compares_with_its_best_prediction(noise: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lucky result among noisy ones does not count in full; a result without noise does."""
+    best: list[tuple[float, float]] = []
+
+    def improvement(models: Models, layout: Any, score: float, earlier: Any) -> ExpectedImprovement:
+        best.append((score, float((models.process.predict(models.process.points)[0]).max())))
+        return ExpectedImprovement(models, layout, score, earlier)
+
+    monkeypatch.setattr("evo_tune.strategies._models.ExpectedImprovement", improvement)
+    space, rng = SearchSpace(x=Float(0.0, 1.0), y=Float(0.0, 1.0)), np.random.default_rng(0)
+    history = RunHistory(space, OBJECTIVES[:1])
+    for id, units in enumerate(rng.random((40, 2))):
+        history.add_candidate(Candidate(id, id // 12, 0, id, space.snap(units), "random"))
+        loss = float(((units - 0.4) ** 2).sum() + noise * rng.normal())
+        history.tell(id, Outcome("ok", {"loss": loss}))
+    SAEA(gp_only=1.0).propose(history, birth_rng(0, 40))
+    scores = loss_scores(np.arange(1.0, 41.0), history.bare_losses()[:, 0])
+    assert best == [(pytest.approx(best[0][1]), best[0][1])]
+    assert (scores.max() - best[0][0] > 0.5) == (noise > 0.0)
 
 
 @pytest.mark.slow

@@ -56,6 +56,14 @@ def test_missing_cells_fail(table: object) -> None:
     assert evaluate({"width": 128, "kind": "b"}) == (None, None)
 
 
+def test_the_largest_cells_are_out_of_memory(problems: ModuleType, tmp_path: Path) -> None:
+    problem = source_of(problems, tmp_path, size="size")
+    assert problem.group == "conditions"  # type: ignore[attr-defined]
+    evaluate = problem.instance(0).evaluate  # type: ignore[attr-defined]
+    failed = [evaluate({"width": width, "kind": kind})[0] is None for width in (16, 32, 64, 128) for kind in ("a", "b")]
+    assert failed == [False] * 4 + [True] * 4  # the three largest of seven cells, and the one that is missing
+
+
 def test_what_looks_best_in_noise_is_scored_by_what_it_is(problems: ModuleType, tmp_path: Path) -> None:
     noisy = source_of(problems, tmp_path, told="lucky")
     instance = noisy.instance(0)  # type: ignore[attr-defined]
