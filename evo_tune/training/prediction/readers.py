@@ -142,16 +142,11 @@ class Tables(Reader):
 
     def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
         texts = [*self.columns.categorical, self.target]
-        if path.suffix in LINES:
-            names = {*self.columns.names, self.target, *keep}
-            frames: Iterator[Any] = (frame for _, frame in _json_frames(path, self.part, names))
-        else:
-            header = self.about.options.get("header") != "none"
-            frames = table_parts(path, self.part, header, dtype=dict.fromkeys(texts, str))
-        for frame in frames:
+        names, header = {*self.columns.names, self.target, *keep}, self.about.options.get("header") != "none"
+        for columns, frame in _frames(path, self.part, names, header=header, dtype=dict.fromkeys(texts, str)):
             for name in keep:
                 if name not in frame.columns:
-                    raise UsageError(f"--keep {name}: no such column; INPUT has {join_names(list(frame.columns))}")
+                    raise UsageError(f"--keep {name}: no such column; INPUT has {join_names(columns)}")
             keys = {name: frame[name].tolist() for name in keep}
             yield Part(frame, len(frame), keys, self.truth(frame))
 
@@ -235,8 +230,7 @@ class Texts(Reader):
         return list(data[self.label]) if hasattr(data, "columns") and self.label in data else None
 
     def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
-        lines = path.suffix in LINES
-        if not lines and path.suffix not in (".csv", ".tsv", *PARQUET, *PACKED):
+        if path.suffix not in (".csv", ".tsv", *LINES, *PARQUET, *PACKED):
             files = iter(list_files(path))
             while paths := list(islice(files, self.part)):
                 texts = []
@@ -247,9 +241,8 @@ class Texts(Reader):
                         raise UsageError(f"INPUT {file} is not UTF-8 text: convert it with iconv -t UTF-8") from None
                 yield Part(texts, len(texts), {"file": [str(file) for file in paths]})
             return
-        for columns, frame in (
-            _json_frames(path, self.part, {self.text, self.label, *keep}) if lines else _csv_frames(path, self.part)
-        ):
+        settings: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
+        for columns, frame in _frames(path, self.part, {self.text, self.label, *keep}, **settings):
             for flag, name in (("-o text", self.text), *(("--keep", name) for name in keep)):
                 if name not in frame.columns:
                     raise UsageError(f"INPUT has no column {name!r} ({flag}): it has {join_names(columns)}")
@@ -257,22 +250,23 @@ class Texts(Reader):
             yield Part(frame[self.text].tolist(), len(frame), keys, self.truth(frame))
 
 
-def _csv_frames(path: Path, rows: int) -> Iterator[tuple[list[str], pd.DataFrame]]:
-    """Yield the parts of a table of texts, each with the names of its columns."""
-    settings: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
-    for frame in table_parts(path, rows, **settings):
-        yield list(frame.columns), frame
+def _frames(path: Path, most: int, names: set[str], **settings: Any) -> Iterator[tuple[list[str], pd.DataFrame]]:
+    """Yield a table in parts, each with the names of its columns; of JSON lines, those of the part's first line.
 
-
-def _json_frames(path: Path, most: int, names: set[str]) -> Iterator[tuple[list[str], pd.DataFrame]]:
-    """Yield some columns of a file with one object a line in parts, each with the keys of its first line.
-
-    Each line may have other keys: a table of all would fill the memory.
+    Args:
+        path: The file.
+        most: Most rows of a part.
+        names: Columns to take from JSON lines. Each line may have other keys: a table of all would fill the memory.
+        settings: Further arguments of `table_parts`.
     """
     import pandas as pd
 
-    for rows in json_parts(path, most):
-        yield list(rows[0]), pd.DataFrame([{name: row[name] for name in names & row.keys()} for row in rows])
+    if path.suffix in LINES:
+        for rows in json_parts(path, most):
+            yield list(rows[0]), pd.DataFrame([{name: row[name] for name in names & row.keys()} for row in rows])
+    else:
+        for frame in table_parts(path, most, **settings):
+            yield list(frame.columns), frame
 
 
 def json_parts(path: Path, most: int) -> Iterator[list[dict[str, Any]]]:
@@ -379,18 +373,17 @@ class Pictures(Reader):
             arrays = read_npz(path, f"INPUT {path}")
             if "images" not in arrays:
                 raise UsageError(f"INPUT {path} has the arrays {', '.join(arrays) or 'none'}: expected images")
-            images, labels = arrays["images"], arrays.get("labels")
-            for first in range(0, len(images), self.batch):
-                batch = images[first : first + self.batch]
-                truth = None if labels is None else labels[first : first + self.batch].tolist()
-                yield Part(batch, len(batch), {}, truth)
-            return
-        self._check_files()
-        files = list_files(path, expected)
-        # A file's label is the subfolder that it is in.
-        subfolders = [(*file.relative_to(path).parts[:-1], "")[0] for file in files]
-        named = path.is_dir() and all(name in self.labels for name in subfolders)
-        for first in range(0, len(files), self.batch):
-            paths = files[first : first + self.batch]
-            keys = {"file": [str(file) for file in paths]}
-            yield Part(paths, len(paths), keys, subfolders[first : first + self.batch] if named else None)
+            names = None
+            images: Any = arrays["images"]
+            truth = arrays["labels"].tolist() if "labels" in arrays else None
+        else:
+            self._check_files()
+            images = list_files(path, expected)
+            names = [str(file) for file in images]
+            # A file's label is the subfolder that it is in.
+            subfolders = [(*file.relative_to(path).parts[:-1], "")[0] for file in images]
+            truth = subfolders if path.is_dir() and all(name in self.labels for name in subfolders) else None
+        for first in range(0, len(images), self.batch):
+            rows = slice(first, first + self.batch)
+            keys = {} if names is None else {"file": names[rows]}
+            yield Part(images[rows], len(images[rows]), keys, None if truth is None else truth[rows])
