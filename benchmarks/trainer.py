@@ -35,7 +35,7 @@ PARTS = {
     "fused": "+ fused AdamW, one norm, no copies of data",
     "memory": "+ freed memory is kept",
     "autocast": "+ products in bf16",
-    "trainer": "+ attention by plain products or wider heads: this trainer",
+    "trainer": "+ attention by plain products: this trainer",
 }
 
 
