@@ -35,7 +35,6 @@ from problems import Instance, Problem, Result
 from search import Line, Maker, Record, cache, ours, peer, play
 
 from evo_tune import Choice, Context, Float, Int, SearchSpace
-from evo_tune.errors import EvoTuneError
 from evo_tune.plugins.find import find_evaluator
 
 METHODS: dict[str, Maker] = {
@@ -133,6 +132,8 @@ def language(seed: int, flops: float) -> Instance:
     """Return the language model with a budget in FLOPs."""
     import torch
 
+    from evo_tune.training import Diverged
+
     torch.set_num_threads(1)
     bound = find_evaluator("bundled:language_model").bind({"flops": flops})
 
@@ -140,7 +141,7 @@ def language(seed: int, flops: float) -> Instance:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 metrics = bound.evaluate(bound.space.check(genome), Context(seed=seed, folder=folder, test=True))
-            except (EvoTuneError, ArithmeticError, RuntimeError):  # it diverged
+            except Diverged:
                 return None, None
         return losses_of(metrics["val_loss"], metrics["test_loss"])
 
