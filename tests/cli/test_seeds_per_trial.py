@@ -46,7 +46,6 @@ def test_a_run_says_what_it_is_recommending_by_and_replays(typed: Typed) -> None
         made = typed(*RUN, "--strategy", "random", "--seed", str(seed), "--seeds-per-trial", "auto", "--name", name)
         assert made.code == 0, made
         shown = " ".join(typed("show", name).out.split())
-        assert "--seeds-per-trial auto: the cost of" in shown
         data = json.loads(typed("show", name, "--format", "json").out)
         if "; first, the one that is expected to be best with other seeds)" in shown and data["results"] > 30:
             break
@@ -128,13 +127,12 @@ def test_a_command_without_a_seed_gets_no_extra_ones(typed: Typed, folder: Path)
 @pytest.mark.usefixtures("noisy")
 def test_seeds_of_their_own_are_typed_shown_and_refused(typed: Typed) -> None:
     assert typed(*RUN, "--seeds", "own", "--name", "own").code == 0
-    assert "--seeds own: the cost of" in " ".join(typed("show", "own").out.split())
     assert json.loads(typed("show", "own", "--format", "json").out)["settings"]["seeds"] == "own"
     assert typed("verify", "own").code == 0
     assert typed(*RUN, "--name", "plain").code == 0
-    assert "--seeds" not in typed("show", "plain").out
     assert typed(*RUN, "--seeds-per-trial", "auto", "--seeds", "shared", "--name", "both").code == 0
-    assert "--seeds-per-trial auto, --seeds shared: the cost of" in " ".join(typed("show", "both").out.split())
+    settings = json.loads(typed("show", "both", "--format", "json").out)["settings"]
+    assert (settings["seeds_per_trial"], settings["seeds"]) == ("auto", "shared")
     assert json.loads(typed("show", "plain", "--format", "json").out)["settings"]["seeds"] == "shared"
     made = typed(*RUN, "--seeds", "mine")
     assert made.code == 2

@@ -92,9 +92,9 @@ def test_a_run_with_seeds_of_its_genomes_own_takes_none_for_shared(own: bool, mo
 @pytest.mark.slow
 def test_those_that_did_not_go_on_are_known_to_be_worse(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or genomes elsewhere would seem as good as those that were chosen to go on, and no seed be worth it."""
-    told = further([run(0.2, seed) for seed in range(4)])
+    told = further([run(0.2, seed) for seed in range(16)])
     monkeypatch.setattr(extra_seeds, "MAX_UNPROMOTED", 0)
-    assert further([run(0.2, seed) for seed in range(4)]) < 0.7 * told
+    assert further([run(0.2, seed) for seed in range(16)]) < 0.7 * told
 
 
 def test_nothing_is_expected_of_those_that_did_not_go_on() -> None:

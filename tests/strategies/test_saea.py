@@ -343,8 +343,8 @@ def best_with(centre: float | None, seed: int, births: int = 25) -> float:
 
 @pytest.mark.slow
 def test_a_good_prior_helps_and_an_adversarial_one_is_overcome() -> None:
-    good, none, adversarial = ([best_with(centre, seed) for seed in range(1, 4)] for centre in (0.75, None, 0.2))
-    assert np.median(good) < 0.5 * np.median(none)
+    good, none, adversarial = ([best_with(centre, seed) for seed in range(1, 9)] for centre in (0.75, None, 0.2))
+    assert np.mean(good) < 0.5 * np.mean(none)
     assert best_with(0.2, 0, births=60) < 0.2 * np.median(adversarial)
 
 
