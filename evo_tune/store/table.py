@@ -56,17 +56,22 @@ def trial_schema(genes: Mapping[str, Gene], metrics: Sequence[str], units: Mappi
 
     return pa.schema(
         [
-            *(pa.field(name, int_type) for name in ("id", "generation")),
+            pa.field("id", int_type),
+            pa.field("generation", int_type),
             pa.field("status", text_type),
             *(gene_field(name, _value_type(gene)) for name, gene in genes.items()),
             *(number_field(METRIC_PREFIX + name, units.get(name, "")) for name in metrics),
             pa.field("parents", pa.list_(int_type)),
             pa.field("operator", text_type),
-            *(pa.field(name, int_type) for name in ("seed", "extra_seed")),
+            pa.field("seed", int_type),
+            pa.field("extra_seed", int_type),
             number_field("budget", "fraction of the full training"),
-            *(pa.field(name, int_type) for name in ("resumes", "reported_before", "reported_order")),
+            pa.field("resumes", int_type),
+            pa.field("reported_before", int_type),
+            pa.field("reported_order", int_type),
             number_field("seconds", "s"),
-            *(pa.field(name, text_type) for name in ("device", "error")),
+            pa.field("device", text_type),
+            pa.field("error", text_type),
             pa.field("survivor", pa.bool_()),
         ]
     )
