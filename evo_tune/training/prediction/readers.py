@@ -375,7 +375,7 @@ class Pictures(Reader):
                 raise UsageError(f"INPUT {path} has the arrays {', '.join(arrays) or 'none'}: expected images")
             names = None
             images: Any = arrays["images"]
-            truth = arrays["labels"].tolist() if "labels" in arrays else None
+            truth: Any = arrays.get("labels")  # may be longer than the images: only parts of it become a list
         else:
             self._check_files()
             images = list_files(path, expected)
@@ -386,4 +386,5 @@ class Pictures(Reader):
         for first in range(0, len(images), self.batch):
             rows = slice(first, first + self.batch)
             keys = {} if names is None else {"file": names[rows]}
-            yield Part(images[rows], len(images[rows]), keys, None if truth is None else truth[rows])
+            labels = None if truth is None else np.asarray(truth[rows]).tolist()
+            yield Part(images[rows], len(images[rows]), keys, labels)

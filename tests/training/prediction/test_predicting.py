@@ -189,6 +189,23 @@ INPUTS: dict[str, tuple[str, str, str | bytes, str]] = {
 }
 
 
+def test_labels_beyond_the_images_take_no_memory(export: Export, folder: Path) -> None:
+    exported = export("arrays")
+    with np.load(exported.held_out) as arrays:
+        images = arrays["images"][:3]
+    labels = np.arange(2_000_000)  # 16 MB; as a list 80 MB
+    np.savez(folder / "many.npz", images=images, labels=labels)
+    reader = evo_tune.load_model(exported.folder).reader  # type: ignore[attr-defined]
+    tracemalloc.start()
+    try:
+        truth = [label for part in reader.parts(folder / "many.npz", ()) for label in part.truth]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert truth[:3] == [0, 1, 2]
+    assert peak < 60e6
+
+
 @pytest.mark.parametrize("what", INPUTS)
 def test_a_wrong_input_is_refused_in_one_line(what: str, export: Export, typed: Typed, folder: Path) -> None:
     case, name, content, told = INPUTS[what]
