@@ -186,6 +186,8 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="file of the runs; those that it has are not played again")
     parser.add_argument("--peers-env", type=Path, default=cache(), help="environment of the other tools")
     given = parser.parse_args()
+    if given.seeds < 2:
+        parser.error("expected --seeds of 2 or more, as differences have errors")
     given.methods = ["saea", *(method for method in given.methods if method != "saea")]
     jobs = {"boosting": boosting, "network": network, "language": functools.partial(language, flops=given.flops)}
     record, line = Record(given.rows), Line(given.peers_env)
