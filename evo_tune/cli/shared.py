@@ -182,11 +182,25 @@ trust_option = click.option(
 
 price_option = click.option("--price-per-hour", type=click.FloatRange(min=0), help="Price of an hour.")
 
-evaluator_options_option = click.option(
+
+class PairsOption(click.Option):
+    """A repeatable flag of names and values; --config gives those that the command line does not name."""
+
+    def consume_value(self, ctx: click.Context, opts: Mapping[str, Any]) -> tuple[Any, click.core.ParameterSource]:
+        value, source = super().consume_value(ctx, opts)
+        if source is click.core.ParameterSource.COMMANDLINE and ctx.default_map:
+            named = {text.partition("=")[0] for text in value}
+            kept = (text for text in ctx.lookup_default(str(self.name)) or () if text.partition("=")[0] not in named)
+            value = [*kept, *value]
+        return value, source
+
+
+pairs_option = functools.partial(click.option, cls=PairsOption, multiple=True)
+
+evaluator_options_option = pairs_option(
     "-o",
     "--option",
     "options",
-    multiple=True,
     metavar="NAME=VALUE",
     shell_complete=complete_options,
     help="Option of the evaluator; repeatable.",

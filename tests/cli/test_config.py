@@ -108,14 +108,15 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 def test_a_run_from_a_file_and_a_flag_that_wins(typed: Typed, folder: Path) -> None:
     (folder / "run.toml").write_text(
         "evaluator = 'quick.py'\npopulation = 4\ntrials = 3\nseed = 9\nname = 'one'\nfinal-seeds = 0\nslots = 1\n"
-        "format = 'json'\nobjective = 'loss:min'\n[option]\nbias = 2\n[gene]\ndepth = 'int(1,3)'\n"
+        "format = 'json'\nobjective = 'loss:min'\n[option]\nbias = 2\n[gene]\ndepth = 'int(1,3)'\nkind = 'b'\n"
     )
-    result = typed("run", "--config", "run.toml", "--seed", "5")
+    result = typed("run", "--config", "run.toml", "--seed", "5", "-o", "sleep=0.001", "--gene", "kind=a")
     assert result.code == 0, result
     assert json.loads(result.out)
     manifest = json.loads((folder / "populations" / "one" / "_run.json").read_text())
     assert (manifest["settings"]["seed"], manifest["options"]["bias"], manifest["objectives"]) == (5, 2, ["loss:min"])
-    assert manifest["space"]["depth"]["high"] == 3
+    assert (manifest["space"]["depth"]["high"], manifest["options"]["sleep"]) == (3, 0.001)
+    assert manifest["space"]["kind"]["values"] == ["a"], "the command line's"
 
 
 @pytest.mark.parametrize("given", [["--budget", "nan"], ["--timeout", "nan"]])

@@ -33,20 +33,18 @@ if TYPE_CHECKING:
     shell_complete=shared.complete_strategies,
     help="Strategy by name or path.  [default: saea]",
 )
-@click.option("-s", "--strategy-option", multiple=True, metavar="NAME=VALUE", help="Strategy's option; repeatable.")
+@shared.pairs_option("-s", "--strategy-option", metavar="NAME=VALUE", help="Strategy's option; repeatable.")
 @click.option("--ladder", metavar="SIZES", help="Sizes (depth x width) to try while larger ones are better: 2x64,4x96.")
-@click.option(
+@shared.pairs_option(
     "--gene",
     "genes",
-    multiple=True,
     metavar="NAME=GENE",
     shell_complete=shared.complete_genes,
     help="Gene to change or add: lr=log(1e-5,1e-2), depth=int(1,8), heads=2|4; NAME alone enables an optional gene.",
 )
 @click.option("--objective", "objectives", multiple=True, metavar="METRIC:min|max", help="Instead of the evaluator's.")
-@click.option(
+@shared.pairs_option(
     "--metric",
-    multiple=True,
     metavar="NAME=PATTERN",
     help="For a command: pattern of a metric in its output, 'val_loss=val loss'.  [default: JSON, or by name]",
 )
@@ -60,10 +58,9 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="For a command: configuration file with placeholders; each trial's copy is {config}: 'python t.py {config}'.",
 )
-@click.option(
+@shared.pairs_option(
     "--set",
     "set_values",
-    multiple=True,
     metavar="NAME={GENE}",
     help="With --template: replace a value by its dotted name, 'model.depth={depth}'; repeatable.",
 )
