@@ -16,11 +16,20 @@ import pandas as pd
 import pytest
 
 import evo_tune
-from evo_tune.cli.training import final_training
+from evo_tune.cli.training import final_training, model_training
 from evo_tune.cli.training.final_training import Wish, read_wish
-from evo_tune.cli.training.model_training import Pace, Training, member_candidates, write_ensemble
+from evo_tune.cli.training.model_training import (
+    Pace,
+    Training,
+    choose_pace,
+    count_fits,
+    member_candidates,
+    write_ensemble,
+)
+from evo_tune.dispatch.devices import plan
 from evo_tune.errors import PluginError
 from evo_tune.genome.trial import Candidate
+from evo_tune.plugins.find import find_evaluator
 from evo_tune.store.run import Run
 from tests.cli.conftest import Typed
 
@@ -111,6 +120,31 @@ def test_candidates_are_the_best_of_each_family_then_the_ranking_then_seeds(run:
     assert [one.id for one in candidates[5:]] == [best.id] * 3, "fresh seeds of the best"
     assert len({(one.id, one.seed) for one in candidates}) == 8
     assert member_candidates(run, best, 2) == candidates[:2]
+
+
+def test_a_family_with_a_far_higher_loss_does_not_come_first(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    best, other = member_candidates(run, run.ranked()[0].candidate, 2)
+    losses = [run.outcomes[candidate.id].metrics["val_loss"] for candidate in (best, other)]
+    monkeypatch.setattr(model_training, "LARGEST_RATIO", 0.99 * losses[1] / losses[0])
+    assert member_candidates(run, best, 5)[1:] == [trial.candidate for trial in run.ranked()[1:]]
+
+
+def test_fits_of_a_kept_model_are_counted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    best, reserves = run.ranked()[0], {}
+    genome = best.candidate.genome
+    search: Any = SimpleNamespace(saved=run, pace=None, plan_timed_steps=None, best=best)
+    search.session = SimpleNamespace(hours=1.0)
+    for refit, fits in (("none", 1), ("validation", 2), ("all", 3)):
+        bound = search.evaluator = find_evaluator("tabular").bind({**run.manifest.options, "refit": refit})
+        assert count_fits(bound, genome) == fits
+        assert count_fits(bound, {**genome, "family": "transformer"}) == 1
+        assert count_fits(bound.with_options(families="transformer"), {}) == 1
+        monkeypatch.setattr(final_training, "read_wish", lambda run: Wish(single=True))
+        reserves[fits] = final_training.time_for_model(search)(10.0)
+        assert final_training.time_for_model(search)(1e4) <= 1.05e4 + 5.0 + 0.15 * 3600.0, "at most 15 % of the hours"
+        pace = choose_pace(run, bound, best.candidate, plan(1, "cpu", 1, None), None)
+        assert pace.seconds == pytest.approx(fits * best.outcome.seconds)
+    assert reserves[2] - reserves[1] == reserves[3] - reserves[2] == pytest.approx(1.05 * 10.0)
 
 
 @pytest.mark.parametrize(
@@ -286,8 +320,10 @@ def test_time_for_members_is_reserved_and_asked_for(data: Path, typed: Typed, mo
         wish = Wish(single=single)
         monkeypatch.setattr(final_training, "read_wish", lambda run: wish)
         plugin = SimpleNamespace(name="tabular", supports=supports)
-        search: Any = SimpleNamespace(saved=None, pace=None, plan_timed_steps=None)
-        search.evaluator, search.session = SimpleNamespace(plugin=plugin), SimpleNamespace(hours=hours)
+        best = SimpleNamespace(candidate=SimpleNamespace(genome={}))
+        search: Any = SimpleNamespace(saved=None, pace=None, plan_timed_steps=None, best=best)
+        search.evaluator = SimpleNamespace(plugin=plugin, options={})
+        search.session = SimpleNamespace(hours=hours)
         return final_training.time_for_model(search)(10.0)
 
     one = reserve(True, ("ensemble",), 1.0)

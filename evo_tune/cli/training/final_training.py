@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from evo_tune.cli import shared
-from evo_tune.cli.training.model_training import ENSEMBLE, SLACK, Pace, Training, choose_pace
+from evo_tune.cli.training.model_training import ENSEMBLE, SLACK, Pace, Training, choose_pace, count_fits
 from evo_tune.dispatch.devices import plan
 from evo_tune.errors import StoreError, explain_error
 from evo_tune.genome.trial import Candidate
@@ -47,6 +47,9 @@ WRITING_SHARE = 0.03
 # Trainings for an ensemble, and the largest share of the hours that is reserved for those beside the first one: with
 # 15 %, short searches on a busy machine had too few trials (benchmarks/LOG.md).
 MEMBERS, MEMBERS_SHARE = 4, 0.05
+
+# Largest share of the hours that is reserved for fits to the validation and the test rows.
+FITS_SHARE = 0.15
 
 # Least share by which the validation loss of an ensemble is lower than that of one model (benchmarks/LOG.md).
 LEAST_GAIN = 0.01
@@ -107,7 +110,9 @@ def time_for_model(search: Search) -> Callable[[float], float]:
         # A worker starts as the final training does.
         start = max(STARTING_SECONDS, 0.0 if search.pace is None else search.pace.start)
         members = min(others * SLACK * training, MEMBERS_SHARE * seconds)
-        return max(share * seconds, SLACK * training + members + start)
+        genome = search.space.default() if search.best is None else search.best.candidate.genome
+        fits = min((count_fits(search.evaluator, genome) - 1) * SLACK * training, FITS_SHARE * seconds)
+        return max(share * seconds, SLACK * training + fits + members + start)
 
     return seconds_to_reserve
 

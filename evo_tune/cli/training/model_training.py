@@ -25,7 +25,7 @@ from evo_tune.dispatch.slot import Task
 from evo_tune.errors import EvoTuneError, PluginError
 from evo_tune.forecast.timing import TIMING, Timing, time_genomes
 from evo_tune.genome.trial import Candidate, Objective
-from evo_tune.genome.values import genome_key
+from evo_tune.genome.values import Genome, genome_key
 from evo_tune.loop.deadline import own_seconds
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import BoundEvaluator
@@ -33,6 +33,7 @@ from evo_tune.report.recommendation import comparison_objective, fresh_seed, fre
 from evo_tune.report.summary import RunResult, verdict
 from evo_tune.store.run import Run
 from evo_tune.text import one_line, with_plural
+from evo_tune.training.recipe.families import TRANSFORMER
 
 if TYPE_CHECKING:
     from evo_tune.training.prediction.ensemble import Member
@@ -49,6 +50,13 @@ WORK = ("seconds", "flops", "tokens", "samples", "steps")
 
 # Factor on the predicted time of the final training, which no later training can make up for.
 SLACK = 1.05
+
+# Fits of a model without gradient steps that is kept, by the option `refit` (`training.fitting.fit_task`).
+FITS = {"none": 1, "validation": 2, "all": 3}
+
+# Metric of the trials by which families come first in an ensemble: those whose best loss is no more than so many times
+# that of the best trial.
+VALIDATION_LOSS, LARGEST_RATIO = "val_loss", 1.5
 
 # Entry in SUPPORTS of an evaluator whose `export` notes predictions in its context, and gene with a model's family.
 ENSEMBLE, FAMILY = "ensemble", "family"
@@ -67,6 +75,12 @@ class Pace:
     threads: int
     seconds: float
     reason: str
+
+
+def count_fits(bound: BoundEvaluator, genome: Genome) -> int:
+    """Return how often the model of a genome is fitted when it is kept; about as long as its trial each time."""
+    family = genome.get(FAMILY, bound.options.get("families"))
+    return 1 if family == TRANSFORMER else FITS.get(bound.options.get("refit", ""), 1)
 
 
 def choose_pace(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: Plan, threads: int | None) -> Pace:
@@ -88,7 +102,7 @@ def choose_pace(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: 
         work = bound.estimate(candidate.genome)
         name = next((name for name in WORK if trial_work.get(name, 0.0) > 0.0 and name in work), None)
         if trial_seconds and name is not None:
-            seconds = trial_seconds * work[name] / trial_work[name]
+            seconds = count_fits(bound, candidate.genome) * trial_seconds * work[name] / trial_work[name]
     pace = Pace(trial_threads, seconds, "as in the trial")
     can_compare = planned.slots[0] == CPU and all_cores > trial_threads and TIMING in bound.plugin.supports
     if threads is not None or not can_compare or not seconds >= SHORTEST_TO_COMPARE:
@@ -164,11 +178,14 @@ class Training:
         Args:
             count: Number of trainings.
         """
-        own = own_seconds(self.run, self.candidate.id)
+        own = self._seconds_of(self.candidate)
         for candidate in member_candidates(self.run, replace(self.candidate, seed=self.seed), count):
-            ratio = own_seconds(self.run, candidate.id) / own if own else math.nan
+            ratio = self._seconds_of(candidate) / own if own else math.nan
             pace = replace(self.pace, seconds=ratio * self.pace.seconds)
             yield replace(self, candidate=candidate, pace=pace, seed=candidate.seed)
+
+    def _seconds_of(self, candidate: Candidate) -> float:
+        return count_fits(self.bound, candidate.genome) * own_seconds(self.run, candidate.id)
 
     def fits(self, training: Training) -> bool:
         """Return whether there is time for another training; true without a limit."""
@@ -310,9 +327,14 @@ def member_candidates(run: Run, best: Candidate, count: int) -> list[Candidate]:
     for trial in rank_trials(run):
         if trial.feasible:
             genomes.setdefault(trial.key, trial.candidate)
+
+    def loss(candidate: Candidate) -> float:
+        return run.outcomes[candidate.id].metrics.get(VALIDATION_LOSS, 0.0)
+
     best_of_families: dict[Any, Candidate] = {}
     for candidate in genomes.values():
-        best_of_families.setdefault(candidate.genome.get(FAMILY), candidate)
+        if loss(candidate) <= LARGEST_RATIO * loss(best):
+            best_of_families.setdefault(candidate.genome.get(FAMILY), candidate)
     others = [candidate for candidate in genomes.values() if candidate not in best_of_families.values()]
     candidates = [*best_of_families.values(), *others][:count]
     seeds = [fresh_seed(run.manifest.settings.seed, number) for number in range(1, 1 + count - len(candidates))]
