@@ -305,7 +305,12 @@ def score_classifier(model: nn.Module, samples: MicroBatch, **how: Any) -> Score
     Raises:
         RecipeError: batch is not an integer of at least 1.
     """
-    logits, targets = model_outputs(model, samples, **how).double(), samples[1].long()
+    return score_logits(model_outputs(model, samples, **how), samples[1])
+
+
+def score_logits(outputs: torch.Tensor, classes: torch.Tensor) -> Scores:
+    """Return the scores of logits, (n, classes), for class numbers, (n,)."""
+    logits, targets = outputs.double(), classes.long()
     loss = float(cross_entropy_sum(logits, targets)) / len(targets)
     return Scores.of(logits.softmax(-1).numpy(), targets.numpy(), loss)
 

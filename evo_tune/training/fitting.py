@@ -5,27 +5,26 @@ Data, split, losses and scores are those of the task, so its results can be comp
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
 
 from evo_tune.plugins.context import Context
-from evo_tune.training.evaluation import Errors, Scores
+from evo_tune.training.evaluation import Errors, Scores, model_outputs
 from evo_tune.training.hardware.device import MicroBatch, reproducible, seed_for
 from evo_tune.training.models.fitted import FitRows, FittedModel
 from evo_tune.training.recipe.classifying import SampleTask
 from evo_tune.training.recipe.metrics import METRICS
 from evo_tune.training.samples import ClassifierTraining, SampleTraining
 from evo_tune.training.session import training_notes
-
-# In place of a trainer, which a fit does not have.
-ON_CPU: Any = SimpleNamespace(evaluation={})
 
 # Seconds that a fit has after its first step even if `Context.ends_at` has passed: trees of one step are no model.
 LATE_SECONDS = 2.0
@@ -75,19 +74,18 @@ def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context, refit: 
         steps = plan.fit_steps or 1
         most = max(1, round(steps * run.budget))
         fit_began = time.monotonic()
-        outputs = model.fit(_fit_rows(task, parts.training), plan.genome, most, seed)
+        steps_outputs = model.fit(_fit_rows(task, parts.held_out[0], parts.training), plan.genome, most, seed)
         if run.timing:
-            return Fit(model, _time_steps(outputs, steps, run.timing, began))
-        last, best = _keep_best(model, outputs, task, steps, most)
-        metrics = {"steps": float(last), "epochs": float(last), "samples": float(last * len(parts.training[0]))}
-        metrics |= {"train_loss": judge(task, model, parts.training_sample).loss}
-        held_out = judge(task, model, parts.held_out)
-        task.keep_predictions(ON_CPU, model, "held_out")  # of a model that has not learned from these rows
+            return Fit(model, _time_steps(steps_outputs, steps, run.timing, began))
+        best = _keep_best(model, steps_outputs, task, steps, most)
+        # An exported model is judged by what it will predict. A search saves the time, as the fit followed these rows.
+        outputs = model_outputs(model, parts.held_out) if run.test else torch.from_numpy(best.outputs).float()
+        train_loss = task.score(model_outputs(model, parts.training_sample), parts.training_sample[1]).loss
         seconds = time.monotonic() - fit_began  # another fit takes about as long
 
         def fit_again(*learned: MicroBatch) -> FittedModel:
             again: FittedModel = plan.build(seed)
-            for _ in again.fit(_fit_rows(task, *learned), plan.genome, best, seed):
+            for _ in again.fit(_fit_rows(task, parts.held_out[0][:0], *learned), plan.genome, best.step, seed):
                 pass
             again.finish(again.state())
             return again
@@ -96,13 +94,20 @@ def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context, refit: 
         if refit != "none" and time.monotonic() + seconds < run.ends_at:
             learned.append(parts.held_out)
             model = fit_again(*learned)
-        test = judge(task, model, parts.test)
-        task.keep_predictions(ON_CPU, model, "test")
+        test_began, test = time.perf_counter(), None
+        if run.test:
+            test = model_outputs(model, parts.test)
+        if run.predictions is not None and test is not None:
+            run.predictions["test"] = task.predictions(test, parts.test[1], time.perf_counter() - test_began)
+            run.predictions["held_out"] = task.predictions(outputs, parts.held_out[1])
         if refit == "all" and time.monotonic() + seconds < run.ends_at:
             learned.append(parts.test)
             model = fit_again(*learned)
+        metrics = dict.fromkeys(("steps", "epochs"), float(best.last))
+        metrics |= {"samples": float(best.last * len(parts.training[0])), "train_loss": train_loss}
         metrics |= {"params": float(model.config.parameters)}
-        metrics |= score_metrics(task.group, held_out, test if run.test else None)
+        test_scores = None if test is None else task.score(test, parts.test[1])
+        metrics |= score_metrics(task.group, task.score(outputs, parts.held_out[1]), test_scores)
         return Fit(model, metrics, sum(len(part[0]) for part in learned))
 
 
@@ -143,27 +148,35 @@ def export_fitted(plan: SampleTask, kind: type[SampleTraining], run: Context, fo
     return fit.metrics
 
 
-def judge(task: SampleTraining, model: FittedModel, samples: MicroBatch) -> Scores | Errors:
-    """Return the scores or the errors of a model on samples of a task."""
-    return cast(Scores | Errors, task.evaluate(ON_CPU, samples, model))
-
-
-def _fit_rows(task: SampleTraining, *parts: MicroBatch) -> FitRows:
-    """Return the rows of some parts to learn from, and those of the validation part to follow."""
+def _fit_rows(task: SampleTraining, followed: Tensor, *parts: MicroBatch) -> FitRows:
+    """Return the rows of some parts to learn from, and those whose outputs are followed."""
     targets = torch.cat([task.training_targets(part[1]) for part in parts])
     weights = task.plan.class_weights(task.classes or 1) if isinstance(task, ClassifierTraining) else ()
     return FitRows(
         torch.cat([part[0] for part in parts]).numpy(),
         (targets[:, 0].double() if targets.ndim > 1 else targets).numpy(),
         np.array(weights)[targets.numpy()] if weights else np.ones(len(targets)),
-        task.examples.held_out[0].numpy(),
+        followed.numpy(),
     )
 
 
-def _keep_best(
-    model: FittedModel, outputs: Iterator[Any], task: SampleTraining, steps: int, last: int
-) -> tuple[int, int]:
-    """Fit, report the learning curve, and leave the model of the best step; return the last step and the best.
+@dataclass(frozen=True)
+class BestStep:
+    """The step of a fit whose model is kept.
+
+    Args:
+        step: Its number.
+        last: Number of the last step.
+        outputs: Outputs of the validation rows after it, (m, outputs).
+    """
+
+    step: int
+    last: int
+    outputs: NDArray[np.float64]
+
+
+def _keep_best(model: FittedModel, outputs: Iterator[Any], task: SampleTraining, steps: int, last: int) -> BestStep:
+    """Fit, report the learning curve, and leave the model of the best step.
 
     With patience every step is judged, otherwise those of the evaluations are.
 
@@ -181,7 +194,7 @@ def _keep_best(
     if options.patience is not None:
         most_waiting = min(LONGEST_PATIENCE, options.patience * max(1, steps // options.evaluations))
     ends_at = task.run.ends_at
-    best, state, best_step, step = np.inf, None, 0, 0
+    best, state, kept, step = np.inf, None, BestStep(0, 0, np.zeros(0)), 0
     for step, values in enumerate(outputs, 1):
         if step == 1:  # which loads LightGBM and prepares the rows
             ends_at = max(ends_at, time.monotonic() + LATE_SECONDS)
@@ -191,13 +204,15 @@ def _keep_best(
         predicted = torch.from_numpy(np.ascontiguousarray(values))
         loss = float(F.cross_entropy(predicted, aims) if aims.ndim == 1 else F.mse_loss(predicted, aims.double()))
         if loss < best:
-            best, state, best_step = loss, model.state(), step
+            best, state, kept = loss, model.state(), BestStep(step, step, values)
         if step in marks:
             task.run.report(step / steps, val_loss=loss)
-        if late or step - best_step >= most_waiting:
+        if late or step - kept.step >= most_waiting:
             break
-    model.finish(model.state() if state is None else state)
-    return step, best_step or step
+    if not kept.step:  # none was judged, or their losses are NaN
+        state, kept = model.state(), BestStep(step, step, values)
+    model.finish(state)
+    return replace(kept, last=step)
 
 
 def _time_steps(outputs: Iterator[Any], steps: int, count: int, began: float) -> dict[str, float]:

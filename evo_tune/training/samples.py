@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from evo_tune.plugins.context import Context
 from evo_tune.training.data.batches import Epochs, steps_of
-from evo_tune.training.evaluation import Errors, Evaluation, Scores, evaluate, model_outputs, score_classifier
+from evo_tune.training.evaluation import Errors, Evaluation, Scores, evaluate, model_outputs, score_logits
 from evo_tune.training.hardware.device import MicroBatch, seed_for
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.models.encoder import Encoder
@@ -27,6 +27,7 @@ from evo_tune.training.recipe.hardware.memory import Memory, encoder_memory
 from evo_tune.training.session import train_and_export
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.training_run import SinglePhase, StepSplit, Task, TrainingResult, TrainingRun
+
 
 # Maximum number of training samples for the training loss.
 SEEN = 1000
@@ -40,7 +41,7 @@ class Examples:
         training: Training samples, with targets as they are trained on after `SampleTraining.training_targets`.
         held_out: Samples for validation, with targets as they are judged.
         test: The same for the test.
-        training_sample: Up to `SEEN` evenly spaced training samples, the same in every training, for their loss.
+        training_sample: Up to `SEEN` evenly spaced training samples, the same in every training.
     """
 
     training: MicroBatch
@@ -164,19 +165,20 @@ class SampleTraining(Task):
 
     # Judging.
 
-    def predict(self, trainer: Trainer, samples: MicroBatch, model: nn.Module) -> PartPredictions:
-        """Return a model's predictions for samples, with the truth."""
+    def score(self, outputs: Tensor, targets: Tensor) -> Scores | Errors:
+        """Return the scores of a model's outputs, (n, outputs), float32."""
+        raise AssertionError(f"{type(self).__name__} scores no outputs")
+
+    def predictions(self, outputs: Tensor, targets: Tensor, seconds: float = 0.0) -> PartPredictions:
+        """Return the predictions that a model's outputs, (n, outputs), float32, stand for, with the truth."""
         raise AssertionError(f"the models of {type(self).__name__} form no ensembles")
 
-    def keep_predictions(self, trainer: Trainer, model: nn.Module, *parts: str) -> None:
-        """Note a model's predictions for parts ('held_out', 'test') in the context, if they are wanted there."""
-        for part in parts if self.run.predictions is not None else ():
-            began, predictions = time.perf_counter(), self.predict(trainer, getattr(self.examples, part), model)
-            self.run.predictions[part] = replace(predictions, seconds=time.perf_counter() - began)  # type: ignore[index]
-
     def finish(self, model: nn.Module, trainer: Trainer) -> None:
-        if model is trainer.model:  # not the moving average of its weights
-            self.keep_predictions(trainer, model, "held_out", "test")
+        if model is trainer.model and self.run.predictions is not None:  # not the moving average of its weights
+            for part in ("held_out", "test"):
+                began, (inputs, targets) = time.perf_counter(), getattr(self.examples, part)
+                outputs = model_outputs(model, (inputs, targets), **trainer.evaluation)
+                self.run.predictions[part] = self.predictions(outputs, targets, time.perf_counter() - began)
 
     @property
     def held_out(self) -> MicroBatch:
@@ -234,11 +236,13 @@ class ClassifierTraining(SampleTraining):
         return model
 
     def evaluate(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Scores:
-        return score_classifier(trainer.model if model is None else model, samples, **trainer.evaluation)
+        return self.score(model_outputs(model or trainer.model, samples, **trainer.evaluation), samples[1])
 
-    def predict(self, trainer: Trainer, samples: MicroBatch, model: nn.Module) -> PartPredictions:
-        logits = model_outputs(model, samples, **trainer.evaluation).double()
-        return PartPredictions(logits.softmax(-1).numpy(), samples[1].numpy())
+    def score(self, outputs: Tensor, targets: Tensor) -> Scores:
+        return score_logits(outputs, targets)
+
+    def predictions(self, outputs: Tensor, targets: Tensor, seconds: float = 0.0) -> PartPredictions:
+        return PartPredictions(outputs.double().softmax(-1).numpy(), targets.numpy(), seconds=seconds)
 
 
 class RegressionTraining(SampleTraining):
@@ -256,13 +260,16 @@ class RegressionTraining(SampleTraining):
         return ((targets - mean) / deviation).float()
 
     def evaluate(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Errors:
-        predicted = self.predict(trainer, samples, trainer.model if model is None else model)
+        return self.score(model_outputs(model or trainer.model, samples, **trainer.evaluation), samples[1])
+
+    def score(self, outputs: Tensor, targets: Tensor) -> Errors:
+        predicted = self.predictions(outputs, targets)
         return Errors.of(predicted.values[:, 0], predicted.truth, self.plan.scale[1])
 
-    def predict(self, trainer: Trainer, samples: MicroBatch, model: nn.Module) -> PartPredictions:
+    def predictions(self, outputs: Tensor, targets: Tensor, seconds: float = 0.0) -> PartPredictions:
         mean, deviation = self.plan.scale
-        outputs = model_outputs(model, samples, **trainer.evaluation).double().numpy()
-        return PartPredictions(mean + deviation * outputs, samples[1][:, 0].numpy(), deviation)
+        values = mean + deviation * outputs.double().numpy()
+        return PartPredictions(values, targets[:, 0].numpy(), deviation, seconds)
 
 
 class SampleResult(TrainingResult):

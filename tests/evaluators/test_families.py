@@ -85,6 +85,9 @@ def test_families_report_the_same_metrics_and_export_a_model_with_the_same_score
         context = Context(seed=3, folder=tmp_path / f"{family}-trial", test=True)
         metrics = bound.evaluate(genome, context)
         assert context.curve[0][1]["val_loss"] > 0.0
+        searched = bound.evaluate(genome, Context(seed=3, folder=tmp_path / f"{family}-search"))
+        assert searched["val_loss"] == pytest.approx(metrics["val_loss"], rel=1e-6)
+        assert "test_loss" not in searched
         names[family] = {name for name in metrics if name in {**bound.plugin.tests, **_swap(bound.plugin.tests)}}
         if family != "transformer":
             assert metrics["steps"] <= bound.estimate(genome)["steps"]
