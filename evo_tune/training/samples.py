@@ -20,17 +20,19 @@ from evo_tune.training.hardware.device import MicroBatch, seed_for
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.models.encoder import Encoder
 from evo_tune.training.optim.losses import CrossEntropy, Loss, QuantileLoss, SquaredError
-from evo_tune.training.recipe.classifying import ClassifierTask, RegressionTask, SampleTask, check_single_pass
+from evo_tune.training.recipe.classifying import (
+    MOST_FOLLOWED,
+    ClassifierTask,
+    RegressionTask,
+    SampleTask,
+    check_single_pass,
+)
 from evo_tune.training.recipe.data.forecasts import ForecastScores, ForecastWindows, conformal_offsets, unscale_outputs
 from evo_tune.training.recipe.forecasting import ForecastTask
 from evo_tune.training.recipe.hardware.memory import Memory, encoder_memory
 from evo_tune.training.session import train_and_export
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.training_run import SinglePhase, StepSplit, Task, TrainingResult, TrainingRun
-
-
-# Maximum number of training samples for the training loss.
-SEEN = 1000
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Examples:
         training: Training samples, with targets as they are trained on after `SampleTraining.training_targets`.
         held_out: Samples for validation, with targets as they are judged.
         test: The same for the test.
-        training_sample: Up to `SEEN` evenly spaced training samples, the same in every training.
+        training_sample: Up to `MOST_FOLLOWED` evenly spaced training samples, the same in every training.
     """
 
     training: MicroBatch
@@ -107,7 +109,7 @@ class SampleTraining(Task):
         inputs, targets = torch.from_numpy(self.plan.inputs), torch.from_numpy(self.plan.targets)
         targets = self.exact_targets(targets)
         rows = [torch.from_numpy(part) for part in self.plan.parts]
-        rows.append(rows[0][torch.linspace(0, len(rows[0]) - 1, min(SEEN, len(rows[0]))).long()])
+        rows.append(rows[0][torch.linspace(0, len(rows[0]) - 1, min(MOST_FOLLOWED, len(rows[0]))).long()])
         return Examples(*((inputs[part], targets[part]) for part in rows))
 
     def exact_targets(self, targets: Tensor) -> Tensor:
@@ -193,7 +195,9 @@ class SampleTraining(Task):
         return evaluate(evaluated_model, samples, loss=self.loss, batch=256, **trainer.evaluation)
 
     def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
-        scores = self.evaluate(trainer, self.held_out)
+        inputs, targets = self.held_out
+        followed = torch.linspace(0, len(targets) - 1, min(MOST_FOLLOWED, len(targets))).long()
+        scores = self.evaluate(trainer, (inputs[followed], targets[followed]))
         return {"val_loss": scores.loss, **{name: getattr(scores, name) for name in self.curve_metrics}}
 
     def training_loss(self, trainer: Trainer) -> float:
@@ -372,7 +376,7 @@ class ForecastTraining(SampleTraining):
 
         inputs = inputs_of(windows)
         targets = Slices(torch.from_numpy(self.plan.targets), inputs.start, inputs.lowest, 0, divided.horizon)
-        numbers = np.linspace(0, len(windows) - 1, min(SEEN, len(windows))).astype(np.int64)
+        numbers = np.linspace(0, len(windows) - 1, min(MOST_FOLLOWED, len(windows))).astype(np.int64)
         training_sample = ForecastWindows(windows.start[numbers], windows.first[numbers], windows.series[numbers])
         scored_parts = []
         for part in (divided.held_out, divided.test, training_sample):

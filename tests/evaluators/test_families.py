@@ -23,7 +23,8 @@ from evo_tune.plugins.cost import Cost, TimedGenome
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.settings import parse_settings
-from evo_tune.training import fitting
+from evo_tune.training import fitting, samples
+from evo_tune.training.recipe import classifying
 from tests.extras import need
 
 need("boosting")
@@ -204,6 +205,24 @@ def test_a_run_trains_the_default_genome_of_each_family_first(data: Path, tmp_pa
     assert {genome["family"] for genome in genomes_to_time(bound.space, 0)[:7]} == set(FAMILIES)
     alone = bind(data, "boosting")
     assert alone.space.family_defaults() == []
+
+
+def test_a_training_follows_a_part_of_many_validation_rows_and_is_judged_on_all(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = bind(data, "transformer", epochs=1.0, evaluations=4, patience=None)
+    genome, last, final, judged = bound.space.default(), {}, {}, {}
+    for most in (10, 79, 80):
+        monkeypatch.setattr(samples, "MOST_FOLLOWED", most)
+        monkeypatch.setattr(classifying, "MOST_FOLLOWED", most)
+        context = Context(seed=0, folder=tmp_path / str(most))
+        final[most] = bound.evaluate(genome, context)["val_loss"]
+        last[most] = context.curve[-1][1]["val_loss"]
+        judged[most] = bound.work(genome)["judged products"] / bound.work(genome)["products"] * genome["batch"] * 3
+    assert len(bound.values.table.held_out) == 80
+    assert final[10] == final[79] == final[80] == last[80]
+    assert len({*last.values()}) == 3
+    assert {most: round(count) for most, count in judged.items()} == {10: 120, 79: 396, 80: 400}
 
 
 def test_untimed_work_of_a_family_has_a_cost(data: Path) -> None:

@@ -138,6 +138,11 @@ def check_single_pass(options: EncoderOptions, batch: int, ranks_on_cpu: bool = 
         )
 
 
+# Most samples of the validation part, and of the training part, whose losses are followed during a training: where
+# there are many, judging all of them would take more time than the steps.
+MOST_FOLLOWED = 1000
+
+
 def encoder_estimate(
     genome: Mapping[str, Any],
     options: EncoderOptions,
@@ -203,7 +208,8 @@ def encoder_step_work(
         held_out: Number of validation samples; None: by the option validation.
     """
     held_out_share = options.validation / (1.0 - options.validation - options.test)
-    judged = (rows * held_out_share if held_out is None else held_out) * (options.evaluations + 1)
+    samples = rows * held_out_share if held_out is None else held_out
+    judged = samples + min(samples, MOST_FOLLOWED) * options.evaluations
     return encoder_work(config, flops_per_sample, genome["batch"], options.optimizer_name, judged)
 
 

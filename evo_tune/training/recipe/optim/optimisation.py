@@ -173,7 +173,7 @@ class StoppingOptions(Options):
     evaluations: int = fixed_option(
         4,
         bounds="[1, 10000]",
-        help="Evaluations in the learning curve; of a language model, each on a quarter of the held-out text",
+        help="Evaluations in the learning curve: on a quarter of the held-out text, or on up to 1000 samples",
     )
     patience: int | None = option(
         None, bounds="[1, inf)", unit="evaluations", help="Stop after so many without improvement, and keep the best"
