@@ -92,7 +92,7 @@ class Pace:
 def genomes_to_time(space: SearchSpace, random: int = RANDOM, corners: bool = True) -> list[Genome]:
     """Return the genomes to time: the default, two corners of the space, its middle, and a few random ones.
 
-    The default genomes of all families come before these.
+    The default genomes of all families come before the middle.
 
     Args:
         space: The search space.
@@ -103,7 +103,7 @@ def genomes_to_time(space: SearchSpace, random: int = RANDOM, corners: bool = Tr
     fixed = (1.0, 0.0, 0.5) if corners else (0.5,)
     points = [np.full(count, unit) for unit in fixed] + [rng.random(count) for _ in range(random)]
     genomes = [space.default(), *(space.snap(point) for point in points)]
-    genomes[1 + len(fixed) : 1 + len(fixed)] = space.family_defaults()
+    genomes[len(fixed) : len(fixed)] = space.family_defaults()
     return list({genome_key(genome): genome for genome in genomes}.values())
 
 
@@ -116,7 +116,8 @@ class Timing:
         watch: Function called about five times a second.
         stopping: Function that returns whether to stop.
         longest: Seconds of all timings without the start of the worker. A timing that would probably end later does not
-            begin, except that of the first genome.
+            begin, except those of the first genomes.
+        least: Number of these first genomes.
         quick: Whether to time only the first genome if its training takes less than `QUICK`.
     """
 
@@ -124,6 +125,7 @@ class Timing:
     watch: Callable[[], None] = lambda: None
     stopping: Callable[[], bool] = lambda: False
     longest: float = MAX_TIMING_SECONDS
+    least: int = 1
     quick: bool = True
 
 
@@ -163,7 +165,8 @@ def time_genomes(
                 elapsed = time.monotonic() - began
                 mean_seconds = elapsed / max(1, count)
                 with lock:
-                    if timing.stopping() or not jobs or (jobs[0][0] and elapsed + mean_seconds > timing.longest):
+                    is_late = elapsed + mean_seconds > timing.longest
+                    if timing.stopping() or not jobs or (is_late and jobs[0][0] >= timing.least):
                         return
                     number, genome = jobs.popleft()
                 outcome = outcomes[number] = measure(slot, number, genome, STEPS)

@@ -144,6 +144,8 @@ def time_steps(
                 watch=watch,
                 stopping=lambda: interrupted.is_set() or time.monotonic() >= ends_at,
                 longest=max_timing_seconds(session) / ROUNDS,
+                # The cost of a family says little of another's.
+                least=1 if quick else max(1, len(evaluator.space.family_defaults())),
                 quick=quick,
             )
             rows, worker = time_genomes(slots, genomes, timing)

@@ -382,9 +382,11 @@ def test_evaluate_times_steps_for_a_twentieth_of_the_time_and_says_so(
     assert "Timing" not in typed("evaluate", "priced.py", "-o", "tokens=5").err
 
 
-@pytest.mark.parametrize(("limit", "count"), [(0.5, 1), (5.0, 5), (5.9, 5), (100.0, 9)])
-def test_no_timing_begins_that_would_end_after_the_limit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, count: int
+@pytest.mark.parametrize(
+    ("limit", "least", "count"), [(0.5, 1, 1), (5.0, 1, 5), (5.9, 1, 5), (100.0, 1, 9), (0.5, 3, 3), (5.0, 3, 5)]
+)
+def test_no_timing_but_the_first_begins_that_would_end_after_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: float, least: int, count: int
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=time.sleep))
@@ -400,5 +402,6 @@ def test_no_timing_begins_that_would_end_after_the_limit(
             return Outcome("ok", {"seconds": 60.0})
 
     genomes: list[Genome] = [{"size": float(size)} for size in range(9)]
-    rows, _ = timing.time_genomes([SlowSlot()], genomes, timing.Timing(folder=tmp_path, longest=limit))  # type: ignore[list-item]
+    how = timing.Timing(folder=tmp_path, longest=limit, least=least)
+    rows, _ = timing.time_genomes([SlowSlot()], genomes, how)  # type: ignore[list-item]
     assert len(rows) == count

@@ -17,7 +17,7 @@ import pytest
 from evo_tune import Context, load_model
 from evo_tune.errors import OptionError
 from evo_tune.forecast.timing import genomes_to_time
-from evo_tune.loop.budget import choose_seconds
+from evo_tune.loop.budget import choose_seconds, max_timing_seconds, time_steps
 from evo_tune.loop.plan import Request, plan_run
 from evo_tune.plugins.cost import Cost, TimedGenome
 from evo_tune.plugins.evaluator import BoundEvaluator
@@ -205,6 +205,16 @@ def test_a_run_trains_the_default_genome_of_each_family_first(data: Path, tmp_pa
     assert {genome["family"] for genome in genomes_to_time(bound.space, 0)[:7]} == set(FAMILIES)
     alone = bind(data, "boosting")
     assert alone.space.family_defaults() == []
+
+
+def test_each_family_is_timed_however_short_the_hours(data: Path, tmp_path: Path) -> None:
+    bound = bind(data, "auto")
+    _, session = parse_settings({"hours": 1e-3})
+    manifest = plan_run(bound.plugin, Request(options=bound.options), *parse_settings({"trials": 5}), tmp_path).manifest
+    genomes = genomes_to_time(bound.space, corners=False)
+    timings = time_steps(genomes, bound, manifest, session, quick=False)
+    assert {genomes[number]["family"] for number in timings.rows} == set(FAMILIES)
+    assert max_timing_seconds(session) < 1.0
 
 
 def test_a_training_follows_a_part_of_many_validation_rows_and_is_judged_on_all(
