@@ -65,6 +65,10 @@ MIN_PROGRESS_SHARE = 0.02
 # A value counts as sufficiently tried after this factor times the square root of the number of all trials.
 SUFFICIENT_TRIALS_FACTOR = 2.0
 
+# The same factor for a branch whose best result, of at least so many, is far behind the best of all: the distance is
+# more than so many times the range of the results of the best branch.
+BEHIND_FACTOR, RESULTS_TO_JUDGE, FAR_BEHIND = 0.5, 3, 4.0
+
 # Least probability of success of a genome with a rare value, and its least share of the highest one of all candidates:
 # a search that has stalled would otherwise repeat what fails.
 LEAST_SUCCESS, SUCCESS_SHARE = 0.5, 0.9
@@ -356,7 +360,11 @@ def propose_rare_value(
     rows = []
     for index in np.flatnonzero(np.where(eligible, sizes, 0)).tolist():
         counts = np.bincount(recent_features[:, index].astype(int), minlength=int(sizes[index])).tolist()
-        rows += [(count * len(counts), rng.random(), count, index, value) for value, count in enumerate(counts)]
+        values = [(count * len(counts), rng.random(), count, index, value) for value, count in enumerate(counts)]
+        behind = _values_behind(history, index, len(counts)) if index in history.space.branching else set()
+        rows += [
+            row for row in values if row[-1] not in behind or row[2] < BEHIND_FACTOR * math.sqrt(len(recent_features))
+        ]
     if not rows:
         return None
     _, _, count, gene, value = min(rows)
@@ -375,6 +383,19 @@ def propose_rare_value(
             return None
         merits = np.where(probabilities >= SUCCESS_SHARE * probabilities.max(), merits, -np.inf)
     return new[int(kept[np.argmax(merits)])][0]
+
+
+def _values_behind(history: History, gene: int, size: int) -> set[int]:
+    """Return the values of a gene whose best result is far behind all results of the best value."""
+    units = np.array([history.proposed_units[trial.id][gene] for trial in history.ranking])
+    values, losses = np.minimum(units * size, size - 1).astype(int), history.scaled_losses() / 2.0
+    results = [losses[values == value] for value in range(size)]
+    best, worst = np.min(results[values[0]]), np.max(results[values[0]])
+    return {
+        value
+        for value, own in enumerate(results)
+        if len(own) >= RESULTS_TO_JUDGE and np.min(own) - best > FAR_BEHIND * (worst - best)
+    }
 
 
 def _has_stalled(history: History) -> bool:

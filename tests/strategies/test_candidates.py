@@ -232,6 +232,19 @@ def test_a_rare_value_is_tried_where_trainings_probably_succeed_or_not_at_all() 
     assert unit(0.4) is None
 
 
+@pytest.mark.parametrize(("loss_of_b", "trials_of_b", "kind"), [(4.0, 6, "b"), (4.5, 6, None), (4.5, 2, "b")])
+def test_a_branch_far_behind_the_best_one_is_tried_less(loss_of_b: float, trials_of_b: int, kind: str | None) -> None:
+    """The losses of branch a are from 1 to 1.8. Two results of another branch say little."""
+    space = SearchSpace(kind=Choice(("a", "b")), x=Float(0, 1, when={"kind": "a"}), y=Float(0, 1, when={"kind": "b"}))
+    history = RunHistory(space, OBJECTIVES[:1])
+    for id in range(30):
+        genome = space.check({"x": id / 40} if id >= trials_of_b else {"kind": "b", "y": id / 40}, fill_defaults=True)
+        history.add_candidate(Candidate(id, 0, 0, id, genome, "given"))
+        history.tell(id, Outcome("ok", {"loss": loss_of_b if genome["kind"] == "b" else 2.0 - id / 29}))
+    proposal = propose_rare_value(Novelty.of(history, 0.0), [], 1.0, birth_rng(0, 0), None)
+    assert (proposal and proposal.genome["kind"]) == kind
+
+
 def test_results_of_the_rare_value_alone_choose_the_place() -> None:
     """Under a, the best lies at 0; under b it lies at 1, as six results show."""
     space = SearchSpace(x=Float(0, 1), kind=Choice(("a", "b")))
