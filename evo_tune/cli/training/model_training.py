@@ -1,8 +1,9 @@
 """Train a model that is kept, and print the progress: one model, or an ensemble of several of a run.
 
-The candidates of an ensemble are the best genome, the best ones of other families, the next ones in the ranking, and
-the best genome on fresh seeds. They are chosen by their predictions for the validation part, before a model is fitted
-to that part too. The gain over the first model alone is measured on the test part, which the choice has not seen.
+The candidates of an ensemble are the best genome, the best ones of other families with nearly its loss, the next ones
+in the ranking, and the best genome on fresh seeds. They are chosen by their predictions for the validation part, before
+a model is fitted to that part too. The gain over the first model alone is measured on the test part, which the choice
+has not seen.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ FITS = {"none": 1, "validation": 2, "all": 3}
 
 # Metric of the trials by which families come first in an ensemble: those whose best loss is no more than so many times
 # that of the best trial.
-VALIDATION_LOSS, LARGEST_RATIO = "val_loss", 1.5
+VALIDATION_LOSS, LARGEST_RATIO = "val_loss", 1.2
 
 # Entry in SUPPORTS of an evaluator whose `export` notes predictions in its context, and gene with a model's family.
 ENSEMBLE, FAMILY = "ensemble", "family"
