@@ -93,6 +93,12 @@ def log_probabilities(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.log(np.maximum(shares, np.finfo(np.float64).tiny)))
 
 
+def spaced_places(count: int) -> Tensor:
+    """Return up to `MOST_FOLLOWED` evenly spaced places among `count` samples, int64."""
+    # In float64: float32 would round the places of more than 16 million samples.
+    return torch.linspace(0, count - 1, min(MOST_FOLLOWED, count), dtype=torch.float64).long()
+
+
 class SampleTraining(Task):
     """Train on samples whose targets are real numbers."""
 
@@ -109,7 +115,7 @@ class SampleTraining(Task):
         inputs, targets = torch.from_numpy(self.plan.inputs), torch.from_numpy(self.plan.targets)
         targets = self.exact_targets(targets)
         rows = [torch.from_numpy(part) for part in self.plan.parts]
-        rows.append(rows[0][torch.linspace(0, len(rows[0]) - 1, min(MOST_FOLLOWED, len(rows[0]))).long()])
+        rows.append(rows[0][spaced_places(len(rows[0]))])
         return Examples(*((inputs[part], targets[part]) for part in rows))
 
     def exact_targets(self, targets: Tensor) -> Tensor:
@@ -195,9 +201,8 @@ class SampleTraining(Task):
         return evaluate(evaluated_model, samples, loss=self.loss, batch=256, **trainer.evaluation)
 
     def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
-        inputs, targets = self.held_out
-        followed = torch.linspace(0, len(targets) - 1, min(MOST_FOLLOWED, len(targets))).long()
-        scores = self.evaluate(trainer, (inputs[followed], targets[followed]))
+        (inputs, targets), places = self.held_out, spaced_places(len(self.held_out[1]))
+        scores = self.evaluate(trainer, (inputs[places], targets[places]))
         return {"val_loss": scores.loss, **{name: getattr(scores, name) for name in self.curve_metrics}}
 
     def training_loss(self, trainer: Trainer) -> float:
@@ -240,7 +245,9 @@ class ClassifierTraining(SampleTraining):
         return model
 
     def evaluate(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Scores:
-        return self.score(model_outputs(model or trainer.model, samples, **trainer.evaluation), samples[1])
+        return self.score(
+            model_outputs(trainer.model if model is None else model, samples, **trainer.evaluation), samples[1]
+        )
 
     def score(self, outputs: Tensor, targets: Tensor) -> Scores:
         return score_logits(outputs, targets)
@@ -264,7 +271,9 @@ class RegressionTraining(SampleTraining):
         return ((targets - mean) / deviation).float()
 
     def evaluate(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Errors:
-        return self.score(model_outputs(model or trainer.model, samples, **trainer.evaluation), samples[1])
+        return self.score(
+            model_outputs(trainer.model if model is None else model, samples, **trainer.evaluation), samples[1]
+        )
 
     def score(self, outputs: Tensor, targets: Tensor) -> Errors:
         predicted = self.predictions(outputs, targets)
@@ -376,7 +385,7 @@ class ForecastTraining(SampleTraining):
 
         inputs = inputs_of(windows)
         targets = Slices(torch.from_numpy(self.plan.targets), inputs.start, inputs.lowest, 0, divided.horizon)
-        numbers = np.linspace(0, len(windows) - 1, min(MOST_FOLLOWED, len(windows))).astype(np.int64)
+        numbers = spaced_places(len(windows)).numpy()
         training_sample = ForecastWindows(windows.start[numbers], windows.first[numbers], windows.series[numbers])
         scored_parts = []
         for part in (divided.held_out, divided.test, training_sample):

@@ -110,7 +110,8 @@ def time_for_model(search: Search) -> Callable[[float], float]:
         # A worker starts as the final training does.
         start = max(STARTING_SECONDS, 0.0 if search.pace is None else search.pace.start)
         members = min(others * SLACK * training, MEMBERS_SHARE * seconds)
-        genome = search.space.default() if search.best is None else search.best.candidate.genome
+        best = search.best
+        genome = search.space.default() if best is None else best.candidate.genome
         fits = min((count_fits(search.evaluator, genome) - 1) * SLACK * training, FITS_SHARE * seconds)
         return max(share * seconds, SLACK * training + fits + members + start)
 
