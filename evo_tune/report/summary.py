@@ -538,7 +538,7 @@ def _compare_with_default(result: RunResult) -> str:
             return f"difference: {gain} on one fresh seed: {beats}"
         test_set = ", on the test set" if result.on_test_set else ""
         how = f"the same on each of {final.pairs} fresh seeds{test_set}, which says nothing about other data"
-        if final.error:
+        if abs(final.gain) < 1000.0 * final.error:  # more is the rounding of trainings that hardly depend on seeds
             errors = f"{final.gain / final.error:.1f} standard errors"
             how = f"{errors}, paired over {final.pairs} fresh seeds{test_set}; t test at 5%"
         return f"difference: {gain}{error}: {beats} ({IGNORES_SEEDS if final.ignores_seeds else how})"
