@@ -10,6 +10,7 @@ with N, and with the N that costs what the comparison costs on average. The comp
     python benchmarks/comparison.py
     python benchmarks/comparison.py --finalists 5 --correlation 0.5 --effects 0,1 --tries 2000
     python benchmarks/comparison.py --coarse
+    python benchmarks/comparison.py --finalists 1 --correlation 0.5 --better all --looks 2,4
 """
 
 from __future__ import annotations
@@ -76,9 +77,22 @@ def race(
     tries: int,
     rng: np.random.Generator,
     metric: str = "continuous",
+    looks: tuple[int, ...] = (),
 ) -> Figures:
-    """Play the comparison, `cap` being what `--final-seeds` says; `metric` is a key of METRICS."""
-    game, beats, spent, right = FinalComparison(tuple(range(1, finalists + 1)), 0, cap), 0, 0, 0
+    """Play the comparison.
+
+    Args:
+        finalists: Number of finalists.
+        correlation: Correlation of the losses of one seed.
+        effect: By how much the better one is better, in standard deviations.
+        every: Whether all finalists are better.
+        cap: What `--final-seeds` says.
+        tries: Number of comparisons.
+        rng: Source of the losses.
+        metric: A key of METRICS.
+        looks: Seeds at each look; empty: by `cap`.
+    """
+    game, beats, spent, right = FinalComparison(tuple(range(1, finalists + 1)), 0, cap, looks), 0, 0, 0
     for _ in range(tries):
         losses = METRICS[metric](draw(finalists, correlation, effect, every, 2 * CHOOSE, rng))
         results: dict[FreshTraining, float | None] = {}
@@ -137,6 +151,9 @@ def main() -> None:
     parser.add_argument("--effects", default="0,0.5,1,2", help="in standard deviations (default 0,0.5,1,2)")
     parser.add_argument("--better", choices=("one", "all"), default="one", help="which finalists have the effect")
     parser.add_argument("--cap", type=int, default=3, help="what --final-seeds says (default 3)")
+    parser.add_argument(
+        "--looks", default="", help="seeds at each look, where hours limit them: 2,4 (default by --cap)"
+    )
     parser.add_argument("--tries", type=int, default=20_000)
     parser.add_argument("--coarse", action="store_true", help="only what metrics of few values change")
     given = parser.parse_args()
@@ -144,14 +161,16 @@ def main() -> None:
         coarse(given.tries)
         return
     effects = [float(text) for text in given.effects.split(",")]
-    every = given.better == "all"
+    every, looks = given.better == "all", tuple(int(text) for text in given.looks.split(",") if text)
     print(f"{given.tries} tries a cell, --final-seeds {given.cap}, better: {given.better}")
     print("share that says 'beats' (trainings; right choice), by effect")
     print(f"{'finalists':<10}{'corr.':<7}{'':<14}" + "".join(f"{effect:<22g}" for effect in effects) + "mean trainings")
     for finalists in (int(text) for text in given.finalists.split(",")):
         for correlation in (float(text) for text in given.correlation.split(",")):
             setting = finalists, correlation
-            new = [race(*setting, effect, every, given.cap, given.tries, _rng(effect)) for effect in effects]
+            new = [
+                race(*setting, effect, every, given.cap, given.tries, _rng(effect), looks=looks) for effect in effects
+            ]
             cost = sum(one.trainings for one in new) / len(new)
             rows = [("comparison", new)]
             for seeds in sorted({given.cap, max(2, round(cost / (finalists + 1)))}):

@@ -30,6 +30,10 @@ MOST = 0.5
 # Factor on the predicted time of a comparison that is planned; none once it has begun.
 MARGIN = 1.1
 
+# Seeds of the comparison that is planned, where they fit with fewer finalists: of gains of two standard deviations
+# between seeds, a third is shown with two seeds, and nine tenths with four (benchmarks/LOG.md).
+ENOUGH_SEEDS = 3
+
 # Ratio of the predicted time to the time that is left, up to which the smallest comparison is tried.
 HOPE = 1.5
 
@@ -195,7 +199,7 @@ class Deadline:
         requested = comparison_as_requested(self.run)
         if requested.finalists:
             results = comparison_results(self.run, requested)
-            self.record(self.largest_in_time(requested, results, {}, self.predicted_seconds, MARGIN))
+            self.record(self.largest_in_time(requested, results, {}, self.predicted_seconds, MARGIN, ENOUGH_SEEDS))
 
     def largest_in_time(
         self,
@@ -204,6 +208,7 @@ class Deadline:
         running: Mapping[FreshTraining, float],
         seconds: Callable[[int], float],
         margin: float = 1.0,
+        least_seeds: int = 0,
     ) -> FinalComparison | None:
         """Return the largest comparison whose next look is in time; None if even the smallest one is too long.
 
@@ -215,17 +220,22 @@ class Deadline:
             running: Age of each running training, in seconds.
             seconds: Returns the seconds of a full training of a trial's genome.
             margin: Factor on the predicted times.
+            least_seeds: Seeds of the look that is to be in time, rather than the next one, if it is in any comparison.
         """
         busy = [max(0.0, seconds(training.id) - age) for training, age in running.items()]
         assumed = {**dict.fromkeys(running, 0.0), **results}
         plan, end = None, math.inf
-        for plan in comparison.largest_first_alternatives():
-            if plan.state(results).over:
-                return plan
-            ends = comparison_end_times(plan, seconds, self.slots, assumed, busy)
-            end = ends[0] if ends else max(busy, default=0.0)
-            if margin * end <= self.remaining:
-                return plan
+        for seeds in dict.fromkeys((least_seeds, 0)):
+            for plan in comparison.largest_first_alternatives():
+                if plan.state(results).over:
+                    return plan
+                look = sum(count < seeds for count in plan.look_seeds)
+                if look == len(plan.look_seeds):
+                    continue  # it has fewer seeds
+                ends = comparison_end_times(plan, seconds, self.slots, assumed, busy)
+                end = ends[min(look, len(ends) - 1)] if ends else max(busy, default=0.0)
+                if margin * end <= self.remaining:
+                    return plan
         return plan if end <= HOPE * self.remaining else None
 
     def record(self, plan: FinalComparison | None) -> None:

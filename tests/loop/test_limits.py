@@ -198,6 +198,20 @@ def test_a_planned_comparison_stays_on_resume_and_longer_hours_plan_anew(begin: 
     assert longer.saved.planned is None
 
 
+@pytest.mark.parametrize(
+    ("seconds", "finalists"),
+    [(501.0, 2), (499.0, 1), (401.0, 1), (399.0, 2), (301.0, 2), (299.0, 1)],
+)
+def test_a_comparison_has_four_seeds_rather_than_two_finalists(begin: Begin, seconds: float, finalists: int) -> None:
+    search = after_two(begin)
+    candidate = search.ask()
+    assert candidate is not None
+    search.tell(candidate, Outcome("ok", {"loss": 0.1, "cost": 1.0}, seconds=100.0))
+    deadline_of(search, [3600.0 - CLOSING_SECONDS - 1.1 * seconds]).plan()
+    # Two slots: two finalists need 100 s for the choice, 200 s for two seeds, and 200 s for two more.
+    assert current_comparison(search.saved).finalists == (candidate.id, 1)[:finalists]
+
+
 def test_a_comparison_whose_time_is_over_keeps_what_is_complete(begin: Begin) -> None:
     search = after_two(begin)
     clock = [1000.0]
