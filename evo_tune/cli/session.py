@@ -193,7 +193,7 @@ def _summary_lines(
 ) -> Iterator[str]:
     name = run_reference(run.folder)
     if result.best is not None:
-        yield f"best genome: {shared.show_genome(result.best.genome)}"
+        yield f"best genome: {shared.show_genome(run.active_genes(result.best.candidate))}"
     if result.predicted_value is not None and result.fresh_best is None:
         yield f"predicted {result.metric} with other seeds: {result.predicted_value:.6g}"
     if result.baseline is not None:

@@ -10,7 +10,7 @@ may widen the range by itself (see `genome.widening`).
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, ClassVar, TypeAlias
@@ -584,3 +584,20 @@ def resolve_conditions(genes: Mapping[str, Gene], optional: Mapping[str, Gene]) 
         if name in genes and needed:
             conditions.append((places[name], tuple(needed)))
     return conditions
+
+
+def inactive_genes(genome: Mapping[str, Any], genes: Mapping[str, Gene], conditions: Iterable[Condition]) -> set[str]:
+    """Return the names of a genome's genes whose conditions are not met.
+
+    Args:
+        genome: Value of each gene.
+        genes: Genes of the space.
+        conditions: Those of `resolve_conditions`.
+    """
+    names, inactive = list(genes), set[str]()
+    for place, needed in conditions:
+        for required, gene, values in needed:
+            met = any(gene.check(value) == genome[names[required]] for value in values)
+            if names[required] in inactive or not met:
+                inactive.add(names[place])
+    return inactive

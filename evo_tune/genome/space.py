@@ -21,7 +21,17 @@ from typing import Any
 import numpy as np
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.genes import Choice, Condition, Float, Gene, Int, centre, decodes_to_any, resolve_conditions
+from evo_tune.genome.genes import (
+    Choice,
+    Condition,
+    Float,
+    Gene,
+    Int,
+    centre,
+    decodes_to_any,
+    inactive_genes,
+    resolve_conditions,
+)
 from evo_tune.genome.values import Genome, Value, space_error_prefix
 from evo_tune.text import is_encodable
 
@@ -300,13 +310,8 @@ class SearchSpace:
 
     def _reset_inactive(self, genome: Genome) -> Genome:
         """Return the genome with its inactive genes set to their defaults."""
-        names, inactive = list(self.genes), set[int]()
-        for place, needed in self._conditions:
-            for required, gene, values in needed:
-                met = any(gene.check(value) == genome[names[required]] for value in values)
-                if required in inactive or not met:
-                    inactive.add(place)
-        return {**genome, **{names[place]: self.genes[names[place]].middle() for place in sorted(inactive)}}
+        inactive = inactive_genes(genome, self.genes, self._conditions)
+        return {**genome, **{name: self.genes[name].middle() for name in inactive}}
 
     def describe(self) -> dict[str, Any]:
         """Return the genes as plain data for the manifest; the repair is code and stays in the evaluator."""

@@ -139,7 +139,7 @@ class Objective:
         """
         metric, _, direction = text.rpartition(":")
         if not metric or direction not in ("min", "max"):
-            example = f", such as {text}:min" if text.isidentifier() else ""
+            example = f", such as {text}:max if larger is better" if text.isidentifier() else ""
             raise SpaceError(f"objective {text!r} is not understood: expected METRIC:min or METRIC:max{example}")
         return Minimize(metric) if direction == "min" else Maximize(metric)
 

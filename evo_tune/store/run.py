@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from evo_tune.errors import EvoTuneError, StoreError, UsageError, explain_error
-from evo_tune.genome.genes import Gene, resolve_conditions
+from evo_tune.genome.genes import Gene, inactive_genes, resolve_conditions
 from evo_tune.genome.history import Lesson, RunHistory, results_digest
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.switches import SWITCH
@@ -531,6 +531,12 @@ class Run:
         """Return the genes at the time when a candidate was proposed."""
         genes = [widening.genes for widening in self.widened if widening.proposed <= id]
         return dict(genes[-1]) if genes else self.manifest.genes()
+
+    def active_genes(self, candidate: Candidate) -> dict[str, Any]:
+        """Return the genes of a candidate's genome whose conditions are met."""
+        genes = self.genes_when_proposed(candidate.id)
+        inactive = inactive_genes(candidate.genome, genes, resolve_conditions(genes, {}))
+        return {name: value for name, value in candidate.genome.items() if name not in inactive}
 
     @cached_property
     def widest_genes(self) -> dict[str, Gene]:

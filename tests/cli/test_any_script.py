@@ -258,7 +258,10 @@ def test_a_run_whose_first_trials_fail_alike_stops_and_names_the_remedy(typed: T
     done = typed("run", command, *words, "--name", "one")
     assert (done.code, len(load("populations/one").trials)) == (1, 3), done
     assert "Error: the first 3 trials failed alike: the script printed no val_loss, but 'error " in done.err
-    assert "add --metric val_loss=error if that is it; correct this and start a new run" in done.err
+    assert (
+        "add --metric val_loss=error if that is it, or correct --objective; correct this and start a new run"
+        in done.err
+    )
     assert "Ctrl-C" not in done.out, "nobody pressed it"
     assert "3 of 3 trials failed: the script printed no val_loss" in typed("show", "one").out
     logs = [Path("populations", "one", "_trials", f"{id:06d}", "log.txt") for id in range(3)]

@@ -144,3 +144,17 @@ def test_commands_print_by_one_door() -> None:
     for path in files:
         text = path.read_text(encoding="utf-8")
         assert path.name == "shared.py" or not re.search(r"click\.(s?echo|secho)|\bprint\(", text), path
+
+
+def test_the_best_genome_is_shown_without_its_inactive_genes(typed: Typed, folder: Path) -> None:
+    (folder / "pair.py").write_text(
+        "from evo_tune import Choice, Float, Minimize, SearchSpace\n"
+        "OBJECTIVES = [Minimize('loss')]\n"
+        "x, y = (Float(0, 1, when={'kind': kind}) for kind in 'ab')\n"
+        "SPACE = SearchSpace(kind=Choice(('a', 'b')), x=x, y=y)\n"
+        "def evaluate(genome, context):\n    return {'loss': float(genome['kind'] == 'a')}\n"
+    )
+    done = typed("run", "pair.py", "--trials", "6", "--final-seeds", "0", "--no-report", "--slots", "1")
+    line = next(line for line in (done.out + done.err).splitlines() if line.startswith("best genome: "))
+    assert line.startswith("best genome: kind=b y=")
+    assert " x=" not in line

@@ -119,7 +119,11 @@ def test_a_strategy_that_is_no_file_cannot_have_moved(begin: Begin, resume: Begi
         ({"options": {"sleep": "long"}}, OptionError, "sleep=long: expected a number"),
         ({"strategy_options": {"elite": 1}}, OptionError, "strategy ga has no option 'elite'"),
         ({"population": 1}, OptionError, "-s population=1: expected a whole number, 2 or more"),
-        ({"objectives": ["loss"]}, SpaceError, "expected METRIC:min or METRIC:max, such as loss:min"),
+        (
+            {"objectives": ["loss"]},
+            SpaceError,
+            "expected METRIC:min or METRIC:max, such as loss:max if larger is better",
+        ),
         ({"objectives": ["lost:min"]}, SpaceError, r"--objective lost:min: quick returns no metric 'lost'"),
         ({"objectives": ["loss:min", "loss:max"]}, SpaceError, "objectives loss, loss: one is given twice"),
         (

@@ -204,7 +204,7 @@ class Training:
             predictions: Receives predictions for held-out samples (see `Context.predictions`); None: not wanted.
         """
         candidate, slot, pace = self.candidate, self.planned.slots[0], self.pace
-        genome = shared.show_genome(candidate.genome)
+        genome = shared.show_genome(self.run.active_genes(candidate))
         shared.echo(f"training trial {candidate.id} of {self.run.name}: {genome}", err=err)
         duration = "its duration is unknown"
         if not math.isnan(pace.seconds):

@@ -440,7 +440,8 @@ class OutputReader:
         matches = likely_numbers(self.last_lines, name)
         texts_with_patterns = [(match[0].strip(), to_pattern(match[1])) for match in matches]
         if texts_with_patterns and name not in self._patterns:
-            return f"the script printed no {name}, but {metric_flag_hint(name, texts_with_patterns)} if that is it"
+            hint = metric_flag_hint(name, texts_with_patterns)
+            return f"the script printed no {name}, but {hint} if that is it, or correct --objective"
         expected = f"a line that is a JSON object, {{\"{name}\": 0.5}}, or '{name} 0.5'"
         if self._patterns:
             expected = "a line in which its --metric finds a number"
