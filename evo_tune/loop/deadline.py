@@ -30,8 +30,9 @@ MOST = 0.5
 # Factor on the predicted time of a comparison that is planned; none once it has begun.
 MARGIN = 1.1
 
-# Seeds of the comparison that is planned, where they fit with fewer finalists: of gains of two standard deviations
-# between seeds, a third is shown with two seeds, and nine tenths with four (benchmarks/LOG.md).
+# A comparison is planned with fewer finalists if it then reaches at least so many seeds in time: a gain of two standard
+# deviations between seeds is shown in a third of the runs with two seeds, and in nine tenths with four
+# (benchmarks/LOG.md).
 ENOUGH_SEEDS = 3
 
 # Ratio of the predicted time to the time that is left, up to which the smallest comparison is tried.
@@ -220,7 +221,8 @@ class Deadline:
             running: Age of each running training, in seconds.
             seconds: Returns the seconds of a full training of a trial's genome.
             margin: Factor on the predicted times.
-            least_seeds: Seeds of the look that is to be in time, rather than the next one, if it is in any comparison.
+            least_seeds: The look with at least so many seeds is to be in time. If no comparison has one, the next look
+                is.
         """
         busy = [max(0.0, seconds(training.id) - age) for training, age in running.items()]
         assumed = {**dict.fromkeys(running, 0.0), **results}
