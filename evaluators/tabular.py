@@ -86,6 +86,10 @@ CPU_COSTS = UNIT_COSTS | FAMILY_COSTS
 BASELINE = "gradient boosting"
 
 
+# With fewer rows, trees and linear models are judged by cross-validation, and `families=auto` leaves out the
+# Transformer, whose trainings take too long for that (benchmarks/LOG.md).
+FEWEST_ROWS, FOLDS = 2000, 4
+
 SIZES = {
     "small": EncoderSize(
         flops=3e10,
@@ -123,6 +127,13 @@ class Options(FittedFamilyOptions, TableOptions, SplitOptions, ClassifierOptions
         gene=None,
         help="Kind of task; auto: regression for a number with fractions or more than 20 values, else classification",
     )
+    folds: int | None = option(
+        None,
+        bounds="[1, 20]",
+        gene=None,
+        help="Fits of a trial of trees or a linear model, each judged by other rows of training and validation; none: "
+        f"{FOLDS} for less than {FEWEST_ROWS} rows, else 1; 3 or more need families without transformer",
+    )
     drop_unlabelled: bool = option(
         False, gene=None, help="Leave out rows without a target; otherwise they are an error"
     )
@@ -142,6 +153,40 @@ class Options(FittedFamilyOptions, TableOptions, SplitOptions, ClassifierOptions
             raise OptionError(f"-o data={self.data} needs -o target=COLUMN: the column to predict from the others")
         if not self.data and (self.target or self.categorical or self.split_by):
             raise OptionError("-o target, categorical and split_by name columns of a file: give one with -o data=FILE")
+
+    @property
+    def reasons_to_leave_out(self) -> dict[str, str]:
+        reasons, rows = super().reasons_to_leave_out, len(self.table.inputs)
+        if rows < FEWEST_ROWS:
+            reasons[TRANSFORMER] = f"{rows} rows are too few to tell whether it is better"
+        return reasons
+
+    @property
+    def fits(self) -> int:
+        """Fits of a trial that is no training of a Transformer."""
+        if self.folds is not None:
+            return self.folds
+        needs_folds = len(self.table.inputs) < FEWEST_ROWS and TRANSFORMER not in self.family_names
+        return FOLDS if needs_folds and self.table.can_cross_validate(FOLDS) else 1
+
+    def check_folds(self) -> None:
+        """Require rows that can be divided into folds, and families without the Transformer.
+
+        Raises:
+            OptionError: Rows or families do not suit the folds that are given, or they are two.
+        """
+        if self.folds in (None, 1):
+            return
+        if self.folds == 2:
+            raise OptionError("-o folds=2: expected 1, or 3 to 20")
+        if TRANSFORMER in self.family_names:
+            expected = (
+                "families without transformer, which is trained once for a trial: give -o families=boosting,linear"
+            )
+            raise OptionError(f"-o folds={self.folds} needs {expected}")
+        if not self.table.can_cross_validate(self.folds):
+            problem = "a class or group has too few rows for so many folds, or the rows are divided by time"
+            raise OptionError(f"-o folds={self.folds}: {problem}: leave folds out")
 
     @property
     def table(self) -> Table:
@@ -194,6 +239,7 @@ def search_space(options: Options) -> SearchSpace:
     Raises:
         OptionError: An option is out of its range, or the table cannot be used.
     """
+    options.check_folds()
     size = SIZES[options.size]
     of_classes = {} if options.table.regression else {"label_smoothing": Float(0.0, 0.2, default=0.0)}
     transformer = {
@@ -254,7 +300,8 @@ def work(genome: Mapping[str, Any], options: Options) -> dict[str, float]:
     """Return the work of a step, whose cost a run measures."""
     if options.family_of(genome) != TRANSFORMER:
         rows, held_out = len(options.table.training), len(options.table.held_out)
-        return _fitted_config(genome, options).step_work(genome, rows, held_out)
+        step = _fitted_config(genome, options).step_work(genome, rows, held_out)
+        return {kind: options.fits * amount for kind, amount in step.items()}
     return encoder_step_work(genome, options, **_workload(genome, options))
 
 
@@ -286,6 +333,7 @@ def _task(genome: Mapping[str, Any], options: Options) -> ClassifierTask | Regre
         "data": fingerprint(options),
         "work": step,
         "fit_steps": None if is_network else full_steps(family, options, step),
+        "folds": table.folds(options.fits) if not is_network and options.fits > 1 else (),
     }
     if scale is None:
         return ClassifierTask(**shared, classes=target.values, division=table.division)

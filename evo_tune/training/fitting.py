@@ -4,8 +4,9 @@ Data, split, losses and scores are those of the task, so its results can be comp
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from torch import Tensor
 from evo_tune.plugins.context import Context
 from evo_tune.training.evaluation import Errors, Scores, model_outputs
 from evo_tune.training.hardware.device import MicroBatch, reproducible, seed_for
-from evo_tune.training.models.fitted import FitRows, FittedModel
+from evo_tune.training.models.fitted import FitRows, FittedModel, Floats
 from evo_tune.training.recipe.classifying import SampleTask
 from evo_tune.training.recipe.metrics import METRICS
 from evo_tune.training.samples import ClassifierTraining, SampleTraining
@@ -49,7 +50,7 @@ class Fit:
 
 
 def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context, refit: str = "none") -> Fit:
-    """Fit a model to the training rows up to the run's budget, and judge it on the validation rows.
+    """Fit a model to the training rows up to the run's budget, and judge it on the validation rows, or on all folds.
 
     The model is the one of the step with the smallest validation loss. With `patience`, the fit ends after the steps of
     so many evaluations without an improvement, `LONGEST_PATIENCE` steps at most; also with the step at `run.ends_at`,
@@ -74,14 +75,25 @@ def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context, refit: 
         steps = plan.fit_steps or 1
         most = max(1, round(steps * run.budget))
         fit_began = time.monotonic()
-        steps_outputs = model.fit(_fit_rows(task, parts.held_out[0], parts.training), plan.genome, most, seed)
+        folds = [
+            (task.samples(rows), task.samples(judged))
+            for rows, judged in plan.folds or [(plan.parts[0], plan.parts[1])]
+        ]
+        models = [model, *(plan.build(seed) for _ in folds[1:])]
+        fits = [
+            fitted.fit(_fit_rows(task, judged[0], learned), plan.genome, most, seed)
+            for fitted, (learned, judged) in zip(models, folds, strict=True)
+        ]
+        steps_outputs, truth = _join_outputs(fits), torch.cat([judged[1] for _, judged in folds])
         if run.timing:
             return Fit(model, _time_steps(steps_outputs, steps, run.timing, began))
-        best = _keep_best(model, steps_outputs, task, steps, most)
+        best = _keep_best(model, steps_outputs, truth, task, steps, most)
         # An exported model is judged by what it will predict. A search saves the time, as the fit followed these rows.
-        outputs = model_outputs(model, parts.held_out) if run.test else torch.from_numpy(best.outputs).float()
+        outputs = torch.from_numpy(best.outputs).float()
+        if run.test:
+            outputs = torch.cat([model_outputs(model, parts.held_out), outputs[len(parts.held_out[0]) :]])
         train_loss = task.score(model_outputs(model, parts.training_sample), parts.training_sample[1]).loss
-        seconds = time.monotonic() - fit_began  # another fit takes about as long
+        seconds = (time.monotonic() - fit_began) / len(folds)  # of a fit
 
         def fit_again(*learned: MicroBatch) -> FittedModel:
             again: FittedModel = plan.build(seed)
@@ -99,7 +111,7 @@ def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context, refit: 
             test = model_outputs(model, parts.test)
         if run.predictions is not None and test is not None:
             run.predictions["test"] = task.predictions(test, parts.test[1], time.perf_counter() - test_began)
-            run.predictions["held_out"] = task.predictions(outputs, parts.held_out[1])
+            run.predictions["held_out"] = task.predictions(outputs, truth)
         if refit == "all" and time.monotonic() + seconds < run.ends_at:
             learned.append(parts.test)
             model = fit_again(*learned)
@@ -107,7 +119,7 @@ def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context, refit: 
         metrics |= {"samples": float(best.last * len(parts.training[0])), "train_loss": train_loss}
         metrics |= {"params": float(model.config.parameters)}
         test_scores = None if test is None else task.score(test, parts.test[1])
-        metrics |= score_metrics(task.group, task.score(outputs, parts.held_out[1]), test_scores)
+        metrics |= score_metrics(task.group, task.score(outputs, truth), test_scores)
         return Fit(model, metrics, sum(len(part[0]) for part in learned))
 
 
@@ -167,7 +179,7 @@ class BestStep:
     Args:
         step: Its number.
         last: Number of the last step.
-        outputs: Outputs of the validation rows after it, (m, outputs).
+        outputs: Outputs of the rows to judge by after it, (m, outputs).
     """
 
     step: int
@@ -175,20 +187,31 @@ class BestStep:
     outputs: NDArray[np.float64]
 
 
-def _keep_best(model: FittedModel, outputs: Iterator[Any], task: SampleTraining, steps: int, last: int) -> BestStep:
+def _join_outputs(fits: Sequence[Iterator[Floats]]) -> Iterator[Floats]:
+    """Yield what several fits yield, one below the other, until the last of them has converged."""
+    latest: list[Floats | None] = [None] * len(fits)
+    for step in zip_longest(*fits):
+        latest = [before if outputs is None else outputs for before, outputs in zip(latest, step, strict=True)]
+        yield np.concatenate([outputs for outputs in latest if outputs is not None])
+
+
+def _keep_best(
+    model: FittedModel, outputs: Iterator[Floats], truth: Tensor, task: SampleTraining, steps: int, last: int
+) -> BestStep:
     """Fit, report the learning curve, and leave the model of the best step.
 
     With patience every step is judged, otherwise those of the evaluations are.
 
     Args:
         model: The model.
-        outputs: Outputs of the validation rows after each step.
+        outputs: Outputs of the rows to judge by after each step.
+        truth: Their targets.
         task: Task with the validation rows, the options, and the run's context.
         steps: Number of steps of the full training.
         last: The last step of this one.
     """
     options: Any = task.plan.options
-    aims = task.training_targets(task.examples.held_out[1])
+    aims = task.training_targets(truth)
     marks = {-(-steps * point // options.evaluations) for point in range(1, options.evaluations + 1)} | {last}
     most_waiting = np.inf
     if options.patience is not None:

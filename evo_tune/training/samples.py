@@ -112,11 +112,15 @@ class SampleTraining(Task):
     @cached_property
     def examples(self) -> Examples:
         """Samples of each part."""
+        training, held_out, test = self.plan.parts
+        spaced = training[spaced_places(len(training)).numpy()]
+        return Examples(*(self.samples(rows) for rows in (training, held_out, test, spaced)))
+
+    def samples(self, rows: NDArray[np.int64]) -> MicroBatch:
+        """Return inputs and targets of some samples, as they are judged."""
+        places = torch.from_numpy(rows)
         inputs, targets = torch.from_numpy(self.plan.inputs), torch.from_numpy(self.plan.targets)
-        targets = self.exact_targets(targets)
-        rows = [torch.from_numpy(part) for part in self.plan.parts]
-        rows.append(rows[0][spaced_places(len(rows[0]))])
-        return Examples(*((inputs[part], targets[part]) for part in rows))
+        return inputs[places], self.exact_targets(targets[places])
 
     def exact_targets(self, targets: Tensor) -> Tensor:
         """Return targets as they are judged."""

@@ -22,7 +22,7 @@ from evo_tune.cli.training.model_training import (
     Pace,
     Training,
     choose_pace,
-    count_fits,
+    count_trainings,
     member_candidates,
     write_ensemble,
 )
@@ -134,17 +134,18 @@ def test_fits_of_a_kept_model_are_counted(run: Run, monkeypatch: pytest.MonkeyPa
     genome = best.candidate.genome
     search: Any = SimpleNamespace(saved=run, pace=None, plan_timed_steps=None, best=best)
     search.session = SimpleNamespace(hours=1.0)
-    for refit, fits in (("none", 1), ("validation", 2), ("all", 3)):
+    for refit, fits in (("none", 1.0), ("validation", 1.25), ("all", 1.5)):
         bound = search.evaluator = find_evaluator("tabular").bind({**run.manifest.options, "refit": refit})
-        assert count_fits(bound, genome) == fits
-        assert count_fits(bound, {**genome, "family": "transformer"}) == 1
-        assert count_fits(bound.with_options(families="transformer"), {}) == 1
+        assert bound.values.fits == 4, "a fit takes a quarter of the time of a trial"
+        assert count_trainings(bound, genome) == fits
+        assert count_trainings(bound, {**genome, "family": "transformer"}) == 1
+        assert count_trainings(bound.with_options(families="transformer"), {}) == 1
         monkeypatch.setattr(final_training, "read_wish", lambda run: Wish(single=True))
         reserves[fits] = final_training.time_for_model(search)(10.0)
         assert final_training.time_for_model(search)(1e4) <= 1.05e4 + 5.0 + 0.15 * 3600.0, "at most 15 % of the hours"
         pace = choose_pace(run, bound, best.candidate, plan(1, "cpu", 1, None), None)
         assert pace.seconds == pytest.approx(fits * best.outcome.seconds)
-    assert reserves[2] - reserves[1] == reserves[3] - reserves[2] == pytest.approx(1.05 * 10.0)
+    assert reserves[1.25] - reserves[1.0] == reserves[1.5] - reserves[1.25] == pytest.approx(1.05 * 10.0 / 4)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +323,7 @@ def test_time_for_members_is_reserved_and_asked_for(data: Path, typed: Typed, mo
         plugin = SimpleNamespace(name="tabular", supports=supports)
         best = SimpleNamespace(candidate=SimpleNamespace(genome={}))
         search: Any = SimpleNamespace(saved=None, pace=None, plan_timed_steps=None, best=best)
-        search.evaluator = SimpleNamespace(plugin=plugin, options={})
+        search.evaluator = SimpleNamespace(plugin=plugin, options={}, values=None)
         search.session = SimpleNamespace(hours=hours)
         return final_training.time_for_model(search)(10.0)
 

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from evo_tune import Context, load_model
+from evo_tune.cli.training.model_training import count_trainings
 from evo_tune.errors import OptionError
 from evo_tune.forecast.timing import genomes_to_time
 from evo_tune.loop.budget import choose_seconds, max_timing_seconds, time_steps
@@ -23,13 +25,16 @@ from evo_tune.plugins.cost import Cost, TimedGenome
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.settings import parse_settings
-from evo_tune.training import fitting, samples
-from evo_tune.training.recipe import classifying
+from evo_tune.training import BoostedTrees, LinearModel, fitting, samples
+from evo_tune.training.hardware.device import seed_for
+from evo_tune.training.models.fitted import FitRows
+from evo_tune.training.recipe import LinearConfig, TreesConfig, classifying
 from tests.extras import need
 
 need("boosting")
 
 FAMILIES = ("boosting", "linear", "transformer")
+ALL = ",".join(FAMILIES)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,7 @@ def test_without_the_option_the_space_is_that_of_the_transformer(data: Path) -> 
 
 
 def test_a_familys_genes_are_active_in_its_genomes_only(data: Path) -> None:
-    space = bind(data, "auto").space
+    space = bind(data, ALL).space
     assert space.genes["family"].values == FAMILIES  # type: ignore[union-attr]
     boosted = space.check({"family": "boosting", "lr": 0.02, "shrinkage": 0.05}, fill_defaults=True)
     assert boosted["shrinkage"] == 0.05
@@ -81,7 +86,7 @@ def test_families_report_the_same_metrics_and_export_a_model_with_the_same_score
     options = {"target": target, "ignore": "", "epochs": 2.0}
     names = {}
     for family in FAMILIES:
-        bound = bind(data, "auto", **options)
+        bound = bind(data, ALL, **options)
         genome = bound.space.check({"family": family}, fill_defaults=True)
         context = Context(seed=3, folder=tmp_path / f"{family}-trial", test=True)
         metrics = bound.evaluate(genome, context)
@@ -95,7 +100,7 @@ def test_families_report_the_same_metrics_and_export_a_model_with_the_same_score
             rows = pd.read_csv(data).iloc[bound.values.table.test]
             for refit in ("none", "validation", "all"):
                 folder = tmp_path / f"{family}-{refit}"
-                chosen = bind(data, "auto", **options, refit=refit)
+                chosen = bind(data, ALL, **options, refit=refit)
                 exported = chosen.export(genome, Context(seed=3, folder=tmp_path / "again"), folder)
                 assert exported["val_loss"] == metrics["val_loss"]
                 assert (exported["test_loss"] == metrics["test_loss"]) == (refit == "none")
@@ -197,7 +202,7 @@ def test_balanced_class_weights_change_a_fit(data: Path, tmp_path: Path) -> None
 
 
 def test_a_run_trains_the_default_genome_of_each_family_first(data: Path, tmp_path: Path) -> None:
-    bound = bind(data, "auto")
+    bound = bind(data, ALL)
     plan = plan_run(
         bound.plugin, Request(options=bound.options | {"epochs": 1.0}), *parse_settings({"trials": 5}), tmp_path
     )
@@ -208,7 +213,7 @@ def test_a_run_trains_the_default_genome_of_each_family_first(data: Path, tmp_pa
 
 
 def test_each_family_is_timed_however_short_the_hours(data: Path, tmp_path: Path) -> None:
-    bound = bind(data, "auto")
+    bound = bind(data, ALL)
     _, session = parse_settings({"hours": 1e-3})
     manifest = plan_run(bound.plugin, Request(options=bound.options), *parse_settings({"trials": 5}), tmp_path).manifest
     genomes = genomes_to_time(bound.space, corners=False)
@@ -236,7 +241,7 @@ def test_a_training_follows_a_part_of_many_validation_rows_and_is_judged_on_all(
 
 
 def test_untimed_work_of_a_family_has_a_cost(data: Path) -> None:
-    bound = bind(data, "auto")
+    bound = bind(data, ALL)
     genome = bound.space.default()
     timed = TimedGenome(bound.work(genome), 0.01, 0.1)
     cost = Cost.fit([timed], "cpu", bound.plugin.cpu_costs)
@@ -246,7 +251,7 @@ def test_untimed_work_of_a_family_has_a_cost(data: Path) -> None:
 
 
 def test_the_slowest_family_sets_the_time_of_a_training(data: Path) -> None:
-    bound = bind(data, "auto")
+    bound = bind(data, ALL)
     default = bound.space.default()
     cost = Cost.fit([TimedGenome(bound.work(default), 0.0005, 0.0)], "cpu", bound.plugin.cpu_costs)
     timed = bound.with_options(cost=cost.text())
@@ -262,11 +267,11 @@ def test_without_lightgbm_auto_leaves_boosting_out_and_the_rest_says_what_to_ins
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     genome = bind(data, "auto").space.default()
-    assert "left out" not in str(bind(data, "auto").describe())
+    assert "boosting is left out" not in str(bind(data, "auto").describe())
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     bound = bind(data, "auto")
-    assert bound.space.genes["family"].values == ("linear", "transformer")  # type: ignore[union-attr]
+    assert "family" not in bound.space.genes, "of a small table, the linear model is left"
     assert bound.describe()[0] == ("boosting is left out: LightGBM is not installed: pip install 'evo-tune[boosting]'")
     for families in ("boosting", "linear,boosting"):
         with pytest.raises(
@@ -275,3 +280,86 @@ def test_without_lightgbm_auto_leaves_boosting_out_and_the_rest_says_what_to_ins
             _ = bind(data, families).space
     with pytest.raises(OptionError, match=r"boosting needs LightGBM, .*: pip install 'evo-tune\[boosting\]'"):
         bound.evaluate({**bound.space.default(), **genome, "family": "boosting"}, Context(seed=0, folder=tmp_path))
+
+
+def test_auto_leaves_the_transformer_out_on_a_small_table(data: Path, tmp_path: Path) -> None:
+    frame = pd.read_csv(data)
+    large = tmp_path / "large.csv"
+    pd.concat([frame] * 5).to_csv(large, index=False)
+    for path, families in ((data, FAMILIES[:2]), (large, FAMILIES)):
+        bound = bind(path, "auto")
+        assert bound.space.genes["family"].values == families  # type: ignore[union-attr]
+        says_so = "transformer is left out: 400 rows are too few to tell whether it is better" in bound.describe()
+        assert says_so == (len(families) == 2)
+    assert "left out" not in str(bind(data, ALL).describe())
+
+
+@pytest.mark.parametrize("family", ["boosting", "linear"])
+@pytest.mark.parametrize("target", ["kind", "price"])
+def test_each_fold_is_judged_by_a_fit_to_the_others(family: str, target: str, data: Path, tmp_path: Path) -> None:
+    options = {"target": target, "ignore": "", "patience": None, "evaluations": 1, "epochs": 1.0}
+    bound, alone = (bind(data, family, **options, folds=folds) for folds in (4, None))
+    assert alone.values.fits == 4, "the table is small"
+    context = Context(seed=3, folder=tmp_path, test=True)
+    context.predictions = {}
+    metrics = bound.evaluate(bound.space.default(), context)
+    judged = context.predictions["held_out"]
+    table, folds = bound.values.table, bound.values.table.folds(4)
+    assert len(judged.truth) == len(table.training) + len(table.held_out)
+    assert metrics["val_loss"] == pytest.approx(judged.loss, rel=1e-6)
+    first = 0
+    for learned, rows in folds:
+        part, labels = slice(first, first + len(rows)), table.target.labels or (target,)
+        first += len(rows)
+        np.testing.assert_array_equal(judged.truth[part], table.target.values[rows])
+        model = _fit(family, bound, table, learned, labels, int(metrics["steps"]))
+        with torch.no_grad():
+            outputs = model(torch.from_numpy(table.inputs[rows])).double()
+        mean, deviation = table.scale if table.regression else (0.0, 1.0)
+        expected = mean + deviation * outputs if table.regression else outputs.softmax(-1)
+        np.testing.assert_allclose(judged.values[part], expected.numpy(), rtol=1e-4)
+
+
+def _fit(family: str, bound: BoundEvaluator, table: Any, learned: Any, labels: Any, steps: int) -> Any:
+    """Return a model of the default genome that is fitted to some rows only."""
+    genome, numeric, categories = bound.space.default(), *table.columns.sizes
+    shape = {"outputs": len(table.target.labels) or 1, "numeric": numeric, "categories": categories}
+    facts = {"labels": labels, "columns": table.columns, "scale": table.scale if table.regression else None}
+    config = TreesConfig(**shape) if family == "boosting" else LinearConfig(**shape, knots=genome["knots"])
+    model = (BoostedTrees if family == "boosting" else LinearModel)(config, **facts)
+    mean, deviation = table.scale if table.regression else (0.0, 1.0)
+    targets = table.target.values[learned]
+    targets = (targets - mean) / deviation if table.regression else targets
+    rows = FitRows(table.inputs[learned], targets, np.ones(len(targets)), table.inputs[:0])
+    for _ in model.fit(rows, genome, steps, seed_for(3, "weights")):
+        pass
+    model.finish(model.state())
+    return model
+
+
+def test_folds_are_refused_where_they_leak_or_cannot_be_compared(data: Path, tmp_path: Path) -> None:
+    frame = pd.read_csv(data).assign(day=pd.date_range("2020-01-01", periods=400).astype(str))
+    frame.loc[:3, "kind"] = "rare"
+    path = tmp_path / "dated.csv"
+    frame.to_csv(path, index=False)
+    for given, message in (
+        ({"families": ALL}, "folds=3 needs families without transformer"),
+        ({"families": "transformer"}, "folds=3 needs families without transformer"),
+        ({"families": "linear", "split_by": "day"}, "divided by time: leave folds out"),
+        ({}, "a class or group has too few rows"),
+    ):
+        table = path if "families" not in given or "split_by" in given else data
+        options = {"families": "linear", **given}
+        assert bind(table, **options).values.fits == 1
+        with pytest.raises(OptionError, match=message):
+            _ = bind(table, **options, folds=3).space
+        assert bind(table, **options, folds=1).space == bind(table, **options).space
+    with pytest.raises(OptionError, match="folds=2: expected 1, or 3 to 20"):
+        _ = bind(data, "linear", folds=2).space
+
+
+def test_folds_make_a_step_as_much_dearer(data: Path) -> None:
+    once, folded = (bind(data, "boosting", folds=folds, ignore="price") for folds in (3, 6))
+    work = [bound.work(bound.space.default()) for bound in (once, folded)]
+    assert {kind: work[1][kind] / amount for kind, amount in work[0].items()} == dict.fromkeys(work[0], 2.0)
+    assert [count_trainings(bound, bound.space.default()) for bound in (once, folded)] == [1 + 1 / 3, 1 + 1 / 6]

@@ -148,6 +148,7 @@ EFFECTS: dict[str, Effect] = {
     "header": Effect("none", given={"target": "column4"}, sees="refused"),
     "split_by": Effect("b"),
     "families": Effect("auto"),
+    "folds": Effect(3, given={"families": "linear"}),
     "refit": Effect("none", given={"families": "linear"}, sees="exported"),
     "time": Effect("step", given={"target": "y1"}),
     "key": Effect("shop", given={"target": "y1"}),

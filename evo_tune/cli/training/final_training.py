@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from evo_tune.cli import shared
-from evo_tune.cli.training.model_training import ENSEMBLE, SLACK, Pace, Training, choose_pace, count_fits
+from evo_tune.cli.training.model_training import ENSEMBLE, SLACK, Pace, Training, choose_pace, count_trainings
 from evo_tune.dispatch.devices import plan
 from evo_tune.errors import StoreError, explain_error
 from evo_tune.genome.trial import Candidate
@@ -112,7 +112,7 @@ def time_for_model(search: Search) -> Callable[[float], float]:
         members = min(others * SLACK * training, MEMBERS_SHARE * seconds)
         best = search.best
         genome = search.space.default() if best is None else best.candidate.genome
-        fits = min((count_fits(search.evaluator, genome) - 1) * SLACK * training, FITS_SHARE * seconds)
+        fits = min((count_trainings(search.evaluator, genome) - 1) * SLACK * training, FITS_SHARE * seconds)
         return max(share * seconds, SLACK * training + fits + members + start)
 
     return seconds_to_reserve

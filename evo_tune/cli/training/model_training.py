@@ -52,8 +52,8 @@ WORK = ("seconds", "flops", "tokens", "samples", "steps")
 # Factor on the predicted time of the final training, which no later training can make up for.
 SLACK = 1.05
 
-# Fits of a model without gradient steps that is kept, by the option `refit` (`training.fitting.fit_task`).
-FITS = {"none": 1, "validation": 2, "all": 3}
+# Last fits of a model without gradient steps that is kept, by the option `refit` (`training.fitting.fit_task`).
+LAST_FITS = {"none": 0, "validation": 1, "all": 2}
 
 # Metric of the trials by which families come first in an ensemble: those whose best loss is no more than so many times
 # that of the best trial.
@@ -78,10 +78,11 @@ class Pace:
     reason: str
 
 
-def count_fits(bound: BoundEvaluator, genome: Genome) -> int:
-    """Return how often the model of a genome is fitted when it is kept; about as long as its trial each time."""
+def count_trainings(bound: BoundEvaluator, genome: Genome) -> float:
+    """Return the time of a training whose model is kept, as a multiple of its trial's: last fits are further ones."""
     family = genome.get(FAMILY, bound.options.get("families"))
-    return 1 if family == TRANSFORMER else FITS.get(bound.options.get("refit", ""), 1)
+    last_fits = 0 if family == TRANSFORMER else LAST_FITS.get(bound.options.get("refit", ""), 0)
+    return 1.0 + last_fits / getattr(bound.values, "fits", 1)
 
 
 def choose_pace(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: Plan, threads: int | None) -> Pace:
@@ -103,7 +104,7 @@ def choose_pace(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: 
         work = bound.estimate(candidate.genome)
         name = next((name for name in WORK if trial_work.get(name, 0.0) > 0.0 and name in work), None)
         if trial_seconds and name is not None:
-            seconds = count_fits(bound, candidate.genome) * trial_seconds * work[name] / trial_work[name]
+            seconds = count_trainings(bound, candidate.genome) * trial_seconds * work[name] / trial_work[name]
     pace = Pace(trial_threads, seconds, "as in the trial")
     can_compare = planned.slots[0] == CPU and all_cores > trial_threads and TIMING in bound.plugin.supports
     if threads is not None or not can_compare or not seconds >= SHORTEST_TO_COMPARE:
@@ -186,7 +187,7 @@ class Training:
             yield replace(self, candidate=candidate, pace=pace, seed=candidate.seed)
 
     def _seconds_of(self, candidate: Candidate) -> float:
-        return count_fits(self.bound, candidate.genome) * own_seconds(self.run, candidate.id)
+        return count_trainings(self.bound, candidate.genome) * own_seconds(self.run, candidate.id)
 
     def fits(self, training: Training) -> bool:
         """Return whether there is time for another training; true without a limit."""

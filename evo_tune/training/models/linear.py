@@ -123,8 +123,9 @@ class LinearModel(TableModel):
             return total
 
         for _ in descend([self.weight, self.effects, self.bias], loss, steps):
-            with torch.no_grad():
-                yield self.forward(held_out).double().numpy()
+            with torch.no_grad():  # not while another fit has its turn
+                outputs = self.forward(held_out).double().numpy()
+            yield outputs
 
     def _standardise(self, numbers: NDArray[np.float32]) -> None:
         """Set mean, deviation and knots by the training rows, (n, numeric); missing numbers do not count."""

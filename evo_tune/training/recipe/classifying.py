@@ -6,7 +6,7 @@ This module knows neither genomes nor search spaces: gene values are passed as a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -229,6 +229,8 @@ class SampleTask(TrainingPlan):
         work: Work of a step, for a budget in time (see `encoder_work`); None: no such budget.
         fit_steps: Steps of a full training of a model that is fitted (see `training.fitting`); None: it is trained by
             gradient steps.
+        folds: Pairs of rows to fit to and rows to judge by, the parts for training and validation first (see
+            `cross_validation`); empty: only these.
     """
 
     options: SampleOptions
@@ -240,6 +242,7 @@ class SampleTask(TrainingPlan):
     augment: Augmentation | None = None
     work: Mapping[str, float] | None = None
     fit_steps: int | None = None
+    folds: Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]] = ()
 
     @property
     def targets(self) -> NDArray[Any]:

@@ -71,17 +71,22 @@ class FamilyOptions(Options):
         return (*self.rivals, TRANSFORMER)
 
     @property
+    def reasons_to_leave_out(self) -> dict[str, str]:
+        """Families that `auto` leaves out, each with its reason."""
+        return {} if BOOSTING not in self.rivals or _has_lightgbm() else {BOOSTING: REMEDY}
+
+    @property
     def family_names(self) -> tuple[str, ...]:
         """Families to search, in the order of `every_family`."""
-        names = self.families.split(",")
+        names = {*self.families.split(",")}
         if self.families == AUTO:
-            names = [name for name in self.every_family if name != BOOSTING or _has_lightgbm()]
+            names = {*self.every_family} - {*self.reasons_to_leave_out}
         return tuple(name for name in self.every_family if name in names)
 
     def describe_families(self) -> list[str]:
-        """Return a line about a family that is left out because its package is not installed, if there is one."""
-        is_left_out = self.families == AUTO and BOOSTING in {*self.rivals} - {*self.family_names}
-        return [f"{BOOSTING} is left out: {REMEDY}"] if is_left_out else []
+        """Return a line about each family that `auto` leaves out."""
+        reasons = self.reasons_to_leave_out if self.families == AUTO else {}
+        return [f"{family} is left out: {reason}" for family, reason in reasons.items()]
 
     def family_of(self, genome: Mapping[str, Any]) -> str:
         """Return the family of a genome."""

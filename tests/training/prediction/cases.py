@@ -153,7 +153,7 @@ TABLE = {**SHORT, "categorical": "code"}
 
 # One evaluation and no patience: the best step is the last one, whatever the validation rows are.
 LAST = {**TABLE, "evaluations": 1, "patience": None, "refit": "none"}
-BOOSTED, LINEAR = ({**LAST, "families": family} for family in ("boosting", "linear"))
+BOOSTED, LINEAR = ({**LAST, "families": family, "folds": 1} for family in ("boosting", "linear"))
 
 CONVOLVED = {**SHORT, "families": "convolution"}
 LINEAR_TEXTS = {name: value for name, value in LINEAR.items() if name != "categorical"}

@@ -106,6 +106,31 @@ class Division:
         return parts
 
 
+def cross_validation(
+    division: Division, classes: Rows | None, training: Rows, held_out: Rows, count: int
+) -> list[tuple[Rows, Rows]]:
+    """Return pairs of rows to learn from and rows to judge by; each row is judged by in one of them.
+
+    The first pair is the training and the validation part. The others judge by parts of the training part.
+
+    Args:
+        division: How the samples were divided; not by time.
+        classes: (n,), class number of each sample; None: real numbers.
+        training: Rows of the training part.
+        held_out: Rows of the validation part.
+        count: Number of pairs, at least 3. The training part has so many rows of each class, and so many groups.
+    """
+    groups = None if division.groups is None else division.groups[training]
+    shares = [1.0 / (count - 1)] * (count - 2)
+    if classes is None or division.column:
+        parts = split_rows(len(training), *shares, groups=groups)
+    else:
+        parts = split_stratified(classes[training], *shares, groups=groups)
+    rows = np.sort(np.concatenate((training, held_out)))
+    judged = [held_out, *(training[part] for part in parts)]
+    return [(np.setdiff1d(rows, part), part) for part in judged]
+
+
 def split_stratified(classes: Rows, *shares: float, groups: Rows | None = None) -> tuple[Rows, ...]:
     """Split samples into a training part and one further part per share, such as validation and test.
 

@@ -29,7 +29,7 @@ from evo_tune.training.recipe.data.reading import (
     read_parquet,
     table_of_objects,
 )
-from evo_tune.training.recipe.data.splitting import Division
+from evo_tune.training.recipe.data.splitting import Division, cross_validation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -307,6 +307,22 @@ class Table:
             forecasts.append(mean + slope * centred[judged])
         total = _square_sum(target[judged] - mean)
         return min(_square_sum(target[judged] - forecast) for forecast in forecasts) / (total or 1.0)
+
+    def can_cross_validate(self, count: int) -> bool:
+        """Return whether `folds` can divide the rows so often."""
+        training, of_classes = self.training, not self.regression
+        groups = training if self.division.groups is None else self.division.groups[training]
+        rows_of_classes = np.bincount(self.target.values[training]) if of_classes else np.array([len(training)])
+        return (
+            self.division.times is None
+            and len(np.unique(groups)) > count
+            and int(rows_of_classes[rows_of_classes > 0].min()) >= count
+        )
+
+    def folds(self, count: int) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """Return `count` pairs of rows to learn from and rows to judge by; see `cross_validation`."""
+        classes = None if self.regression else self.target.values
+        return cross_validation(self.division, classes, self.training, self.held_out, count)
 
     @property
     def scale(self) -> tuple[float, float]:

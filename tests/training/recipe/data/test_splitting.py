@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from evo_tune.errors import OptionError
 from evo_tune.training.recipe import Table, TableSource, describe_table, read_images, read_labelled_texts, read_table
-from evo_tune.training.recipe.data.splitting import Division, split_by_time, split_rows, split_stratified
+from evo_tune.training.recipe.data.splitting import (
+    Division,
+    cross_validation,
+    split_by_time,
+    split_rows,
+    split_stratified,
+)
 
 SHARES = (0.2, 0.2)
 RNG = np.random.default_rng(0)
@@ -37,6 +43,23 @@ def test_a_group_is_in_one_part_and_parts_have_about_their_shares(sizes: list[in
         assert abs(len(part) - 0.2 * len(groups)) <= 2 * max(sizes)
         assert real or len(set(classes[part])) == 2
     assert real or len(set(classes[parts[0]])) == 2
+
+
+@given(
+    sizes=st.lists(st.integers(1, 5), min_size=30, max_size=60), count=st.integers(3, 6), kind=st.sampled_from("rcg")
+)
+def test_cross_validation_judges_each_row_once_and_divides_no_group(sizes: list[int], count: int, kind: str) -> None:
+    groups = grouped(sizes)
+    classes = None if kind == "r" else groups % 2
+    division = Division(groups=groups, column="town" if kind == "g" else "")
+    training, held_out, _ = division.parts(classes, len(groups), *SHARES)
+    folds = cross_validation(division, classes, training, held_out, count)
+    assert [len(folds), *map(list, folds[0])] == [count, list(training), list(held_out)]
+    assert sorted(np.concatenate([judged for _, judged in folds])) == sorted([*training, *held_out])
+    for learned, judged in folds:
+        assert sorted([*learned, *judged]) == sorted([*training, *held_out])
+        assert not {*groups[learned]} & {*groups[judged]}
+        assert min(len(learned), len(judged)) > 0
 
 
 @given(classes=st.lists(st.integers(0, 2), min_size=20, max_size=80))
