@@ -1,7 +1,7 @@
 """The session that `run`, `resume` and `auto` start: its plan, the loop, its result, and the model of `auto`."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,16 @@ from evo_tune.cli.training.final_training import read_wish, time_for_model, trai
 from evo_tune.forecast import RunForecast, forecast_rows
 from evo_tune.forecast.timing import TIMING
 from evo_tune.genome.values import Value
-from evo_tune.loop.plan import RunPlan
+from evo_tune.loop.plan import Request, plan_run
 from evo_tune.loop.search import Search
 from evo_tune.loop.slots import forecast_session
+from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.report import summary as report
 from evo_tune.report.charts.next_steps import range_end_lines
 from evo_tune.report.charts.scale import read_recipe, recipe_lines, scale_command
 from evo_tune.report.data import run_summary
 from evo_tune.report.summary import resume_command
-from evo_tune.settings import SessionSettings
+from evo_tune.settings import SessionSettings, parse_settings
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.store.run_folders import run_reference
@@ -46,7 +47,7 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
     if not output.quiet:
         if not run.candidates:  # a resumed run has printed them
             extra_seeds = _has_extra_seeds(run.manifest, search.session)
-            shared.print_remarks(search.evaluator, search.space.default(), search.space, extra_seeds)
+            shared.print_remarks(search.evaluator, search.space.default(), extra_seeds)
         shared.echo(*search.choices, err=err)
 
     # Two times count towards `--hours` beside that of the search: what this command took before the search's clock
@@ -173,15 +174,12 @@ def print_summary(
     result = report.RunResult(run)
     shared.echo("")
     rows: list[dict[str, Any]] = []
-    best = "best", result.best, result.fresh_best, result.best_seeds
-    default = "default", result.default, result.fresh_default, result.default_seeds
-    for name, trial, fresh_values, seeds in (best, default):
-        if trial is not None:
-            row: dict[str, Any] = {"": name, "trial": trial.id}
-            if result.fresh_best or result.fresh_default:
-                row[f"{result.reported_metric} over fresh seeds"] = report.show_fresh_values(fresh_values)
-            value = shared.show_value(trial.outcome.metrics[result.metric])
-            rows.append({**row, f"{result.metric} in the search": f"{value} (n={seeds})"})
+    for name, trial, fresh_values, seeds in result.compared:
+        row: dict[str, Any] = {"": name, "trial": trial.id}
+        if result.fresh_best or result.fresh_default:
+            row[f"{result.reported_metric} over fresh seeds"] = report.show_fresh_values(fresh_values)
+        value = shared.show_value(trial.outcome.metrics[result.metric])
+        rows.append({**row, f"{result.metric} in the search": f"{value} (n={seeds})"})
     if rows:
         shared.print_rows(rows, "table")
     report_lines = [] if report_file is None else [f"report: {report_file}"]
@@ -269,16 +267,21 @@ def _failure_lines(run: Run, has_ended: bool, needed: tuple[float, float] | None
     yield f"next: correct the cause, then start a new run; {failures}"
 
 
-def print_plan(plan: RunPlan, session: SessionSettings, output: shared.OutputFlags) -> None:
-    """Print the forecast of a run that is not started.
+def print_plan(
+    plugin: Evaluator, request: Request, settings: Mapping[str, Any], store: Path, output: shared.OutputFlags
+) -> None:
+    """Plan a run that is not started, and print its forecast.
 
     Args:
-        plan: The plan of the run.
-        session: Settings of its first session.
+        plugin: The evaluator.
+        request: Wishes of the user.
+        settings: Settings of the run and of its first session, by name.
+        store: Folder of the saved runs.
         output: How to print it, and the price of an hour.
     """
+    run_settings, session = parse_settings(settings)
+    plan = plan_run(plugin, request, run_settings, session, store, forecast=True)
     run_forecast = forecast_session(plan.manifest, session, plan.slots, plan.pace)
-    plugin = plan.evaluator.plugin
     if output.output_format != "table":
         shared.print_json(
             PlannedRun(
@@ -292,7 +295,7 @@ def print_plan(plan: RunPlan, session: SessionSettings, output: shared.OutputFla
         )
         return
     extra_seeds = _has_extra_seeds(plan.manifest, session)
-    shared.print_remarks(plan.evaluator, plan.space.default(), plan.space, extra_seeds)
+    shared.print_remarks(plan.evaluator, plan.space.default(), extra_seeds)
     shared.echo(f"plan: {plugin.name} on {plan.slots} x {plan.device}; no run is started, and nothing is written")
     shared.echo(*plan.choices)
     if plan.pace is None:

@@ -17,15 +17,11 @@ from statistics import fmean, median, stdev
 from types import MappingProxyType
 
 from msgspec import UNSET, Struct, structs
+from rich.filesize import decimal
 
 from evo_tune.forecast.timing import Pace
-from evo_tune.report.final_comparison import (
-    FinalComparison,
-    FreshTraining,
-    Results,
-    default_look_seeds,
-    missing_trainings,
-)
+from evo_tune.report import final_comparison
+from evo_tune.report.final_comparison import FinalComparison, FreshTraining, Results
 from evo_tune.report.recommendation import comparison_results, current_comparison
 from evo_tune.report.summary import candidate_costs
 from evo_tune.settings import SessionSettings
@@ -315,7 +311,7 @@ def comparison_trainings(session: SessionSettings, patches: int = 0) -> Comparis
         patches: Number of patches of the run; the best genome has none to all of them.
     """
     seeds, finalists = session.final_seeds, max(2, session.finalists) if patches else session.finalists
-    choosing, looks = 0, default_look_seeds(seeds) if seeds else [0]
+    choosing, looks = 0, final_comparison.default_look_seeds(seeds) if seeds else [0]
     while finalists > 1:
         choosing += math.ceil(seeds / 3) * finalists
         finalists = math.ceil(finalists / 2)
@@ -365,7 +361,7 @@ def comparison_end_times(
     """
     free_at, ready_at = sorted([*busy, *[0.0] * (slots - len(busy))]), max(busy, default=0.0)
     simulated, looks, default = dict(results), comparison.look_seeds, comparison.default
-    fillers = deque(missing_trainings(looks[0], [default], simulated))
+    fillers = deque(final_comparison.missing_trainings(looks[0], [default], simulated))
 
     def start(training: FreshTraining, earliest: float) -> float:
         """Start a training in the slot that is free first, and return its end."""
@@ -384,7 +380,7 @@ def comparison_end_times(
         return [max(free_at)]
     end_times = []
     for look in looks[:1] if default is None else looks:
-        if missing := missing_trainings(look, [default, chosen], simulated):
+        if missing := final_comparison.missing_trainings(look, [default, chosen], simulated):
             # The default's first seeds are needed for any chosen finalist, so these can start at once.
             for training in sorted(missing, key=lambda training: training.id != default):
                 start(training, 0.0 if training in fillers else ready_at)
@@ -392,7 +388,7 @@ def comparison_end_times(
             end_times.append(ready_at)
     if genes := comparison.patches.get(chosen, ()):
         state = comparison.state(results)
-        first_look = missing_trainings(looks[0], [chosen], simulated, ("", *genes))
+        first_look = final_comparison.missing_trainings(looks[0], [chosen], simulated, ("", *genes))
         if without := state.next_trainings if state.effects else first_look:
             end_times.append(max(start(training, ready_at) for training in without))
     return end_times
@@ -424,8 +420,8 @@ def forecast_rows(forecast: RunForecast) -> dict[str, str]:
     }
     if forecast.memory_of_each:
         kind = "GPU memory" if forecast.on_gpu else "memory"
-        rows["memory"] = f"{forecast.slots} x {_show_bytes(forecast.memory_of_each)} of {kind}"
-    rows["disk"] = f"{_show_bytes(forecast.disk)} on disk"
+        rows["memory"] = f"{forecast.slots} x {decimal(int(forecast.memory_of_each))} of {kind}"
+    rows["disk"] = f"{decimal(int(forecast.disk))} on disk"
     if (cost := forecast.cost) is not None:
         rows["cost"] = f"{cost.expected:.2f} at the given price ({cost.low:.2f} to {cost.high:.2f})"
     return rows
@@ -434,11 +430,3 @@ def forecast_rows(forecast: RunForecast) -> dict[str, str]:
 def _show_time(forecast: RunForecast) -> str:
     low, expected, high = map(show_seconds, structs.astuple(forecast.seconds))
     return f"about {expected} ({low} to {high})"
-
-
-def _show_bytes(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 10 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

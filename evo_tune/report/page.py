@@ -341,7 +341,7 @@ class Results:
     @property
     def best(self) -> Trial | None:
         """The recommended trial; None if no full training has a value."""
-        return self._data.recommended_trial
+        return self._data.result.best
 
     def front(self) -> list[Trial]:
         """Return the Pareto front, best on the first objective first."""

@@ -119,13 +119,13 @@ def predict_genomes(run: Run, genomes: Sequence[Mapping[str, Any]]) -> list[Pred
 
 def gene_effects(data: RunData) -> dict[str, GeneEffect]:
     """Return the effects of genes with several values, the largest share first; none with too few results."""
-    model, best = data.importance_model, data.recommended_trial
+    model, best = data.importance_model, data.result.best
     if model is None or best is None:
         return {}
     point, effects = data.encode_trials([best])[0], dict[str, GeneEffect]()
     for name, (share, low, high) in shares(data).items():
         index, gene = data.gene_indices[name], data.genes[name]
-        losses, grid = model.predict_along(point, index).mean, model.grids[index]
+        losses, grid = model.predict_along(point, index)[0], model.grids[index]
         places = spread_indices(len(grid), MOST_VALUES)
         values = [(gene.decode(float(grid[place])), data.objective.value(float(losses[place]))) for place in places]
         effects[name] = GeneEffect(share=share, low=low, high=high, values=values)

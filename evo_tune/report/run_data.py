@@ -10,7 +10,6 @@ Source: Hutter, Hoos & Leyton-Brown, An efficient approach for assessing hyperpa
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
 from typing import TypeAlias
@@ -22,7 +21,6 @@ from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.trial import Objective, Trial
 from evo_tune.genome.values import ranks
 from evo_tune.report import summary
-from evo_tune.report.recommendation import is_default, recommend_trial
 from evo_tune.report.summary import RunResult
 from evo_tune.store.run import Run
 
@@ -92,11 +90,6 @@ class RunData:
         return np.array([trial.losses[0] for trial in self.ranked_trials if trial.losses], dtype=float)
 
     @cached_property
-    def ranked_values(self) -> np.ndarray:
-        """Values of the first objective's metric of `ranked_trials`, shape (ranked trials,)."""
-        return self.ranked_losses * self.objective.sign
-
-    @cached_property
     def ranked_units(self) -> np.ndarray:
         """Unit coordinates of `ranked_trials`, shape (ranked trials, genes)."""
         return self.encode_trials(self.ranked_trials)
@@ -116,19 +109,9 @@ class RunData:
         return np.array(units, dtype=float).reshape(len(trials), len(self.genes))
 
     @cached_property
-    def recommended_trial(self) -> Trial | None:
-        """The recommended trial; None if there is none."""
-        return recommend_trial(self.run)
-
-    @cached_property
-    def default(self) -> Trial | None:
-        """The full trial of the default genome; None if it has no value."""
-        return next((trial for trial in self.ranked_trials if is_default(trial, self.run)), None)
-
-    @cached_property
     def result(self) -> RunResult:
         """The run's result (see `summary.RunResult`)."""
-        return summary.RunResult(self.run)
+        return RunResult(self.run)
 
     @cached_property
     def importance_model(self) -> "ImportanceModel | None":
@@ -174,25 +157,9 @@ def is_unordered(gene: Gene) -> bool:
 # Which genes mattered.
 
 
-@dataclass(frozen=True)
-class Band:
-    """Predictions with 80 % intervals, each array of shape (points,).
-
-    Args:
-        mean: Means over the bootstraps.
-        low: Lower bounds.
-        high: Upper bounds.
-    """
-
-    mean: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-    @classmethod
-    def from_bootstraps(cls, bootstraps: np.ndarray) -> "Band":
-        """Return the band of values of shape (bootstraps, points)."""
-        low, high = np.quantile(bootstraps, [0.1, 0.9], axis=0)
-        return cls(bootstraps.mean(axis=0), low, high)
+def mean_and_interval(bootstraps: np.ndarray) -> np.ndarray:
+    """Return the mean of values of shape (bootstraps, points) and their 80 % interval, shape (3, points)."""
+    return np.stack([bootstraps.mean(axis=0), *np.quantile(bootstraps, [0.1, 0.9], axis=0)])
 
 
 class ImportanceModel:
@@ -229,30 +196,26 @@ class ImportanceModel:
         # The scores and the losses, sorted, each of shape (trials,).
         self.scores, self.losses = np.sort(scores), np.sort(losses)
         feature_grids = [_features(grid, count) for grid, count in zip(grids, category_counts, strict=True)]
-        shares_by_tree = anova(self.forest, category_counts, feature_grids)
+        shares_by_tree = anova(self.forest, feature_grids)
         # Share of the variance that each gene explains alone, shape (bootstraps, genes).
         self.anova_shares = shares_by_tree.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1)
 
-    def predict_along(self, point: np.ndarray, gene: int) -> Band:
+    def predict_along(self, point: np.ndarray, gene: int) -> np.ndarray:
         """Return the predicted losses along one gene's grid while all other genes keep their values.
 
         Args:
             point: Unit coordinates of all genes, shape (genes,).
             gene: Index of the gene that varies.
+
+        Returns:
+            See `mean_and_interval`.
         """
         grid = self.grids[gene]
         points = np.tile(point, (len(grid), 1))
         points[:, gene] = grid
-        scores = Band.from_bootstraps(self._scores(points))
-        return Band(self._loss_of_score(scores.mean), self._loss_of_score(scores.low), self._loss_of_score(scores.high))
-
-    def _scores(self, points: np.ndarray) -> np.ndarray:
-        """Return the predicted normal scores of points, shape (bootstraps, points)."""
-        # Shape (trees, points); the trees are ordered by bootstrap.
+        # Normal scores of shape (trees, points); the trees are ordered by bootstrap.
         predictions = self.forest.mean[self.forest.leaves(_features(points, self.category_counts))]
-        return np.asarray(predictions.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1))
-
-    def _loss_of_score(self, scores: np.ndarray) -> np.ndarray:
+        scores = mean_and_interval(predictions.reshape(BOOTSTRAPS, TREES, -1).mean(axis=1))
         return np.asarray(np.interp(scores, self.scores, self.losses))
 
 
@@ -261,7 +224,7 @@ def _features(units: np.ndarray, category_counts: np.ndarray) -> np.ndarray:
     return np.where(category_counts > 0, np.minimum(np.floor(units * category_counts), category_counts - 1), units)
 
 
-def anova(forest: Forest, category_counts: np.ndarray, grids: Sequence[np.ndarray]) -> np.ndarray:
+def anova(forest: Forest, grids: Sequence[np.ndarray]) -> np.ndarray:
     """Return the share of each tree's variance that each gene explains alone, shape (trees, genes).
 
     The space is the product of the grids, whose points have equal weight. A leaf is a box in it, so a marginal is the
@@ -269,10 +232,9 @@ def anova(forest: Forest, category_counts: np.ndarray, grids: Sequence[np.ndarra
 
     Args:
         forest: The forest.
-        category_counts: Number of values of each unordered gene, 0 for an ordered one. Shape (genes,).
         grids: Points along each gene, as features.
     """
-    tree, mean, low, high = _boxes(forest, len(category_counts))
+    tree, mean, low, high = _boxes(forest, len(grids))
     starts = np.flatnonzero(np.diff(tree, prepend=-1))
     is_inside_by_gene = []  # whether each point of a gene's grid is in each leaf's box, each of shape (leaves, points)
     for gene, grid in enumerate(grids):

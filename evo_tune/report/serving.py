@@ -17,20 +17,10 @@ from markupsafe import Markup
 from msgspec import structs
 
 from evo_tune.errors import EvoTuneError, UsageError, explain_error, require_extra
-from evo_tune.report import charts
+from evo_tune.report import charts, page
 from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, as_json
 from evo_tune.report.charts.curves import HOVER, curve_metric, curves
 from evo_tune.report.data import ListedRun, run_row
-from evo_tune.report.page import (
-    asset,
-    page,
-    plotly_script,
-    policy,
-    run_facts,
-    script_data,
-    section_html,
-    templates,
-)
 from evo_tune.report.run_data import RunData, TrainingCommand
 from evo_tune.report.summary import present_beat, results_in_words, state_in_words
 from evo_tune.store.heartbeat import Beat, Curve, running_curves
@@ -50,9 +40,6 @@ SCRIPT = "plotly.min.js"
 # Least pause between two readings of a run, as a multiple of the time that reading and drawing took.
 PAUSE = 4.0
 
-# Number of latest results shown: whole rows on a screen (five columns) and on a phone (two).
-LATEST = 4
-
 # Most running trainings drawn.
 MOST_RUNNING = 12
 
@@ -68,20 +55,12 @@ def current_part(data: RunData) -> tuple[str, Part]:
     metric = curve_metric(data) or data.metric
     rows = _slot_rows(data, beat, running, metric) if beat is not None and is_running else []
     figure = _running_curves(data, running, metric)
-    latest_results = {}
-    for id in data.run.recorded[: -LATEST - 1 : -1]:
-        trial = data.run.trial(id)
-        value = show_value(data.objective.value(trial.losses[0])) if trial.losses else trial.outcome.status
-        latest_results[f"trial {id}"] = value
-    explanation = f"No slot is working. The latest results in {data.metric}, newest first:"
-    if rows:
-        explanation = f"The latest results in {data.metric}, newest first; then each slot's current training and its "
-        explanation += "progress."
+    explanation = "Each slot's current training and its progress." if rows else "No slot is working."
     caption = f"{metric}: running trainings beside the best so far"
     figures = [] if figure is None else [CaptionedFigure(figure, caption)]
     state = state_in_words(data.run, beat)
     line = f"{state[:1].upper()}{state[1:]}. {results_in_words(data.run)}."
-    return line, Part("Now", explanation, figures, latest_results, (), rows, "Slots", rows_open=True)
+    return line, Part("Now", explanation, figures, rows=rows, rows_title="Slots", rows_open=True)
 
 
 def _slot_rows(data: RunData, beat: Beat, running: Mapping[int, Curve], metric: str) -> list[dict[str, Any]]:
@@ -110,7 +89,7 @@ def _running_curves(data: RunData, running: Mapping[int, Curve], metric: str) ->
     if not traces:
         return None
     finished_curves = curves(data)
-    for name, trial, color in (("default", data.default, Color.DEFAULT), ("best", data.recommended_trial, Color.BEST)):
+    for name, trial, color in (("default", data.result.default, Color.DEFAULT), ("best", data.result.best, Color.BEST)):
         for finished in finished_curves:
             if trial is not None and finished.trial.id == trial.id:
                 traces.append(charts.line(finished.x, finished.y, name, color, 2, HOVER, line={"dash": "dot"}))
@@ -163,8 +142,8 @@ class LiveReport:
     def page(self) -> str:
         """Return the whole page."""
         version, line, parts = self.look()
-        facts = run_facts(self.data)
-        return page(self.data.name, facts, parts, SCRIPT, follow=True, version=version, state=line)
+        facts = page.run_facts(self.data)
+        return page.page(self.data.name, facts, parts, SCRIPT, follow=True, version=version, state=line)
 
     def changes(self, since: str) -> dict[str, Any]:
         """Return the parts of the page that changed since a version, with their figures."""
@@ -174,8 +153,8 @@ class LiveReport:
             "version": version,
             "state": line,
             "order": list(parts),
-            "parts": {name: section_html(name, part) for name, part in changed.items()},
-            **script_data(changed),
+            "parts": {name: page.section_html(name, part) for name, part in changed.items()},
+            **page.script_data(changed),
         }
 
 
@@ -199,8 +178,8 @@ class LiveStore:
             rows = list(filter(None, map(self._row, list_runs(self.store))))
         rows.sort(key=lambda row: row.created, reverse=True)
         content = {"store": str(self.store), "rows": [{**structs.asdict(row), "best": row.best_text} for row in rows]}
-        style = Markup(asset("page.css"))
-        return templates().get_template("runs.html").render(content, style=style, policy=Markup(policy([])))
+        style = Markup(page.asset("page.css"))
+        return page.templates().get_template("runs.html").render(content, style=style, policy=Markup(page.policy([])))
 
     def _row(self, folder: Path) -> ListedRun | None:
         """Return a run as a row, read again only if it may have changed; None if it cannot be read."""
@@ -239,7 +218,7 @@ def application(source: LiveReport | LiveStore, token: str) -> "Starlette":
         from starlette.routing import Route
 
     headers = {
-        "Content-Security-Policy": policy(["'self'", "'unsafe-inline'"], "'self'") + "; frame-ancestors 'none'",
+        "Content-Security-Policy": page.policy(["'self'", "'unsafe-inline'"], "'self'") + "; frame-ancestors 'none'",
         "Cache-Control": "no-store",
         "Referrer-Policy": "no-referrer",
         "X-Content-Type-Options": "nosniff",
@@ -264,7 +243,7 @@ def application(source: LiveReport | LiveStore, token: str) -> "Starlette":
                 return Response(as_json(report.changes(since)), headers=headers, media_type="application/json")
             case name if name == SCRIPT:
                 cached = {**headers, "Cache-Control": "private, max-age=3600"}
-                return Response(plotly_script(), headers=cached, media_type="text/javascript")
+                return Response(page.plotly_script(), headers=cached, media_type="text/javascript")
         return Response(status_code=404)
 
     routes = [Route("/{token}/{file:path}", answer, methods=["GET"])]

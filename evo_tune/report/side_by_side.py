@@ -79,17 +79,8 @@ def _verdict_part(runs: Sequence[RunData]) -> Part:
         sentences = [*reasons, "So the best genomes share no metric over fresh seeds and cannot be compared."]
         return Part("Not comparable", " ".join(sentences), rows=rows, rows_title="Run by run", rows_open=True)
     sentences = [describe_difference(variant, verdict) for variant in verdict.variants]
-    manifests = [data.run.manifest for data in runs]
-    if len({(manifest.evaluator, repr(manifest.options), manifest.fingerprint) for manifest in manifests}) > 1:
-        sentences.append("The runs differ in their evaluator, its options or its data, which may be the reason.")
-    compared = {verdict.baseline, *(variant.variant for variant in verdict.variants)}
-    facts = {
-        f"{data.name}: {verdict.metric}": summary.show_fresh_values(data.result.fresh_best)
-        for data in runs
-        if data.name in compared
-    }
     explanation = " ".join([*sentences, *reasons])
-    return Part(_title(verdict), explanation, (), facts, rows=rows, rows_title="Run by run", rows_open=True)
+    return Part(_title(verdict), explanation, rows=rows, rows_title="Run by run", rows_open=True)
 
 
 def _title(verdict: Verdict) -> str:

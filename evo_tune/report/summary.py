@@ -74,6 +74,13 @@ class RunResult:
         self.baseline = recommendation.baseline_of(run, self.best, self.fresh_best)
 
     @property
+    def compared(self) -> list[tuple[str, Trial, FreshValues | None, int]]:
+        """Best and default, if they are known: name, trial, values over fresh seeds, seeds in the search."""
+        best = "best", self.best, self.fresh_best, self.best_seeds
+        default = "default", self.default, self.fresh_default, self.default_seeds
+        return [(name, trial, row, seeds) for name, trial, row, seeds in (best, default) if trial is not None]
+
+    @property
     def on_test_set(self) -> bool:
         """Whether values over fresh seeds are on the test set."""
         return self.reported_metric != self.metric

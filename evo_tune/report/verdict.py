@@ -16,16 +16,8 @@ from msgspec import Struct
 
 from evo_tune.errors import UsageError
 from evo_tune.genome.trial import Objective
-from evo_tune.report.inference import (
-    HARMFUL,
-    NOT_SHOWN,
-    REAL,
-    Difference,
-    gain_of_choice,
-    holm,
-    paired_difference,
-    unpaired_difference,
-)
+from evo_tune.report import inference
+from evo_tune.report.inference import HARMFUL, NOT_SHOWN, REAL, Difference
 
 # Probability of any false verdict 'real' or 'harmful'.
 LEVEL = 0.05
@@ -122,7 +114,7 @@ def give_verdict(losses: Mapping[str, Losses], baseline: str, objective: Objecti
         missing = f"a result of the baseline {baseline}" if others else "a variant beside the baseline"
         raise UsageError(f"a verdict needs {missing}: add its trainings, or choose another --baseline")
     differences = {name: compare_losses(rows, reference) for name, rows in others.items()}
-    p_values = holm([difference.p_value for difference in differences.values()])
+    p_values = inference.holm([difference.p_value for difference in differences.values()])
     means = {name: fmean(_values(rows)) for name, rows in others.items() if _values(rows)}
     best, level = min(means, key=means.__getitem__, default=None), LEVEL / len(others)
     against_best = {name: compare_losses(others[str(best)], others[name]) for name in means if name != best}
@@ -150,7 +142,8 @@ def give_verdict(losses: Mapping[str, Losses], baseline: str, objective: Objecti
         variants.append(variant)
     chosen = differences.get(str(best), Difference())
     squares = [row.total_error**2 / 2 for row in against_best.values() if row.freedom] or [0.0]
-    best_gain = gain_of_choice([differences[name].gain for name in means] or [math.nan], math.sqrt(fmean(squares)))
+    gains = [differences[name].gain for name in means] or [math.nan]
+    best_gain = inference.gain_of_choice(gains, math.sqrt(fmean(squares)))
     return Verdict(
         metric=objective.metric,
         direction=objective.direction,
@@ -176,8 +169,8 @@ def compare_losses(losses: Losses, reference: Losses) -> Difference:
     """Return the gain of some losses: seed by seed if at least half of the smaller side's seeds are shared."""
     shared = _shared(losses, reference)
     if len(shared) > 1 and 2 * len(shared) >= min(len(_values(losses)), len(_values(reference))):
-        return paired_difference(shared)
-    return unpaired_difference(_values(losses), _values(reference))
+        return inference.paired_difference(shared)
+    return inference.unpaired_difference(_values(losses), _values(reference))
 
 
 def _constant(baseline: str, losses: Mapping[str, Losses], objective: Objective) -> Losses:

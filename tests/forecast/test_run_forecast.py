@@ -185,7 +185,7 @@ def test_a_forecast_in_words_and_as_data(begin: Begin) -> None:
     assert priced.cost is not None
     assert priced.cost.expected == pytest.approx(2 * ahead.seconds.expected / 3600)
     line = forecast_line(priced)
-    assert "10 genomes, 6 to 14 trainings of the final comparison; 2 x 500 MB of memory" in line
+    assert "10 genomes, 6 to 14 trainings of the final comparison; 2 x 500.0 MB of memory" in line
     assert f"; {priced.cost.expected:.2f} at the given price" in line
 
 

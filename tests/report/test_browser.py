@@ -81,14 +81,14 @@ def test_the_samples_report_is_drawn_whole_and_in_silence(sample: tuple[Opened, 
     assert opened.marks("slices-0") >= count + 1
     assert opened.marks("importances-0") == len(material.genes)
     titles = opened.page.locator("h2").all_inner_texts()
-    assert material.recommended_trial is not None
+    assert material.result.best is not None
     assert titles[:4] == [
-        f"Trial {material.recommended_trial.id} beats the default",
+        f"Trial {material.result.best.id} beats the default",
         "What to do next",
         "History",
         "Gene by gene",
     ]
-    mean = next(row.mean for row in fresh_values(material.run) if row.id == material.recommended_trial.id)
+    mean = next(row.mean for row in fresh_values(material.run) if row.id == material.result.best.id)
     assert f"{mean:.5f}" in opened.page.locator("#verdict").inner_text()
 
 

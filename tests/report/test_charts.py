@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,8 +101,7 @@ def test_the_history_is_that_of_the_summary(material: RunData) -> None:
 def test_one_genome_is_recommended_and_marked_in_all_charts(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """The final comparison may choose another one than the best of the search."""
     chosen, first = (RunData(made()).ranked_trials[place] for place in (3, 0))
-    for module in ("run_data", "recommendation"):
-        monkeypatch.setattr(f"evo_tune.report.{module}.recommend_trial", lambda run: chosen)
+    monkeypatch.setattr("evo_tune.report.recommendation.recommend_trial", lambda run: chosen)
     found = charts.parts(RunData(made()))
     assert f"trial {chosen.id}" in " ".join(found["verdict"].facts)
     said = f"The star is the recommended trial {chosen.id}; trial {first.id} was the best in the search and is not"
@@ -139,37 +137,13 @@ def test_a_pause_between_sessions_is_no_time(tmp_path: Path) -> None:
 
 def test_a_resumed_best_has_the_whole_of_its_curve(promoted: Run) -> None:
     material = RunData(promoted)
-    best = material.recommended_trial
+    best = material.result.best
     assert best is not None
     assert best.candidate.resumes is not None
     chain = curves.curve_with_rungs(curves.curves(material), best.id)
     assert [one.trial.id for one in chain][-1] == best.id
     assert len(chain) > 1
     assert chain[0].x[0] < chain[-1].x[0]
-
-
-@pytest.mark.parametrize(
-    ("values", "words", "x"),
-    [
-        ((3.0, 2.0, 1.0), "the last value of its line", 1.0),
-        ((3.0, 1.0, 2.0), "an earlier value of its line", 0.5),
-        ((3.0, 2.0, 2.0), "measured once more at the end", 1.0),
-    ],
-)
-def test_the_curves_say_which_of_their_values_is_the_result(
-    made: Made, values: tuple[float, ...], words: str, x: float
-) -> None:
-    run = made(12)
-    best, data = RunData(run).recommended_trial, RunData(Run.open(run.folder))
-    assert best is not None
-    points = zip((0.25, 0.5, 1.0), ({data.metric: value} for value in values), strict=True)
-    outcome = replace(best.outcome, curve=tuple(points), metrics={**best.outcome.metrics, data.metric: 1.0})
-    data.run.outcomes = {id: replace(other, curve=()) for id, other in data.run.outcomes.items()} | {best.id: outcome}
-    part = curves.part(data)
-    assert part is not None
-    assert f"The result of a trial is {words} (1 trial); the star is that of the recommended one." in part.explanation
-    star = part.figures[0].figure["data"][-1]
-    assert (star["x"], star["y"]) == ([x], [1.0])
 
 
 # Front and resources.

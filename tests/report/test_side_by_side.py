@@ -56,7 +56,7 @@ def test_runs_with_the_same_seed_are_compared_seed_by_seed(noisy: Runner) -> Non
     (row,) = verdict.variants
     values = []
     for run in runs:
-        best = RunData(run).recommended_trial
+        best = RunData(run).result.best
         values.append(next(row.values for row in fresh_values(run) if best is not None and row.id == best.id))
     expected = paired_difference(list(zip(values[1], values[0], strict=True)))
     assert (row.pairs, row.gain, row.error) == (
@@ -71,8 +71,9 @@ def test_runs_with_the_same_seed_are_compared_seed_by_seed(noisy: Runner) -> Non
         in part.explanation
     )
     assert f"paired over {row.pairs} fresh seeds" in part.explanation
-    assert list(part.facts) == ["first: test_loss", "second: test_loss"], "the metric is that of the fresh seeds"
-    assert all(float(value.split()[0]) > 100.0 for value in part.facts.values())
+    (values,) = ([row["first"], row["second"]] for row in part.rows if row["result"] == "over fresh seeds")
+    assert all(value.startswith("test_loss ") for value in values), "the metric is that of the fresh seeds"
+    assert all(float(value.split()[1]) > 100.0 for value in values)
 
 
 def test_runs_with_different_seeds_are_compared_by_welch(noisy: Runner) -> None:
@@ -82,7 +83,7 @@ def test_runs_with_different_seeds_are_compared_by_welch(noisy: Runner) -> None:
     (row,) = verdict.variants
     values = []
     for run in runs:
-        best = RunData(run).recommended_trial
+        best = RunData(run).result.best
         values.append(next(row.values for row in fresh_values(run) if best is not None and row.id == best.id))
     expected = unpaired_difference(values[1], values[0])
     assert (row.pairs, row.gain, row.error) == (0, pytest.approx(expected.gain), pytest.approx(expected.total_error))
@@ -97,7 +98,6 @@ def test_runs_without_a_metric_in_common_are_not_compared(noisy: Runner) -> None
     part = parts_of(first, bare)["verdict"]
     assert part.title == "Not comparable"
     assert "bare has no complete final comparison" in part.explanation
-    assert not part.facts
 
 
 def test_only_what_differs_is_listed_and_both_verdicts_are(noisy: Runner) -> None:

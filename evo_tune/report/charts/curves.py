@@ -12,7 +12,6 @@ from evo_tune.genome.trial import Trial
 from evo_tune.report import charts
 from evo_tune.report.charts import CaptionedFigure, Color, Part, Spec
 from evo_tune.report.run_data import MAX_ABSOLUTE_LOSS, RunData
-from evo_tune.text import with_plural
 
 POSITION = 70
 
@@ -61,24 +60,12 @@ def curves(data: RunData) -> list[Curve]:
     return all_curves
 
 
-def result_origins(data: RunData) -> dict[int, str]:
-    """Return which value of its curve the result of each successful training is, in words, by trial."""
-    origins = {}
-    for trial in data.trials if curve_metric(data) == data.metric else ():
-        values = [metrics.get(data.metric) for _, metrics in trial.outcome.curve]
-        if values and trial.outcome.status == "ok":
-            result = trial.outcome.metrics[data.metric]
-            origin = "an earlier value of its line" if result in values else "measured once more at the end"
-            origins[trial.id] = "the last value of its line" if result == values[-1] else origin
-    return origins
-
-
 def draw(data: RunData) -> Spec | None:
     """Return the figure; None if no training reported a curve."""
     all_curves = curves(data)
     if all(len(curve.x) < 2 for curve in all_curves):
         return None
-    best = data.recommended_trial.id if data.recommended_trial else None
+    best = data.result.best.id if data.result.best else None
     named = [index for index, curve in enumerate(all_curves) if curve.trial.id in (best, 0)]
     shown = [all_curves[index] for index in charts.spread_indices(len(all_curves), MOST, named)]
     pruned = [curve for curve in shown if curve.trial.outcome.status == "pruned"]
@@ -90,11 +77,6 @@ def draw(data: RunData) -> Spec | None:
         *_trace(default, "default", Color.DEFAULT, 2.5),
         *_trace(curve_with_rungs(all_curves, best), "best", Color.BEST, 3.0),
     ]
-    if best is not None and (origin := result_origins(data).get(best)) is not None:
-        outcome = data.run.outcomes[best]
-        result, end = outcome.metrics[data.metric], outcome.curve[-1][0]
-        x = [next((x for x, metrics in reversed(outcome.curve) if metrics.get(data.metric) == result), end)]
-        traces.append(charts.star(x, [result], 12, f"result: %{{y:.5g}}, {origin}", showlegend=False))
     if pruned:
         cross = {"symbol": "x-thin", "size": 7, "line": {"width": 1.5, "color": Color.PRUNED}}
         x, y = [curve.x[-1] for curve in pruned], [curve.y[-1] for curve in pruned]
@@ -133,16 +115,10 @@ def part(data: RunData) -> Part | None:
     figure = draw(data)
     if figure is None:
         return None
-    explanation = "Each line is a training. "
-    if origins := Counter(result_origins(data).values()):
-        trials = "; ".join(f"{origin} ({with_plural(count, 'trial')})" for origin, count in origins.most_common())
-        explanation += f"The result of a trial is {trials}; the star is that of the recommended one. "
+    explanation = "Each line is a training. The result of a trial may be an earlier value of its line, or be measured "
+    explanation += "once more at the end. "
     explanation += "If lines cross late, early results mislead, and rungs or --prune stop good trials."
-    rows: list[dict[str, Any]] = []
     if any(rung < 1 for rung in data.run.manifest.settings.rungs):
         explanation += " A dashed line is a rung: only promising trainings are promoted beyond it."
-        budgets = Counter(round(trial.candidate.budget, 6) for trial in data.trials)
-        rows = [{"trained up to": f"{budget:.0%}", "trials": number} for budget, number in sorted(budgets.items())]
     note = charts.omission_note(MOST, len(curves(data)), "curves")
-    title = "Learning curves"
-    return Part(title, explanation, [CaptionedFigure(figure)], rows=rows, rows_title="Trials by rung", note=note)
+    return Part("Learning curves", explanation, [CaptionedFigure(figure)], note=note)

@@ -115,12 +115,12 @@ def _add_marks(lines: list[dict[str, Any]], data: RunData, history: Progress, un
         marks = {"customdata": history.id[failed], "text": texts}
         marks["marker"] = {"symbol": "x-thin", "size": 8, "line": {"width": 1.5, "color": color}}
         traces.append(charts.points(x[failed], y, "failed", color, hover, **marks))
-    if data.default is not None and data.default.losses:
-        y = data.chart_values(np.full(2, data.default.losses[0]))
+    if data.result.default is not None and data.result.default.losses:
+        y = data.chart_values(np.full(2, data.result.default.losses[0]))
         dots = {"dash": "dot", "shape": "hv"}
         traces.append(charts.line(np.array([0.0, x[-1]]), y, "default", Color.DEFAULT, 1.5, line=dots))
     traces += lines
-    best_id = data.recommended_trial.id if data.recommended_trial else None
+    best_id = data.result.best.id if data.result.best else None
     index = np.flatnonzero((history.id == best_id) & ~np.isnan(history.value))
     if len(index):
         hover = "recommended: trial %{customdata}, %{y:.5g} in the search"
@@ -140,10 +140,10 @@ def part(data: RunData) -> Part | None:
     crosses = ", crosses are failures" if history.failed.any() else ""
     explanation = f"The orange line is the best {data.metric} so far and the dotted line the default; "
     explanation += f"grey points are full trainings{crosses}."
-    if data.recommended_trial is not None:
-        explanation += f" The star is the recommended trial {data.recommended_trial.id}"
-        first = data.ranked_trials[0].id if data.ranked_trials else data.recommended_trial.id
-        if first != data.recommended_trial.id and len(data.run.objectives) == 1:
+    if data.result.best is not None:
+        explanation += f" The star is the recommended trial {data.result.best.id}"
+        first = data.ranked_trials[0].id if data.ranked_trials else data.result.best.id
+        if first != data.result.best.id and len(data.run.objectives) == 1:
             explanation += f"; trial {first} was the best in the search and is not recommended"
         explanation += "."
     direction = "falls" if data.better_direction == "lower" else "rises"

@@ -3,7 +3,7 @@
 import numpy as np
 
 from evo_tune.report.charts import SERIES, CaptionedFigure, Part, Spec, bars, figure, names_axis, points, share_axis
-from evo_tune.report.run_data import Band, RunData
+from evo_tune.report.run_data import RunData, mean_and_interval
 
 POSITION = 60
 
@@ -16,9 +16,8 @@ def shares(data: RunData) -> dict[str, tuple[float, float, float]]:
     model = data.importance_model
     if model is None:
         return {}
-    band = Band.from_bootstraps(model.anova_shares)
-    columns = ((name, data.gene_indices[name]) for name in data.genes_by_importance)
-    return {name: (float(band.mean[i]), float(band.low[i]), float(band.high[i])) for name, i in columns}
+    columns = mean_and_interval(model.anova_shares).T.tolist()
+    return {name: tuple(columns[data.gene_indices[name]]) for name in data.genes_by_importance}
 
 
 def draw(data: RunData) -> Spec | None:
@@ -43,8 +42,4 @@ def part(data: RunData) -> Part | None:
         f"is {data.importance_model.anova_shares.sum(axis=1).mean():.0%} in all; the rest comes from combinations of "
         "genes. A bar is an 80 % interval over bootstraps.",
         [CaptionedFigure(importances)],
-        rows=[
-            {"gene": name, "share": f"{mean:.0%} ({low:.0%} to {high:.0%})"}
-            for name, (mean, low, high) in shares(data).items()
-        ],
     )

@@ -5,7 +5,6 @@ Each recommendation follows from counts that it states; a run with too few resul
 
 import math
 import shlex
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -125,17 +124,11 @@ def _wider_ranges(data: RunData) -> Iterator[Command]:
 
 
 def _failures(data: RunData) -> Iterator[Command]:
-    """Yield each kind of failure with its count and what may help."""
-    statuses = Counter(trial.outcome.status for trial in data.trials)
-    for status, _ in statuses.most_common():
-        if status in ("ok", "pruned"):
-            continue
-        failed = [trial for trial in data.trials if trial.outcome.status == status]
-        commonest = Counter(trial.outcome.error or "" for trial in failed).most_common(1)[0][0]
-        text = f"{len(failed)} of {len(data.trials)} evaluations ended as {status.replace('_', ' ')}"
-        text += f", for example trial {failed[0].id}"
-        text += f": {one_line(commonest, 200).rstrip('.')}." if commonest else "."
-        yield Command(f"{text} What may help: {FIXES.get(status, 'see the error')}.")
+    """Yield each cause of failures with its count and what may help."""
+    for cause, ids in summary.failures_by_cause(data.run)[: summary.MOST_FAILURES]:
+        text = f"{len(ids)} of {len(data.trials)} evaluations ended as {one_line(cause, 200).rstrip('.')}"
+        remedy = FIXES.get(data.run.outcomes[ids[0]].status, "see the error")
+        yield Command(f"{text} (such as trial {ids[0]}). What may help: {remedy}.")
 
 
 # Whether to continue.

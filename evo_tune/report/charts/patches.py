@@ -56,7 +56,7 @@ def rows(data: RunData) -> list[dict[str, Any]]:
     run, result = data.run, comparison_result(data.run)
     chosen = None if result is None else result.state.chosen
     effects = {} if result is None else {effect.gene: effect for effect in result.state.effects}
-    best = data.recommended_trial if chosen is None else run.trial(chosen)
+    best = data.result.best if chosen is None else run.trial(chosen)
     by_key: dict[str, list[Trial]] = {}
     for trial in read_comparison(run):
         by_key.setdefault(trial.key, []).append(trial)

@@ -47,8 +47,8 @@ def _prediction(data: RunData, name: str) -> list[dict[str, Any]]:
     if data.importance_model is None:
         return []
     gene, column, color, sign = data.genes[name], data.gene_indices[name], SERIES[0], data.objective.sign
-    band = data.importance_model.predict_along(data.ranked_units[0], column)  # from the best genome of the search
-    low, mean, high = sign * band.low, sign * band.mean, sign * band.high
+    # From the best genome of the search
+    mean, low, high = sign * data.importance_model.predict_along(data.ranked_units[0], column)
     if sign < 0:
         low, high = high, low
     grid_values = (gene.decode(float(unit)) for unit in data.importance_model.grids[column])

@@ -74,8 +74,8 @@ def part(data: RunData) -> Part | None:
     table = columns(data)
     if not table["trial"]:
         return None
-    best = data.recommended_trial.id if data.recommended_trial else None
-    middle = float(np.median(data.ranked_values)) if len(data.ranked_values) else 0.0
+    best = data.result.best.id if data.result.best else None
+    middle = data.objective.value(float(np.median(data.ranked_losses))) if len(data.ranked_losses) else 0.0
     bound = f"{data.metric}{'<' if data.objective.sign > 0 else '>'}{middle:.3g}"
     bold = " The recommended trial is bold." if best is not None else ""
     marked = [table["trial"].index(best)] if best is not None else []

@@ -2,16 +2,9 @@
 
 import math
 
+from evo_tune.report import summary
 from evo_tune.report.charts import Command, Part
 from evo_tune.report.run_data import RunData
-from evo_tune.report.summary import (
-    baseline_verdict,
-    pareto_front,
-    present_ranges,
-    pruning_line,
-    show_fresh_values,
-    verdict,
-)
 from evo_tune.store.run_folders import run_reference
 from evo_tune.text import escape_unprintable, show_decimals, show_error, show_value, with_plural
 
@@ -26,15 +19,15 @@ def part(data: RunData) -> Part | None:
     run = data.run
     name = run_reference(run.folder)
     commands, rows = [], []
-    if data.recommended_trial is not None:
+    if data.result.best is not None:
         why = "Print the genome, for a program or for --warm-start of another run:"
         commands.append(Command(why, f"evo-tune best {name} --format json"))
-        typed = data.training_command(run, data.recommended_trial) if data.training_command else ""
+        typed = data.training_command(run, data.result.best) if data.training_command else ""
         if 0 < len(typed) <= LONGEST_COMMAND:
             commands.insert(0, Command("Train it once more:", escape_unprintable(typed)))
         if run.manifest.evaluator.startswith("bundled:"):
             commands.append(Command("Train it once more and keep the model:", f"evo-tune export {name} model"))
-        best, default = data.recommended_trial.genome, run.candidates[0].genome
+        best, default = data.result.best.genome, run.candidates[0].genome
         for gene in sorted(data.genes, key=lambda gene: best[gene] == default[gene]):
             default_text = "the same" if best[gene] == default[gene] else show_value(default[gene])
             rows.append({"gene": gene, "best": show_value(best[gene]), "default": default_text})
@@ -49,7 +42,7 @@ def _title(data: RunData) -> str:
     if result.best is None:
         return "No full training has a value yet"
     if len(data.run.objectives) > 1:
-        return f"{with_plural(len(pareto_front(data.run)), 'trial')} on the Pareto front"
+        return f"{with_plural(len(summary.pareto_front(data.run)), 'trial')} on the Pareto front"
     if result.default is not None and result.best.id == result.default.id:
         return "Nothing beat the default"
     if result.beaten is None:
@@ -62,9 +55,9 @@ def _title(data: RunData) -> str:
 def _explanation(data: RunData) -> str:
     result = data.result
     first = "the objective" if len(data.run.objectives) == 1 else "the first objective"
-    verdicts = [verdict(result)]
+    verdicts = [summary.verdict(result)]
     if result.baseline is not None:
-        verdicts.append(baseline_verdict(result.baseline))
+        verdicts.append(summary.baseline_verdict(result.baseline))
     sentences = [f"{text[:1].upper()}{text[1:]}." for text in verdicts]
     sentences.insert(1, f"{data.metric} is {first}: {data.better_direction} is better.")
     explanation = " ".join(sentences)
@@ -80,13 +73,11 @@ def _facts(data: RunData) -> dict[str, str]:
     """Return the results in a few numbers, by name."""
     result, run = data.result, data.run
     facts = {}
-    best = "best", result.best, result.fresh_best, result.best_seeds
-    default = "default", result.default, result.fresh_default, result.default_seeds
-    for name, trial, row, seeds in (best, default):
-        if trial is not None:
-            metric = result.metric if row is None else result.reported_metric
-            value = f"{trial.outcome.metrics[result.metric]:.5g} (n={seeds})" if row is None else show_fresh_values(row)
-            facts[f"{name}: {metric} (trial {trial.id})"] = value
+    for name, trial, row, seeds in result.compared:
+        metric, value = result.reported_metric, summary.show_fresh_values(row)
+        if row is None:
+            metric, value = result.metric, f"{trial.outcome.metrics[result.metric]:.5g} (n={seeds})"
+        facts[f"{name}: {metric} (trial {trial.id})"] = value
     if result.baseline is not None:
         facts[f"{result.baseline.name}: {result.baseline.metric}"] = show_value(result.baseline.value)
     if not math.isnan(result.gain) and result.best and result.default and result.best.id != result.default.id:
@@ -94,8 +85,8 @@ def _facts(data: RunData) -> dict[str, str]:
     counts = {"failed": result.failures, "pruned": result.pruned}
     remarks = [f"{count} {name}" for name, count in counts.items() if count]
     facts["evaluations"] = f"{result.results}" + (f" ({', '.join(remarks)})" if remarks else "")
-    if line := pruning_line(run):
+    if line := summary.pruning_line(run):
         facts["pruning"] = line.removeprefix("pruning ")
     if run.widened:
-        facts["widened ranges"] = ", ".join(f"{name} {text}" for name, text in present_ranges(run).items())
+        facts["widened ranges"] = ", ".join(f"{name} {text}" for name, text in summary.present_ranges(run).items())
     return facts
