@@ -255,8 +255,6 @@ class ProgressLines:
             self._is_comparing = True
             count = search.session.finalists
             finalists = "the best" if count == 1 else f"the best of {count} finalists"
-            if run.patches:
-                finalists = "the best, or one with fewer patches that may be as good,"
             most = MAX_SEEDS_FACTOR * search.session.final_seeds
             shared.echo(f"final comparison: {finalists} against the default, on up to {most} fresh seeds each")
         self._update_forecast(search)

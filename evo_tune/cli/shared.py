@@ -32,9 +32,8 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
     from evo_tune.genome.genes import Gene
-    from evo_tune.genome.space import SearchSpace
     from evo_tune.genome.trial import Trial
-    from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
+    from evo_tune.plugins.evaluator import BoundEvaluator
     from evo_tune.store.run import Run
 
 # The value of `store.run_folders.STORE`, which takes too long to import for `evo-tune --help`.
@@ -86,46 +85,6 @@ def complete_evaluators(ctx: click.Context, param: click.Parameter, incomplete: 
 def complete_strategies(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     """Complete the name of a strategy, or a file."""
     return _completions(_plugin_names("strategies", [PACKAGE / "strategies"]), incomplete, or_file=True)
-
-
-def _typed_argument(ctx: click.Context, name: str) -> str:
-    """Return the first argument as it was typed, or its default; click assigns none while a flag has no value."""
-    return str(next(iter(ctx.args), None) or ctx.params.get(name) or "")
-
-
-def _bundled_evaluator(ctx: click.Context) -> Evaluator | None:
-    """Return the evaluator that was typed; None if it is not bundled, for no key runs other code."""
-    from evo_tune.plugins.find import find_evaluator
-
-    name = _typed_argument(ctx, "evaluator")
-    with contextlib.suppress(EvoTuneError):
-        if WORD.fullmatch(name) and not Path("evaluators", f"{name}.py").exists():
-            return find_evaluator(f"bundled:{name}")
-    return None
-
-
-def complete_options(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Complete the name of an option of a bundled evaluator."""
-    evaluator = _bundled_evaluator(ctx)
-    return _completions([] if evaluator is None else evaluator.options, incomplete)
-
-
-def complete_genes(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Complete the name of a gene of a bundled evaluator."""
-    evaluator = _bundled_evaluator(ctx)
-    return _completions([] if evaluator is None else evaluator.bind({}).space.genes, incomplete)
-
-
-def complete_columns(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Complete the name of a column of the CSV file that was typed."""
-    import csv
-
-    path = Path(_typed_argument(ctx, "data"))
-    if path.suffix != ".csv" or not path.is_file():
-        return []
-    with contextlib.suppress(OSError, csv.Error), path.open(encoding="utf-8-sig", errors="replace") as file:
-        return _completions(next(csv.reader([file.readline(1 << 16)]), []), incomplete)
-    return []
 
 
 def _plugin_names(kind: str, folders: list[Path]) -> list[str]:
@@ -202,7 +161,6 @@ evaluator_options_option = pairs_option(
     "--option",
     "options",
     metavar="NAME=VALUE",
-    shell_complete=complete_options,
     help="Option of the evaluator; repeatable.",
 )
 
@@ -333,15 +291,12 @@ FEW_STEPS = 10
 DESCRIBED = 9
 
 
-def print_remarks(
-    evaluator: BoundEvaluator, genome: Mapping[str, Any], space: SearchSpace | None = None, extra_seeds: bool = True
-) -> None:
+def print_remarks(evaluator: BoundEvaluator, genome: Mapping[str, Any], extra_seeds: bool = True) -> None:
     """Print what an evaluator has read, and remarks about its options and trainings of few steps, on standard error.
 
     Args:
         evaluator: Evaluator with its options.
         genome: Genome to train, or the default one of a search.
-        space: Space of a search; None for a single training.
         extra_seeds: Whether a genome may be trained with several seeds.
     """
     from evo_tune.plugins.command import NO_SEED
@@ -352,18 +307,12 @@ def print_remarks(
         more = with_plural(len(lines) - DESCRIBED, "more line")
         echo(f"{name}: and {more}: evo-tune describe {name}, with the same -o", err=True)
     remarks = [remark for remark in evaluator.remarks() if extra_seeds or remark != NO_SEED]
-    genomes = {f"batch={genome.get('batch', '?')}": genome}
-    if space is not None and "batch" in space.genes:
-        largest = space.snap(space.encode({**genome, "batch": space.genes["batch"].decode(1.0)}))
-        genomes[f"batch={largest['batch']}, the largest of its range"] = largest
-    for batch, genome_to_train in genomes.items():
-        with contextlib.suppress(EvoTuneError):  # the training reports it
-            steps = evaluator.estimate(dict(genome_to_train)).get("steps", math.inf)
-            if steps < FEW_STEPS:
-                count = f"only {steps:.0f} step{'s' if steps > 1 else ''}"
-                remedy = "give a larger budget, more data, or smaller batches"
-                remarks.append(f"with {batch}, a training has {count}: {remedy}")
-                break
+    with contextlib.suppress(EvoTuneError):  # the training reports it
+        steps = evaluator.estimate(dict(genome)).get("steps", math.inf)
+        if steps < FEW_STEPS:
+            count = f"only {steps:.0f} step{'s' if steps > 1 else ''}"
+            remedy = "give a larger budget, more data, or smaller batches"
+            remarks.append(f"with batch={genome.get('batch', '?')}, a training has {count}: {remedy}")
     echo(*(f"{name}: {line}" for line in remarks), err=True)
 
 

@@ -73,7 +73,6 @@ def test_a_run_of_a_script_prunes_fails_resumes_and_verifies(typed: Typed, folde
     best = run.best.genome
     printed = typed("best", "one").out
     assert f"train it: {sys.executable} train.py {best['lr']} {best['depth']}" in printed
-    assert "its trials had 1 thread (OMP_NUM_THREADS=1): with another number" in printed
 
     script.write_text(TRAIN + "# other")
     changed = typed("resume", "one", *BRIEF, "--trials", "18")

@@ -129,22 +129,3 @@ def test_an_error_is_not_shown_where_one_types(error: str) -> None:
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode in (1, 2)
     assert (done.stdout, done.stderr) == ("", "")
-
-
-def test_options_genes_and_columns_are_completed(folder: Path) -> None:
-    assert completed("run", "-o", "tok") == ["tokens"]
-    assert "lr" in completed("run", "language_model", "--gene", "l")
-    assert completed("run", "tabular", "--gene", "vocab") == []
-    assert completed("run", "--gene", "zzz") == []
-    (folder / "table.csv").write_text("price,area,$(touch owned)\n1,2,3\n")
-    assert completed("auto", "table.csv", "--target", "") == ["area", "price"]
-    assert completed("auto", "nowhere.csv", "--target", "") == []
-
-
-def test_a_key_runs_no_evaluator_that_is_not_bundled(folder: Path) -> None:
-    (folder / "evaluators").mkdir()
-    for path in ("evaluators/language_model.py", "mine.py"):
-        (folder / path).write_text("open('owned', 'w')\n")
-    assert completed("run", "language_model", "-o", "") == []
-    assert completed("run", "mine.py", "--gene", "") == []
-    assert not (folder / "owned").exists()

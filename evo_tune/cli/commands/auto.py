@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     order=25,
 )
 @click.argument("data", metavar="DATA", type=click.Path())
-@click.option("--target", metavar="COLUMN", shell_complete=shared.complete_columns, help="Column to predict.")
+@click.option("--target", metavar="COLUMN", help="Column to predict.")
 @click.option("--hours", type=shared.POSITIVE, help="Maximum number of hours, final training included.  [default: 1]")
 @click.option("--trials", type=shared.COUNT, help="Maximum number of trials, with or without --hours.")
 @click.option("--out", metavar="MODEL", help="Folder of the model.  [default: _model in the run's folder]")
@@ -71,11 +71,10 @@ def command(
     from evo_tune.cli.session import print_plan, run_search
     from evo_tune.cli.training.auto import check_model_folder, choose_task, copy_model, read_facts, verdict_lines
     from evo_tune.cli.training.final_training import MODEL
-    from evo_tune.loop.plan import Request, plan_run
+    from evo_tune.loop.plan import Request
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_evaluator
     from evo_tune.report.data import AutoModel, compared_means
-    from evo_tune.settings import parse_settings
     from evo_tune.store.run_folders import new_run_folder
 
     model = None if out is None else Path(out).expanduser()
@@ -99,9 +98,7 @@ def command(
     if dry_run:
         if name is not None:
             new_run_folder(Path(store), name)
-        run_settings, session = parse_settings(settings)
-        plan = plan_run(plugin, Request(options=task.options), run_settings, session, Path(store), forecast=True)
-        print_plan(plan, session, shared.OutputFlags(output_format))
+        print_plan(plugin, Request(options=task.options), settings, Path(store), shared.OutputFlags(output_format))
         if output_format == "table":
             part = "not in this time" if hours is None else f"part of the {hours:g} hours"
             shared.echo(f"the training of the model at the end is {part}")

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING
 
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
-from evo_tune.text import with_plural
 
 if TYPE_CHECKING:
     from evo_tune.genome.trial import Trial
@@ -62,8 +61,4 @@ def _print_one(run: "Run", best: "Trial") -> None:
     width = max(map(len, best.genome))
     shared.echo(*(f"  {gene:<{width}} {value}" for gene, value in best.genome.items()))
     if typed := shared.training_command(run, best):
-        if best.outcome.device in (None, "cpu"):
-            count = run.manifest.threads
-            threads = f"{with_plural(count, 'thread')} (OMP_NUM_THREADS={count})"
-            shared.echo(f"its trials had {threads}: with another number, results may differ slightly")
         shared.echo(f"train it: {typed}")

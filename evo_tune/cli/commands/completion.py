@@ -19,8 +19,7 @@ from evo_tune.cli.help import cli_command
 def command(ctx: click.Context, shell: str, output_format: str) -> None:
     """Print the completion script of SHELL.
 
-    It completes commands, flags, choices, and the names of runs, evaluators, strategies, columns, and of the options
-    and genes of bundled evaluators.
+    It completes commands, flags, choices, and the names of runs, evaluators and strategies.
     """
     from click.shell_completion import get_completion_class
 

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     "--gene",
     "genes",
     metavar="NAME=GENE",
-    shell_complete=shared.complete_genes,
     help="Gene to change or add: lr=log(1e-5,1e-2), depth=int(1,8), heads=2|4; NAME alone enables an optional gene.",
 )
 @click.option("--objective", "objectives", multiple=True, metavar="METRIC:min|max", help="Instead of the evaluator's.")
@@ -127,13 +126,13 @@ def command(
     from evo_tune.cli.flags import RUN_DEFAULTS, read_genomes
     from evo_tune.cli.session import print_plan, run_search
     from evo_tune.loop.code import patched_code
-    from evo_tune.loop.plan import Request, plan_run
+    from evo_tune.loop.plan import Request
     from evo_tune.loop.search import Search
     from evo_tune.options.binding import split_assignments
     from evo_tune.options.declare import dataclass_options
     from evo_tune.plugins.command import SCRIPT_OPTIONS, is_command, with_template_text
     from evo_tune.plugins.find import find_evaluator
-    from evo_tune.settings import SessionSettings, parse_settings
+    from evo_tune.settings import SessionSettings
     from evo_tune.store.manifest import MANIFEST
     from evo_tune.store.run_folders import new_run_folder
 
@@ -195,9 +194,7 @@ def command(
         if code is not None:
             plugin = find_evaluator(evaluator, {**read_genes, **code.patches.genes}, evaluator_options, code.patches)
             request = replace(request, code=code)
-        run_settings, session = parse_settings(settings)
-        plan = plan_run(plugin, request, run_settings, session, Path(store), forecast=True)
-        print_plan(plan, session, output)
+        print_plan(plugin, request, settings, Path(store), output)
         return 0
     request_arguments = {key: value for key, value in vars(request).items() if key != "code"}
     search = Search(evaluator, store=store, name=name, **request_arguments, **patch_flags, **settings)
