@@ -18,7 +18,7 @@ from evo_tune.cli import formats, shared
 from evo_tune.forecast import RunForecast, forecast_line
 from evo_tune.genome.values import Genome
 from evo_tune.report import summary as report
-from evo_tune.report.data import RunSummary, TrialSummary
+from evo_tune.report.data import RunSummary, TrialSummary, fill
 from evo_tune.report.final_comparison import MAX_SEEDS_FACTOR
 from evo_tune.store.heartbeat import SlotWork
 from evo_tune.store.run import Run
@@ -349,12 +349,11 @@ class EventStream:
         run = search.saved
         if not self._has_begun:
             self._has_begun = True
-            yield Begin(
+            yield fill(
+                Begin,
+                run.manifest,
                 run=run.name,
                 folder=str(run.folder),
-                evaluator=run.manifest.evaluator,
-                strategy=run.manifest.strategy,
-                objectives=run.manifest.objectives,
                 seed=run.manifest.settings.seed,
                 proposed=self._proposed,
                 results=self._results,

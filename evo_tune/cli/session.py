@@ -6,12 +6,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from evo_tune.cli import shared
 from evo_tune.cli.output import End, EventStream, ProgressLines, ignore_after_error
 from evo_tune.cli.training.final_training import read_wish, time_for_model, train_final_model
-from evo_tune.forecast import RunForecast, forecast_rows
+from evo_tune.forecast import RunForecast, forecast_line
 from evo_tune.forecast.timing import TIMING
 from evo_tune.genome.values import Value
 from evo_tune.loop.plan import Request, plan_run
@@ -21,7 +21,7 @@ from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.report import summary as report
 from evo_tune.report.charts.next_steps import range_end_lines
 from evo_tune.report.charts.scale import read_recipe, recipe_lines, scale_command
-from evo_tune.report.data import run_summary
+from evo_tune.report.data import fill, run_summary
 from evo_tune.report.summary import resume_command
 from evo_tune.settings import SessionSettings, parse_settings
 from evo_tune.store.manifest import Manifest
@@ -150,8 +150,8 @@ def print_result(search: Search, output: shared.OutputFlags, report_file: Path |
     """
     run = search.saved
     if output.output_format == "jsonl":  # the last line of the events
-        end = structs.asdict(run_summary(run, search.status, report_file))
-        shared.print_json(End(**end, exit_code=exit_code), line=True)
+        end = fill(End, run_summary(run, search.status, report_file), exit_code=exit_code)
+        shared.print_json(end, line=True)
     elif output.output_format == "json":
         shared.print_json(run_summary(run, search.status, report_file))
     elif output.output_format == "table" and not output.quiet:
@@ -219,16 +219,13 @@ def _summary_lines(
         return
     pending = len(run.candidates) - len(run.outcomes)
     if pending and has_ended:
-        trainings = "1 training was" if pending == 1 else f"{pending} trainings were"
-        yield f"{trainings} ended by the limit of {run.session.hours:g} hours; a longer run continues"
+        ended = f"ended by the limit of {run.session.hours:g} hours; a longer run continues"
+        yield f"{with_plural(pending, 'training')} {ended}"
     yield from report.unusual_time_lines(run)
     yield from report.range_lines(run)
     yield from range_end_lines(run)
-    if run.ended is not None and run.ended.startswith(report.DONE_REASON):
+    if run.ended is not None and run.ended.startswith((report.DONE_REASON, report.NOTHING_LEFT)):
         yield f"stopped, since {run.ended}"
-    elif run.ended == report.NOTHING_LEFT:
-        genomes = with_plural(report.genome_count(run), "genome")
-        yield f"stopped after {genomes}, since {run.ended}: a gene with more values gives it more (resume --gene)"
     elif (more_trials := report.predict_next_generation(run)) is not None:
         yield f"more trials: {report.describe_more_trials(more_trials)}"
     if (recipe := read_recipe(run)) is not None:
@@ -284,10 +281,10 @@ def print_plan(
     run_forecast = forecast_session(plan.manifest, session, plan.slots, plan.pace)
     if output.output_format != "table":
         shared.print_json(
-            PlannedRun(
+            fill(
+                PlannedRun,
+                plan,
                 evaluator=plugin.name,
-                slots=plan.slots,
-                device=plan.device,
                 options=plan.manifest.options,
                 seconds_timed=None if plan.pace is None else plan.pace.seconds,
                 forecast=run_forecast and run_forecast.with_cost(output.price_per_hour),
@@ -310,5 +307,4 @@ def print_plan(
             bounds, mean = f"{min(times):.3g} to {max(times):.3g} s", f"{plan.pace.mean_seconds:.3g} s"
             shared.echo(f"of {len(times)} genomes: {bounds}; expected in a search: about {mean}")
     if run_forecast is not None:
-        rows = forecast_rows(run_forecast.with_cost(output.price_per_hour))
-        shared.echo(*(f"  {row:<16} {text}" for row, text in rows.items()))
+        shared.echo(forecast_line(run_forecast.with_cost(output.price_per_hour)))

@@ -354,26 +354,29 @@ def metric_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def print_rows(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]] | Sequence[Struct],
     output_format: str,
     title: str = "",
     empty: str = "nothing to show",
     spare: Sequence[str] = (),
-    value: Struct | Sequence[Struct] = (),
+    value: Struct | Sequence[Struct] | None = None,
 ) -> None:
     """Print rows as a table that fits the terminal, as CSV or as JSON. A file gets the whole width of a table.
 
     Args:
-        rows: Values by column; the same columns in each row.
+        rows: Values by column, the same columns in each row; or filled types with the same fields.
         output_format: 'table', 'csv' or 'json'.
         title: Title of a table.
         empty: Text to print instead of a table without rows.
         spare: Columns that a narrow table may leave out, the least important first.
         value: What is printed as JSON in place of the rows.
     """
+    from msgspec import structs
+
     if output_format == "json":
-        print_json(value)
+        print_json(rows if value is None else value)  # type: ignore[arg-type]  # a command without types gives a value
         return
+    rows = [row if isinstance(row, Mapping) else structs.asdict(row) for row in rows]
     if output_format == "csv":
         import csv
 

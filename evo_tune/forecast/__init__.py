@@ -402,31 +402,16 @@ def forecast_line(forecast: RunForecast | None) -> str:
     """Return a forecast in one line; None: too little is known."""
     if forecast is None:
         return "forecast: available after three trainings"
-    rows = forecast_rows(forecast)
-    comparison = f", {rows['final comparison']} of the final comparison" if forecast.final_comparison.most else ""
-    parts = [f"forecast: {_show_time(forecast)}", f"{with_plural(forecast.genomes, 'genome')}{comparison}"]
-    return "; ".join(parts + [rows[name] for name in ("memory", "disk", "cost") if name in rows])
-
-
-def forecast_rows(forecast: RunForecast) -> dict[str, str]:
-    """Return a forecast as named rows of text; see `forecast_line`."""
-    seconds, comparison = forecast.seconds_of_each, forecast.final_comparison
-    training = f"{seconds:.2g} s" if seconds < 10.0 else show_seconds(seconds)
-    fewest = f"{comparison.fewest} to " if comparison.fewest != comparison.most else ""
-    rows = {
-        "genomes": f"{forecast.genomes}, the cost of {forecast.full_trainings:.0f} full trainings of {training}",
-        "final comparison": f"{fewest}{comparison.most} trainings" if comparison.most else "none",
-        "time": f"{_show_time(forecast)}, with {forecast.slots} at the same time",
-    }
+    low, expected, high = map(show_seconds, structs.astuple(forecast.seconds))
+    genomes, comparison = with_plural(forecast.genomes, "genome"), forecast.final_comparison
+    if comparison.most:
+        fewest = f"{comparison.fewest} to " if comparison.fewest != comparison.most else ""
+        genomes += f", {fewest}{comparison.most} trainings of the final comparison"
+    parts = [f"forecast: about {expected} ({low} to {high})", genomes]
     if forecast.memory_of_each:
         kind = "GPU memory" if forecast.on_gpu else "memory"
-        rows["memory"] = f"{forecast.slots} x {decimal(int(forecast.memory_of_each))} of {kind}"
-    rows["disk"] = f"{decimal(int(forecast.disk))} on disk"
+        parts.append(f"{forecast.slots} x {decimal(int(forecast.memory_of_each))} of {kind}")
+    parts.append(f"{decimal(int(forecast.disk))} on disk")
     if (cost := forecast.cost) is not None:
-        rows["cost"] = f"{cost.expected:.2f} at the given price ({cost.low:.2f} to {cost.high:.2f})"
-    return rows
-
-
-def _show_time(forecast: RunForecast) -> str:
-    low, expected, high = map(show_seconds, structs.astuple(forecast.seconds))
-    return f"about {expected} ({low} to {high})"
+        parts.append(f"{cost.expected:.2f} at the given price ({cost.low:.2f} to {cost.high:.2f})")
+    return "; ".join(parts)

@@ -6,10 +6,10 @@ the docstrings: an entry under `Args:` describes a key, and `Unit: s.` at its en
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import Genome, Metrics, Value
@@ -26,6 +26,8 @@ from evo_tune.store.inbox import waiting_files
 from evo_tune.store.run import Run
 from evo_tune.store.run_folders import read_note
 from evo_tune.text import show_value
+
+StructT = TypeVar("StructT", bound=Struct)
 
 
 class TrialSummary(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -333,16 +335,23 @@ class RunDetails(Struct, forbid_unknown_fields=True, kw_only=True):
     patches: list[PatchState]
 
 
+def fill(kind: type[StructT], *sources: object, **values: Any) -> StructT:
+    """Return a type with values, and with attributes of the sources, the first ones first, in place of those not given.
+
+    Args:
+        kind: The type.
+        sources: Objects with attributes that have the names of fields.
+        values: Values of fields by name.
+    """
+    for source in sources:
+        names = [name for name in kind.__struct_fields__ if name not in values and hasattr(source, name)]
+        values |= {name: getattr(source, name) for name in names}
+    return kind(**values)
+
+
 def trial_summary(trial: Trial) -> TrialSummary:
     """Return the printed part of a trial."""
-    return TrialSummary(
-        id=trial.id,
-        generation=trial.candidate.generation,
-        operator=trial.candidate.operator,
-        genome=trial.genome,
-        metrics=dict(trial.outcome.metrics),
-        seconds=trial.outcome.seconds,
-    )
+    return fill(TrialSummary, trial, trial.candidate, trial.outcome)
 
 
 def _fresh_seeds(row: FreshValues, metric: str) -> FreshSeeds:
@@ -356,15 +365,13 @@ def _ranked_trials(run: Run, trials: Sequence[Trial]) -> list[RankedTrial]:
     """
     rows, metric = {row.id: row for row in fresh_values(run)}, comparison_objective(run).metric
     fresh_seeds = {id: _fresh_seeds(row, metric) for id, row in rows.items()}
-    return [
-        RankedTrial(**structs.asdict(trial_summary(trial)), fresh_seeds=fresh_seeds.get(trial.id)) for trial in trials
-    ]
+    return [fill(RankedTrial, trial_summary(trial), fresh_seeds=fresh_seeds.get(trial.id)) for trial in trials]
 
 
 def recommendations(run: Run) -> list[Recommendation]:
     """Return the best trial of a run, or the Pareto front if it has several objectives."""
     trials = summary.best_trials(run, 1) if len(run.objectives) == 1 else summary.pareto_front(run)
-    return [Recommendation(run=run.name, **structs.asdict(trial)) for trial in _ranked_trials(run, trials)]
+    return [fill(Recommendation, trial, run=run.name) for trial in _ranked_trials(run, trials)]
 
 
 def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSummary:
@@ -379,8 +386,9 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
     fresh_rows = {"best": result.fresh_best, "default": result.fresh_default}
     fresh_seeds = {name: _fresh_seeds(row, result.reported_metric) for name, row in fresh_rows.items() if row}
     comparison = result.comparison or ComparisonState()
-    same = ("metric", "gain", "gain_error", "beaten", "baseline", "results", "pruned")
-    return RunSummary(
+    return fill(
+        RunSummary,
+        result,
         run=run.name,
         folder=str(run.folder),
         ended=run.ended,
@@ -400,7 +408,6 @@ def run_summary(run: Run, status: str = "", report: Path | None = None) -> RunSu
         seconds=round(run.seconds, 3),
         status=status,
         report=None if report is None else str(report),
-        **{name: getattr(result, name) for name in same},
     )
 
 
@@ -441,18 +448,17 @@ def run_row(run: Run) -> ListedRun:
         test_metric = f", {result.reported_metric}" if result.on_test_set else ""
         best, seeds = result.fresh_best.mean, f"{len(result.fresh_best.values)} fresh seeds{test_metric}"
     beat = summary.present_beat(run)
-    return ListedRun(
+    return fill(
+        ListedRun,
+        result,
+        run.manifest,
         run=run.name,
-        evaluator=run.manifest.evaluator,
-        strategy=run.manifest.strategy,
-        results=result.results,
         failed=result.failures,
         objective=result.metric,
         best=best,
         seeds=seeds,
         seconds=round(run.seconds, 3),
         ended=run.ended,
-        created=run.manifest.created,
         state="ended" if run.ended is not None else "running" if beat is not None and beat.alive else "interrupted",
         note=read_note(run.folder),
     )
@@ -471,14 +477,11 @@ def run_details(
     """
     data = RunData(run)
     effects = gene_effects(data)
-    return RunDetails(
+    return fill(
+        RunDetails,
+        run.manifest,
         run=run.name,
-        evaluator=run.manifest.evaluator,
-        options=run.manifest.options,
-        objectives=run.manifest.objectives,
-        strategy=run.manifest.strategy,
         settings=run.manifest.settings.to_json(),
-        subject_to=run.manifest.subject_to,
         trainings=round(summary.total_cost(run), 6),
         ended=run.ended,
         seconds=run.seconds,
@@ -504,10 +507,9 @@ def _patch_states(data: RunData, conflicts: Sequence[tuple[str, str]]) -> list[P
     for index, patch in enumerate(data.run.patches):
         trials = [trial for trial in data.trials if trial.genome.get(patch.gene) is True]
         failed = [trial for trial in trials if not trial.ok]
-        state = PatchState(
-            name=patch.name,
-            gene=patch.gene,
-            title=patch.title,
+        state = fill(
+            PatchState,
+            patch,
             trials=len(trials),
             failures=len(failed),
             error=failed[-1].outcome.error if failed else None,

@@ -120,14 +120,11 @@ class RunData:
         if not has_enough_trials or len(self.genes) > MOST_GENES or np.ptp(self.ranked_losses) == 0:
             return None
         category_counts = np.array([gene.size if is_unordered(gene) else 0 for gene in self.genes.values()], dtype=int)
-        grids = []  # each of a gene's values if they are few, else evenly spaced
+        grids = []  # each of a gene's values if they are few, else values that are evenly spaced
         for gene in self.genes.values():
             count = int(min(gene.size, MAX_GRID_POINTS))
-            points = (np.arange(count) + 0.5) / count
-            if gene.size <= MAX_GRID_POINTS:
-                # Moved to the coordinates of the gene's real values.
-                points = np.unique([gene.encode(gene.decode(float(point))) for point in points])
-            grids.append(points)
+            units = ((np.arange(count) + 0.5) / count).tolist()
+            grids.append(np.unique([gene.encode(gene.decode(unit)) for unit in units]))
         rng = np.random.default_rng(0)
         return ImportanceModel(self.ranked_units, self.ranked_losses, category_counts, grids, rng)
 

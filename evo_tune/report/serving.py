@@ -9,7 +9,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +18,12 @@ from msgspec import structs
 
 from evo_tune.errors import EvoTuneError, UsageError, explain_error, require_extra
 from evo_tune.report import charts, page
-from evo_tune.report.charts import SERIES, CaptionedFigure, Color, Part, Spec, as_json
-from evo_tune.report.charts.curves import HOVER, curve_metric, curves
+from evo_tune.report.charts import Part, as_json
+from evo_tune.report.charts.curves import curve_metric
 from evo_tune.report.data import ListedRun, run_row
 from evo_tune.report.run_data import RunData, TrainingCommand
 from evo_tune.report.summary import present_beat, results_in_words, state_in_words
-from evo_tune.store.heartbeat import Beat, Curve, running_curves
+from evo_tune.store.heartbeat import Beat, running_curves
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
 from evo_tune.store.run_folders import list_runs
@@ -40,33 +40,24 @@ SCRIPT = "plotly.min.js"
 # Least pause between two readings of a run, as a multiple of the time that reading and drawing took.
 PAUSE = 4.0
 
-# Most running trainings drawn.
-MOST_RUNNING = 12
-
 # What a run is doing now.
 
 
 def current_part(data: RunData) -> tuple[str, Part]:
     """Return what a run is doing, in one line and as a part of its page."""
     beat = present_beat(data.run)
-    is_running = beat is not None and beat.alive
-    running = running_curves(data.run.folder) if is_running else {}
-    running = {id: curve for id, curve in running.items() if id not in data.run.outcomes}
-    metric = curve_metric(data) or data.metric
-    rows = _slot_rows(data, beat, running, metric) if beat is not None and is_running else []
-    figure = _running_curves(data, running, metric)
+    rows = _slot_rows(data, beat) if beat is not None and beat.alive else []
     explanation = "Each slot's current training and its progress." if rows else "No slot is working."
-    caption = f"{metric}: running trainings beside the best so far"
-    figures = [] if figure is None else [CaptionedFigure(figure, caption)]
     state = state_in_words(data.run, beat)
     line = f"{state[:1].upper()}{state[1:]}. {results_in_words(data.run)}."
-    return line, Part("Now", explanation, figures, rows=rows, rows_title="Slots", rows_open=True)
+    return line, Part("Now", explanation, rows=rows, rows_title="Slots", rows_open=True)
 
 
-def _slot_rows(data: RunData, beat: Beat, running: Mapping[int, Curve], metric: str) -> list[dict[str, Any]]:
-    rows = []
+def _slot_rows(data: RunData, beat: Beat) -> list[dict[str, Any]]:
+    metric, curves, rows = curve_metric(data) or data.metric, running_curves(data.run.folder), []
+    running = {f"trial {id}": curve for id, curve in curves.items() if id not in data.run.outcomes}
     for slot in beat.slots:
-        curve = next((curve for id, curve in running.items() if slot.work.split(" (")[0] == f"trial {id}"), ())
+        curve = running.get(slot.work.split(" (")[0], ())
         value = curve[-1][1].get(metric) if curve else None
         row = {"slot": slot.slot, "device": slot.device, "training": slot.work or "none"}
         row["for"] = show_seconds(slot.seconds + beat.age) if slot.work else ""
@@ -75,25 +66,6 @@ def _slot_rows(data: RunData, beat: Beat, running: Mapping[int, Curve], metric: 
         rows.append(row)
     columns = {name for row in rows for name, value in row.items() if value}  # scripts report nothing before they end
     return [{name: value for name, value in row.items() if name in columns} for row in rows]
-
-
-def _running_curves(data: RunData, running: Mapping[int, Curve], metric: str) -> Spec | None:
-    """Return the curves of running trainings beside those of the default and of the best; None without any."""
-    traces: list[dict[str, Any]] = []
-    for number, (id, curve) in enumerate(sorted(running.items())[:MOST_RUNNING]):
-        points = [(x, value) for x, metrics in curve if (value := metrics.get(metric)) is not None]
-        if points:
-            x, y = zip(*points, strict=True)
-            mode = "lines+markers" if len(points) < 30 else "lines"
-            traces.append(charts.line(x, y, f"trial {id}", SERIES[number % 5], 2, HOVER, mode=mode))
-    if not traces:
-        return None
-    finished_curves = curves(data)
-    for name, trial, color in (("default", data.result.default, Color.DEFAULT), ("best", data.result.best, Color.BEST)):
-        for finished in finished_curves:
-            if trial is not None and finished.trial.id == trial.id:
-                traces.append(charts.line(finished.x, finished.y, name, color, 2, HOVER, line={"dash": "dot"}))
-    return charts.figure(traces, charts.TRAINED, charts.escape_label(metric), height=260)
 
 
 # The server.

@@ -270,7 +270,7 @@ def test_a_space_that_is_used_up_is_said_and_no_longer_run_is_advised(typed: Typ
     (folder / "script.py").write_text("import sys\nprint('loss:', float(sys.argv[1]))\n")
     words = ["--gene", "x=1|2|3", "--objective", "loss:min", "--name", "small", "--trials", "12", "--final-seeds"]
     result = typed("run", f"{sys.executable} script.py {{x}}", *words, "0")
-    assert "stopped after 3 genomes, since the strategy has nothing more to propose" in result.out
+    assert "stopped, since the strategy has nothing more to propose" in result.out
     assert "next: evo-tune show small   |   evo-tune best small" in result.out
     assert "{seed}" not in result.out + result.err, "no seed but the first is ever used"
     words[words.index("small")] = "other"

@@ -78,8 +78,7 @@ def test_a_dry_run_tells_a_plan_and_leaves_no_file(timed: Path, typed: Typed, mo
     done = typed(*what, "--price-per-hour", "3", "--name", "mine")
     assert done.code == 0, done
     assert "default genome, from timed steps: 2 s" in done.out
-    assert "genomes          20" in done.out
-    assert "final comparison 6 to 14 trainings\n" in done.out
+    assert "; 20 genomes, 6 to 14 trainings of the final comparison; " in done.out
     assert "at the given price" in done.out
     printed = typed(*what, "--format", "json").out
     data = json.loads(printed)["forecast"]

@@ -15,7 +15,6 @@ from evo_tune.genome.trial import Outcome
 from evo_tune.report import charts
 from evo_tune.report.charts import (
     as_plotly,
-    curves,
     escape_label,
     history,
     log_axis,
@@ -130,20 +129,6 @@ def test_a_pause_between_sessions_is_no_time(tmp_path: Path) -> None:
     assert list(run.finished) == run.recorded
     assert max(run.finished.values()) <= run.seconds
     assert run.resumed[0] == 0.0
-
-
-# Curves.
-
-
-def test_a_resumed_best_has_the_whole_of_its_curve(promoted: Run) -> None:
-    material = RunData(promoted)
-    best = material.result.best
-    assert best is not None
-    assert best.candidate.resumes is not None
-    chain = curves.curve_with_rungs(curves.curves(material), best.id)
-    assert [one.trial.id for one in chain][-1] == best.id
-    assert len(chain) > 1
-    assert chain[0].x[0] < chain[-1].x[0]
 
 
 # Front and resources.

@@ -22,8 +22,6 @@ def command(name: str | None, output_format: str) -> None:
 
     With NAME, print the metrics, features and options of that evaluator.
     """
-    from msgspec import structs
-
     from evo_tune.cli.formats import EvaluatorSummary
     from evo_tune.plugins.find import find_evaluator, list_evaluators
 
@@ -34,10 +32,7 @@ def command(name: str | None, output_format: str) -> None:
         EvaluatorSummary(evaluator=name, origin=origin, summary=summary, file=str(path))
         for name, origin, path, summary in list_evaluators()
     ]
-    rows = [structs.asdict(summary) for summary in summaries]
-    if output_format == "table":  # without the file: a long path would squeeze the rest
-        rows = [{name: row[name] for name in ("evaluator", "origin", "summary")} for row in rows]
-    shared.print_rows(rows, output_format, value=summaries)
+    shared.print_rows(summaries, output_format, spare=("file",))  # a long path would squeeze the rest
 
 
 def groups_of(options: Iterable[Option]) -> dict[str, list[Option]]:

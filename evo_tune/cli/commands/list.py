@@ -46,14 +46,13 @@ def command(texts: tuple[str, ...], sort: str, store: str, output_format: str) -
     for text in texts:
         runs = [run for run in runs if any(text.casefold() in str(value).casefold() for value in structs.astuple(run))]
     runs.sort(key=lambda run: (getattr(run, sort) is None, getattr(run, sort), run.created))
-    rows = [_table_row(run) if output_format == "table" else structs.asdict(run) for run in runs]
+    rows = [_table_row(run) for run in runs] if output_format == "table" else runs
     matching = " that matches" if texts else ""
     shared.print_rows(
         rows,
         output_format,
         empty=f"there is no saved run{matching} in {store}: start one with `evo-tune run`",
         spare=("strategy", "wall time", "seeds", "failed", "note"),
-        value=runs,
     )
 
 

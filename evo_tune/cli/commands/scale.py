@@ -12,14 +12,12 @@ import click
 from evo_tune.cli import shared
 from evo_tune.cli.help import cli_command
 from evo_tune.errors import OptionError, UsageError, explain_error
-from evo_tune.text import with_plural
 from evo_tune.trust.safe_files import complete_or_absent
 
 if TYPE_CHECKING:
     from evo_tune.genome.trial import Trial
     from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
     from evo_tune.store.run import Run
-    from evo_tune.training.recipe.transferring import MemoryFit
     from evo_tune.training.scale.recipe import ScaledRecipe, TargetLoss
 
 # Most probes.
@@ -236,48 +234,29 @@ def _train(
 def _print_recipe(recipe: ScaledRecipe) -> None:
     from msgspec import structs
 
-    target, at_run = recipe.target, recipe.found
-    genes = [structs.asdict(move) for move in recipe.rows]
-    shared.print_rows(genes, "table", f"trial {recipe.trial} of {recipe.run} at the target size")
+    shared.print_rows(recipe.rows, "table", f"trial {recipe.trial} of {recipe.run} at the target size")
     shared.echo(*(f"note: {remark}" for remark in recipe.remarks))
-    laws = [structs.asdict(law) for law in recipe.laws]
-    shared.print_rows(laws, "table", "peak learning rates")
+    shared.print_rows(recipe.laws, "table", "peak learning rates")
+    at_run, at_target = (structs.asdict(size) for size in (recipe.found, recipe.target))
+    sizes = [{"training": name.replace("_", " "), "run": at_run[name], "target": at_target[name]} for name in at_run]
+    shared.print_rows(sizes, "table", "sizes")
+    shared.print_rows(recipe.fits, "table", "memory on GPUs, in GiB, and windows in a pass (-: not even one fits)")
     price = "" if recipe.price is None else f", {recipe.price:,.2f} for the hours"
     hours = "unknown" if recipe.hours is None else f"{recipe.hours:,.3g}"
-    epochs = "" if target.epochs is None else f"; the text is read {target.epochs:.3g} times"
     shared.echo(
-        f"learning rate of hidden matrices: {at_run.lr_hidden:.3g} in the run, {target.lr_hidden:.3g} at the target",
-        "",
-        f"model: depth {target.depth}, width {target.width}, {target.heads} heads, context {target.context}: "
-        f"{target.parameters:,} weights, {target.without_embeddings:,} without embeddings",
-        f"training: {target.tokens:,.0f} tokens in {target.steps:,} steps of {target.batch:,}, "
-        f"{target.flops:.3g} FLOPs ({target.flops / at_run.flops:.3g} times the run's training)",
         f"tokens per parameter: {recipe.tokens_per_parameter:.3g} (compute-optimal: 20, {recipe.optimal_tokens:.3g} "
-        f"tokens, arXiv:2203.15556){epochs}",
-        *(f"memory: {_fit_text(fit)}" for fit in recipe.fits),
+        "tokens, arXiv:2203.15556)",
         f"hours: {hours} on one device ({recipe.speed}){price}",
         _loss_text(recipe.loss),
     )
     if recipe.probe:
-        shared.print_rows([structs.asdict(result) for result in recipe.probe], "table", "probes")
-
-
-def _fit_text(fit: MemoryFit) -> str:
-    devices = f"{with_plural(fit.ranks, 'GPU')} of {fit.memory:g} GiB"
-    if fit.micro_batch is None or fit.passes is None:
-        return f"not even one window fits into {devices}"
-    recompute = ", with recomputed blocks" if fit.recompute else ""
-    passes = f"{fit.passes} pass{'es' * (fit.passes > 1)}"
-    return f"{devices}: {fit.micro_batch} windows at a time, {passes} a step{recompute}, {fit.predicted:.3g} GiB"
+        shared.print_rows(recipe.probe, "table", "probes")
 
 
 def _loss_text(loss: TargetLoss) -> str:
-    law = loss.law
-    if law is None or loss.extrapolation is None:
+    if loss.law is None or loss.extrapolation is None:
         return f"{loss.metric} at the target: not predicted: {loss.why} (--with RUN adds the trainings of a run)"
-    beyond = f"; {loss.extrapolation:.3g} times beyond what was trained" if loss.extrapolation > 1 else ""
-    return (
-        f"predicted {loss.metric}: {loss.loss:.4g} ({loss.share:.0%} interval {loss.low:.4g} to {loss.high:.4g}; "
-        f"{law.floor:.3g} + {law.size:.3g}/N^{law.alpha:.2f} + {law.text:.3g}/D^{law.beta:.2f} from "
-        f"{loss.trainings} trainings{beyond})" + (f"; {loss.narrow}" if loss.narrow else "")
-    )
+    interval = f"{loss.share:.0%} interval {loss.low:.4g} to {loss.high:.4g}"
+    beyond = f", {loss.extrapolation:.3g} times beyond what was trained" if loss.extrapolation > 1 else ""
+    text = f"predicted {loss.metric}: {loss.loss:.4g} ({interval}, from {loss.trainings} trainings{beyond})"
+    return f"{text}; {loss.narrow}" if loss.narrow else text

@@ -119,15 +119,8 @@ def _print_trials(run: Run, top: int) -> None:
     if len(metrics) == 1:
         has_extra_seeds = any(candidate.extra_seed for candidate in run.candidates)
         seeds = "means over seeds where there are several" if has_extra_seeds else "one seed each"
-        notes, settings = [f"{metrics[0]}: {seeds}"], run.manifest.settings
         ranks = [(trial.violation, trial.losses) for trial in trials]
-        if fresh_rows:
-            notes.append("the choice of the final comparison is first")
-        elif ranks and ranks[0] != min(ranks):  # the recommended trial is before one with a better value
-            reason = f"the best that has had all {settings.most_seeds}"
-            if settings.seeds_are_automatic:
-                reason = "the one that is expected to be best with other seeds"
-            notes.append(f"first, {reason}")
-        title = f"best trials, at most {top} ({'; '.join(notes)})"
+        first = "; the recommended one is first" if ranks and ranks[0] != min(ranks) else ""
+        title = f"best trials, at most {top} ({metrics[0]}: {seeds}{first})"
     spare = ("operator", "generation", "seconds", *reversed(run.genes))
     shared.print_rows(rows, "table", title, "no full training gave a value", spare)

@@ -34,17 +34,14 @@ def command(
     (a subfolder for each variant, or files such as NAME-seed3.log). Variants are compared seed by seed where they share
     seeds, and corrected for their number and for the choice of the best one.
     """
-    import msgspec
-
     from evo_tune.cli.results import read_results
     from evo_tune.report.verdict import give_verdict
 
     losses, goal, remarks = read_results(Path(path), variant, seed, objective, metrics)
     shared.echo(*remarks, err=True)
     verdict = give_verdict(losses, baseline, goal)
-    rows = [msgspec.structs.asdict(row) for row in verdict.variants]
     spare = ("failures", "pairs", "mean", "error", "may_be_best", "low", "high")
-    shared.print_rows(rows, output_format, title=_title(verdict), spare=spare, value=verdict)
+    shared.print_rows(verdict.variants, output_format, title=_title(verdict), spare=spare, value=verdict)
     if output_format == "table":
         shared.echo(*_conclusion(verdict))
 
@@ -65,8 +62,4 @@ def _conclusion(verdict: "Verdict") -> list[str]:
     if verdict.best_low is not None:
         gain, low, high = map(shared.show_value, (verdict.best_gain, verdict.best_low, verdict.best_high))
         lines.append(f"Best mean: {verdict.best}. Corrected for the choice, its gain is {gain} ({low} to {high}).")
-    if any(row.seeds < 2 for row in verdict.variants):
-        lines.append("A variant with fewer than two results has no error, so nothing can be said about it.")
-    if any(row.more_seeds for row in verdict.variants):
-        lines.append("More seeds: so many would probably settle it, if the true gain is the measured one.")
     return lines

@@ -75,7 +75,7 @@ def draw(data: RunData) -> Spec | None:
         *_trace(unnamed, "trained", Color.FAINT, 1.2),
         *_trace(pruned, "pruned", Color.PRUNED, 1.2),
         *_trace(default, "default", Color.DEFAULT, 2.5),
-        *_trace(curve_with_rungs(all_curves, best), "best", Color.BEST, 3.0),
+        *_trace([curve for curve in shown if curve.trial.id == best], "best", Color.BEST, 3.0),
     ]
     if pruned:
         cross = {"symbol": "x-thin", "size": 7, "line": {"width": 1.5, "color": Color.PRUNED}}
@@ -88,16 +88,6 @@ def draw(data: RunData) -> Spec | None:
         y_axis["range"] = [low - 0.05 * (high - low), high + 0.1 * (high - low)]
     rungs = [rung for rung in data.run.manifest.settings.rungs if 0 < rung < 1]
     return charts.figure(traces, charts.TRAINED, y_axis, height=340, shapes=charts.vertical_lines(rungs))
-
-
-def curve_with_rungs(all_curves: list[Curve], id: int | None) -> list[Curve]:
-    """Return a trial's curve after those of the trainings that it resumed, in order."""
-    by_id = {curve.trial.id: curve for curve in all_curves}
-    chain: list[Curve] = []
-    while id is not None and id in by_id:
-        chain.insert(0, by_id[id])
-        id = by_id[id].trial.candidate.resumes
-    return chain
 
 
 def _trace(group: Sequence[Curve], name: str, color: str, width: float) -> list[dict[str, Any]]:
