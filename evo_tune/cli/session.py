@@ -107,7 +107,7 @@ def _write_report(run: Run, output: shared.OutputFlags) -> Path | None:
     from evo_tune.report.page import write_beside
 
     try:
-        return write_beside(run, shared.training_command)
+        return write_beside(run)
     except Exception as error:
         remedy = f"the run is saved, and `evo-tune report {run_reference(run.folder)}` tries again"
         shared.echo(f"Warning: no report was written ({type(error).__name__}: {error}); {remedy}", err=True)

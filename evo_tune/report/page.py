@@ -25,7 +25,7 @@ from evo_tune.errors import StoreError, UsageError, explain_error
 from evo_tune.genome.trial import Trial
 from evo_tune.report import charts, summary
 from evo_tune.report.charts import Part, Spec, as_json, as_plotly
-from evo_tune.report.run_data import RunData, TrainingCommand
+from evo_tune.report.run_data import RunData
 from evo_tune.report.side_by_side import comparison_parts
 from evo_tune.store.binding import remember_file
 from evo_tune.store.journal import write_atomically
@@ -233,15 +233,14 @@ def write_shared_library(store: Path) -> str:
 # Reports of runs.
 
 
-def report(runs: Sequence[Run], library: str = "", training_command: TrainingCommand | None = None) -> str:
+def report(runs: Sequence[Run], library: str = "") -> str:
     """Return the page of one run, or of several runs side by side.
 
     Args:
         runs: One or more runs.
         library: See `page`.
-        training_command: See `TrainingCommand`; a page of several runs has no commands.
     """
-    data = [RunData(run, training_command) for run in runs]
+    data = [RunData(run) for run in runs]
     if len(data) == 1:
         # A page beside the plotly script is in the run's folder, so it can link to other files there.
         journal = data[0].run.journal
@@ -267,7 +266,7 @@ def run_facts(data: RunData) -> dict[str, str]:
     return {name: value for name, value in facts.items() if value}
 
 
-def write_beside(run: Run, training_command: TrainingCommand | None = None) -> Path:
+def write_beside(run: Run) -> Path:
     """Write the report into a run's folder and the plotly script into its store; return the report's path.
 
     Raises:
@@ -275,7 +274,7 @@ def write_beside(run: Run, training_command: TrainingCommand | None = None) -> P
     """
     path = run.folder / REPORT
     try:
-        data = report([run], write_shared_library(run.folder.parent), training_command).encode()
+        data = report([run], write_shared_library(run.folder.parent)).encode()
         write_atomically(path, data)
         remember_file(run.folder, run.manifest.identity, REPORT, data)
     except StoreError as error:
@@ -284,13 +283,13 @@ def write_beside(run: Run, training_command: TrainingCommand | None = None) -> P
     return path
 
 
-def write_report(runs: Sequence[Run], path: Path, training_command: TrainingCommand | None = None) -> Path:
+def write_report(runs: Sequence[Run], path: Path) -> Path:
     """Write a report that contains the plotly script, and return its path.
 
     Raises:
         StoreError: Writing failed.
     """
-    html = report(runs, training_command=training_command)
+    html = report(runs)
     refusal = explain_error(StoreError, f"cannot write {path}", "choose another -o FILE")
     with refusal, safe_files.complete_or_absent(path) as part:
         part.write_text(html, encoding="utf-8")

@@ -9,10 +9,9 @@ Source: Hutter, Hoos & Leyton-Brown, An efficient approach for assessing hyperpa
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from statistics import NormalDist
-from typing import TypeAlias
 
 import numpy as np
 
@@ -41,21 +40,16 @@ TREES = 5
 # Most trials that the forest learns from; of more, a random sample.
 MAX_FIT_TRIALS = 400
 
-# Returns the command that trains a trial of a run once more, '' if there is none.
-TrainingCommand: TypeAlias = Callable[[Run, Trial], str]
-
 
 class RunData:
     """One run, read once.
 
     Args:
         run: The run. While it continues, a value that was computed once stays the same.
-        training_command: See `TrainingCommand`; None where the caller knows no evaluators.
     """
 
-    def __init__(self, run: Run, training_command: TrainingCommand | None = None) -> None:
+    def __init__(self, run: Run) -> None:
         self.run = run
-        self.training_command = training_command
         self.name = run.name
         self.genes: dict[str, Gene] = run.genes
 
@@ -68,11 +62,6 @@ class RunData:
     def metric(self) -> str:
         """Metric of the first objective."""
         return self.objective.metric
-
-    @property
-    def better_direction(self) -> str:
-        """Which values are better: 'lower' or 'higher'."""
-        return "lower" if self.objective.sign > 0 else "higher"
 
     @cached_property
     def trials(self) -> list[Trial]:

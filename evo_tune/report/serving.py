@@ -21,7 +21,7 @@ from evo_tune.report import charts, page
 from evo_tune.report.charts import Part, as_json
 from evo_tune.report.charts.curves import curve_metric
 from evo_tune.report.data import ListedRun, run_row
-from evo_tune.report.run_data import RunData, TrainingCommand
+from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import present_beat, results_in_words, state_in_words
 from evo_tune.store.heartbeat import Beat, running_curves
 from evo_tune.store.journal import JOURNAL
@@ -76,18 +76,17 @@ class LiveReport:
 
     Args:
         folder: The run's folder.
-        training_command: See `TrainingCommand`.
     """
 
-    def __init__(self, folder: Path, training_command: TrainingCommand | None = None) -> None:
-        self.folder, self._training_command = folder, training_command
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._lock = threading.Lock()
         self._read()
 
     def _read(self) -> None:
         began = time.monotonic()
         version = self._version_on_disk()
-        self.data = RunData(Run.open(self.folder), self._training_command)
+        self.data = RunData(Run.open(self.folder))
         self._parts = charts.parts(self.data)
         self._version = version
         self._next_reading = time.monotonic() + PAUSE * (time.monotonic() - began)
@@ -135,11 +134,10 @@ class LiveStore:
 
     Args:
         store: Folder of the saved runs.
-        training_command: See `TrainingCommand`.
     """
 
-    def __init__(self, store: Path, training_command: TrainingCommand | None = None) -> None:
-        self.store, self._training_command = store, training_command
+    def __init__(self, store: Path) -> None:
+        self.store = store
         self._lock = threading.Lock()
         self._rows: dict[Path, tuple[int, ListedRun]] = {}  # with the size of the journal that was read
         self._report: LiveReport | None = None  # of the run that was looked at last
@@ -167,7 +165,7 @@ class LiveStore:
         with self._lock, contextlib.suppress(EvoTuneError):
             if self._report is None or self._report.folder.name != name:
                 folders = [folder for folder in list_runs(self.store) if folder.name == name]
-                self._report = LiveReport(folders[0], self._training_command) if folders else None
+                self._report = LiveReport(folders[0]) if folders else None
             return self._report
         return None
 

@@ -12,7 +12,7 @@ from msgspec import to_builtins
 
 from evo_tune.genome.notation import format_gene
 from evo_tune.report import summary
-from evo_tune.report.charts import SERIES, Part, history, side_by_side
+from evo_tune.report.charts import Part, history, side_by_side
 from evo_tune.report.inference import HARMFUL, REAL
 from evo_tune.report.recommendation import comparison_objective
 from evo_tune.report.run_data import RunData
@@ -80,18 +80,7 @@ def _verdict_part(runs: Sequence[RunData]) -> Part:
         return Part("Not comparable", " ".join(sentences), rows=rows, rows_title="Run by run", rows_open=True)
     sentences = [describe_difference(variant, verdict) for variant in verdict.variants]
     explanation = " ".join([*sentences, *reasons])
-    return Part(_title(verdict), explanation, rows=rows, rows_title="Run by run", rows_open=True)
-
-
-def _title(verdict: Verdict) -> str:
-    better = [variant.variant for variant in verdict.variants if variant.verdict == REAL]
-    worse = [variant.variant for variant in verdict.variants if variant.verdict == HARMFUL]
-    if better:
-        return f"{', '.join(better)} {'is' if len(better) == 1 else 'are'} better than {verdict.baseline}"
-    if worse:
-        return f"{verdict.baseline} is better than {', '.join(worse)}"
-    others = ", ".join(variant.variant for variant in verdict.variants)
-    return f"No clear difference between {verdict.baseline} and {others}"
+    return Part("Which best genome is better", explanation, rows=rows, rows_title="Run by run", rows_open=True)
 
 
 def describe_difference(variant: VariantVerdict, verdict: Verdict) -> str:
@@ -185,7 +174,6 @@ def _history_part(runs: Sequence[RunData]) -> Part | None:
     explanation += "trial, cost shows what a full training buys, and time shows how long you wait."
     others = ", ".join(data.name for data in runs if data not in drawn)
     notes = [f"Not drawn, as the first objective is another one: {others}."] if others else []
-    notes += [f"Colours repeat after {len(SERIES)} runs."] if len(runs) > len(SERIES) else []
     if len({data.run.manifest.evaluator for data in runs}) > 1:
         notes.append("The runs have different evaluators or commands: their curves mean the same if their metrics do.")
     return Part("Best value so far", explanation, figures, note=" ".join(notes))

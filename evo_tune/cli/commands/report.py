@@ -25,9 +25,9 @@ def command(runs: tuple[str, ...], output: str | None, store: str, output_format
 
     saved = [shared.open_run(run, store) for run in runs or (None,)]
     if output is not None:
-        path = write_report(saved, Path(output), shared.training_command)
+        path = write_report(saved, Path(output))
     elif len(saved) == 1:
-        path = write_beside(saved[0], shared.training_command)
+        path = write_beside(saved[0])
     else:
         path = write_report(saved, Path(store) / REPORT)
     report = WrittenReport(runs=[run.name for run in saved], report=str(path))

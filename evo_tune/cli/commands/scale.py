@@ -176,9 +176,7 @@ def _probe_between(
 
     sizes = probe_sizes(recipe.found, recipe.target, count)
     full_tokens, short_tokens = sizes[0].tokens, round(PART * sizes[0].tokens)
-    longer = f"{count} trainings of {full_tokens:,} tokens, as run {folder.name}"
-    shorter = f"{count} of {short_tokens:,}, as run {folder.name + SHORT}, to measure the effect of the text"
-    shared.echo(f"probing: {longer}, and {shorter}", err=True)
+    shared.echo(f"probing by {count} trainings of {full_tokens:,} tokens, and {count} of {short_tokens:,}", err=True)
     trials: list[Trial] = []
     for ending, share in ((SHORT, PART), ("", 1.0)):
         targets = [replace(size, tokens=max(1, round(share * size.tokens))) for size in sizes]

@@ -95,10 +95,8 @@ def _show_difference(row: "Disagreement") -> tuple[str, str]:
         return shared.show_genome(row.recorded.genome), "nothing"
     old, new = (dataclasses.asdict(proposal) for proposal in (row.recorded, row.replayed))
     name = next((name for name in old if old[name] != new[name]), "genome")
-    if name == "genome":
-        return shared.show_genome(row.recorded.genome), shared.show_genome(row.replayed.genome)
-    recorded, replayed = (f"{name} {one_line(str(values[name] or 'none'), 300)}" for values in (old, new))
-    return recorded, replayed
+    show = shared.show_genome if name == "genome" else lambda value: f"{name} {one_line(str(value or 'none'), 300)}"
+    return show(old[name]), show(new[name])
 
 
 def _disagreements(verification: "Verification") -> list[str]:

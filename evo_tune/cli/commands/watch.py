@@ -30,5 +30,4 @@ def command(run: str | None, port: int, store: str, output_format: str) -> None:
         watched = WatchedRun(run=folder.name, address=address)
         shared.print_json_or_text(output_format, watched, f"open {address}   (Ctrl-C ends it)")
 
-    command_of = shared.training_command
-    serve(LiveStore(Path(store), command_of) if run is None else LiveReport(folder, command_of), port, show)
+    serve(LiveStore(Path(store)) if run is None else LiveReport(folder), port, show)

@@ -167,15 +167,6 @@ def axis(title: str, **options: Any) -> dict[str, Any]:
     return {"title": {"text": title}, **options}
 
 
-def share_axis(title: str, **options: Any) -> dict[str, Any]:
-    """Return an axis of shares, labelled in percent."""
-    return axis(title, tickformat=".0%", **options)
-
-
-# The x axis of learning curves.
-TRAINED: Mapping[str, Any] = share_axis("share of a full training", range=[0, 1.02])
-
-
 def names_axis(names: Sequence[str], longest: int) -> dict[str, Any]:
     """Return a vertical axis with a name for each of its places, from the top down."""
     labels = {"tickvals": list(range(len(names))), "ticktext": [escape_label(name, longest) for name in names]}
@@ -231,12 +222,6 @@ def points(x: Any, y: Any, name: str, color: str, hover: str = "", **options: An
     """Return a trace of points; without a hover text, the mouse finds none of them."""
     marker = {"color": color, "size": 6, "line": {"width": 0}, **options.pop("marker", {})}
     return {**_trace("markers", x, y, name, hover), "marker": marker, **options}
-
-
-def star(x: Any, y: Any, size: int, hover: str, **options: Any) -> dict[str, Any]:
-    """Return the mark of the recommended trial."""
-    marker = {"symbol": "star", "size": size, **options.pop("marker", {})}
-    return points(x, y, "recommended", Color.BEST, hover, marker=marker, **options)
 
 
 def line(x: Any, y: Any, name: str, color: str, width: float = 2, hover: str = "", **options: Any) -> dict[str, Any]:

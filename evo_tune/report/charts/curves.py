@@ -21,9 +21,6 @@ MOST = 150
 # Most points drawn of one curve.
 MOST_POINTS = 60
 
-# Text of a point.
-HOVER = "%{y:.5g} at %{x:.0%}"
-
 
 @dataclass(frozen=True)
 class Curve:
@@ -84,10 +81,11 @@ def draw(data: RunData) -> Spec | None:
     y_axis = charts.axis(charts.escape_label(curve_metric(data) or ""))
     values = np.concatenate([curve.y for curve in shown])
     low, high = np.quantile(values, [0.0, 0.97])
-    if data.better_direction == "lower" and values.max() > high + (high - low) > values.min():
+    if data.objective.sign > 0 and values.max() > high + (high - low) > values.min():
         y_axis["range"] = [low - 0.05 * (high - low), high + 0.1 * (high - low)]
     rungs = [rung for rung in data.run.manifest.settings.rungs if 0 < rung < 1]
-    return charts.figure(traces, charts.TRAINED, y_axis, height=340, shapes=charts.vertical_lines(rungs))
+    x_axis = charts.axis("share of a full training", tickformat=".0%", range=[0, 1.02])
+    return charts.figure(traces, x_axis, y_axis, height=340, shapes=charts.vertical_lines(rungs))
 
 
 def _trace(group: Sequence[Curve], name: str, color: str, width: float) -> list[dict[str, Any]]:
@@ -97,7 +95,7 @@ def _trace(group: Sequence[Curve], name: str, color: str, width: float) -> list[
     x = np.concatenate([np.append(curve.x, np.nan) for curve in group])
     y = np.concatenate([np.append(curve.y, np.nan) for curve in group])
     texts = [f"trial {curve.trial.id}" for curve in group for _ in range(len(curve.x) + 1)]
-    return [charts.line(x, y, name, color, width, f"%{{text}}<br>{HOVER}", text=texts)]
+    return [charts.line(x, y, name, color, width, "%{text}<br>%{y:.5g} at %{x:.0%}", text=texts)]
 
 
 def part(data: RunData) -> Part | None:

@@ -124,7 +124,8 @@ def _add_marks(lines: list[dict[str, Any]], data: RunData, history: Progress, un
     index = np.flatnonzero((history.id == best_id) & ~np.isnan(history.value))
     if len(index):
         hover = "recommended: trial %{customdata}, %{y:.5g} in the search"
-        traces.append(charts.star(x[index], history.value[index], 14, hover, customdata=history.id[index]))
+        marks = {"customdata": history.id[index], "marker": {"symbol": "star", "size": 14}}
+        traces.append(charts.points(x[index], history.value[index], "recommended", Color.BEST, hover, **marks))
     return traces
 
 
@@ -146,7 +147,7 @@ def part(data: RunData) -> Part | None:
         if first != data.result.best.id and len(data.run.objectives) == 1:
             explanation += f"; trial {first} was the best in the search and is not recommended"
         explanation += "."
-    direction = "falls" if data.better_direction == "lower" else "rises"
+    direction = "falls" if data.objective.sign > 0 else "rises"
     explanation += f" If the line still {direction} at the end, more trials are likely to help."
     notes = [charts.omission_note(charts.MOST_MARKS, int((~np.isnan(history.value)).sum()), "results")]
     if outliers := int((data.ranked_losses > data.edge_loss).sum()):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from evo_tune.report.charts import SERIES, CaptionedFigure, Part, Spec, bars, figure, names_axis, points, share_axis
+from evo_tune.report.charts import SERIES, CaptionedFigure, Part, Spec, axis, bars, figure, names_axis, points
 from evo_tune.report.run_data import RunData, mean_and_interval
 
 POSITION = 60
@@ -28,7 +28,8 @@ def draw(data: RunData) -> Spec | None:
     mean, low, high = np.array(list(shares(data).values())[:MOST]).T
     error = bars(mean, low, high, SERIES[0], thickness=1.5, width=3)
     trace = points(mean, np.arange(len(names)), "", SERIES[0], "%{x:.0%}", marker={"size": 9}, error_x=error)
-    return figure([trace], share_axis("share", rangemode="tozero"), names_axis(names, 24), height=110 + 28 * len(names))
+    x_axis = axis("share", tickformat=".0%", rangemode="tozero")
+    return figure([trace], x_axis, names_axis(names, 24), height=110 + 28 * len(names))
 
 
 def part(data: RunData) -> Part | None:

@@ -73,17 +73,12 @@ def rows(data: RunData) -> list[dict[str, Any]]:
         if best is not None and effect.gene in effects:
             without = by_key.get(genome_key(genome_without(run, best.id, patch.gene)), [])
             costs = {name: _cost(name, by_key.get(best.key, []), without) for name in costs}
-        row |= {
-            f"more {name.replace('_', ' ')}": show_value(cost)
-            for name, cost in costs.items()
-            if name == "seconds" or math.isfinite(cost)
-        }
+        row |= {f"more {name.replace('_', ' ')}": show_value(cost) for name, cost in costs.items()}
         own = [name for name, gene in run.genes.items() if patch.gene in dict(gene.when or ())]
         values = [f"{name}={show_value(best.genome[name])}" for name in own] if is_in_best and best else []
         row["values"] = " ".join(values)
         table.append({**row, "trials with": len(on), "trials without": len(data.trials) - len(on)})
-    names = list(dict.fromkeys(name for row in table for name in row))
-    return [{name: row.get(name, "-") for name in names} for row in table]
+    return table
 
 
 def _cost(name: str, trials: list[Trial], without: list[Trial]) -> float:

@@ -6,12 +6,9 @@ from evo_tune.report import summary
 from evo_tune.report.charts import Command, Part
 from evo_tune.report.run_data import RunData
 from evo_tune.store.run_folders import run_reference
-from evo_tune.text import escape_unprintable, show_decimals, show_error, show_value, with_plural
+from evo_tune.text import show_decimals, show_error, show_value, with_plural
 
 POSITION = 0
-
-# Characters of a command that a reader may want to copy.
-LONGEST_COMMAND = 4000
 
 
 def part(data: RunData) -> Part | None:
@@ -20,11 +17,8 @@ def part(data: RunData) -> Part | None:
     name = run_reference(run.folder)
     commands, rows = [], []
     if data.result.best is not None:
-        why = "Print the genome, for a program or for --warm-start of another run:"
-        commands.append(Command(why, f"evo-tune best {name} --format json"))
-        typed = data.training_command(run, data.result.best) if data.training_command else ""
-        if 0 < len(typed) <= LONGEST_COMMAND:
-            commands.insert(0, Command("Train it once more:", escape_unprintable(typed)))
+        why = "Print the genome, and the command that trains it if it is a script's; --format json is for --warm-start:"
+        commands.append(Command(why, f"evo-tune best {name}"))
         if run.manifest.evaluator.startswith("bundled:"):
             commands.append(Command("Train it once more and keep the model:", f"evo-tune export {name} model"))
         best, default = data.result.best.genome, run.candidates[0].genome
@@ -59,7 +53,7 @@ def _explanation(data: RunData) -> str:
     if result.baseline is not None:
         verdicts.append(summary.baseline_verdict(result.baseline))
     sentences = [f"{text[:1].upper()}{text[1:]}." for text in verdicts]
-    sentences.insert(1, f"{data.metric} is {first}: {data.better_direction} is better.")
+    sentences.insert(1, f"{data.metric} is {first}: {'lower' if data.objective.sign > 0 else 'higher'} is better.")
     explanation = " ".join(sentences)
     if result.gain_error > 0.0:
         explanation += " Numbers after ± are standard errors over fresh seeds, not over other data; t test at 5% means "
