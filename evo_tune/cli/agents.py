@@ -63,12 +63,9 @@ class Workplace:
             raise UsageError(f"{missing} is no folder: expected existing folders, such as '.'")
         self.folders = [os.path.realpath(folder) for folder in folders]
         self._started: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
-
-    @property
-    def tools(self) -> dict[str, Callable[..., str]]:
-        """The tools by name; docstrings and annotations describe them to the agent."""
         methods = (self.start, self.resume, self.propose, self.status, self.results, self.runs, self.log, self.stop)
-        return {tool.__name__: tool for tool in methods}
+        # The tools by name; docstrings and annotations describe them to the agent.
+        self.tools: dict[str, Callable[..., str]] = {tool.__name__: tool for tool in methods}
 
     def start(
         self,

@@ -40,47 +40,19 @@ KINDS: Mapping[type[click.ParamType[Any]], str] = {click.IntRange: "whole number
 
 
 class Command(click.Command):
-    """A command whose help shows its flags in groups.
+    """A command whose help shows its flags in groups; `cli_command` makes it."""
 
-    Args:
-        order: Place in the help of `evo-tune`: the lower, the earlier.
-        formats: Choices of `--format`; the first one is the default.
-        examples: Command lines for the end of the help, each with an optional comment after two blanks and '#'. Their
-            lines have up to 78 characters.
-        settings: Function of `cli.flags` that returns further flags, called once this command is used or asked for its
-            help. It keeps the declarations of settings out of `evo-tune --help`.
-        args: Arguments of `click.Command`.
-        kwargs: Arguments of `click.Command`.
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        order: int,
-        formats: Sequence[str] = ("table", "json"),
-        examples: Sequence[str] = (),
-        settings: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        output_format = click.Option(
-            ["--format", "output_format"],
-            type=click.Choice(formats),
-            default=formats[0],
-            show_default=True,
-            help="Output format.",
-        )
-        self.params.append(output_format)
-        self.order = order
-        self.examples = examples
-        self._settings = settings
+    # See `cli_command`.
+    order = 0
+    examples: Sequence[str] = ()
+    settings: str | None = None
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        if self._settings is not None:
+        if self.settings is not None:
             from evo_tune.cli import flags
 
-            self.params.extend(getattr(flags, self._settings)())
-            self._settings = None
+            self.params.extend(getattr(flags, self.settings)())
+            self.settings = None
         for param in self.params:
             if isinstance(param, click.Option) and param.metavar is None and not isinstance(param.type, click.Choice):
                 kinds = (name for kind, name in METAVARS.items() if isinstance(param.type, kind))
@@ -117,6 +89,26 @@ class Command(click.Command):
                 formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
 
 
-def cli_command(name: str, *examples: str, **kwargs: Any) -> Callable[[Callable[..., Any]], Command]:
-    """Return a decorator that makes a command of a function, with examples for its help (see `Command`)."""
-    return click.command(name, cls=Command, examples=examples, **kwargs)
+def cli_command(
+    name: str, *examples: str, order: int, formats: Sequence[str] = ("table", "json"), settings: str | None = None
+) -> Callable[[Callable[..., Any]], Command]:
+    """Return a decorator that makes a command of a function.
+
+    Args:
+        name: Name of the command.
+        examples: Command lines for the end of the help, each with an optional comment after two blanks and '#'. Their
+            lines have up to 78 characters.
+        order: Place in the help of `evo-tune`: the lower, the earlier.
+        formats: Choices of `--format`; the first one is the default.
+        settings: Function of `cli.flags` that returns further flags, called once this command is used or asked for its
+            help. It keeps the declarations of settings out of `evo-tune --help`.
+    """
+
+    def make(function: Callable[..., Any]) -> Command:
+        command = click.command(name, cls=Command)(function)
+        command.order, command.examples, command.settings = order, examples, settings
+        help, choice = f"Output format.  [default: {formats[0]}]", click.Choice(formats)
+        click.option("--format", "output_format", type=choice, default=formats[0], help=help)(command)
+        return command
+
+    return make

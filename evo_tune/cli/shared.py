@@ -157,11 +157,7 @@ class PairsOption(click.Option):
 pairs_option = functools.partial(click.option, cls=PairsOption, multiple=True)
 
 evaluator_options_option = pairs_option(
-    "-o",
-    "--option",
-    "options",
-    metavar="NAME=VALUE",
-    help="Option of the evaluator; repeatable.",
+    "-o", "--option", "options", metavar="NAME=VALUE", help="Option of the evaluator; repeatable."
 )
 
 

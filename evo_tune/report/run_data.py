@@ -1,9 +1,8 @@
 """The data of a report's charts: one run, read once, and a model of its results. Draws nothing.
 
-`RunData` computes each value when it is first asked for. `ImportanceModel` says which genes mattered
-by functional analysis of variance: the share of the variance of a forest's prediction over the whole space that a gene
-explains alone. The marginal of each tree is exact. The spread over bootstraps of the trials says how reliable the
-shares are.
+`ImportanceModel` says which genes mattered by functional analysis of variance: the share of the variance of a forest's
+prediction over the whole space that a gene explains alone. The marginal of each tree is exact. The spread over
+bootstraps of the trials says how reliable the shares are.
 
 Source: Hutter, Hoos & Leyton-Brown, An efficient approach for assessing hyperparameter importance (ICML 2014).
 """
@@ -52,41 +51,25 @@ class RunData:
         self.run = run
         self.name = run.name
         self.genes: dict[str, Gene] = run.genes
-
-    @property
-    def objective(self) -> Objective:
-        """The first objective, by which single values are compared."""
-        return self.run.objectives[0]
-
-    @property
-    def metric(self) -> str:
-        """Metric of the first objective."""
-        return self.objective.metric
-
-    @cached_property
-    def trials(self) -> list[Trial]:
-        """All recorded trials, ordered by id."""
-        return self.run.trials()
-
-    @cached_property
-    def ranked_trials(self) -> list[Trial]:
-        """Fully trained trials, best first (see `Run.ranked`), without losses beyond `MAX_ABSOLUTE_LOSS`."""
-        return [trial for trial in self.run.ranked() if max(map(abs, trial.losses or (math.inf,))) < MAX_ABSOLUTE_LOSS]
-
-    @cached_property
-    def ranked_losses(self) -> np.ndarray:
-        """First objective of `ranked_trials`, to be minimised, shape (ranked trials,)."""
-        return np.array([trial.losses[0] for trial in self.ranked_trials if trial.losses], dtype=float)
-
-    @cached_property
-    def ranked_units(self) -> np.ndarray:
-        """Unit coordinates of `ranked_trials`, shape (ranked trials, genes)."""
-        return self.encode_trials(self.ranked_trials)
-
-    @cached_property
-    def gene_indices(self) -> dict[str, int]:
-        """Index of each gene in `ranked_units`, by name."""
-        return {name: index for index, name in enumerate(self.genes)}
+        # Index of each gene in `ranked_units`, by name.
+        self.gene_indices = {name: index for index, name in enumerate(self.genes)}
+        # The first objective, by which single values are compared, and its metric.
+        self.objective: Objective = run.objectives[0]
+        self.metric = self.objective.metric
+        # All recorded trials, ordered by id.
+        self.trials = run.trials()
+        # Fully trained trials, best first (see `Run.ranked`), without losses beyond `MAX_ABSOLUTE_LOSS`.
+        losses_by_trial = ((trial, trial.losses or (math.inf,)) for trial in run.ranked())
+        self.ranked_trials = [trial for trial, losses in losses_by_trial if max(map(abs, losses)) < MAX_ABSOLUTE_LOSS]
+        # Their first objective, to be minimised, shape (ranked trials,).
+        self.ranked_losses = np.array([trial.losses[0] for trial in self.ranked_trials if trial.losses], dtype=float)
+        # Their unit coordinates, shape (ranked trials, genes).
+        self.ranked_units = self.encode_trials(self.ranked_trials)
+        # Loss above which charts draw all results at their edge, far above the upper quartile; NaN without results.
+        self.edge_loss = math.nan
+        if len(self.ranked_losses):
+            lowest, upper_quartile = np.quantile(self.ranked_losses, [0.0, 0.75])
+            self.edge_loss = float(min(self.ranked_losses.max(), upper_quartile + (upper_quartile - lowest)))
 
     def chart_values(self, losses: np.ndarray) -> np.ndarray:
         """Return values of the first objective, with losses beyond `edge_loss` at the edge of the chart."""
@@ -125,14 +108,6 @@ class RunData:
             return names
         share = dict(zip(self.genes, self.importance_model.anova_shares.mean(axis=0), strict=True))
         return sorted(names, key=lambda name: -share[name])
-
-    @cached_property
-    def edge_loss(self) -> float:
-        """Loss above which charts draw all results at their edge, far above the upper quartile; NaN without results."""
-        if not len(self.ranked_losses):
-            return math.nan
-        lowest, upper_quartile = np.quantile(self.ranked_losses, [0.0, 0.75])
-        return float(min(self.ranked_losses.max(), upper_quartile + (upper_quartile - lowest)))
 
 
 def is_unordered(gene: Gene) -> bool:

@@ -72,45 +72,22 @@ class RunResult:
         self.predicted_value = None if self.best is None else recommendation.predict_value(run, self.best)
         # The evaluator's baseline beside the best; None if none was trained.
         self.baseline = recommendation.baseline_of(run, self.best, self.fresh_best)
-
-    @property
-    def compared(self) -> list[tuple[str, Trial, FreshValues | None, int]]:
-        """Best and default, if they are known: name, trial, values over fresh seeds, seeds in the search."""
+        # Best and default, if they are known: name, trial, values over fresh seeds, seeds in the search.
         best = "best", self.best, self.fresh_best, self.best_seeds
         default = "default", self.default, self.fresh_default, self.default_seeds
-        return [(name, trial, row, seeds) for name, trial, row, seeds in (best, default) if trial is not None]
-
-    @property
-    def on_test_set(self) -> bool:
-        """Whether values over fresh seeds are on the test set."""
-        return self.reported_metric != self.metric
-
-    @property
-    def gain(self) -> float:
-        """By how much the best is better than the default; NaN if unknown.
-
-        After the final comparison it is the gain of the chosen finalist, over the reporting seeds on which both
-        succeeded: negative if the default is recommended for its better mean.
-        """
-        gain = self._finished_comparison.gain
-        if math.isnan(gain) and self.best and self.default and self.best.losses and self.default.losses:
-            return self.default.losses[0] - self.best.losses[0]
-        return gain
-
-    @property
-    def gain_error(self) -> float:
-        """Standard error of `gain`, paired by seed; NaN without a final comparison."""
-        return self._finished_comparison.error
-
-    @property
-    def beaten(self) -> bool | None:
-        """Whether the best beats the default by the test in `final_comparison`; None if that was not tested."""
-        return self._finished_comparison.beats
-
-    @property
-    def _finished_comparison(self) -> ComparisonState:
-        """The final comparison if it is complete, else an empty one."""
-        return self.comparison if self.comparison and self.comparison.over else ComparisonState()
+        self.compared = [(name, trial, row, seeds) for name, trial, row, seeds in (best, default) if trial is not None]
+        # Whether values over fresh seeds are on the test set.
+        self.on_test_set = self.reported_metric != self.metric
+        finished = self.comparison if self.comparison and self.comparison.over else ComparisonState()
+        # By how much the best is better than the default; NaN if unknown. After the final comparison it is the gain of
+        # the chosen finalist, over the reporting seeds on which both succeeded: negative if the default is recommended
+        # for its better mean.
+        self.gain = finished.gain
+        if math.isnan(self.gain) and self.best and self.default and self.best.losses and self.default.losses:
+            self.gain = self.default.losses[0] - self.best.losses[0]
+        # Standard error of the gain, paired by seed; NaN without a final comparison. And whether the best beats the
+        # default by the test in `final_comparison`; None if that was not tested.
+        self.gain_error, self.beaten = finished.error, finished.beats
 
 
 def _reduced_comparison(run: Run) -> str:

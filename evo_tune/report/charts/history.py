@@ -51,12 +51,9 @@ class Progress:
             self.x = np.cumsum([costs[id] for id in run.recorded])
         elif by == "time":
             self.x = np.array([run.finished[id] for id in run.recorded], dtype=float)
-
-    @property
-    def improvements(self) -> np.ndarray:
-        """Indices at which the best value improves."""
+        # Indices at which the best value improves.
         changes = np.flatnonzero(np.diff(self.best, prepend=np.nan) != 0)  # NaN differs from everything
-        return np.asarray(changes[~np.isnan(self.best[changes])])
+        self.improvements = np.asarray(changes[~np.isnan(self.best[changes])])
 
 
 def best_so_far(run: Run) -> list[tuple[int, float, int]]:
