@@ -277,10 +277,9 @@ def parse_rungs(text: str) -> tuple[float, ...]:
     except (ValueError, OverflowError, ZeroDivisionError):
         expected = "auto, or fractions of a full training, such as 1/9,1/3,1"
         raise OptionError(f"--fidelity {text}: expected {expected}") from None
-    if not all(0.0 < rung <= 1.0 for rung in rungs):
-        raise OptionError(f"--fidelity {text}: expected fractions above 0 and at most 1, such as 1/9,1/3,1")
-    if any(low >= high for low, high in pairwise(rungs)):
-        raise OptionError(f"--fidelity {text}: expected increasing fractions, such as 1/9,1/3,1")
+    if rungs[-1] > 1.0 or not all(low < high for low, high in pairwise((0.0, *rungs))):
+        expected = "increasing fractions above 0 and at most 1, such as 1/9,1/3,1"
+        raise OptionError(f"--fidelity {text}: expected {expected}")
     if rungs[-1] != 1.0:
         raise OptionError(f"--fidelity {text}: expected 1, the full training, as the last one, such as 1/9,1/3,1")
     return rungs

@@ -22,7 +22,7 @@ from evo_tune.report.data import RunSummary, TrialSummary, fill
 from evo_tune.report.final_comparison import MAX_SEEDS_FACTOR
 from evo_tune.store.heartbeat import SlotWork
 from evo_tune.store.run import Run
-from evo_tune.text import show_decimals
+from evo_tune.text import show_decimals, with_plural
 
 if TYPE_CHECKING:
     from evo_tune.forecast.timing import Pace
@@ -250,8 +250,7 @@ class ProgressLines:
         working = list(search.drivers.working.values())
         if not self._is_comparing and any("final comparison" in slot.description for slot in working):
             self._is_comparing = True
-            count = search.session.finalists
-            finalists = "the best" if count == 1 else f"the best of {count} finalists"
+            finalists = with_plural(search.session.finalists, "finalist")
             most = MAX_SEEDS_FACTOR * search.session.final_seeds
             shared.echo(f"final comparison: {finalists} against the default, on up to {most} fresh seeds each")
         self._update_forecast(search)

@@ -150,8 +150,7 @@ def print_result(search: Search, output: shared.OutputFlags, report_file: Path |
     """
     run = search.saved
     if output.output_format == "jsonl":  # the last line of the events
-        end = fill(End, run_summary(run, search.status, report_file), exit_code=exit_code)
-        shared.print_json(end, line=True)
+        shared.print_json(fill(End, run_summary(run, search.status, report_file), exit_code=exit_code), line=True)
     elif output.output_format == "json":
         shared.print_json(run_summary(run, search.status, report_file))
     elif output.output_format == "table" and not output.quiet:

@@ -387,9 +387,12 @@ def print_rows(
         echo(empty)
         return
     from rich import box
+    from rich.console import Console
     from rich.table import Table
 
-    out = console()
+    out = Console(highlight=False, markup=False, emoji=False)
+    if not out.is_terminal:  # a file or a pipe gets long lines
+        out.width = 200
     all_names, rows = list(rows[0]), _fit_columns(rows, spare, out.width)
     title = escape_unprintable(title)
     table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -413,14 +416,6 @@ def _fit_columns(rows: Sequence[Mapping[str, Any]], spare: Sequence[str], width:
             break
         total -= widths.pop(name, 0)
     return [{name: row[name] for name in widths} for row in rows]
-
-
-def console() -> Any:
-    """Return a rich console without markup; a file or a pipe gets long lines."""
-    from rich.console import Console
-
-    out = Console(highlight=False, markup=False, emoji=False)
-    return out if out.is_terminal else Console(highlight=False, markup=False, emoji=False, width=200)
 
 
 def option_text(value: object) -> str:

@@ -235,8 +235,8 @@ def _remaining_comparison(
         comparison = current_comparison(run)
         if comparison.state(comparison_results(run, comparison)).over:
             return 0.0, 0.0
-    shortest, longest = (max(0.0, seconds - saved * len(read_comparison(run))) for seconds in whole)
-    return shortest, longest
+    done = saved * len(read_comparison(run))
+    return max(0.0, whole[0] - done), max(0.0, whole[1] - done)
 
 
 def _seconds_between_trainings(run: Run) -> float:

@@ -8,6 +8,7 @@ the runs: by a number derived from the page), and every request, form and frame.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import re
 import warnings
@@ -70,19 +71,13 @@ def templates() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters |= {"prose": prose, "split_remark": _split_remark, "cells": _cells}
+    environment.filters |= {"prose": prose, "cells": _cells}
     return environment
 
 
 def prose(sentences: str) -> Markup:
     """Return sentences as HTML, with what is between backticks as code."""
     return Markup(re.sub(r"`([^`\n]+)`", r"<code>\1</code>", str(escape(escape_unprintable(str(sentences))))))
-
-
-def _split_remark(fact: str) -> tuple[str, str]:
-    """Return a fact's value, and its error or its remark in brackets; '' without one."""
-    value, *remarks = re.split(r" (?=[±(])", fact, maxsplit=1)
-    return value, "".join(remarks)
 
 
 def _cells(
@@ -157,7 +152,7 @@ def script_data(parts: Mapping[str, Part]) -> dict[str, dict[str, Any]]:
         figures |= {f"{name}-{number}": drawn.figure for number, drawn in enumerate(part.figures)}
         if (table := part.table) is not None:
             data = {"names": list(table.columns), "columns": list(table.columns.values()), "marked": [*table.marked]}
-            tables[f"{name}-table"] = {**data, "rows": FIRST_ROWS, "choice": table.choice, "links": table.links}
+            tables[f"{name}-table"] = {**data, "rows": FIRST_ROWS, "choice": "status", "links": "log"}
     return {"figures": figures, "tables": tables}
 
 
@@ -221,10 +216,9 @@ def write_shared_library(store: Path) -> str:
         StoreError: The store cannot be written.
     """
     name, script = f"_plotly-{version('plotly')}.min.js", plotly_script()
-    try:
+    present = b""
+    with contextlib.suppress(OSError):
         present = safe_files.read(store, name, limit=LARGEST)
-    except OSError:
-        present = b""
     if present != script:
         write_atomically(store / name, script)
     return f"../{name}"

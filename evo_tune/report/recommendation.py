@@ -53,7 +53,7 @@ def rank_trials(run: Run) -> list[Trial]:
     """Return `Run.ranked`, with the best few reordered by what is known of other seeds."""
     ranked_trials, most_seeds = run.ranked(), run.manifest.settings.most_seeds
     if run.manifest.settings.seeds_are_automatic:
-        order = {id: number for number, id in enumerate(_loss_predictions(run, ranked_trials))}
+        order = {id: number for number, id in enumerate(loss_predictions(run, ranked_trials))}
         return sorted(ranked_trials, key=lambda trial: order.get(trial.id, len(order)))  # stable
     losses: dict[str, list[float | None]] = {}
     for trial in run.trials() if most_seeds > 1 else ():
@@ -68,17 +68,7 @@ def rank_trials(run: Run) -> list[Trial]:
     return [proven, *(trial for trial in ranked_trials if trial is not proven)]
 
 
-def predict_value(run: Run, trial: Trial) -> float | None:
-    """Return the value of the first objective that is predicted for a ranked trial's genome with other seeds.
-
-    Returns:
-        None for trials that are not among the best, and in runs without such a prediction.
-    """
-    loss = _loss_predictions(run, run.ranked()).get(trial.id)
-    return None if loss is None else run.objectives[0].value(loss)
-
-
-def _loss_predictions(run: Run, ranked_trials: Sequence[Trial]) -> dict[int, float]:
+def loss_predictions(run: Run, ranked_trials: Sequence[Trial]) -> dict[int, float]:
     """Return the losses that a model of all seeds predicts for the best few ranked trials, by id, the lowest first."""
     if not run.manifest.settings.seeds_are_automatic:
         return {}
@@ -140,19 +130,6 @@ class FreshValues:
             return math.nan
         error = float(np.std(self.values, ddof=1) / math.sqrt(len(self.values)))
         return error if error > ROUNDING * max(map(abs, self.values)) else 0.0
-
-
-@dataclass(frozen=True)
-class ComparisonResult:
-    """The final comparison of a run so far.
-
-    Args:
-        state: Its state.
-        values: Values of the default and of the chosen finalist; empty until the comparison is complete.
-    """
-
-    state: ComparisonState
-    values: tuple[FreshValues, ...]
 
 
 def fresh_seed(run_seed: int, number: int, purpose: Purpose = "report") -> int:
@@ -300,14 +277,17 @@ def comparison_results(run: Run, comparison: FinalComparison) -> dict[FreshTrain
     return losses
 
 
-def comparison_result(run: Run) -> ComparisonResult | None:
-    """Return the final comparison so far; None before its first result."""
+def comparison_result(run: Run) -> tuple[ComparisonState | None, tuple[FreshValues, ...]]:
+    """Return the state of the final comparison, and the values of the default and of the chosen finalist.
+
+    There is no state before its first result, and there are no values until it is complete.
+    """
     if not read_comparison(run):  # a running search asks for this often
-        return None
+        return None, ()
     comparison = current_comparison(run)
     results = comparison_results(run, comparison)
     if not results:
-        return None
+        return None, ()
     state, value, values = comparison.state(results), comparison_objective(run).value, []
     seed = run.manifest.settings.seed
     for id in (comparison.default, state.chosen) if state.over and state.chosen is not None else ():
@@ -315,13 +295,12 @@ def comparison_result(run: Run) -> ComparisonResult | None:
             losses = {number: results[FreshTraining(id, "report", number)] for number in range(1, state.seeds + 1)}
             good = {fresh_seed(seed, number): value(loss) for number, loss in losses.items() if loss is not None}
             values.append(FreshValues(id, tuple(good.values()), len(losses) - len(good), tuple(good)))
-    return ComparisonResult(state, tuple(values))
+    return state, tuple(values)
 
 
 def fresh_values(run: Run) -> tuple[FreshValues, ...]:
     """Return the values of the default and of the chosen finalist; empty until the final comparison is complete."""
-    result = comparison_result(run)
-    return () if result is None else result.values
+    return comparison_result(run)[1]
 
 
 def recommend_trial(run: Run) -> Trial | None:
@@ -330,17 +309,17 @@ def recommend_trial(run: Run) -> Trial | None:
     The default genome is recommended instead if it was as good on the reporting seeds: fewer failures, or the same
     number and a mean that is no worse.
     """
-    comparison = comparison_result(run) if len(run.objectives) == 1 else None
-    if comparison is None or not comparison.values:
+    state, values = comparison_result(run) if len(run.objectives) == 1 else (None, ())
+    if state is None or not values:
         return next(iter(rank_trials(run)), None) if run.manifest.settings.most_seeds > 1 else run.leader
     trials = run.ranked()
-    chosen = next(trial for trial in trials if trial.id == comparison.state.chosen)
+    chosen = next(trial for trial in trials if trial.id == state.chosen)
     default = next((trial for trial in trials if is_default(trial, run)), None)
-    failures = {row.id: row.failures for row in comparison.values}
+    failures = {row.id: row.failures for row in values}
     if default is None or default.id not in failures or default.violation > chosen.violation:
         return chosen
     more_failures = failures[chosen.id] - failures[default.id]
-    return default if more_failures > 0 or (more_failures == 0 and comparison.state.gain <= 0) else chosen
+    return default if more_failures > 0 or (more_failures == 0 and state.gain <= 0) else chosen
 
 
 # The baseline

@@ -49,11 +49,10 @@ class RunResult:
         self.best = recommendation.recommend_trial(run)
         # The default genome's full trial; None if it has no value.
         self.default = next((trial for trial in run.ranked() if recommendation.is_default(trial, run)), None)
-        final = recommendation.comparison_result(run)
         # State of the final comparison; None before its first result.
-        self.comparison = None if final is None else final.state
+        self.comparison, values = recommendation.comparison_result(run)
         # Values of best and default over the reporting seeds of the final comparison; None without them.
-        rows = {} if final is None else {row.id: row for row in final.values}
+        rows = {row.id: row for row in values}
         self.fresh_best = rows.get(self.best.id) if self.best else None
         self.fresh_default = rows.get(self.default.id) if self.default else None
         # How the final comparison was made to fit into the hours, in words; '' if it is as asked for.
@@ -69,7 +68,8 @@ class RunResult:
         # Number of seeds of the values of best and default in the search.
         self.best_seeds, self.default_seeds = _seed_count(self.best, run), _seed_count(self.default, run)
         # Value of the best that is predicted for other seeds (see `recommendation`); None if unknown.
-        self.predicted_value = None if self.best is None else recommendation.predict_value(run, self.best)
+        loss = recommendation.loss_predictions(run, run.ranked()).get(self.best.id) if self.best else None
+        self.predicted_value = None if loss is None else run.objectives[0].value(loss)
         # The evaluator's baseline beside the best; None if none was trained.
         self.baseline = recommendation.baseline_of(run, self.best, self.fresh_best)
         # Best and default, if they are known: name, trial, values over fresh seeds, seeds in the search.

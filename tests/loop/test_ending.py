@@ -205,7 +205,7 @@ def test_hours_hold_whatever_trainings_take(draw: int, ended: Play) -> None:
     end = ended(world, final_seeds=seeds, finalists=finalists, fidelity=rungs, order=order)
     assert end <= 1.0 + TICK / (3600 * HOURS), (each, world.slots)
     found, run = comparison_result(world.run), world.run
-    assert found is None or found.state.over
+    assert found[0] is None or found[0].over
     assert len(run.candidates) - len(run.outcomes) <= world.interrupted, "a longer run trains these again"
     again = Run.open(run.folder)
     assert current_comparison(again) == current_comparison(run)

@@ -489,7 +489,8 @@ def warm_run(project: Path, **given: Any) -> Search:
 
 def test_the_final_comparison_leaves_out_each_patch(project: Path) -> None:
     saved = warm_run(project).saved
-    state = comparison_result(saved).state  # type: ignore[union-attr]
+    state, _ = comparison_result(saved)
+    assert state is not None
     assert (state.chosen, state.beats) == (1, True)
     assert {effect.gene: effect.verdict for effect in state.effects} == {"gain": "real", "scale": "real"}
     assert [effect.gain for effect in state.effects] == pytest.approx([0.25, 0.5], abs=0.01)
@@ -540,7 +541,8 @@ def test_within_hours_patches_are_left_out_if_there_is_time(project: Path) -> No
     saved = warm_run(project, hours=1.0).saved
     assert saved.planned is not None
     assert saved.planned.patches is True
-    state = comparison_result(Run.open(saved.folder)).state  # type: ignore[union-attr]
+    state, _ = comparison_result(Run.open(saved.folder))
+    assert state is not None
     assert {effect.gene for effect in state.effects} == {"gain", "scale"}
 
 

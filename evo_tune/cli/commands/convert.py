@@ -37,8 +37,7 @@ def command(run: str | None, tool: str, output: str | None, store: str, output_f
     opened_run = shared.open_run(run, store)
     path = default_path(opened_run, tool) if output is None else Path(output)
     convert(opened_run, tool, path)
-    result_count = len(opened_run.outcomes)
-    open_command = opening_command(tool, path)
-    converted = ConvertedRun(run=opened_run.name, tool=tool, file=str(path), results=result_count, open=open_command)
-    text = f"wrote {result_count} results to {path}; open it with: {open_command}"
+    count, command = len(opened_run.outcomes), opening_command(tool, path)
+    converted = ConvertedRun(run=opened_run.name, tool=tool, file=str(path), results=count, open=command)
+    text = f"wrote {count} results to {path}; open it with: {command}"
     shared.print_json_or_text(output_format, converted, text)

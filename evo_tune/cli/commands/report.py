@@ -24,11 +24,9 @@ def command(runs: tuple[str, ...], output: str | None, store: str, output_format
     from evo_tune.store.run_folders import REPORT
 
     saved = [shared.open_run(run, store) for run in runs or (None,)]
-    if output is not None:
-        path = write_report(saved, Path(output))
-    elif len(saved) == 1:
+    if output is None and len(saved) == 1:
         path = write_beside(saved[0])
     else:
-        path = write_report(saved, Path(store) / REPORT)
+        path = write_report(saved, Path(output or Path(store, REPORT)))
     report = WrittenReport(runs=[run.name for run in saved], report=str(path))
     shared.print_json_or_text(output_format, report, str(path))

@@ -94,16 +94,15 @@ class Command:
 class Table:
     """A table of any length. The page's script sorts and filters it, and shows a few rows at a time.
 
+    A list filters by the values of its column 'status'. A column 'log' has paths from the folder of the page; a page
+    elsewhere shows them as text.
+
     Args:
         columns: Values by the column's name, each of shape (rows,); None where there is none.
-        choice: Column by whose values a list filters.
-        links: Column of paths from the folder of the page; a page elsewhere shows them as text.
         marked: Indices of the rows that are emphasised.
     """
 
     columns: Mapping[str, Sequence[Any]]
-    choice: str
-    links: str
     marked: Sequence[int] = ()
 
 
@@ -239,12 +238,6 @@ def bars(mean: np.ndarray, low: np.ndarray, high: np.ndarray, color: str, **opti
     """Return the error bars of points, from their lower to their upper ends."""
     ends = {"array": np.maximum(high - mean, 0), "arrayminus": np.maximum(mean - low, 0)}
     return {"type": "data", "symmetric": False, **ends, "color": color, **options}
-
-
-def vertical_lines(positions: Iterable[float]) -> list[dict[str, Any]]:
-    """Return dashed vertical lines across a figure, as shapes of its layout."""
-    style = {"color": Color.DEFAULT, "width": 1, "dash": "dash"}
-    return [{"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": style} for x in positions]
 
 
 # Figures.

@@ -83,9 +83,10 @@ def draw(data: RunData) -> Spec | None:
     low, high = np.quantile(values, [0.0, 0.97])
     if data.objective.sign > 0 and values.max() > high + (high - low) > values.min():
         y_axis["range"] = [low - 0.05 * (high - low), high + 0.1 * (high - low)]
-    rungs = [rung for rung in data.run.manifest.settings.rungs if 0 < rung < 1]
+    dashed = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "line": {"color": Color.DEFAULT, "dash": "dash"}}
+    shapes = [{**dashed, "x0": rung, "x1": rung} for rung in data.run.manifest.settings.rungs if rung < 1]
     x_axis = charts.axis("share of a full training", tickformat=".0%", range=[0, 1.02])
-    return charts.figure(traces, x_axis, y_axis, height=340, shapes=charts.vertical_lines(rungs))
+    return charts.figure(traces, x_axis, y_axis, height=340, shapes=shapes)
 
 
 def _trace(group: Sequence[Curve], name: str, color: str, width: float) -> list[dict[str, Any]]:

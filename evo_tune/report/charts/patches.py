@@ -53,9 +53,9 @@ def draw(data: RunData) -> Spec | None:
 
 def rows(data: RunData) -> list[dict[str, Any]]:
     """Return a row for each patch: its effect in the final comparison, its cost, and its trials."""
-    run, result = data.run, comparison_result(data.run)
-    chosen = None if result is None else result.state.chosen
-    effects = {} if result is None else {effect.gene: effect for effect in result.state.effects}
+    run, (state, _) = data.run, comparison_result(data.run)
+    chosen = None if state is None else state.chosen
+    effects = {} if state is None else {effect.gene: effect for effect in state.effects}
     best = data.result.best if chosen is None else run.trial(chosen)
     by_key: dict[str, list[Trial]] = {}
     for trial in read_comparison(run):

@@ -83,5 +83,5 @@ def part(data: RunData) -> Part | None:
         "Trials",
         f"Each row is a trial.{bold} A click on a column's name sorts by it, a second click reverses the order. The "
         f"filter keeps rows that contain all of its words; {bound} or status=failed compares a column.",
-        table=Table(table, choice="status", links="log", marked=marked),
+        table=Table(table, marked),
     )
