@@ -10,25 +10,15 @@ may widen the range by itself (see `genome.widening`).
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from graphlib import CycleError, TopologicalSorter
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.values import (
-    WHOLE,
-    Value,
-    genome_key,
-    is_number,
-    is_whole,
-    read_value,
-    space_error_prefix,
-    to_plain,
-    too_large_message,
-)
+from evo_tune.genome import values as plain_values
+from evo_tune.genome.values import Value, is_number
 from evo_tune.text import one_line
 
 # Condition of a gene: names of other genes, each with its values for which the gene is active.
@@ -93,7 +83,7 @@ class Gene(ABC):
         Raises:
             SpaceError: The text is not an allowed value.
         """
-        for value in (read_value(text), text):
+        for value in (plain_values.read_value(text), text):
             try:
                 return self.check(value)
             except SpaceError as wrong:
@@ -292,10 +282,10 @@ class Int(Gene):
     def __post_init__(self) -> None:
         for name in ("low", "high", "step"):
             number = getattr(self, name)
-            if not is_whole(number):
+            if not plain_values.is_whole(number):
                 raise SpaceError(f"Int: {name}={number!r} is not a whole number")
-            if int(number) not in WHOLE:
-                raise SpaceError(f"Int: {name} is {too_large_message(number)}; use a Float and round it")
+            if int(number) not in plain_values.WHOLE:
+                raise SpaceError(f"Int: {name} is {plain_values.too_large_message(number)}; use a Float and round it")
             object.__setattr__(self, name, int(number))
         if not self.low <= self.high:
             raise SpaceError(f"Int({self.low}, {self.high}): low must not be above high")
@@ -332,7 +322,7 @@ class Int(Gene):
         return (math.log(int(value)) - low) / (high - low)
 
     def check(self, value: object) -> int:
-        if is_whole(value):
+        if plain_values.is_whole(value):
             number = int(value)  # type: ignore[call-overload]
             if self.low <= number <= self.high and (number - self.low) % self.step == 0:
                 return int(number)
@@ -377,8 +367,8 @@ class Choice(Gene):
     def __post_init__(self) -> None:
         if not isinstance(self.values, list | tuple | range) or not self.values:
             raise SpaceError(f"Choice({self.values!r}): expected a list of one or more values")
-        values = tuple(to_plain(value) for value in self.values)
-        if len({genome_key({"": value}) for value in values}) != len(values):
+        values = tuple(plain_values.to_plain(value) for value in self.values)
+        if len({plain_values.genome_key({"": value}) for value in values}) != len(values):
             raise SpaceError(f"Choice({list(values)}): a value is given twice")
         object.__setattr__(self, "values", values)
         self._check_hints()
@@ -491,7 +481,7 @@ def parse_when(condition: object) -> When | None:
         return None
     try:
         parsed = tuple(
-            (str(name), tuple(map(to_plain, values if isinstance(values, list | tuple) else (values,))))
+            (str(name), tuple(map(plain_values.to_plain, values if isinstance(values, list | tuple) else (values,))))
             for name, values in dict(condition).items()  # type: ignore[call-overload]
         )
     except (TypeError, ValueError):
@@ -519,7 +509,8 @@ def check_widest(gene: Gene) -> None:
     low, high = pair
     if (low is not None and low > ends[0]) or (high is not None and high < ends[1]):
         raise SpaceError(f"widest={widest!r}: expected limits around the range from {ends[0]:g} to {ends[1]:g}")
-    object.__setattr__(gene, "widest", tuple(None if limit is None else to_plain(limit) for limit in (low, high)))
+    limits = tuple(None if limit is None else plain_values.to_plain(limit) for limit in pair)
+    object.__setattr__(gene, "widest", limits)
 
 
 def range_ends(gene: Gene) -> tuple[int | float, int | float] | None:
@@ -529,15 +520,10 @@ def range_ends(gene: Gene) -> tuple[int | float, int | float] | None:
     """
     if isinstance(gene, Float | Int):
         return gene.low, gene.high
-    assert isinstance(gene, Choice)
-    if not gene.ordered or not all(map(is_number, gene.values)):
+    if not isinstance(gene, Choice) or not gene.ordered or not all(map(is_number, gene.values)):
         return None
     numbers = [value for value in gene.values if isinstance(value, int | float)]
     return min(numbers), max(numbers)
-
-
-# Index of a gene, and the indices of the genes that its condition names, each with the values that meet it.
-Condition: TypeAlias = tuple[int, tuple[tuple[int, Gene, tuple[Value, ...]], ...]]
 
 
 def decodes_to_any(gene: Gene, values: tuple[Value, ...], units: np.ndarray) -> np.ndarray:
@@ -547,57 +533,3 @@ def decodes_to_any(gene: Gene, values: tuple[Value, ...], units: np.ndarray) -> 
         return np.asarray(np.isin(cells, [cell(gene.encode(value), gene.size) for value in values]))
     checked = [gene.check(value) for value in values]
     return np.array([gene.decode(u) in checked for u in units.tolist()], dtype=bool)
-
-
-def resolve_conditions(genes: Mapping[str, Gene], optional: Mapping[str, Gene]) -> list[Condition]:
-    """Return the genes with a condition, each after those that its condition names.
-
-    A condition on an optional gene that is off counts as met.
-
-    Args:
-        genes: Genes of a space by name.
-        optional: Other genes that conditions may name.
-
-    Raises:
-        SpaceError: A condition names an unknown gene or value, or conditions are circular.
-    """
-    every, required_by = {**genes, **optional}, dict[str, list[str]]()
-    for name, gene in every.items():
-        required_by[name] = [required for required, _ in gene.when or ()]
-        for required, values in gene.when or ():
-            if required not in every:
-                expected = ", ".join(every)
-                raise SpaceError(f"gene {name}: when {required}=…: there is no gene {required!r}; expected {expected}")
-            for value in values:
-                with space_error_prefix(f"gene {name}: when {required}"):
-                    every[required].check(value)
-    try:
-        order = list(TopologicalSorter(required_by).static_order())
-    except CycleError as error:
-        circle = error.args[1]
-        raise SpaceError(f"gene {circle[0]}: when: {' needs '.join(circle)}: expected no circle") from None
-    places = {name: place for place, name in enumerate(genes)}
-    conditions = []
-    for name in order:
-        conditions_of = every[name].when or ()
-        needed = [(places[gene], genes[gene], values) for gene, values in conditions_of if gene in genes]
-        if name in genes and needed:
-            conditions.append((places[name], tuple(needed)))
-    return conditions
-
-
-def inactive_genes(genome: Mapping[str, Any], genes: Mapping[str, Gene], conditions: Iterable[Condition]) -> set[str]:
-    """Return the names of a genome's genes whose conditions are not met.
-
-    Args:
-        genome: Value of each gene.
-        genes: Genes of the space.
-        conditions: Those of `resolve_conditions`.
-    """
-    names, inactive = list(genes), set[str]()
-    for place, needed in conditions:
-        for required, gene, values in needed:
-            met = any(gene.check(value) == genome[names[required]] for value in values)
-            if names[required] in inactive or not met:
-                inactive.add(names[place])
-    return inactive

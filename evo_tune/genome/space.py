@@ -16,22 +16,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from graphlib import CycleError, TopologicalSorter
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.genes import (
-    Choice,
-    Condition,
-    Float,
-    Gene,
-    Int,
-    centre,
-    decodes_to_any,
-    inactive_genes,
-    resolve_conditions,
-)
+from evo_tune.genome.genes import Choice, Float, Gene, Int, centre, decodes_to_any
 from evo_tune.genome.values import Genome, Value, space_error_prefix
 from evo_tune.text import is_encodable
 
@@ -46,6 +37,9 @@ NEAR = 0.2
 
 # Probability that another value of a Choice without order is better than an expert's default.
 OTHER = 0.3
+
+# Index of a gene, and the indices of the genes that its condition names, each with the values that meet it.
+Condition: TypeAlias = tuple[int, tuple[tuple[int, Gene, tuple[Value, ...]], ...]]
 
 
 @dataclass(frozen=True, init=False)
@@ -401,3 +395,57 @@ def _range(gene: Gene) -> float:
     if isinstance(gene, Float):
         return gene.high - gene.low
     return getattr(gene, "step", 1) * gene.size
+
+
+def resolve_conditions(genes: Mapping[str, Gene], optional: Mapping[str, Gene]) -> list[Condition]:
+    """Return the genes with a condition, each after those that its condition names.
+
+    A condition on an optional gene that is off counts as met.
+
+    Args:
+        genes: Genes of a space by name.
+        optional: Other genes that conditions may name.
+
+    Raises:
+        SpaceError: A condition names an unknown gene or value, or conditions are circular.
+    """
+    every, required_by = {**genes, **optional}, dict[str, list[str]]()
+    for name, gene in every.items():
+        required_by[name] = [required for required, _ in gene.when or ()]
+        for required, values in gene.when or ():
+            if required not in every:
+                expected = ", ".join(every)
+                raise SpaceError(f"gene {name}: when {required}=…: there is no gene {required!r}; expected {expected}")
+            for value in values:
+                with space_error_prefix(f"gene {name}: when {required}"):
+                    every[required].check(value)
+    try:
+        order = list(TopologicalSorter(required_by).static_order())
+    except CycleError as error:
+        circle = error.args[1]
+        raise SpaceError(f"gene {circle[0]}: when: {' needs '.join(circle)}: expected no circle") from None
+    places = {name: place for place, name in enumerate(genes)}
+    conditions = []
+    for name in order:
+        conditions_of = every[name].when or ()
+        needed = [(places[gene], genes[gene], values) for gene, values in conditions_of if gene in genes]
+        if name in genes and needed:
+            conditions.append((places[name], tuple(needed)))
+    return conditions
+
+
+def inactive_genes(genome: Mapping[str, Any], genes: Mapping[str, Gene], conditions: Iterable[Condition]) -> set[str]:
+    """Return the names of a genome's genes whose conditions are not met.
+
+    Args:
+        genome: Value of each gene.
+        genes: Genes of the space.
+        conditions: Those of `resolve_conditions`.
+    """
+    names, inactive = list(genes), set[str]()
+    for place, needed in conditions:
+        for required, gene, values in needed:
+            met = any(gene.check(value) == genome[names[required]] for value in values)
+            if names[required] in inactive or not met:
+                inactive.add(names[place])
+    return inactive

@@ -33,9 +33,6 @@ PROMOTION = "promotion"
 # Operator of an extra seed of a genome.
 EXTRA_SEED = "extra-seed"
 
-# Operator of a genome that is trained outside any run.
-BY_HAND = "by hand"
-
 
 @dataclass(frozen=True)
 class Constraint:

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 from evo_tune.errors import SpaceError
-from evo_tune.genome.genes import LARGEST, Choice, Float, Gene, Int, Limits, range_ends, resolve_conditions
+from evo_tune.genome.genes import LARGEST, Choice, Float, Gene, Int, Limits, range_ends
 from evo_tune.genome.notation import format_range
+from evo_tune.genome.space import resolve_conditions
 from evo_tune.genome.values import WHOLE, Value, space_error_prefix
 
 # An end of a range, in unit coordinates: 0 is 'low', 1 is 'high'.

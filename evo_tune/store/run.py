@@ -18,9 +18,9 @@ from typing import Any
 import msgspec
 
 from evo_tune.errors import EvoTuneError, StoreError, UsageError, explain_error
-from evo_tune.genome.genes import Gene, inactive_genes, resolve_conditions
+from evo_tune.genome.genes import Gene
 from evo_tune.genome.history import Lesson, RunHistory, results_digest
-from evo_tune.genome.space import SearchSpace
+from evo_tune.genome.space import SearchSpace, inactive_genes, resolve_conditions
 from evo_tune.genome.switches import SWITCH
 from evo_tune.genome.trial import SUBMITTED, Candidate, Objective, Outcome, Trial, TrialCode, with_genes
 from evo_tune.genome.values import Genome, genome_key, is_same
