@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, StrictUndefined, Template
 from markupsafe import Markup
@@ -19,6 +19,7 @@ from evo_tune.text import escape_unprintable, one_line
 from evo_tune.training.models.model_files import CONFIG, read_json
 from evo_tune.training.prediction.about import TrainingFacts, read_training_facts
 from evo_tune.training.prediction.ensemble import ENSEMBLE, Ensemble, member_name, read_ensemble
+from evo_tune.training.prediction.loading import SAMPLE_MODELS
 from evo_tune.training.tuned import FINE_TUNING_FILE
 from evo_tune.training.tuning.weights import ADAPTER
 
@@ -28,8 +29,7 @@ CARD_FILE = "README.md"
 MOST_NAMES = 20
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """A metric on the test set.
 
     Args:
@@ -99,18 +99,11 @@ def write_card(folder: Path, origin: Origin, metrics: Mapping[str, float], genom
 
 def task_of(config: Mapping[str, Any]) -> str:
     """Return the task of a model, as Hugging Face names it; '' if it is none of evo-tune's kinds."""
-    of_table = "tabular-regression" if config.get("scale") else "tabular-classification"  # of the target
-    task_by_class = {
-        "BoostedTrees": of_table,
-        "ConvNet": "image-classification",
-        "Forecaster": "time-series-forecasting",
-        "FTTransformer": of_table,
-        "LinearModel": of_table,
-        "LinearTextClassifier": "text-classification",
-        "TextClassifier": "text-classification",
-        "ViT": "image-classification",
-    }
-    return task_by_class.get(str(config.get("class")), "text-generation") if config else ""
+    if str(config.get("class")) not in SAMPLE_MODELS:
+        return "text-generation" if config else ""
+    kind = SAMPLE_MODELS[config["class"]][1].kind
+    scaled = "regression" if config.get("scale") else "classification"  # the scale of the target of a table
+    return f"{kind}-forecasting" if kind == "time-series" else f"{kind}-{scaled}"
 
 
 # Arguments of `evo-tune predict DIR`, and a call of the model, by kind of task.

@@ -6,34 +6,23 @@ link in it is followed, and no path that it names is read.
 
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from evo_tune import training
 from evo_tune.errors import UsageError
 from evo_tune.text import one_line
-from evo_tune.training import (
-    GPT,
-    ConvNet,
-    Forecaster,
-    FTTransformer,
-    TextClassifier,
-    ViT,
-    load_adapter,
-    load_pretrained,
-)
-from evo_tune.training.models.encoder import Encoder
-from evo_tune.training.models.fitted import FittedModel
 from evo_tune.training.models.linear import LinearModel
 from evo_tune.training.models.linear_texts import LinearTextClassifier
-from evo_tune.training.models.model_files import CONFIG, ERRORS, read_json
+from evo_tune.training.models.model_files import CONFIG, ERRORS, SavedModel, read_json
 from evo_tune.training.models.trees import BoostedTrees
 from evo_tune.training.prediction import ensemble as ensembles
-from evo_tune.training.prediction.about import TrainingFacts, read_training_facts
+from evo_tune.training.prediction.about import read_training_facts
 from evo_tune.training.prediction.language import ForeignTokens, LanguageModel, OwnTokens
 from evo_tune.training.prediction.memory import TABLE_BYTES, MemoryLimit
-from evo_tune.training.prediction.model import PASS, ClassifierModel, Model, Reader, RegressionModel, SampleModel
+from evo_tune.training.prediction.model import PASS, ClassifierModel, Model, RegressionModel, SampleModel
 from evo_tune.training.prediction.readers import Pictures, Tables, Texts
 from evo_tune.training.prediction.series import ForecastModel, Past
 from evo_tune.training.recipe.models.base import read_base
@@ -45,16 +34,16 @@ from evo_tune.training.tuning.weights import ADAPTER
 MOST_FILES = 1000
 
 
-# Models of samples by the name in config.json, each with the function that makes its reader.
-SAMPLE_MODELS: dict[str, tuple[type[Encoder] | type[FittedModel], Callable[[Any, TrainingFacts], Reader]]] = {
-    "BoostedTrees": (BoostedTrees, lambda network, about: Tables(about, network.columns)),
-    "ConvNet": (ConvNet, lambda network, about: Pictures(about, network.config, network.labels)),
-    "Forecaster": (Forecaster, lambda network, about: Past(about, network)),
-    "FTTransformer": (FTTransformer, lambda network, about: Tables(about, network.columns)),
-    "LinearModel": (LinearModel, lambda network, about: Tables(about, network.columns)),
-    "LinearTextClassifier": (LinearTextClassifier, lambda network, about: Texts(about, network.config)),
-    "TextClassifier": (TextClassifier, lambda network, about: Texts(about, network.config)),
-    "ViT": (ViT, lambda network, about: Pictures(about, network.config, network.labels)),
+# Models of samples by the name in config.json, each with its reader.
+SAMPLE_MODELS: dict[str, tuple[type[SavedModel], type[Tables | Pictures | Past | Texts]]] = {
+    "BoostedTrees": (BoostedTrees, Tables),
+    "ConvNet": (training.ConvNet, Pictures),
+    "Forecaster": (training.Forecaster, Past),
+    "FTTransformer": (training.FTTransformer, Tables),
+    "LinearModel": (LinearModel, Tables),
+    "LinearTextClassifier": (LinearTextClassifier, Texts),
+    "TextClassifier": (training.TextClassifier, Texts),
+    "ViT": (training.ViT, Pictures),
 }
 
 
@@ -153,9 +142,10 @@ def _load_samples(place: Path, config: dict[str, Any], settings: dict[str, Any])
         config: Its config.json, which names one of `SAMPLE_MODELS`.
         settings: device, threads, limit and batch.
     """
-    loader, reader_of = SAMPLE_MODELS[config["class"]]
-    network, about = loader.load(place, settings["device"]), read_training_facts(place, config)
-    reader = reader_of(network, about)
+    model_type, reader_type = SAMPLE_MODELS[config["class"]]
+    network: Any = model_type.load(place, settings["device"])
+    about = read_training_facts(place, config)
+    reader: Any = reader_type(about, network)
     if isinstance(reader, Past):
         return ForecastModel(reader, place, network, about, **settings)
     model_class = RegressionModel if getattr(network, "scale", None) else ClassifierModel
@@ -201,12 +191,12 @@ def _language(folder: Path, weights: Path, config: dict[str, Any], tuned: bool, 
     about = read_training_facts(folder, read_json(folder, FINE_TUNING_FILE) if tuned else config)
     is_gpt = config.get("class") == "GPT"
     base = None if is_gpt else read_base(weights)
-    network: Any = GPT.load(weights) if base is None else load_pretrained(base)
+    network: Any = training.GPT.load(weights) if base is None else training.load_pretrained(base)
     vocabulary = OwnTokens(network.tokenizer) if base is None else ForeignTokens(base)
     shape = network.config if base is None else base
     if base is None and network.tokenizer is None:
         raise UsageError(f"MODEL {folder} has no tokenizer.json, and its tokens are no bytes: export it again")
     if weights != folder:
-        load_adapter(network, folder)
+        training.load_adapter(network, folder)
     network = network.to(settings["device"]).eval()
     return LanguageModel(folder, network, vocabulary, shape, about, tuned, **settings)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from evo_tune.errors import UsageError
 from evo_tune.training.hardware.memory import free_memory
@@ -69,8 +70,7 @@ class MemoryLimit:
         return SHARE * free_memory(self.device) if self.gib is None else self.gib * 2**30
 
 
-@dataclass(frozen=True)
-class InputSize:
+class InputSize(NamedTuple):
     """Size of an input.
 
     Args:

@@ -67,6 +67,9 @@ class Reader(ABC):
     # Kind of data in the names of tasks: 'tabular', 'image', 'text'.
     kind: ClassVar[str]
 
+    # Column of a table with the targets; '': none.
+    target = ""
+
     def __init__(self, about: TrainingFacts) -> None:
         self.about = about
         # What differs from the training data, each in one line, by a name that is given once.
@@ -105,7 +108,7 @@ class Reader(ABC):
 
     def truth(self, data: Any) -> Sequence[Any] | None:
         """Return the targets that data in memory has; None: it has none."""
-        return None
+        return list(data[self.target]) if hasattr(data, "keys") and self.target in list(data.keys()) else None
 
 
 R = TypeVar("R", bound=Reader)
@@ -272,8 +275,7 @@ class ClassifierModel(SampleModel[R]):
         Raises:
             UsageError: The data does not fit the model.
         """
-        names: NDArray[np.str_] = self.classes_[self.outputs(data).argmax(1)]
-        return names
+        return np.asarray(self.classes_[self.outputs(data).argmax(1)])
 
     def predict_proba(self, data: Any) -> NDArray[np.float64]:
         """Return the probability of each class, (samples, classes), in the order of `classes_`.
@@ -380,8 +382,7 @@ def _number(value: Any) -> float:
 
 
 def _softmax(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
-    shares: NDArray[np.float64] = torch.from_numpy(outputs).softmax(-1).numpy()
-    return shares
+    return np.asarray(torch.from_numpy(outputs).softmax(-1).numpy())
 
 
 class Predictions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,17 +19,9 @@ from evo_tune.text import one_line
 from evo_tune.training.prediction.about import TrainingFacts
 from evo_tune.training.prediction.memory import InputSize
 from evo_tune.training.prediction.model import CategoryIndex, Part, Reader, is_missing
-from evo_tune.training.recipe import (
-    Columns,
-    ConvConfig,
-    LinearTextConfig,
-    TextConfig,
-    ViTConfig,
-    encode_pieces,
-    encode_texts,
-)
+from evo_tune.training.recipe import LinearTextConfig, TextConfig, encode_pieces, encode_texts
+from evo_tune.training.recipe.data import reading
 from evo_tune.training.recipe.data.images import read_image, read_npz
-from evo_tune.training.recipe.data.reading import LINES, PACKED, PARQUET, TableProblem, csv_parts, parquet_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,12 +50,13 @@ def table_parts(path: Path, rows: int, header: bool = True, **settings: Any) -> 
     """
     if not path.is_file():
         raise UsageError(f"INPUT {path} is no file: expected a CSV or Parquet file")
-    parts = parquet_parts(path, rows) if path.suffix in PARQUET else csv_parts(path, rows, header, **settings)
+    is_parquet = path.suffix in reading.PARQUET
+    parts = reading.parquet_parts(path, rows) if is_parquet else reading.csv_parts(path, rows, header, **settings)
     try:
         for frame in parts:
             frame.columns = frame.columns.map(str)
             yield frame
-    except TableProblem as error:
+    except reading.TableProblem as error:
         raise UsageError(f"INPUT {path}: cannot read it as a table ({error})") from None
     except Exception as error:  # pandas and pyarrow raise many types
         reason = one_line(f"{type(error).__name__}: {error}", 200)
@@ -78,16 +70,16 @@ class Tables(Reader):
 
     Args:
         about: See `Reader`.
-        columns: Columns of the training table.
+        network: The model, with the columns of the training table.
     """
 
     kind = "tabular"
 
-    def __init__(self, about: TrainingFacts, columns: Columns | None) -> None:
+    def __init__(self, about: TrainingFacts, network: Any) -> None:
         super().__init__(about)
-        if columns is None:
+        if network.columns is None:
             raise RecipeError("columns", None, "the names of the columns, as export writes them")
-        self.columns = columns
+        self.columns = columns = network.columns
         self.target = str(about.options.get("target") or DEFAULT_TARGET)
         self._places = {name: CategoryIndex(categories, first=1) for name, categories in columns.categorical.items()}
 
@@ -136,10 +128,6 @@ class Tables(Reader):
             self.remarks[f"categories {name}"] = remark
         return [None if np.isnan(place) else categories[int(place) - 1] for place in places]
 
-    def truth(self, data: Any) -> Sequence[Any] | None:
-        targets = data[self.target] if self.target in list(data) else None
-        return None if targets is None else list(targets)
-
     def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
         texts = [*self.columns.categorical, self.target]
         names, header = {*self.columns.names, self.target, *keep}, self.about.options.get("header") != "none"
@@ -151,8 +139,8 @@ class Tables(Reader):
             yield Part(frame, len(frame), keys, self.truth(frame))
 
 
-# Maximum bytes of a line of JSON, and of a file that is one text.
-LONGEST_LINE, LARGEST_TEXT = 1 << 24, 1 << 26
+# Maximum bytes of a file that is one text.
+LARGEST_TEXT = 1 << 26
 
 
 def list_files(path: Path, expected: str = "a file, or a folder with one text in each file") -> list[Path]:
@@ -190,15 +178,15 @@ class Texts(Reader):
 
     Args:
         about: See `Reader`.
-        config: Shape of the model, which says how a text becomes tokens.
+        network: The model, whose shape says how a text becomes tokens.
     """
 
     kind = "text"
 
-    def __init__(self, about: TrainingFacts, config: TextConfig | LinearTextConfig) -> None:
+    def __init__(self, about: TrainingFacts, network: Any) -> None:
         super().__init__(about)
-        self.config = config
-        self.text, self.label = (str(about.options.get(name) or name) for name in ("text", "label"))
+        self.config = network.config
+        self.text, self.target = (str(about.options.get(name) or name) for name in ("text", "label"))
 
     def _texts(self, data: Any) -> list[Any]:
         return list(data[self.text] if hasattr(data, "columns") and self.text in data else data)
@@ -226,11 +214,8 @@ class Texts(Reader):
         shape = replace(self.config, length=self.size(data).values)
         return torch.from_numpy(encode_texts(texts, shape))
 
-    def truth(self, data: Any) -> Sequence[Any] | None:
-        return list(data[self.label]) if hasattr(data, "columns") and self.label in data else None
-
     def parts(self, path: Path, keep: Sequence[str]) -> Iterator[Part]:
-        if path.suffix not in (".csv", ".tsv", *LINES, *PARQUET, *PACKED):
+        if path.suffix not in (".csv", ".tsv", *reading.LINES, *reading.PARQUET, *reading.PACKED):
             files = iter(list_files(path))
             while paths := list(islice(files, self.part)):
                 texts = []
@@ -242,7 +227,7 @@ class Texts(Reader):
                 yield Part(texts, len(texts), {"file": [str(file) for file in paths]})
             return
         settings: dict[str, Any] = {"dtype": str, "keep_default_na": False, "na_values": [""], "encoding": "utf-8-sig"}
-        for columns, frame in _frames(path, self.part, {self.text, self.label, *keep}, **settings):
+        for columns, frame in _frames(path, self.part, {self.text, self.target, *keep}, **settings):
             for flag, name in (("-o text", self.text), *(("--keep", name) for name in keep)):
                 if name not in frame.columns:
                     raise UsageError(f"INPUT has no column {name!r} ({flag}): it has {join_names(columns)}")
@@ -261,44 +246,16 @@ def _frames(path: Path, most: int, names: set[str], **settings: Any) -> Iterator
     """
     import pandas as pd
 
-    if path.suffix in LINES:
-        for rows in json_parts(path, most):
-            yield list(rows[0]), pd.DataFrame([{name: row[name] for name in names & row.keys()} for row in rows])
-    else:
+    if path.suffix not in reading.LINES:
         for frame in table_parts(path, most, **settings):
             yield list(frame.columns), frame
-
-
-def json_parts(path: Path, most: int) -> Iterator[list[dict[str, Any]]]:
-    """Yield the objects of a file with one object a line, at most `most` at once.
-
-    Raises:
-        UsageError: The file cannot be read, or a line is no object.
-    """
-    rows: list[dict[str, Any]] = []
+        return
+    objects = reading.json_lines(path)
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
-                try:
-                    if len(line) > LONGEST_LINE:
-                        raise ValueError(f"more than {LONGEST_LINE} bytes")
-                    row = json.loads(line.decode("utf-8-sig")) if line.strip() else None
-                    if row is not None and not isinstance(row, dict):
-                        raise ValueError("no object")
-                    if b"\\u" in line:
-                        json.dumps(row, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
-                except (ValueError, RecursionError) as error:
-                    problem = f"line {number} is no JSON object in UTF-8 ({one_line(str(error), 120)})"
-                    raise UsageError(f"INPUT {path}: {problem}: correct it") from None
-                if row is not None:
-                    rows.append(row)
-                if len(rows) == most:
-                    yield rows
-                    rows = []
-    except OSError as error:
-        raise UsageError(f"INPUT {path}: cannot read it ({error.strerror})") from None
-    if rows:
-        yield rows
+        while rows := list(islice(objects, most)):
+            yield list(rows[0]), pd.DataFrame([{name: row[name] for name in names & row.keys()} for row in rows])
+    except (OSError, ValueError) as error:
+        raise UsageError(f"INPUT {path}: cannot read it ({one_line(str(error), 200)}): correct it") from None
 
 
 # Smallest largest pixel of training images whose values are those of image files, 0 to 255.
@@ -310,15 +267,14 @@ class Pictures(Reader):
 
     Args:
         about: See `Reader`.
-        config: Shape of the model: channels, height and width of an image.
-        labels: Names of the classes; subfolders with these names are targets.
+        network: The model, with the shape of an image; subfolders with the names of its classes are targets.
     """
 
     kind = "image"
 
-    def __init__(self, about: TrainingFacts, config: ViTConfig | ConvConfig, labels: Sequence[str]) -> None:
+    def __init__(self, about: TrainingFacts, network: Any) -> None:
         super().__init__(about)
-        self.labels = labels
+        config, self.labels = network.config, network.labels
         self.shape = (config.channels, config.image_height, config.image_width)
 
     def size(self, data: Any) -> InputSize:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,8 +93,7 @@ class ForecastModel(SampleModel[Past]):
         import pandas as pd
 
         keys = self.reader.network.keys(self.reader.series(data))
-        forecast: pd.DataFrame = pd.DataFrame({**keys, **self.columns(self.outputs(data))})
-        return forecast
+        return cast("pd.DataFrame", pd.DataFrame({**keys, **self.columns(self.outputs(data))}))
 
     def outputs(self, data: Any) -> NDArray[np.float64]:
         """Return the forecasts in the units of the series, (series · horizon, quantiles)."""

@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +45,8 @@ DECIMAL_POINT, THOUSANDS = re.compile(r"[+-]?\d+\.\d+"), re.compile(r"[+-]?\d{1,
 # A number as pandas names a column by it; a repeated one ends with another number.
 NUMBER = re.compile(r"[-+]?\d*\.?\d+(?:e[-+]?\d+)?(?:\.\d+)?", re.IGNORECASE)
 
+# Maximum bytes of a line of JSON.
+LONGEST_LINE = 1 << 24
 # Suffixes of JSON lines, and of Parquet files.
 LINES, PARQUET = (".jsonl", ".ndjson", ".json"), (".parquet", ".pq")
 
@@ -220,9 +222,8 @@ def csv_parts(path: Path, rows: int, header: bool = True, **settings: Any) -> It
     import pandas as pd
 
     settings = CsvFormat.of(path, header).settings() | settings
-    texts = (
-        [name for name, kind in settings.get("dtype", {}).items() if kind is str] if settings["decimal"] == "," else []
-    )
+    dtypes = settings.get("dtype", {}) if settings["decimal"] == "," else {}
+    texts = [name for name, kind in dtypes.items() if kind is str]
     try:
         with open_packed(path) as file, pd.read_csv(file, chunksize=rows, **settings) as parts:
             for part in parts:
@@ -241,25 +242,34 @@ def _with_decimal_point(number: re.Match[str]) -> str:
 
 def number_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose columns are named column1, column2 and so on."""
-    numbered: pd.DataFrame = table.set_axis([f"column{number + 1}" for number in range(table.shape[1])], axis=1)
-    return numbered
+    return cast("pd.DataFrame", table.set_axis([f"column{place}" for place in range(1, table.shape[1] + 1)], axis=1))
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a file with one of them a line.
+    """Return the objects of `json_lines`."""
+    return list(json_lines(path))
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file with one of them a line.
 
     Raises:
         ValueError: A line is no object.
     """
-    rows = []
     with open_packed(path) as file:
-        for number, line in enumerate(file.read().decode("utf-8-sig").split("\n"), 1):
-            if line.strip():
-                row = json.loads(line)
-                if not isinstance(row, dict):
-                    raise ValueError(f"line {number} is no object")
-                rows.append(row)
-    return rows
+        for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), b""), 1):
+            try:
+                if len(line) > LONGEST_LINE:
+                    raise ValueError(f"more than {LONGEST_LINE} bytes")
+                row = json.loads(line.decode("utf-8-sig")) if line.strip() else None
+                if b"\\u" in line:
+                    json.dumps(row, ensure_ascii=False).encode()  # half of a pair of surrogates is no text
+                if not isinstance(row, dict | None):
+                    raise ValueError("no object")
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"line {number} is no JSON object in UTF-8 ({str(error)[:120]})") from None
+            if row is not None:
+                yield row
 
 
 def table_of_objects(path: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
@@ -277,8 +287,7 @@ def table_of_objects(path: Path, rows: list[dict[str, Any]]) -> pd.DataFrame:
         for name, value in row.items():
             if isinstance(value, list | dict):
                 raise TableProblem(f"object {number}: {name[:80]!r} is a {type(value).__name__}, expected one value")
-    table: pd.DataFrame = pd.DataFrame(rows, columns=names)
-    return table
+    return cast("pd.DataFrame", pd.DataFrame(rows, columns=names))
 
 
 def _problem(path: Path, error: ValueError) -> ValueError:

@@ -46,7 +46,7 @@ def test_texts_that_cannot_be_used(tmp_path: Path) -> None:
         "l.csv": ("text,label\n", "label", "row 1 has no 'text'"),
         "k.csv": ('text,label\na,1\n"b,2\n', "label", "cannot read it"),
         "h.jsonl": ('{"text": "a"\n', "label", "cannot read it"),
-        "i.jsonl": ('["a"]\n', "label", "line 1 is no object"),
+        "i.jsonl": ('["a"]\n', "label", "line 1 is no JSON object"),
         "j.jsonl": ('{"text": null, "label": 1}\n', "label", "row 1 has no 'text'"),
     }
     for name, (content, label, words) in cases.items():

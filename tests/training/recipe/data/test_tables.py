@@ -298,7 +298,7 @@ def test_json_lines_are_a_table(frame: pd.DataFrame, tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_text(20 * objects + '{"a": [1], "bought": "y"}\n')
     refused(read, "object 21: 'a' is a list, expected one value", tmp_path / "list.jsonl")
     (tmp_path / "array.jsonl").write_text(objects + "[1]\n")
-    refused(read, "line 2 is no object", tmp_path / "array.jsonl")
+    refused(read, "line 2 is no JSON object", tmp_path / "array.jsonl")
 
 
 def test_json_lines_with_other_keys_in_each_are_refused_before_they_fill_the_memory(
