@@ -59,7 +59,6 @@ def test_what_was_found_is_said_before_anything_is_trained(evaluator: Evaluator,
     assert bound(evaluator, data=shops, key="shop", target="sold").describe() == [
         "2 series of 400 values, daily, 2023-01-01 to 2024-02-04; season 7; times in column 'day'",
         "no value is missing",
-        "the rows were not in order of time: they are sorted",
         "horizon 14; all series are divided at the same times: 480 values before 2023-08-29 to train on, 160 before "
         "2023-11-17 for validation (134 windows), and 160 for the test (134 windows)",
     ]

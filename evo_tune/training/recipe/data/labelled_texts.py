@@ -53,10 +53,8 @@ def read_docstrings() -> list[tuple[str, str]]:
                 f"the default data is made of docstrings, and {package} is not installed: give -o data=FILE"
             )
         root, paragraphs = Path(spec.origin).parent, set()
-        files = sorted(
-            file for folder in folders for file in (root / folder).rglob("*.py") if "tests" not in file.parts
-        )
-        for file in files:
+        files = (file for folder in folders for file in (root / folder).rglob("*.py"))
+        for file in sorted(file for file in files if "tests" not in file.parts):
             for paragraph in DOCSTRING.findall(file.read_text(encoding="utf-8", errors="replace")):
                 paragraphs.add(" ".join(names.sub("_", paragraph).split()))
         usable = [paragraph for paragraph in sorted(paragraphs) if len(paragraph) >= SHORTEST]
@@ -96,11 +94,7 @@ class LabelledTexts:
         size = sum(len(text.encode("utf-8", "replace")) for text in self.texts)
         lengths = f"{np.median(words):.0f} words at the median, {np.percentile(words, 90):.0f} at the 90th percentile"
         lines = [f"{len(words)} texts of {size} bytes: {lengths}", describe_classes(self.labels, self.classes)]
-        lines += [self.division.line] if self.division.line else []
-        letters = {"".join(filter(str.isalnum, text.lower())) for text in self.texts}
-        if similar := len(set(self.texts)) - len(letters):
-            lines.append(f"{similar} texts differ from another in case, spaces or punctuation only: check for copies")
-        return lines
+        return lines + ([self.division.line] if self.division.line else [])
 
     def count_characters(self, shares: tuple[float, float], length: int) -> int:
         """Return the number of characters of the training texts, at most `length` of each."""

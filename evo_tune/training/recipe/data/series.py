@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,14 +197,12 @@ class SeriesData:
     Args:
         format: Layout of the series in the file.
         series: The series, in order of their names' first appearance or, with a key, of the key.
-        sorted: Whether the rows had to be sorted.
         merged: Number of rows that repeated another one and were left out.
         values: Number of values in the file.
     """
 
     format: SeriesFormat
     series: tuple[Series, ...]
-    sorted: bool
     merged: int
     values: int
 
@@ -229,8 +227,6 @@ class SeriesData:
             lines.append(f"{count}; each takes the value of a season before")
         else:
             lines.append("no value is missing")
-        if self.sorted:
-            lines.append("the rows were not in order of time: they are sorted")
         if self.merged:
             lines.append(f"{self.merged} rows repeat another one and are left out")
         for kind, covariates in (("known ahead", self.format.known), ("known up to the last value", self.format.past)):
@@ -276,7 +272,7 @@ def find_series(
     value_columns = frame.drop(columns=[time, *_names(frame, "key", key), *inputs], errors="ignore")
     targets = _targets(value_columns, _names(frame, "target", target), key)
     times = read_times(frame[time], time)
-    parts, unsorted, merged = _parts(frame, times.values, key, targets, inputs, averaged=step != "auto")
+    parts, merged = _parts(frame, times.values, key, targets, inputs, averaged=step != "auto")
     observed = sum(int(np.count_nonzero(~np.isnan(values[:, 0]))) for _, _, values in parts)
     if not observed:
         raise OptionError(f"column {targets[0]!r} holds no number: expected a value at each time")
@@ -289,7 +285,7 @@ def find_series(
         **covariates,
     }
     placed = _place_all(parts, layout, season, step)
-    return SeriesData(*placed, unsorted, merged, observed)
+    return SeriesData(*placed, merged, observed)
 
 
 def _place_all(
@@ -325,8 +321,7 @@ def passengers() -> pd.DataFrame:
 
     values = [int(number) for number in PASSENGERS.split()]
     months = pd.date_range("1949-01-01", periods=len(values), freq="MS")
-    frame: pd.DataFrame = pd.DataFrame({"month": months, "passengers": values})
-    return frame
+    return cast("pd.DataFrame", pd.DataFrame({"month": months, "passengers": values}))
 
 
 def _names(frame: pd.DataFrame, option: str, text: str) -> list[str]:
@@ -396,8 +391,8 @@ Part = tuple[str, NDArray[Any], NDArray[np.float64]]
 
 def _parts(
     frame: pd.DataFrame, times: NDArray[Any], key: str, targets: Sequence[str], inputs: Sequence[str], averaged: bool
-) -> tuple[list[Part], bool, int]:
-    """Return the parts of a table that are series, whether its rows were sorted, and how many were left out.
+) -> tuple[list[Part], int]:
+    """Return the parts of a table that are series, and how many of its rows were left out.
 
     Rows that repeat a time with the same value are left out, unless values are averaged.
 
@@ -414,10 +409,9 @@ def _parts(
         (values,) = columns.values()
         indices = frame.groupby(key, sort=True).indices
         groups = [(str(name), np.sort(np.asarray(rows)), values) for name, rows in indices.items()]
-    parts, unsorted, merged = [], False, [0]
+    parts, merged = [], [0]
     for name, rows, values in groups:
         order = np.argsort(times[rows], kind="stable")
-        unsorted = unsorted or bool((np.diff(order) < 0).any())
         series_times, series_values = times[rows[order]], values[rows[order]]
         if averaged:
             parts.append((name, series_times, series_values))
@@ -433,7 +427,7 @@ def _parts(
             raise OptionError(f"series {name!r}: {first} occurs twice with different values{also}: {hint}")
         parts.append((name, np.delete(series_times, repeated), np.delete(series_values, repeated, axis=0)))
         merged.append(len(repeated))
-    return parts, unsorted, sum(merged) if key else max(merged)
+    return parts, sum(merged) if key else max(merged)
 
 
 def _numbers(column: pd.Series[Any], name: str) -> NDArray[np.float64]:

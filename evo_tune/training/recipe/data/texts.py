@@ -41,13 +41,6 @@ _LOOKED_AT, _BEGINNING = 100, 1 << 16
 
 _BINARY = "binary data"
 
-# Vocabularies of byte pairs that are advised, the largest first.
-VOCABULARIES = tuple(2**power for power in range(16, 8, -1))
-
-# Bytes of text for an entry of the vocabulary, so that each is seen often: about 1,000 tokens on average. A rare entry
-# learns too little, which is the limit found for translation (95 % of entries 100 times or more, arXiv:2004.02334).
-BYTES_PER_ENTRY = 4000
-
 # Bytes of a file in which documents are counted.
 MOST_READ = 1 << 26
 
@@ -138,7 +131,7 @@ def _unreadable(data: str, error: OSError) -> RecipeError:
 
 
 def describe_text(data: str) -> list[str]:
-    """Return what a text has, a line each: files, documents, bytes, and the vocabulary that suits so much text.
+    """Return what a text has, a line each: files, documents, bytes.
 
     Args:
         data: See `read_text`.
@@ -157,12 +150,9 @@ def describe_text(data: str) -> list[str]:
         at_least = "at least " if read > MOST_READ else ""
         documents = f"{at_least}{count} documents, divided by {SEPARATOR.decode()}" if count > 1 else "one document"
     held_out = round(size * HELD_OUT / 2)
-    vocab = next((entries for entries in VOCABULARIES if size >= entries * BYTES_PER_ENTRY), 256)
-    advice = f"byte pairs (-o vocab={vocab})" if vocab > 256 else "bytes (-o vocab=256)"
     return [
         f"{files} file{'s' * (files != 1)} with {size} bytes; {documents}",
         f"{held_out} bytes are the validation set, and as many the test set",
-        f"suggested vocabulary for a text of this length: {advice}; compare vocabularies by val_bpb",
     ]
 
 
