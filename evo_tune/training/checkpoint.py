@@ -34,22 +34,11 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
-        torch.save(_alone(state), file)
+        torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
     safe_files.sync_folder(path.parent)  # before this the rename is not on disk
-
-
-def _alone(state: Any) -> Any:
-    """Return a state whose tensors do not share storage: torch would write the whole storage of a view."""
-    if isinstance(state, dict):
-        return {name: _alone(value) for name, value in state.items()}
-    if isinstance(state, list):
-        return [_alone(value) for value in state]
-    if isinstance(state, torch.Tensor) and state.untyped_storage().nbytes() > state.numel() * state.element_size():
-        return state.clone(memory_format=torch.contiguous_format)
-    return state
 
 
 def load_checkpoint(path: Path, file: BinaryIO | None = None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import ArrayLike
 from torch import nn
 
+from evo_tune.genome import values
 from evo_tune.options.declare import check_integer
 from evo_tune.training.hardware.device import IGNORE, MicroBatch
 from evo_tune.training.hardware.distributed import Ranks
@@ -79,7 +80,8 @@ def evaluate(
     _, targets = windows = _share(windows, ranks)
     loss = loss or CrossEntropy()
     in_pieces = torch.sum if isinstance(loss, CrossEntropy) else None
-    sums = map_batches(model, windows, device, batch, loss.sum_losses, in_pieces, precision=precision)
+    how: dict[str, Any] = {"device": device, "batch": batch, "precision": precision}
+    sums = map_batches(model, windows, loss.sum_losses, in_pieces, **how)
     # Summed on the CPU in float64, which some devices lack.
     nll = torch.stack(sums).cpu().double().sum() if sums else torch.zeros((), dtype=torch.float64)
     total = torch.stack((nll, torch.tensor(float(loss.count(targets)), dtype=torch.float64)))
@@ -114,11 +116,11 @@ def windows_per_pass(windows: MicroBatch) -> int:
 def map_batches(
     model: nn.Module,
     windows: MicroBatch,
-    device: torch.device | str,
-    batch: int,
     score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     of_losses: Callable[[torch.Tensor], torch.Tensor] | None = None,
     *,
+    device: torch.device | str = "cpu",
+    batch: int = 32,
     precision: Precision | None = None,
 ) -> list[torch.Tensor]:
     """Return `score(logits, targets)` of each batch of windows: dropout off, no gradients, logits in float32.
@@ -152,13 +154,7 @@ def _token_losses(targets: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, 
 
 
 def evaluate_by_position(
-    model: nn.Module,
-    windows: MicroBatch,
-    *,
-    device: torch.device | str = "cpu",
-    batch: int = 32,
-    ranks: Ranks | None = None,
-    precision: Precision | None = None,
+    model: nn.Module, windows: MicroBatch, *, ranks: Ranks | None = None, **how: Any
 ) -> list[Evaluation]:
     """Evaluate a model as `evaluate` does, separately for each position of a window; the results add up to the whole.
 
@@ -176,7 +172,7 @@ def evaluate_by_position(
         losses = F.cross_entropy(logits.flatten(0, 1), aims.flatten(), ignore_index=IGNORE, reduction="none")
         return places(losses.view_as(aims))
 
-    parts = map_batches(model, windows, device, batch, by_position, places, precision=precision)
+    parts = map_batches(model, windows, by_position, places, **how)
     sums = sum(parts, torch.zeros(targets.shape[1], dtype=torch.float64))
     total = torch.stack((sums, (targets != IGNORE).sum(0).double()))
     if ranks is not None:
@@ -284,7 +280,8 @@ def model_outputs(
         RecipeError: batch is not an integer of at least 1.
     """
     inputs = samples[0] if ranks is None else samples[0][ranks.rank :: ranks.size]
-    parts = map_batches(model, (inputs, inputs), device, batch, lambda outputs, _: outputs.cpu(), precision=precision)
+    how: dict[str, Any] = {"device": device, "batch": batch, "precision": precision}
+    parts = map_batches(model, (inputs, inputs), lambda outputs, _: outputs.cpu(), **how)
     if ranks is None:
         return torch.cat(parts)
     outputs = int(ranks.sum(torch.tensor(parts[0].shape[1] if parts and ranks.rank == 0 else 0)))
@@ -332,7 +329,6 @@ def auc(probabilities: ArrayLike, classes: ArrayLike) -> float:
         negatives = len(positive) - positives
         if not positives or not negatives:
             return float("nan")
-        _, places, counts = np.unique(scores[:, column], return_inverse=True, return_counts=True)
-        ranks = np.cumsum(counts) - (counts - 1) / 2  # mean rank of each group of ties, from 1
-        areas.append((ranks[places][positive].sum() - positives * (positives + 1) / 2) / (positives * negatives))
+        rank_sum = values.ranks(scores[:, column])[positive].sum()
+        areas.append((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
     return float(np.mean(areas))

@@ -5,7 +5,7 @@ recipe, same step, same moments. This module is independent of budgets.
 """
 
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -105,15 +105,8 @@ def extend_trainer(trainer: Trainer, source: Source, context: int, method: str =
     """
     old = cast(GPT, trainer.model)
     model = extend_context(old, context, method)
-    longer = Trainer(
-        model,
-        source,
-        trainer.recipe,
-        seed=trainer.seed,
-        device=str(trainer.device),
-        ranks=trainer.ranks,
-        compiled=trainer.compiled,
-    )
+    place: dict[str, Any] = {"seed": trainer.seed, "device": str(trainer.device), "ranks": trainer.ranks}
+    longer = Trainer(model, source, trainer.recipe, compiled=trainer.compiled, **place)
     state = trainer.state()
     state["model"] = model.state_dict()
     if state["averaged"] is not None and old.positions is not None:

@@ -194,16 +194,9 @@ def train_together(
     parts = 1
     while True:
         try:
-            metrics: dict[str, float] = launch(
-                function,
-                {"run": place, "options": dict(options), **arguments},
-                ranks=options["ranks"],
-                device=run.device,
-                threads=run.threads,
-                on_message=report_once,
-                parts=parts,
-            )
-            return metrics
+            told = {"run": place, "options": dict(options), **arguments}
+            settings: dict[str, Any] = {"device": run.device, "threads": run.threads, "on_message": report_once}
+            return dict(launch(function, told, ranks=options["ranks"], parts=parts, **settings))
         except RankFailed as failure:
             if not failure.smaller:
                 raise

@@ -21,30 +21,15 @@ from evo_tune.options.declare import check_integer
 from evo_tune.training.hardware.device import seed_everything, seed_for
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.models.dropout import attach_noise
+from evo_tune.training.optim import watching
 from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
 from evo_tune.training.optim.losses import CrossEntropy, Loss
 from evo_tune.training.optim.optimizer import Muon
-from evo_tune.training.optim.watching import (
-    Diverged,
-    DivergenceWatch,
-    Number,
-    Verdict,
-    load_unfrozen_state,
-    share_frozen_weights,
-    unfrozen_state,
-)
 from evo_tune.training.recipe.optim.optimisation import ema_decay
 from evo_tune.training.recipe.optim.schedule import GapDecay, GapDecayState, WeightDecay
+from evo_tune.training.stepping import feeding
 from evo_tune.training.stepping.compiling import compile_blocks
-from evo_tune.training.stepping.feeding import (
-    STEPS_AHEAD,
-    Fed,
-    Feed,
-    Source,
-    can_refuse,
-    copy_to_host_async,
-    step_unless,
-)
+from evo_tune.training.stepping.feeding import copy_to_host_async
 from evo_tune.training.stepping.recipe import Recipe
 
 
@@ -59,7 +44,6 @@ class Average(AveragedModel):
     def __init__(self, model: nn.Module, decay: float) -> None:
         super().__init__(model)
         self.decay = decay
-        self._updates: int | None = 1
         self.n_averaged.fill_(1)  # the first update only copies
 
     @torch.no_grad()
@@ -70,11 +54,9 @@ class Average(AveragedModel):
             model: Model with the new weights.
             refused: Device flag: whether the step was refused, so that nothing changes; None: it was not.
         """
-        if self._updates is None:
-            self._updates = int(self.n_averaged)
-        share = 1.0 - ema_decay(self.decay, self._updates)
-        self._updates += 1
-        self.n_averaged += 1  # on the CPU and saved with the weights, so that a resumed training continues the count
+        # The count is on the CPU and saved with the weights, so that a resumed training continues it.
+        share = 1.0 - ema_decay(self.decay, int(self.n_averaged))
+        self.n_averaged += 1
         pairs = zip(self.module.parameters(), model.parameters(), strict=True)
         # Frozen weights are the same in both.
         averages, weights = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)
@@ -87,9 +69,9 @@ class Average(AveragedModel):
         for mine, theirs in zip(self.module.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        self._updates = None
-        return super().load_state_dict(*args, **kwargs)
+
+# Attributes of a `Trainer` that count what it has done.
+COUNTS = ("step", "targets", "clipped", "overflows")
 
 
 class Step(NamedTuple):
@@ -135,7 +117,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        source: Source,
+        source: feeding.Source,
         recipe: Recipe,
         *,
         loss: Loss | None = None,
@@ -157,14 +139,15 @@ class Trainer:
         self.gap = GapDecayState(recipe.weight_decay) if isinstance(recipe.weight_decay, GapDecay) else None
         self.averaged = None if recipe.ema is None else Average(model, recipe.ema)
         if self.averaged is not None:
-            share_frozen_weights(model, self.averaged.module)
-        gpu = self.device.type == "cuda" and can_refuse(self.optimizer)
-        self.late = (STEPS_AHEAD if gpu else 0) if late is None else late
-        self.watch = DivergenceWatch(recipe.schedule.warmup, recipe.ceiling, self.device if self.late else None)
+            watching.share_frozen_weights(model, self.averaged.module)
+        gpu = self.device.type == "cuda" and feeding.can_refuse(self.optimizer)
+        self.late = (feeding.STEPS_AHEAD if gpu else 0) if late is None else late
+        watch_device = self.device if self.late else None
+        self.watch = watching.DivergenceWatch(recipe.schedule.warmup, recipe.ceiling, watch_device)
         self.loss = CrossEntropy(recipe.z_loss) if loss is None else loss
         if recipe.z_loss and not isinstance(self.loss, CrossEntropy):
             raise RecipeError("z_loss", recipe.z_loss, "0: only cross-entropy has logits whose size it limits")
-        self.feed = Feed(self.device, ranks, getattr(self.model, "shorten", None), self.loss.count)
+        self.feed = feeding.Feed(self.device, ranks, getattr(self.model, "shorten", None), self.loss.count)
         # Steps that were sent to the device: number, learning rate, counted targets, and a function that waits for and
         # returns the fields of the `Verdict`, then the scale of clipping.
         self._sent: deque[tuple[int, float, int, Callable[[], list[float]]]] = deque()
@@ -235,7 +218,7 @@ class Trainer:
         self._sent.append((self.step, lr, targets, copy_to_host_async([*verdict, scale])))
         finished_steps = self.catch_up(self.late)  # on a CPU this step's own verdict: it raises before the update
         refused = verdict.refused if self.late else None
-        step_unless(refused, self.optimizer)
+        feeding.step_unless(refused, self.optimizer)
         if self.scaler is not None:
             self.scaler.update()
         if self.averaged is not None:
@@ -258,10 +241,10 @@ class Trainer:
         for _ in range(len(self._sent) - late):
             number, lr, targets, values = self._sent.popleft()
             *fields, scale = values()
-            verdict = Verdict(*fields)
+            verdict = watching.Verdict(*fields)
             try:
                 self.watch.check(number, verdict)
-            except Diverged:  # the device refused this step and all later ones
+            except watching.Diverged:  # the device refused this step and all later ones
                 self.step = number
                 self._sent.clear()
                 raise
@@ -272,7 +255,7 @@ class Trainer:
             finished_steps.append(Step(number, verdict.loss, verdict.norm, lr, targets, clipped))
         return finished_steps
 
-    def _overflow(self, loss: Number, norm: Number) -> Number | None:
+    def _overflow(self, loss: watching.Number, norm: watching.Number) -> watching.Number | None:
         """Return whether only a too large loss scale makes a gradient non-finite; None without a loss scale.
 
         A non-finite loss, or a gradient that overflows at scale 1, means divergence.
@@ -310,7 +293,7 @@ class Trainer:
             group["weight_decay"] = decay * group["decay"]
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def _gradient(self) -> tuple[Number, Number, int]:
+    def _gradient(self) -> tuple[watching.Number, watching.Number, int]:
         """Write this step's gradient to the parameters; return its loss, norm and counted targets.
 
         If memory runs out, micro-batches are halved, which gives the same gradient. It is an error if they cannot be
@@ -341,7 +324,7 @@ class Trainer:
         loss, norm = judged.unbind() if self.late else judged.tolist()
         return loss, norm, fed.targets
 
-    def _accumulate(self, fed: Fed) -> Tensor:
+    def _accumulate(self, fed: feeding.Fed) -> Tensor:
         """Add the gradient of a step's samples, and return their mean loss."""
 
         def begin(number: int) -> None:
@@ -380,16 +363,12 @@ class Trainer:
         self.catch_up()
         return {
             "recipe": self.recipe.identity,
-            "seed": self.seed,
-            "step": self.step,
-            "targets": self.targets,
-            "clipped": self.clipped,
-            "overflows": self.overflows,
+            **{name: getattr(self, name) for name in ("seed", *COUNTS)},
             "watch": self.watch.state(),
             "gap": None if self.gap is None else self.gap.state(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "averaged": None if self.averaged is None else unfrozen_state(self.averaged),
-            "model": unfrozen_state(self.model),
+            "averaged": None if self.averaged is None else watching.unfrozen_state(self.averaged),
+            "model": watching.unfrozen_state(self.model),
             "optimizer": self.optimizer.state_dict(),
         }
 
@@ -403,7 +382,7 @@ class Trainer:
             if state.get(name) != mine:
                 raise RecipeError(f"checkpoint {name}", state.get(name), f"{mine!r}, as in this training")
         try:
-            load_unfrozen_state(self.model, state["model"])
+            watching.load_unfrozen_state(self.model, state["model"])
         except RuntimeError as error:
             raise RecipeError("checkpoint model", "its weights", f"those of this model ({error})") from error
         self.optimizer.load_state_dict(state["optimizer"])
@@ -414,6 +393,5 @@ class Trainer:
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
         if self.averaged is not None:
-            load_unfrozen_state(self.averaged, state["averaged"])
-        self.overflows = state["overflows"]
-        self.step, self.targets, self.clipped = state["step"], state["targets"], state["clipped"]
+            watching.load_unfrozen_state(self.averaged, state["averaged"])
+        vars(self).update({name: state[name] for name in COUNTS})

@@ -136,7 +136,6 @@ class Task(ABC):
 
     def pass_memory(self, model: nn.Module) -> Callable[[int], Memory] | None:
         """Return the function from the samples of a pass to the predicted memory; None: no formula has it."""
-        del model
         return None
 
     def fit(self, phase: Any, model: nn.Module | None) -> StepSplit:
@@ -176,7 +175,6 @@ class Task(ABC):
 
     def largest_step(self, trainer: Trainer) -> int:
         """Return the number of a step with the largest batch of the phase."""
-        del trainer
         return 0
 
     def next_trainer(self, trainer: Trainer) -> Trainer:
@@ -233,20 +231,10 @@ class Task(ABC):
         Raises:
             UsageError: The options do not fit the model, or the data cannot be used.
         """
-        options, stopping = self.plan.options, None
-        if options.patience is not None:
-            patience, min_delta, smoothing = options.patience, options.min_delta, options.smoothing
-            stopping = EarlyStopping(patience=patience, min_delta=min_delta, smoothing=smoothing)
         self.phases = self.plan_phases()
         step = saved["trainer"]["step"] if saved else 0
         phase = next((phase for phase in self.phases if step <= phase.end), self.phases[-1])
-        training_run = TrainingRun(
-            self.trainer(phase),
-            self,
-            evaluations=options.evaluations,
-            stopping=stopping,
-            report=lambda share, point, decayed: self.run.report(share, decayed=decayed, **point),
-        )
+        training_run = TrainingRun(self.trainer(phase), self)
         if saved:
             training_run.restore(saved)
         return training_run
@@ -258,23 +246,20 @@ class TrainingRun:
     Args:
         trainer: Trainer of the phase that contains its step.
         task: The task; its phases are set.
-        evaluations: Number of evaluations in the full training (int ≥ 1).
-        stopping: Early stopping, which restores the best weights; None: no early stopping.
-        report: Function called after each evaluation with the share of the full training, the point of the curve, and
-            whether the final decay of the learning rate has begun.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        task: Task,
-        *,
-        evaluations: int = 4,
-        stopping: EarlyStopping | None = None,
-        report: Callable[[float, Mapping[str, float], bool], None] = lambda share, point, decayed: None,
-    ) -> None:
-        self.trainer, self.task = trainer, task
-        self.stopping, self.report = stopping, report
+    def __init__(self, trainer: Trainer, task: Task) -> None:
+        self.trainer, self.task, options = trainer, task, task.plan.options
+        # Early stopping, which restores the best weights; None: no early stopping.
+        self.stopping: EarlyStopping | None = None
+        if options.patience is not None:
+            settings = {name: getattr(options, name) for name in ("patience", "min_delta", "smoothing")}
+            self.stopping = EarlyStopping(**settings)
+        # Function called after each evaluation with the share of the full training, the point of the curve, and whether
+        # the final decay of the learning rate has begun.
+        self.report: Callable[[float, Mapping[str, float], bool], None] = lambda share, point, decayed: task.run.report(
+            share, decayed=decayed, **point
+        )
         # Function called between two steps, apart from ends of parts; it returns whether it took some time.
         self.between: Callable[[], bool] = lambda: False
         # Function called after each step; once it returns true, the training ends there with an evaluation.
@@ -283,7 +268,7 @@ class TrainingRun:
         self.decaying: tuple[int, int] | None = None
         self._until = 0
         self.steps = task.ends[-1]
-        self.marks = {-(-self.steps * point // evaluations) for point in range(1, evaluations + 1)}
+        self.marks = {-(-self.steps * point // options.evaluations) for point in range(1, options.evaluations + 1)}
         self._targets, self._seconds = 0, 0.0
         self._watch, self._peak = Throughput(), 0.0
 

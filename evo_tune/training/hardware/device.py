@@ -32,15 +32,8 @@ def onto(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.to(device)
 
 
-_PURPOSES = {
-    "weights": 0,
-    "order": 1,
-    "noise": 2,
-    "mixing": 3,
-    "dropout": 5,
-    "samples": 6,
-    "augmenting": 7,
-}
+# Purposes of seeds, in the order of their numbers from 0; the fourth of 1.0.0 is no longer used.
+_PURPOSES = ("weights", "order", "noise", "mixing", "", "dropout", "samples", "augmenting")
 
 
 def seed_for(seed: int, purpose: str, *index: int) -> int:
@@ -65,7 +58,7 @@ def seeds_for(seed: int, purpose: str, count: int, *index: int) -> list[int]:
         RecipeError: The seed is out of its range.
     """
     check_integer("seed", seed, 0, 2**32 - 1)
-    words = np.random.SeedSequence([seed, _PURPOSES[purpose], *index]).generate_state(count, np.uint64)
+    words = np.random.SeedSequence([seed, _PURPOSES.index(purpose), *index]).generate_state(count, np.uint64)
     return [int(word) >> 1 for word in words]  # 63 bits: signed 64-bit integers are safe in numpy and in files
 
 
@@ -106,11 +99,7 @@ def nondeterministic_operators(function: Callable[[], object]) -> list[str]:
             function()
         finally:
             be_deterministic(True)
-    names = [_NO_ALGORITHM.match(str(warning.message)) for warning in caught]
-    for warning, name in zip(caught, names, strict=True):
-        if name is None:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    return sorted({name[1] for name in names if name})
+    return sorted({name[1] for warning in caught if (name := _NO_ALGORITHM.match(str(warning.message)))})
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -122,8 +122,7 @@ class Ranks(launcher.Group):
         """
         if self.size == 1 or self.device.type != "cuda" or not _batch_norms(model):
             return model
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        return converted
+        return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
 
     def out_of_memory(self, error: RuntimeError, *, smaller: bool) -> torch.OutOfMemoryError:
         """Return the error to raise if a rank runs out of memory.

@@ -8,7 +8,8 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +21,7 @@ from evo_tune.training.hardware.throughput import chip, clock_for
 from evo_tune.training.recipe.hardware.computing import Timings, sizes_for_device
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """Sizes to time.
 
     Args:

@@ -45,12 +45,7 @@ def decay_groups(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Paramete
 def parameter_kinds(model: nn.Module) -> dict[nn.Parameter, str]:
     """Return the kind of each parameter, one of `recipe.models.rules.KINDS`; blocks are in a module called `blocks`."""
     matrices, heads = set(decay_groups(model)[0]), _of_heads(model)
-    embeddings = {
-        weight
-        for module in model.modules()
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag)
-        for weight in module.parameters(recurse=False)
-    }
+    embeddings = {module.weight for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)}
     kinds: dict[nn.Parameter, str] = {}
     for name, weight in model.named_parameters():
         if weight in embeddings:
@@ -139,7 +134,6 @@ class AdamW:
 
     def build(self, model: nn.Module, precision: str = "fp32", ranks: Ranks | None = None) -> torch.optim.Optimizer:
         """Return the optimizer over a model's trainable parameters, in `parameter_groups`; always in float32."""
-        del precision, ranks
         return _adamw(self, model, "adamw", {p for p in model.parameters() if p.requires_grad})
 
 
@@ -172,7 +166,6 @@ class SGD:
 
     def build(self, model: nn.Module, precision: str = "fp32", ranks: Ranks | None = None) -> torch.optim.Optimizer:
         """Return the optimizer over a model's trainable parameters, in `parameter_groups`; always in float32."""
-        del precision, ranks
         parameters = {p for p in model.parameters() if p.requires_grad}
         groups = parameter_groups(model, parameters, "sgd", self.lr, self.rates, eps=0.0)
         fused = all(p.device.type == "cuda" for p in parameters)

@@ -98,12 +98,11 @@ class DivergenceWatch:
 
     def __init__(self, warmup: int = 0, ceiling: float | None = None, device: torch.device | str | None = None) -> None:
         self.warmup, self.ceiling, self.device = warmup, ceiling, device
-        self.average: Number
-        self.best: Number
-        self.high_steps: Number
-        self._lost: Number
         self._never = self._number(False, torch.bool)
-        self.restore({"average": math.nan, "best": math.inf, "high_steps": 0})
+        self.average: Number = self._number(math.nan, torch.float64)
+        self.best: Number = self._number(math.inf, torch.float64)
+        self.high_steps: Number = self._number(0, torch.float64)
+        self._lost: Number = self._never
 
     def judge(self, step: int, loss: Number, norm: Number, overflow: Number | None = None) -> Verdict:
         """Record a step before it is taken, and decide whether to take it.
@@ -192,6 +191,8 @@ class EarlyStopping:
             (Kingma & Ba, arXiv:1412.6980). Non-finite values are left out.
     """
 
+    STATE = ("best", "waited", "weights", "average", "weight")
+
     def __init__(self, *, patience: int = 5, min_delta: float = 0.0, smoothing: float = 0.0) -> None:
         self.patience, self.min_delta, self.smoothing = patience, min_delta, smoothing
         self.average, self.weight = 0.0, 0.0  # without correction, and the sum of its weights
@@ -227,10 +228,8 @@ class EarlyStopping:
 
     def state(self) -> dict[str, Any]:
         """Return the state to store in a checkpoint."""
-        average = {"average": self.average, "weight": self.weight}
-        return {"best": self.best, "waited": self.waited, "weights": self.weights, **average}
+        return {name: getattr(self, name) for name in self.STATE}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore a state returned by `state`."""
-        self.best, self.waited, self.weights = state["best"], state["waited"], state["weights"]
-        self.average, self.weight = state["average"], state["weight"]
+        vars(self).update({name: state[name] for name in self.STATE})

@@ -175,7 +175,6 @@ def copy_to_host_async(values: Sequence[Number]) -> Callable[[], list[float]]:
 
     def read() -> list[float]:
         copied.synchronize()
-        numbers: list[float] = pinned.tolist()
-        return numbers
+        return list(pinned.tolist())
 
     return read
