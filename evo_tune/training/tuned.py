@@ -37,13 +37,7 @@ from evo_tune.training.session import replace_options, train, training_notes
 from evo_tune.training.stepping.recipe import Recipe
 from evo_tune.training.trainer import Trainer
 from evo_tune.training.training_run import SinglePhase, Task, TrainingResult, TrainingRun
-from evo_tune.training.tuning.pretrained import (
-    TuningText,
-    halve_frozen,
-    load_pretrained,
-    load_tuning_text,
-    save_merged,
-)
+from evo_tune.training.tuning import pretrained
 from evo_tune.training.tuning.weights import Adapters, LoRA, add_adapter, load_adapter, save_adapter, trainable_weights
 from evo_tune.trust.safe_files import cache_folder
 
@@ -80,12 +74,12 @@ class TuningTraining(Task):
     plan: TuningPlan
 
     @cached_property
-    def whole_text(self) -> TuningText:
+    def whole_text(self) -> pretrained.TuningText:
         options = self.plan.options
-        return load_tuning_text(self.plan.base, options.data, options.window, options.eval_tokens)
+        return pretrained.load_tuning_text(self.plan.base, options.data, options.window, options.eval_tokens)
 
     @property
-    def text(self) -> TuningText:
+    def text(self) -> pretrained.TuningText:
         """The text in the base's tokens."""
         return self.whole_text.on_test_set() if self.testing else self.whole_text
 
@@ -105,9 +99,9 @@ class TuningTraining(Task):
 
     def model(self, phase: SinglePhase) -> nn.Module:
         plan, recompute = self.plan, self.plan.options.recompute
-        model = load_pretrained(plan.base, self.run.device)
+        model = pretrained.load_pretrained(plan.base, self.run.device)
         add_adapter(model, plan.new, seed_for(self.run.seed, "weights"))
-        halve_frozen(model, plan.options.precision)
+        pretrained.halve_frozen(model, plan.options.precision)
         if isinstance(model, GPT):
             model.recompute = recompute
         elif recompute is not None:
@@ -131,7 +125,6 @@ class TuningTraining(Task):
         return self.plan.options.window
 
     def pass_memory(self, model: nn.Module) -> Callable[[int], Memory]:
-        del model
         return partial(tuning_memory, self.plan.base, self.plan.numbers, self.plan.options.window, **self.memory_setup)
 
     # Judging.
@@ -195,10 +188,11 @@ def _loss_of_base(
     """Return the loss of the base on the held-out text, in nats per token, in the precision of the tuning."""
     del sha256, threads  # part of the cache key only: the number of threads changes the last bits of sums
     base = read_base(folder)
-    windows, model = load_tuning_text(base, data, context, scored).held_out_windows(), load_pretrained(base, device)
+    text, model = pretrained.load_tuning_text(base, data, context, scored), pretrained.load_pretrained(base, device)
     model.requires_grad_(False)
-    halve_frozen(model, precision)
-    return evaluate_windows(model, windows, device=device, precision=Precision(name=precision)).loss
+    pretrained.halve_frozen(model, precision)
+    precise = Precision(name=precision)
+    return evaluate_windows(model, text.held_out_windows(), device=device, precision=precise).loss
 
 
 FINE_TUNING_FILE = "fine_tuning.json"
@@ -225,16 +219,16 @@ def export_tuning(
 
     def write(folder: Path, network: nn.Module) -> dict[str, float]:
         """Write a tuned model and the notes on it, and return its metrics."""
-        model = load_pretrained(base)
+        model = pretrained.load_pretrained(base)
         add_adapter(model, task.new)
         model.load_state_dict({**model.state_dict(), **trainable_weights(network)})
         if merged and isinstance(task.new, LoRA):
-            save_merged(model, base, folder)
-            written = load_pretrained(read_base(folder))
+            pretrained.save_merged(model, base, folder)
+            written = pretrained.load_pretrained(read_base(folder))
         else:
             origin = str(shutil.copytree(base.folder, folder / "base") if with_base else base.folder)
             save_adapter(model, task.new, folder, base=origin, base_sha256=base.sha256())
-            written = load_pretrained(base)
+            written = pretrained.load_pretrained(base)
             load_adapter(written, folder)
         written_metrics, parts = dict(metrics), {"val": text, "test": text.on_test_set()}
         with reproducible(run.threads, run.device):
@@ -253,7 +247,7 @@ def export_tuning(
     return write(Path(folder), training_run.model)
 
 
-def evaluate_text(model: nn.Module, text: TuningText, **how: Any) -> Evaluation:
+def evaluate_text(model: nn.Module, text: pretrained.TuningText, **how: Any) -> Evaluation:
     """Evaluate a model on the windows that judge a tuning; see `judge_windows`."""
     curve_part, other_part = (evaluate_windows(model, part, **how) for part in split_windows(text.held_out_windows()))
     return curve_part + other_part

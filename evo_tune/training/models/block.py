@@ -11,12 +11,7 @@ from torch import Tensor, nn
 
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig
-from evo_tune.training.recipe.models.gpt_config import (
-    GPTConfig,
-    is_causal_chunk,
-    uses_plain_products,
-    window_chunks,
-)
+from evo_tune.training.recipe.models.gpt_config import GPTConfig, is_causal_chunk, uses_plain_products, window_chunks
 
 
 class RMSNorm(nn.RMSNorm):

@@ -12,18 +12,7 @@ from torch import Tensor, nn
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import check_integer, check_number
 from evo_tune.training.hardware.device import run_block
-from evo_tune.training.models.block import (
-    Block,
-    cap_logits,
-    chunk_mask,
-    document_mask,
-    flex_document_mask,
-    flex_window_mask,
-    norm_of,
-    rotary_frequencies,
-    rotary_table,
-    sinusoids,
-)
+from evo_tune.training.models import block as blocks
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.model_files import read_model, read_verified, skip_initialisation, write_model
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer
@@ -144,26 +133,26 @@ class GPT(nn.Module):
             self.ngrams = nn.ModuleList(nn.Embedding(config.ngram_rows, config.width) for _ in range(config.ngrams - 1))
             self.dropout = Dropout(config.dropout)
             self.blocks = nn.ModuleList(
-                Block(config, windowed=window < config.context, vocabulary=config.vocab_size if embeds else None)
+                blocks.Block(config, windowed=window < config.context, vocabulary=config.vocab_size if embeds else None)
                 for window, embeds in zip(config.windows, config.embeds_values, strict=True)
             )
-            self.norm = norm_of(config)
+            self.norm = blocks.norm_of(config)
             self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         self._initialise(torch.Generator().manual_seed(seed))
         # Tables that depend on the shape alone are not saved with the weights.
         fixed, rotation, mask, stretch = None, None, None, config.stretch
         if config.position == "sinusoidal":
             # The size of the initial embeddings: 0.02 in root mean square.
-            fixed = (0.02 * math.sqrt(2.0) * sinusoids(config.context, config.width, stretch)).float()
+            fixed = (0.02 * math.sqrt(2.0) * blocks.sinusoids(config.context, config.width, stretch)).float()
         if config.position == "rope":
             head_dim, trained = config.width // config.heads, config.extended_from or config.context
-            frequencies = rotary_frequencies(
+            frequencies = blocks.rotary_frequencies(
                 head_dim, config.rope_base, context=trained, stretch=stretch, method=config.extension
             )
             gain = 0.1 * math.log(stretch) + 1.0 if config.extension == "yarn" else 1.0
-            rotation = rotary_table(config.context, frequencies, gain).float()
+            rotation = blocks.rotary_table(config.context, frequencies, gain).float()
         if min(config.windows) < config.context:
-            mask = chunk_mask(config.chunk, min(config.windows))
+            mask = blocks.chunk_mask(config.chunk, min(config.windows))
         for name, table in (("fixed", fixed), ("rotation", rotation), ("mask", mask)):
             self.register_buffer(name, table, persistent=False)
 
@@ -230,19 +219,19 @@ class GPT(nn.Module):
         if read is not None:
             return read(x, self.embedding.weight if self.head is None else self.head.weight, self.config.softcap)
         logits: Tensor = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
-        return cap_logits(logits, self.config.softcap)
+        return blocks.cap_logits(logits, self.config.softcap)
 
     def _masks(self, tokens: Tensor) -> dict[int, Any]:
         """Return the mask of each window, see `Attention.forward`."""
         length, boundary = tokens.shape[1], self.config.boundary
         by_flex = self.flex and not (self.training and self.config.attention_dropout)
         if boundary is not None:
-            mask_of = flex_document_mask if by_flex else document_mask
+            mask_of = blocks.flex_document_mask if by_flex else blocks.document_mask
             return {window: mask_of(tokens, boundary, window) for window in {*self.config.windows}}
         return {
             window: None
             if window >= length
-            else flex_window_mask(length, window, tokens.device)
+            else blocks.flex_window_mask(length, window, tokens.device)
             if by_flex
             else self.mask
             for window in self.config.windows

@@ -11,26 +11,14 @@ from typing import Any, ClassVar
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.plugins.cost import Cost
-from evo_tune.training.recipe.data.corpus import (
-    Corpus,
-    TextOptions,
-    bytes_to_train_on,
-    validation_bytes,
-)
+from evo_tune.training.recipe import plan as plans
+from evo_tune.training.recipe.data.corpus import Corpus, TextOptions, bytes_to_train_on, validation_bytes
 from evo_tune.training.recipe.hardware.computing import ProfileOptions, gpt_work
 from evo_tune.training.recipe.hardware.memory import predict_memory
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, GPTShapeOptions, PositionOptions, flops_per_token
 from evo_tune.training.recipe.models.rules import ParametrisationOptions
 from evo_tune.training.recipe.optim.optimisation import GroupRateOptions
 from evo_tune.training.recipe.optim.schedule import RampOptions, ScheduleOptions
-from evo_tune.training.recipe.plan import (
-    Phase,
-    TextBudget,
-    TrainingOptions,
-    TrainingPlan,
-    plan_phases,
-    tokens_and_flops,
-)
 
 # Minimum number of scored bytes; with fewer, sampling noise hides differences of 0.01 nats between genomes.
 FEWEST_SCORED_BYTES = 8192
@@ -48,12 +36,12 @@ class LanguageOptions(
     ProfileOptions,
     ParametrisationOptions,
     GroupRateOptions,
-    TrainingOptions,
+    plans.TrainingOptions,
     RampOptions,
     GPTShapeOptions,
     PositionOptions,
     ScheduleOptions,
-    TextBudget,
+    plans.TextBudget,
     TextOptions,
 ):
     """Training options of a GPT on a text.
@@ -116,7 +104,7 @@ class LanguageOptions(
 
 
 @dataclass(frozen=True, kw_only=True)
-class LanguageTask(TrainingPlan):
+class LanguageTask(plans.TrainingPlan):
     """A training of a GPT; batches are in tokens.
 
     Args:
@@ -162,7 +150,7 @@ class LanguageTask(TrainingPlan):
         windows = max(1, self.batch // config.context)
         return gpt_work(config, windows, self.options.optimizer_name, self.judged)
 
-    def phases(self) -> tuple[Phase, ...]:
+    def phases(self) -> tuple[plans.Phase, ...]:
         """Return the phases of the training.
 
         Raises:
@@ -185,7 +173,7 @@ class LanguageTask(TrainingPlan):
         budget = options.tokens or options.flops or self.flops
         if options.seconds is not None:
             budget = options.steps_in_time(self.work()) * Cost.parse(options.cost).step(self.work())
-        return plan_phases(shares, self.batch, budget, window_cost, options.ramp)
+        return plans.plan_phases(shares, self.batch, budget, window_cost, options.ramp)
 
     def estimate(self) -> dict[str, float]:
         """Return the figures known before training: params, gpu_memory; steps, flops, tokens, seconds of the full one.
@@ -208,5 +196,5 @@ class LanguageTask(TrainingPlan):
             "gpu_memory": gpu_memory,
             **options.seconds_estimate(self.work(), phases[-1].end),
             "steps": float(phases[-1].end),
-            **tokens_and_flops(phases, phases[-1].end),
+            **plans.tokens_and_flops(phases, phases[-1].end),
         }

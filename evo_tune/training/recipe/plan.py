@@ -7,28 +7,12 @@ from functools import cached_property
 from typing import Any, Literal
 
 from evo_tune.errors import OptionError
-from evo_tune.options.declare import Options, check_integer, fixed_option, redeclare
+from evo_tune.options.declare import Options, check_integer, check_number, fixed_option, redeclare
 from evo_tune.plugins.cost import Work
-from evo_tune.training.recipe.hardware.computing import (
-    ComputeOptions,
-    PassOptions,
-    RankOptions,
-    TimeBudget,
-)
+from evo_tune.training.recipe.hardware.computing import ComputeOptions, PassOptions, RankOptions, TimeBudget
 from evo_tune.training.recipe.models.gpt_config import GPTConfig, flops_per_token
-from evo_tune.training.recipe.optim.optimisation import (
-    AveragingOptions,
-    ClippingOptions,
-    OptimizerOptions,
-    StoppingOptions,
-)
-from evo_tune.training.recipe.optim.schedule import (
-    BatchRamp,
-    ScheduleOptions,
-    StepRanges,
-    WeightDecayOptions,
-    divide_into_steps,
-)
+from evo_tune.training.recipe.optim import optimisation
+from evo_tune.training.recipe.optim import schedule as schedules
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +58,7 @@ class Phase:
     windows: int
     per_step: int
     first_step: int = 0
-    ramp: BatchRamp | None = None
+    ramp: schedules.BatchRamp | None = None
 
     @property
     def end(self) -> int:
@@ -86,8 +70,8 @@ class Phase:
         return self.config.context * self._bounds[max(0, step - self.first_step)][0]
 
     @cached_property
-    def _bounds(self) -> StepRanges:
-        return divide_into_steps(self.windows, self.per_step, self.ramp)
+    def _bounds(self) -> schedules.StepRanges:
+        return schedules.divide_into_steps(self.windows, self.per_step, self.ramp)
 
 
 def plan_phases(
@@ -95,7 +79,7 @@ def plan_phases(
     batch: int,
     budget: float,
     window_cost: Callable[[GPTConfig], float],
-    ramp: BatchRamp | None = None,
+    ramp: schedules.BatchRamp | None = None,
 ) -> tuple[Phase, ...]:
     """Divide a budget between phases, rounded to whole windows.
 
@@ -151,12 +135,12 @@ class TrainingOptions(
     RankOptions,
     PassOptions,
     ComputeOptions,
-    StoppingOptions,
-    AveragingOptions,
-    ClippingOptions,
-    WeightDecayOptions,
-    OptimizerOptions,
-    ScheduleOptions,
+    optimisation.StoppingOptions,
+    optimisation.AveragingOptions,
+    optimisation.ClippingOptions,
+    schedules.WeightDecayOptions,
+    optimisation.OptimizerOptions,
+    schedules.ScheduleOptions,
 ):
     """Training options common to all models."""
 
@@ -206,7 +190,7 @@ class TrainingOptions(
         Raises:
             RecipeError: A value is out of its range.
         """
-        self.check_lr(lr)
+        check_number("lr", lr, "(0, 10]" if self.optimizer == "sgd" else "(0, 1]")
         self.rates(steps=10, warmup=warmup)
         self.decay(weight_decay)
 
@@ -267,7 +251,9 @@ class SampleOptions(TrainingBudget, TrainingOptions):
     """Training options of models on samples."""
 
     epochs: float | None = fixed_option(None, bounds="(0, inf)", help="Budget in passes over the training samples")
-    beta2: float = redeclare(OptimizerOptions, "beta2", 0.999, reason="Adam's own default, which suits classifiers")
+    beta2: float = redeclare(
+        optimisation.OptimizerOptions, "beta2", 0.999, reason="Adam's own default, which suits classifiers"
+    )
     micro_batch: int | Literal["auto"] | None = fixed_option(
         "auto", bounds="[1, inf)", unit="samples", help="Maximum samples per pass; auto: as many as fit"
     )

@@ -163,18 +163,13 @@ def transfer_language_recipe(
     transfer = _Transfer(task, genome, target["width"], target["depth"], target["tokens"], target.get("batch"), epochs)
     changes: dict[str, Any] = {} if transfer.is_same else transfer.parametrisation
     changes |= {"flops": None, "seconds": None, "tokens": transfer.tokens}
-    if transfer.is_same:
-        rows = [_move(name, value, value, "the same training", kind="kept") for name, value in genome.items()]
-        remarks = []
-    else:
+    moves: dict[str, GeneMove] = {}
+    if not transfer.is_same:
         moves = {row.gene: row for row in (*transfer.shape_moves(), *transfer.rate_moves(), *transfer.text_moves())}
         if "kv_heads" not in moves and task.options.kv_heads is not None:
             changes["kv_heads"] = transfer.key_value_heads
-        rows = [
-            moves.get(name) or _move(name, value, value, "does not depend on the size", kind="kept")
-            for name, value in genome.items()
-        ]
-        remarks = transfer.remarks()
+    rule = "the same training" if transfer.is_same else "does not depend on the size"
+    rows = [moves.get(name) or _move(name, value, value, rule, kind="kept") for name, value in genome.items()]
     # Keep the run's number of scored bytes: the default of a longer training is larger, and the losses would differ.
     changes["eval_tokens"] = task.scored
     new_genome = {row.gene: row.target for row in rows}
@@ -186,13 +181,12 @@ def transfer_language_recipe(
         genome=new_genome,
         options={**changes, **({"size": options.size} if hasattr(options, "size") else {})},
         rows=rows,
-        remarks=remarks,
+        remarks=[] if transfer.is_same else transfer.remarks(),
         found=_training_size(task),
         target=target_size,
         fits=[_memory_fit(target_task, capacity, ranks) for capacity in capacities for ranks in (1, 8)],
     )
-    plain: dict[str, Any] = msgspec.to_builtins(result)
-    return plain
+    return dict(msgspec.to_builtins(result))
 
 
 def _move(gene: str, value: Any, new_value: Any, rule: str, source: str = "", kind: str = "scaled") -> GeneMove:
@@ -344,8 +338,6 @@ class _Transfer:
                 f"the text is read {self.epochs:.3g} times, and embeddings of n-grams learn by heart what is read more "
                 f"than {NGRAM_EPOCHS:.0f} times: compare with -g ngrams=1"
             )
-        if options.extend_from is not None:
-            remarks.append("extend_from is kept: check that it suits the target")
         return remarks
 
 

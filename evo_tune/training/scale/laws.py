@@ -16,6 +16,7 @@ This module does not know runs or genomes, and does not use torch.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,8 +142,7 @@ WIDE = 0.05
 DRAWS, COVERAGE = 4_000, 0.8
 
 
-@dataclass(frozen=True)
-class Observation:
+class Observation(NamedTuple):
     """Result of a training.
 
     Args:
@@ -247,7 +247,7 @@ def predict_loss(observations: Sequence[Observation], parameters: float, tokens:
     """
     if reason := reason_not_fittable(observations):
         raise UsageError(f"the loss at another size is not identifiable: {reason}")
-    laws = _Laws(np.array([(training.parameters, training.tokens, training.loss) for training in observations]))
+    laws = _Laws(np.array(observations))
     losses = laws.draw_losses(parameters, tokens, np.random.default_rng(seed))
     low, middle, high = np.quantile(losses, [(1 - COVERAGE) / 2, 0.5, (1 + COVERAGE) / 2])
     return Prediction(float(middle), float(low), float(high), COVERAGE, laws.best)

@@ -20,14 +20,7 @@ from evo_tune.options.declare import Option
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.text import one_line
 from evo_tune.training.recipe.transferring import TrainingSize, TransferResult
-from evo_tune.training.scale.laws import (
-    LAWS,
-    Observation,
-    ScalingLaw,
-    interval_advice,
-    predict_loss,
-    reason_not_fittable,
-)
+from evo_tune.training.scale import laws
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +44,6 @@ class TransferRequest:
     speed: float | None = None
     price: float | None = None
     memory: float | None = None
-
-    @property
-    def transfer_arguments(self) -> dict[str, Any]:
-        """The `target` argument of the evaluator's `transfer`."""
-        return {name: getattr(self, name) for name in ("width", "depth", "tokens", "batch", "memory")}
 
 
 class LawLearningRate(Struct, forbid_unknown_fields=True):
@@ -107,7 +95,7 @@ class TargetLoss(Struct, forbid_unknown_fields=True, kw_only=True, omit_defaults
     low: float | None = None
     high: float | None = None
     share: float | None = None
-    law: ScalingLaw | None = None
+    law: laws.ScalingLaw | None = None
     extrapolation: float | None = None
     narrow: str = ""
 
@@ -175,7 +163,8 @@ def recipe_at(evaluator: BoundEvaluator, request: TransferRequest, trial: Trial)
         PluginError: `transfer` of the evaluator returns something other than a recipe.
         UsageError: The recipe cannot be transferred to this size.
     """
-    recipe_data = evaluator.transfer(trial.genome, request.transfer_arguments)
+    target = {name: getattr(request, name) for name in ("width", "depth", "tokens", "batch", "memory")}
+    recipe_data = evaluator.transfer(trial.genome, target)
     try:
         return msgspec.convert(recipe_data, TransferResult)
     except msgspec.ValidationError as error:
@@ -189,7 +178,7 @@ def law_rates(recipe: TransferResult) -> list[LawLearningRate]:
     run_size, target = recipe.found, recipe.target
     of_run = "this run", "the best genome, transferred by its parametrisation"
     rows = [LawLearningRate(*of_run, target.lr, run_size.lr, target.lr, target.batch, outside="", outside_run="")]
-    for law in LAWS:
+    for law in laws.LAWS:
         lr, lr_at_run = law.lr_or_factor(target), law.lr_or_factor(run_size)
         rows.append(
             LawLearningRate(
@@ -207,7 +196,7 @@ def law_rates(recipe: TransferResult) -> list[LawLearningRate]:
 
 
 def target_loss(
-    metric: str, observations: Sequence[Observation], target: TrainingSize, is_own_size: bool
+    metric: str, observations: Sequence[laws.Observation], target: TrainingSize, is_own_size: bool
 ) -> TargetLoss:
     """Return the predicted loss at the target, or the reason why it is not predicted.
 
@@ -221,10 +210,10 @@ def target_loss(
     if is_own_size:
         reason = "the run trained at this size, and its losses are those of the target"
     else:
-        reason = reason_not_fittable(observations)
+        reason = laws.reason_not_fittable(observations)
     if reason:
         return TargetLoss(metric=metric, trainings=training_count, identifiable=False, why=reason)
-    prediction = predict_loss(observations, target.parameters, target.tokens)
+    prediction = laws.predict_loss(observations, target.parameters, target.tokens)
     most_parameters = max(observation.parameters for observation in observations)
     most_tokens = max(observation.tokens for observation in observations)
     return TargetLoss(
@@ -234,7 +223,7 @@ def target_loss(
         why="",
         **vars(prediction),  # loss, low, high, share and law
         extrapolation=max(target.parameters / most_parameters, target.tokens / most_tokens),
-        narrow=interval_advice(prediction),
+        narrow=laws.interval_advice(prediction),
     )
 
 
@@ -299,11 +288,8 @@ def _key(name: str) -> str:
 
 
 def _toml(value: Any) -> str:
-    if value is None:
-        return '"none"'  # TOML has no null; `--config` reads this text as None
-    if isinstance(value, bool):
-        return str(value).lower()
-    return repr(value) if isinstance(value, int | float) else json.dumps(value, ensure_ascii=False)
+    # TOML has no null; `--config` reads this text as None.
+    return json.dumps("none" if value is None else value, ensure_ascii=False)
 
 
 def probe_sizes(run_size: TrainingSize, target: TrainingSize, count: int) -> list[TransferRequest]:
@@ -326,8 +312,7 @@ def probe_sizes(run_size: TrainingSize, target: TrainingSize, count: int) -> lis
     head_width = run_size.width // run_size.heads
     sizes = []
     for fraction in (0.5,) if count < 6 else (1 / 3, 2 / 3):
-        width = math.exp((1 - fraction) * math.log(run_size.width) + fraction * math.log(target.width))
-        depth = math.exp((1 - fraction) * math.log(run_size.depth) + fraction * math.log(target.depth))
+        width, depth = (start ** (1 - fraction) * end**fraction for start, end in zip(*end_sizes, strict=True))
         sizes.append((max(head_width, round(width / head_width) * head_width), max(1, round(depth))))
     sizes = [size for size in dict.fromkeys(sizes) if size not in end_sizes] or [end_sizes[1]]
     return [TransferRequest(width=width, depth=depth, tokens=round(run_size.tokens)) for width, depth in sizes]

@@ -15,12 +15,7 @@ from evo_tune.errors import OptionError, require_extra
 from evo_tune.options.declare import Options, option
 from evo_tune.training.recipe.data.reading import check_unpacked, max_unpacked_size
 from evo_tune.training.recipe.data.splitting import Division
-from evo_tune.training.recipe.data.tables import (
-    check_class_sizes,
-    data_hash,
-    describe_classes,
-    sklearn_data,
-)
+from evo_tune.training.recipe.data.tables import check_class_sizes, data_hash, describe_classes, sklearn_data
 
 # Formats of image files, by Pillow's names. For others, such as EPS, Pillow may start another program.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")

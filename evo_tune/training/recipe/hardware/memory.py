@@ -12,15 +12,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from evo_tune.errors import RecipeError
+from evo_tune.training.recipe.models import gpt_config
 from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel
 from evo_tune.training.recipe.models.encoder_config import EncoderConfig
-from evo_tune.training.recipe.models.gpt_config import (
-    LARGE_VOCABULARY,
-    GPTConfig,
-    tokens_in_piece,
-    uses_plain_products,
-    window_chunks,
-)
+from evo_tune.training.recipe.models.gpt_config import GPTConfig
 
 # Optimizer to bytes of its moments per trained weight; Muon has one moment less for each hidden matrix.
 MOMENTS = {"adamw": 8, "muon": 8, "sgd": 4}
@@ -58,11 +53,6 @@ class Memory(NamedTuple):
         """Largest memory in a step, in bytes."""
         together = SHORT_LIVED * (self.states + self.activations + self.logits)
         return (together if self.step is None else self.step) + self.context
-
-    @property
-    def device_bytes(self) -> float:
-        """Total memory of the smallest device that this fits into, in bytes."""
-        return self.peak / USABLE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +132,7 @@ def _kept_bytes(config: GPTConfig, batch: int, setup: Setup) -> tuple[list[float
     head += tokens * d * (1 if setup.device == "cuda" else 4) if config.dropout else 0
     head += e * d * config.vocab_size if setup.precision != "fp32" else 0
     masks = 0.0
-    if config.boundary is not None and (recompute is not None or config.vocab_size >= LARGE_VOCABULARY):
+    if config.boundary is not None and (recompute is not None or config.vocab_size >= gpt_config.LARGE_VOCABULARY):
         masks = float(tokens * config.context * len(set(config.windows)))  # for blocks yet to be computed
     inputs = [
         block if recompute is None or number % recompute else 4.0 * tokens * d for number, block in enumerate(blocks)
@@ -170,7 +160,7 @@ def step_bytes(config: GPTConfig, batch: int, setup: Setup, states: float, logit
     # Autocast keeps its copies of weights until the end of the forward pass, which includes logits in pieces.
     recomputed = 0 if setup.recompute is None else len(range(0, depth, setup.recompute))
     copies = 0.0 if setup.precision == "fp32" else setup.number_bytes * hidden * recomputed / depth
-    last = copies + logits if config.vocab_size >= LARGE_VOCABULARY else max(copies, logits)
+    last = copies + logits if config.vocab_size >= gpt_config.LARGE_VOCABULARY else max(copies, logits)
     sums = [sum(inputs) + head + masks + last - absent]
     # The gradients of the residual stream and of the widest layer, while a block's tensors are all in memory.
     working = tokens * (4.0 * d + setup.number_bytes * f * config.ffn_maps)
@@ -198,8 +188,8 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, setup: Setup, *, va
     e, precision, device = setup.number_bytes, setup.precision, setup.device
     documents = config.boundary is not None  # their masks are not divided into chunks
     whole = documents or window >= length
-    chunks = [(0, 0, length)] if whole else window_chunks(window, length, config.chunk)
-    plain = [device == "cpu" and uses_plain_products(precision, end - first) for first, _, end in chunks]
+    chunks = [(0, 0, length)] if whole else gpt_config.window_chunks(window, length, config.chunk)
+    plain = [device == "cpu" and gpt_config.uses_plain_products(precision, end - first) for first, _, end in chunks]
     shared = d * config.key_value_heads // heads
     norms = 2 * ((4 + e) * d + _statistics(config))  # inputs from the residual stream, outputs, statistics
     scaled = 4 * d if config.residual_scaling else 0  # the residual stream before its factor
@@ -276,9 +266,9 @@ def logit_bytes(config: GPTConfig, tokens: int, setup: Setup, *, frozen: bool = 
     """
     d, vocabulary = config.width, config.vocab_size
     bound = 4.0 if config.softcap else 0.0
-    if vocabulary < LARGE_VOCABULARY:
+    if vocabulary < gpt_config.LARGE_VOCABULARY:
         return ((20.0 if setup.z_loss else 12.0) + bound) * tokens * vocabulary
-    words = min(tokens, tokens_in_piece(vocabulary, setup.device)) * vocabulary
+    words = min(tokens, gpt_config.tokens_in_piece(vocabulary, setup.device)) * vocabulary
     gradients = 4.0 * d * (tokens + (0 if frozen else vocabulary))
     if setup.precision == "fp32":
         return (4.0 + bound) * words + gradients
@@ -340,7 +330,7 @@ def largest_pass(memory: Callable[[int], Memory], batch: int, capacity: float, *
         RecipeError: Not even one sample fits.
     """
     largest = batch
-    while (needed := memory(largest).device_bytes) > capacity:
+    while (needed := memory(largest).peak / USABLE) > capacity:
         if largest == 1:
             raise RecipeError("capacity", capacity, f"{needed:.3g} bytes or more for one {sample} of this model")
         largest = -(-largest // 2)
@@ -502,7 +492,7 @@ def _attention_bytes(
     if gpt is None:
         return 4.0 * heads + input_bytes
     precision = "bf16" if e == 2 else "fp32"
-    if setup.device == "cpu" and uses_plain_products(precision, window) and not new.dora:
+    if setup.device == "cpu" and gpt_config.uses_plain_products(precision, window) and not new.dora:
         return float(e * heads * window)  # three plain products, which keep the attention weights
     copied_bytes = 0 if new.dora and e == 2 else _qkv_copy_bytes(gpt, e, values=values)
     return 4.0 * heads + input_bytes + copied_bytes

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from evo_tune.options.declare import Options, check_number, fixed_option, option
+from evo_tune.options.declare import Options, fixed_option, option
 
 
 def scale_lr(lr: float, batch: float, reference: float, rule: str) -> float:
@@ -107,14 +107,6 @@ class OptimizerOptions(Options):
     def lr_factor(self) -> float:
         """Factor on bounds and default of an AdamW learning rate for this optimizer."""
         return 50.0 if self.optimizer == "sgd" else 1.0
-
-    def check_lr(self, lr: object) -> None:
-        """Require a learning rate in the optimizer's range.
-
-        Raises:
-            RecipeError: It is out of range.
-        """
-        check_number("lr", lr, "(0, 10]" if self.optimizer == "sgd" else "(0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)

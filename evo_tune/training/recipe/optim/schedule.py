@@ -207,7 +207,6 @@ def linear(schedule: Schedule, step: int) -> float:
 @register_schedule(flat=True)
 def constant(schedule: Schedule, step: int) -> float:
     """Stay at the peak."""
-    del schedule, step
     return 1.0
 
 
