@@ -155,8 +155,7 @@ class Option:
                 also = f", or {' or '.join(map(type_in_words, other_types))}" if other_types else ""
                 raise RecipeError(self.name, value, error.allowed + also) from None
         elif not _takes(self.type, type(value)):
-            literals = [member for member in union_members(self.type) if typing.get_origin(member) is Literal]
-            allowed = [choice for literal in literals for choice in typing.get_args(literal)]
+            allowed = [choice for member in union_members(self.type) for choice in typing.get_args(member)]
             if not any(type(choice) is type(value) and choice == value for choice in allowed):
                 raise RecipeError(self.name, value, self.kind)
 
@@ -190,7 +189,6 @@ class Options:
         Args:
             rungs: Whether genomes get partial trainings first.
         """
-        del rungs
         return self
 
     def to_json(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -45,8 +46,7 @@ MAX_SAMPLES = 500
 TRIALS_PER_LEADER = 3
 
 
-@dataclass(frozen=True)
-class RuleState:
+class RuleState(NamedTuple):
     """What the rules remember of the results: the state of a fold over the history."""
 
     rungs: Rungs

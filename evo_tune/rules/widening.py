@@ -6,8 +6,8 @@ was settled when the run began.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -34,8 +34,7 @@ MIN_AT_END = 3
 CHANCE = 0.05
 
 
-@dataclass(frozen=True)
-class Widening:
+class Widening(NamedTuple):
     """A range that is to be widened.
 
     Args:

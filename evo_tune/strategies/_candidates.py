@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 
@@ -100,8 +101,7 @@ MeritWithGradient = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 MeritFunction = Callable[[np.ndarray], np.ndarray]
 
 
-@dataclass(frozen=True)
-class Draft:
+class Draft(NamedTuple):
     """A candidate before it is snapped to the values of its genes.
 
     Args:

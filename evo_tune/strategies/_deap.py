@@ -16,7 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from deap import base
@@ -96,8 +96,7 @@ def deap_generator(rng: np.random.Generator) -> Iterator[None]:
 
 def tournament(pool: Sequence[Individual], size: int) -> Individual:
     """Return the best of `size` individuals drawn with replacement; call it inside `deap_generator`."""
-    winner: Individual = deap_selection.selTournament(pool, 1, size)[0]
-    return winner
+    return cast(Individual, deap_selection.selTournament(pool, 1, size)[0])
 
 
 def tournament_by_crowding(pool: Sequence[Individual]) -> tuple[Individual, Individual]:
@@ -117,8 +116,7 @@ def select_by_crowding(pool: Sequence[Individual], size: int) -> list[Individual
     The result contains copies, because a crowding distance belongs to the selection that computed it.
     """
     copies = [Individual(individual.id, individual.losses, individual.units) for individual in pool]
-    survivors: list[Individual] = deap_emo.selNSGA2(copies, size) if copies else []
-    return survivors
+    return list(deap_emo.selNSGA2(copies, size)) if copies else []
 
 
 def best_by_crowding(history: History, size: int) -> dict[int, Individual]:
@@ -184,8 +182,7 @@ def select_by_reference(pool: Sequence[Individual], size: int) -> list[Individua
     with LOCK, np.errstate(all="ignore"):  # losses may overflow; the niche is then arbitrary
         NUMPY_GENERATOR.seed(fold_seed(individual.id for individual in pool))
         points = deap_emo.uniform_reference_points(objectives, divisions)
-        survivors: list[Individual] = deap_emo.selNSGA3(list(pool), size, points, nd="standard")
-    return survivors
+        return list(deap_emo.selNSGA3(list(pool), size, points, nd="standard"))
 
 
 def crossover(first: Sequence[float], second: Sequence[float], space: SearchSpace) -> list[float]:
@@ -203,8 +200,7 @@ def crossover(first: Sequence[float], second: Sequence[float], space: SearchSpac
         else:
             deap_crossover.cxUniform(child_values, mate_values, 0.5)
         child[genes] = child_values
-    units: list[float] = child.tolist()
-    return units
+    return list(child.tolist())
 
 
 def mutate(

@@ -31,7 +31,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 
@@ -342,8 +342,7 @@ def _lesson_process(lesson: Lesson, sizes: np.ndarray) -> GaussianProcess:
         scores = np.asarray(math.sqrt(12.0) * (0.5 - (ranks(lesson.losses) - 0.5) / len(lesson.losses)))
         points = encode_features(lesson.units[order], sizes)[:, lesson.shared]
         lesson.memo["process"] = GaussianProcess.fit(points, scores[order], sizes[lesson.shared] > 0)
-    process: GaussianProcess = lesson.memo["process"]
-    return process
+    return cast(GaussianProcess, lesson.memo["process"])
 
 
 @dataclass(frozen=True)

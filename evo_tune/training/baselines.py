@@ -175,8 +175,7 @@ def _look_up(
 ) -> NDArray[np.integer]:
     """Return the value of each asked key among sorted ones; 0 for an unknown one."""
     places = np.minimum(np.searchsorted(keys, wanted_keys), len(keys) - 1)
-    counts: NDArray[np.integer] = np.where(keys[places] == wanted_keys, values[places], 0)
-    return counts
+    return np.asarray(np.where(keys[places] == wanted_keys, values[places], 0))
 
 
 def ngram_baseline(material: TextMaterial, longest: int) -> dict[str, float]:

@@ -52,7 +52,6 @@ class LanguageTraining(Task):
         return self.material.source(phase, micro_batch)
 
     def fit(self, phase: Phase, model: nn.Module | None) -> StepSplit:
-        del model  # a formula gives its memory
         options, config, per_process = self.plan.options, phase.config, self.share_of(phase)
         if options.micro_batch != "auto":
             return StepSplit(options.pass_size(phase.per_step, config.context), options.recompute)
@@ -76,8 +75,7 @@ class LanguageTraining(Task):
     def phase_of(self, trainer: Trainer) -> Phase:
         """Return the phase of a trainer's model."""
         context = cast(GPT, trainer.model).config.context
-        phase: Phase = next(phase for phase in self.phases if phase.config.context == context)
-        return phase
+        return cast(Phase, next(phase for phase in self.phases if phase.config.context == context))
 
     def share(self, step: int) -> float:
         return tokens_and_flops(self.phases, step)["flops"] / tokens_and_flops(self.phases, self.ends[-1])["flops"]

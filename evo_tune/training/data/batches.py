@@ -134,9 +134,8 @@ class Epochs:
             targets = soft_targets(targets, self.classes, self.label_smoothing)
         if self.mixup:
             inputs, targets = mix(inputs, targets, self.mixup, seed_for(self.seed, "mixing", step))
-        return list(
-            zip(*(torch.split(part, self.micro_batch or self.batch) for part in (inputs, targets)), strict=True)
-        )
+        parts = (torch.split(part, self.micro_batch or self.batch) for part in (inputs, targets))
+        return list(zip(*parts, strict=True))
 
     def target_count(self, step: int) -> int:
         """Return the number of counted targets of a step."""
@@ -391,8 +390,7 @@ def _block_starts(length: int, count: int, block: int) -> list[int]:
     """Return the start positions of evenly spaced blocks in a text of `length`."""
     block = min(block, length - 1)
     blocks = max(1, min(round(count / block), (length - 1) // block))
-    starts: list[int] = torch.linspace(0, length - 1 - block, blocks, dtype=torch.float64).long().tolist()
-    return starts
+    return list(torch.linspace(0, length - 1 - block, blocks, dtype=torch.float64).long().tolist())
 
 
 class TextMaterial:

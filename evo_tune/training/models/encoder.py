@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -105,8 +105,7 @@ class Encoder(SavedModel):
         x = self.dropout(x)
         for number, block in enumerate(self.blocks):
             x = run_block(block, number, self.recompute, x, None, mask)
-        normed: Tensor = self.norm(x)
-        return normed
+        return cast(Tensor, self.norm(x))
 
     def shorten(self, inputs: Tensor) -> Tensor:
         """Return inputs on the CPU without unneeded parts, such as padding; unchanged by default.
@@ -122,9 +121,6 @@ class Encoder(SavedModel):
 class ImageEncoder(Encoder):
     """Base class of classifiers of images: their pixels are standardised."""
 
-    mean: Tensor
-    deviation: Tensor
-
     def build(self, config: Any) -> None:
         self.register_buffer("mean", torch.zeros(config.channels, 1, 1))
         self.register_buffer("deviation", torch.ones(config.channels, 1, 1))
@@ -138,7 +134,7 @@ class ImageEncoder(Encoder):
 
     def scale_pixels(self, images: Tensor) -> Tensor:
         """Return standardised pixels, (batch, channels, height, width)."""
-        return (images.to(self.mean.dtype) - self.mean) / self.deviation
+        return cast(Tensor, (images.to(self.mean.dtype) - self.mean) / self.deviation)
 
 
 class ConvNet(ImageEncoder):
@@ -160,8 +156,7 @@ class ConvNet(ImageEncoder):
         x = self.scale_pixels(images)
         for block in self.blocks:
             x = block(x)
-        logits: Tensor = self.head(self.norm(x.mean((2, 3))))
-        return logits
+        return cast(Tensor, self.head(self.norm(x.mean((2, 3)))))
 
 
 class ViT(ImageEncoder):
@@ -204,8 +199,7 @@ class ViT(ImageEncoder):
             x = torch.cat((self.cls.weight.expand(batch, 1, -1), x), 1)
         x = self.encode(x + self.positions.weight)
         # A copy, since a view would keep the states of all tokens for the backward pass.
-        logits: Tensor = self.head(x.mean(1) if self.cls is None else x[:, 0].contiguous())
-        return logits
+        return cast(Tensor, self.head(x.mean(1) if self.cls is None else x[:, 0].contiguous()))
 
 
 class TextClassifier(Encoder):
@@ -233,8 +227,7 @@ class TextClassifier(Encoder):
         embedded = self.embedding(tokens.long()) + self.positions.weight[: tokens.shape[1]]
         x = self.encode(embedded, present[:, None, None])
         weight = present[..., None].to(x.dtype)
-        logits: Tensor = self.head((x * weight).sum(1) / weight.sum(1))
-        return logits
+        return cast(Tensor, self.head((x * weight).sum(1) / weight.sum(1)))
 
 
 class Quantiles(nn.Module):
@@ -266,9 +259,8 @@ class Quantiles(nn.Module):
             if len(present):
                 positions = places * (len(present) - 1)
                 low, high = present[positions.floor().long()], present[positions.ceil().long()]
-                self.values[column] = torch.maximum(low, low + (high - low) * (positions - positions.floor())).to(
-                    self.values
-                )
+                share = positions - positions.floor()
+                self.values[column] = torch.maximum(low, low + (high - low) * share).to(self.values)
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return rows, (batch, columns), without missing numbers, mapped to normal distributions."""
@@ -301,8 +293,6 @@ class FTTransformer(TableFacts, Encoder):
 
     config_class = FTConfig
     config: FTConfig
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(
         self,
@@ -368,5 +358,4 @@ class FTTransformer(TableFacts, Encoder):
         if self.categories is not None:
             tokens.append(self.categories(rows[:, numeric:].long() + self.first))
         x = self.encode(torch.cat(tokens, 1) + self.offsets.weight)
-        logits: Tensor = self.head(torch.relu(x[:, 0]))
-        return logits
+        return cast(Tensor, self.head(torch.relu(x[:, 0])))

@@ -6,8 +6,7 @@ Such a model has the interface of an encoder: it is a module whose buffers are w
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -23,8 +22,7 @@ M = TypeVar("M", bound="FittedModel")
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class FitRows:
+class FitRows(NamedTuple):
     """Rows to fit a model to.
 
     Args:

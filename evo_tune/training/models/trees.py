@@ -51,14 +51,6 @@ class BoostedTrees(TableModel):
 
     config_class = TreesConfig
     config: TreesConfig
-    root: Tensor
-    feature: Tensor
-    threshold: Tensor
-    missing_first: Tensor
-    first_child: Tensor
-    second_child: Tensor
-    value: Tensor
-    passing: Tensor
     _booster: Any = None
 
     def build(self, config: TreesConfig) -> None:

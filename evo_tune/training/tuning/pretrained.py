@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -81,8 +81,7 @@ class CausalLM(nn.Module):
         return same
 
     def _last_layer(self, tokens: Tensor) -> Tensor:
-        hidden: Tensor = self.model.base_model(input_ids=tokens, use_cache=False)[0]
-        return hidden
+        return cast(Tensor, self.model.base_model(input_ids=tokens, use_cache=False)[0])
 
     @property
     def in_pieces(self) -> bool:

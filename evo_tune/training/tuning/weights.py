@@ -96,8 +96,7 @@ class LowRank(nn.Module):
         # In float32 for any storage of the frozen weights: the ratio of nearly equal numbers needs precision.
         with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
             norm = _lengths(self.direction(weight.to(self.lengths.dtype)))
-        stretch: Tensor = self.lengths / norm
-        return stretch
+        return self.lengths / norm
 
 
 def _lengths(weight: Tensor) -> Tensor:

@@ -125,8 +125,7 @@ class SplitSeries:
     def observed_ahead(self) -> NDArray[np.int64]:
         """Number of observed values in the horizon that starts at each place, (values − horizon + 1,)."""
         before = np.concatenate([[0], np.cumsum(self.observed)])
-        counts: NDArray[np.int64] = before[self.horizon :] - before[: -self.horizon]
-        return counts
+        return np.asarray(before[self.horizon :] - before[: -self.horizon])
 
     def training(self, context: int) -> ForecastWindows:
         """Return the windows of the training parts with `context` values before them, and one for a short series.
@@ -300,8 +299,7 @@ def unscale_outputs(outputs: Array, centres: Array, scales: Array, levels: int) 
         (windows, horizon, max(1, levels)).
     """
     quantiles = np.sort(outputs.reshape(len(outputs), -1, max(1, levels)), axis=2)
-    forecast: Array = centres[:, None, None] + scales[:, None, None] * quantiles
-    return forecast
+    return np.asarray(centres[:, None, None] + scales[:, None, None] * quantiles)
 
 
 @dataclass(frozen=True)
@@ -379,8 +377,7 @@ def seasonal_naive(split: SplitSeries, windows: ForecastWindows, quantiles: Sequ
         return point
     numbers = range(len(split.series))
     spread = np.array([_difference_quantiles(split, number, seasons, quantiles) for number in numbers])
-    forecast: Array = point + spread[windows.series]
-    return forecast
+    return np.asarray(point + spread[windows.series])
 
 
 def _difference_quantiles(
@@ -480,5 +477,4 @@ def move_bands(forecast: Array, offsets: Sequence[Sequence[float]], scales: Arra
     moved = forecast + scales[:, None, None] * np.asarray(offsets).T
     median = forecast[..., [list(levels).index(0.5)]]
     below = np.asarray(levels) < 0.5
-    bounded: Array = np.where(below, np.minimum(moved, median), np.maximum(moved, median))
-    return bounded
+    return np.asarray(np.where(below, np.minimum(moved, median), np.maximum(moved, median)))

@@ -11,9 +11,9 @@ With γ = 1 and s = 0 this is the seasonal naive forecast. With S = 1 and φ = 0
 https://doi.org/10.1002/for.3980040103).
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,7 @@ DAMPING = 0.0, 0.7, 0.9, 0.97, 1.0
 MOST_WINDOWS, LEAST_WEIGHT = 512, 1e-4
 
 
-@dataclass(frozen=True)
-class Smoothing:
+class Smoothing(NamedTuple):
     """The forecast of exponential smoothing, for all series.
 
     Args:
@@ -57,8 +56,7 @@ def smoothing_weights(context: int, season: int, horizon: int, level: float, sea
     def mean_of_seasons(time: int) -> Array:
         places = np.arange(time - season, -1, -season)
         shares = (1.0 - seasonal) ** np.arange(len(places))
-        mean: Array = values[:, places] @ (shares / shares.sum())
-        return mean
+        return np.asarray(values[:, places] @ (shares / shares.sum()))
 
     shares = (1.0 - level) ** np.arange(context - season)
     shares = shares[shares >= LEAST_WEIGHT]

@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,8 +55,7 @@ NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Times:
+class Times(NamedTuple):
     """A column of times.
 
     Args:

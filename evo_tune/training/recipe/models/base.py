@@ -205,7 +205,6 @@ class BaseModel:
 
 @lru_cache(maxsize=64)  # keyed by size and time, since a worker calls it before every training
 def _file_sha256(path: Path, size: int, changed: int) -> str:
-    del size, changed
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
@@ -263,10 +262,10 @@ def _check_config(folder: Path, config: dict[str, Any], tensors: int) -> None:
         parts += part if isinstance(part, list) else []
         for name, value in part.items() if isinstance(part, dict) else ():
             if "implementation" in name and value not in _IMPLEMENTATIONS:
-                allowed = (
-                    f"a config.json in which {one_line(name)} is eager or sdpa, not {one_line(repr(value))}: remove it"
+                shown = one_line(repr(value))
+                raise _refusal(
+                    folder, f"a config.json in which {one_line(name)} is eager or sdpa, not {shown}: remove it"
                 )
-                raise _refusal(folder, allowed)
             if _NUMBER_OF_LAYERS.fullmatch(name) and isinstance(value, int) and not 0 < value <= max(1, tensors):
                 raise _refusal(
                     folder, f"a config.json with 1 to {tensors} in {name}, its number of tensors, not {value}"
