@@ -6,12 +6,9 @@ other data user attributes. Trials that are no full training are PRUNED, so the 
 
 from __future__ import annotations
 
-import contextlib
-import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from evo_tune.errors import UsageError
@@ -32,9 +29,10 @@ class OptunaJournal(Sink):
     """Journal with the study of a run; the file may contain other studies."""
 
     def update(self, run: Run, pending_curves: Mapping[int, Curve] | None = None) -> None:
-        """Write the parts of a run that the study lacks, at once and under the journal's lock; see `Sink`."""
+        """Write the parts of a run that the study lacks; see `Sink`."""
         rows = Rows(run, pending_curves)
-        with silence_loggers(), _batch(self.path, self.flag) as storage:
+        with silence_loggers():
+            storage = _open_storage(self.path, self.flag)
             study = self._study(storage, rows)
             trials = storage.get_all_trials(study, deepcopy=False)
             for id in range(len(rows)):
@@ -120,45 +118,26 @@ def _distribution(gene: Gene) -> BaseDistribution:
     return CategoricalDistribution(values)
 
 
-@contextlib.contextmanager
-def _batch(path: Path, flag: str) -> Iterator[JournalStorage]:
-    """Open a journal as Optuna's storage under its lock; all writes reach the file at the end, or none.
+def _open_storage(path: Path, flag: str) -> JournalStorage:
+    """Open a journal as Optuna's storage; the file is made if it does not exist.
 
-    Separate writes would each wait for the disk, and a reader could see a trial without its curve.
+    Raises:
+        UsageError: The file is something else.
     """
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import BaseJournalBackend, JournalFileBackend, JournalFileSymlinkLock
-
-    class Batch(BaseJournalBackend):
-        def __init__(self) -> None:
-            # This process holds the lock already.
-            no_lock: Any = SimpleNamespace(acquire=lambda: True, release=lambda: None)
-            self.file = JournalFileBackend(str(path), no_lock)
-            self.before = sum(1 for _ in self.file.read_logs(0))
-            with open(path, "rb") as lines:
-                if sum(1 for _ in lines) != self.before:  # Optuna ignores a broken last line
-                    raise ValueError("its last line is not from a journal")
-            self.new_logs: list[dict[str, Any]] = []
-
-        def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
-            if log_number_from < self.before:
-                yield from self.file.read_logs(log_number_from)
-            yield from self.new_logs[max(0, log_number_from - self.before) :]
-
-        def append_logs(self, logs: list[dict[str, Any]]) -> None:
-            self.new_logs += [json.loads(json.dumps(log)) for log in logs]
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
     lock = JournalFileSymlinkLock(str(path))
-    lock.acquire()
+    backend = JournalFileBackend(str(path), lock)
+    lock.acquire()  # else the last line may be one that another run is writing
     try:
-        try:
-            batch = Batch()
-            storage = JournalStorage(batch)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            cause = one_line(str(error), 100)
-            raise UsageError(f"{flag}: {path} is no journal of Optuna's ({cause}); choose another file") from None
-        yield storage
-        if batch.new_logs:
-            batch.file.append_logs(batch.new_logs)
+        whole_lines = sum(1 for _ in backend.read_logs(0))
+        with open(path, "rb") as lines:
+            if sum(1 for _ in lines) != whole_lines:  # Optuna ignores a broken last line
+                raise ValueError("its last line is not from a journal")
+        return JournalStorage(backend)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        cause = one_line(str(error), 100)
+        raise UsageError(f"{flag}: {path} is no journal of Optuna's ({cause}); choose another file") from None
     finally:
         lock.release()
