@@ -7,7 +7,7 @@ The study has all that the sampler knows, so several processes can share one sto
 sampler. Importing this module imports optuna.
 """
 
-import math
+import contextlib
 import secrets
 import threading
 import warnings
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from evo_tune.errors import SpaceError, UsageError, require_extra
@@ -24,6 +25,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import DEFAULT, WARM_START, Proposal, Status
 from evo_tune.genome.values import Value, space_error_prefix
 from evo_tune.loop.external import ExternalTrial, gene_name, make_external_strategy, propose_external, space_of_genes
+from evo_tune.store.manifest import Finite
 
 with require_extra("evo_tune.integrations.optuna", "optuna"):
     from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -84,9 +86,8 @@ class StrategySampler(BaseSampler):
         self._seed = secrets.randbits(31) if seed is None else seed
         # Saves the constraints of a trial as Optuna's samplers do; only they have a public way to it.
         self._constraint_saver = constraints_func and NSGAIISampler(constraints_func=constraints_func)
-        # Trials converted last, by number, with the study, the space and the distributions that they are for.
-        self._converted: tuple[tuple[str, SearchSpace, dict[str, BaseDistribution]], dict[int, ExternalTrial]] | None
-        self._converted = None
+        # Finished trials as trials of a space, by number, with the study, the space and the distributions.
+        self._converted: tuple[Any, dict[int, ExternalTrial]] = None, {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return each parameter of the study that a gene can represent, with the widest range that it ever had."""
@@ -106,7 +107,7 @@ class StrategySampler(BaseSampler):
             for _ in range(ATTEMPTS):
                 params = self._propose(study, trial, search_space)
                 proposed = {name: search_space[name].to_internal_repr(value) for name, value in params.items()}
-                copies = [copy for copy in self._trials(study, trial) if _origin(copy)[2] == proposed]
+                copies = [copy for copy in self._trials(study, trial) if _origin(copy).params == proposed]
                 if all(copy.state == TrialState.RUNNING and copy.number > trial.number for copy in copies):
                     break  # else another process has proposed the same at the same moment
         return params
@@ -117,7 +118,14 @@ class StrategySampler(BaseSampler):
         """Return the parameters of the next proposal, which the trial now has as an attribute."""
         trials = self._trials(study, trial)
         space = self._space(distributions, trials)
-        external_trials = self._external_trials(study, trials, space, distributions)
+        key = study.study_name, space, dict(distributions)
+        if self._converted[0] != key:
+            self._converted = key, {}
+        converted, external_trials = self._converted[1], []
+        for earlier in trials:
+            external_trials.append(converted.get(earlier.number) or _external_trial(earlier, space, distributions))
+            if earlier.state.is_finished():
+                converted[earlier.number] = external_trials[-1]
         directions = ["min" if direction == StudyDirection.MINIMIZE else "max" for direction in study.directions]
         rng = np.random.default_rng([self._seed, 0, trial.number])
         proposal = propose_external(self._strategy, space, directions, external_trials, rng)
@@ -140,7 +148,7 @@ class StrategySampler(BaseSampler):
         """Return a value of a parameter that is no part of the proposal, or whose proposed value is out of range."""
         self._check_objectives(study)
         gene = _gene(param_distribution)
-        proposed = _origin(trial)[2].get(param_name)
+        proposed = _origin(trial).params.get(param_name)
         if gene is not None and proposed is not None:
             return _to_parameter(param_distribution, _to_value(param_distribution, gene, proposed))
         if gene is not None and trial.number == 0:
@@ -184,27 +192,6 @@ class StrategySampler(BaseSampler):
         conditions = _conditions(genes, distributions, trials)
         genes = {name: replace(gene, when=conditions.get(name)) for name, gene in genes.items()}  # type: ignore[type-var]
         return space_of_genes(genes)
-
-    def _external_trials(
-        self,
-        study: Study,
-        trials: Sequence[FrozenTrial],
-        space: SearchSpace,
-        distributions: Mapping[str, BaseDistribution],
-    ) -> list[ExternalTrial]:
-        """Return trials of Optuna as trials of the space; finished ones are converted once."""
-        key = study.study_name, space, dict(distributions)
-        converted = self._converted  # another thread may replace it
-        if converted is None or converted[0] != key:
-            converted = self._converted = key, {}
-        finished = converted[1]
-        external_trials = []
-        for trial in trials:
-            external_trial = finished.get(trial.number) or _external_trial(trial, space, distributions)
-            if trial.state.is_finished():
-                finished[trial.number] = external_trial
-            external_trials.append(external_trial)
-        return external_trials
 
     def _with_prior(self, name: str, distribution: BaseDistribution, gene: Gene) -> Gene:
         """Return a gene with the user's prior of its parameter, if there is one."""
@@ -318,8 +305,8 @@ def _external_trial(
     trial: FrozenTrial, space: SearchSpace, distributions: Mapping[str, BaseDistribution]
 ) -> ExternalTrial:
     """Return a trial of Optuna as a trial of the space; a parameter that it lacks has its default."""
-    operator, parents, proposed = _origin(trial)
-    internal = dict(proposed) if trial.state == TrialState.RUNNING else {}
+    origin = _origin(trial)
+    internal: dict[str, float] = dict(origin.params) if trial.state == TrialState.RUNNING else {}
     for name, value in trial.params.items():
         if name in distributions:
             internal[name] = distributions[name].to_internal_repr(value)
@@ -328,25 +315,26 @@ def _external_trial(
         for name, value in internal.items()
         if name in distributions
     }
-    proposal = Proposal(space.check(genome, fill_defaults=True), operator, parents)
+    operator = origin.operator or (WARM_START if trial.number else DEFAULT)
+    proposal = Proposal(space.check(genome, fill_defaults=True), operator, origin.parents)
     values = trial.values if trial.state == TrialState.COMPLETE else ()
     return ExternalTrial(trial.number, proposal, STATUSES[trial.state], values, _excesses(trial))
 
 
-def _origin(trial: FrozenTrial) -> tuple[str, tuple[int, ...], dict[str, float]]:
+class _Origin(msgspec.Struct):
+    """What the sampler saves with a trial; of a trial of others, the defaults."""
+
+    operator: str = ""
+    parents: tuple[int, ...] = ()
+    params: dict[str, Finite] = {}
+
+
+def _origin(trial: FrozenTrial) -> _Origin:
     """Return operator, parents and proposed parameters of a trial, which another program may have written."""
-    stored = trial.system_attrs.get(ATTRIBUTE)
-    stored = stored if isinstance(stored, dict) else {}
-    operator, parents, params = (stored.get(name) for name in ("operator", "parents", "params"))
-    if not isinstance(operator, str):
-        operator = DEFAULT if trial.number == 0 else WARM_START
-    numbers = tuple(number for number in parents if isinstance(number, int)) if isinstance(parents, list) else ()
-    items = params.items() if isinstance(params, dict) else ()
-    return operator, numbers, {name: value for name, value in items if _is_finite(value)}
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    origin = _Origin()
+    with contextlib.suppress(msgspec.ValidationError):
+        origin = msgspec.convert(trial.system_attrs.get(ATTRIBUTE), _Origin)
+    return origin
 
 
 def _excesses(trial: FrozenTrial) -> dict[str, float]:
