@@ -11,9 +11,9 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from evo_tune.dispatch.local import LocalSlot
+from evo_tune.dispatch.local import TICK, LocalSlot
 from evo_tune.dispatch.slot import SlotClosed, SlotInterrupted
 from evo_tune.errors import EvoTuneError
 from evo_tune.genome.trial import Candidate, Outcome
@@ -40,18 +40,6 @@ QUANTILE = 0.9
 
 # Number of most recent measurements that count.
 MAX_MEASUREMENTS = 64
-
-
-class Admission(NamedTuple):
-    """Permission to start a training.
-
-    Args:
-        slot: Slot that may start.
-        resting: Slots whose idle workers must end first, to free their memory.
-    """
-
-    slot: Any
-    resting: tuple[Any, ...]
 
 
 class Card:
@@ -83,8 +71,12 @@ class Card:
         """
         self.waiting[slot] = min(needed, self.memory)
 
-    def admit(self) -> Admission | None:
-        """Give the first slot in the queue its memory, if it is free or kept by idle workers; else return None."""
+    def admit(self) -> tuple[Any, list[Any]] | None:
+        """Give the first slot in the queue its memory, if it is free or kept by idle workers; else return None.
+
+        Returns:
+            The slot, and the slots whose idle workers must end first, to free their memory.
+        """
         if not self.waiting:
             return None
         slot, needed = next(iter(self.waiting.items()))
@@ -97,7 +89,7 @@ class Card:
         while sum(self.running.values()) + sum(self.idle.values()) > self.memory:
             resting.append(next(iter(self.idle)))  # idle for longest
             del self.idle[resting[-1]]
-        return Admission(slot, tuple(resting))
+        return slot, resting
 
     def leave(self, slot: Any, idle_bytes: int = 0) -> None:
         """Take back a slot's memory, or its place in the queue.
@@ -127,7 +119,8 @@ class Card:
             with self._changed:
                 self.enter(slot, needed)
                 self._admit_all()
-                self._changed.wait_for(lambda: slot.closed or slot.interrupted or slot not in self.waiting)
+                while slot in self.waiting and not (slot.closed or slot.interrupted):
+                    self._changed.wait(TICK)
             if slot.closed:
                 raise SlotClosed(f"{slot.name} is closed")
             if slot.interrupted:
@@ -141,14 +134,9 @@ class Card:
     def _admit_all(self) -> None:
         """Start all slots that can; the thread that freed memory does it, before any other asks for a candidate."""
         while (admission := self.admit()) is not None:
-            for slot in admission.resting:
+            for slot in admission[1]:
                 slot.rest()
         self._changed.notify_all()
-
-    def wake(self) -> None:
-        """Wake waiting slots, to check whether they were closed."""
-        with self._changed:
-            self._changed.notify_all()
 
 
 class MemoryForecast:
@@ -223,15 +211,3 @@ class SharedSlot(LocalSlot):
     @property
     def waits(self) -> bool:
         return self in self._card.waiting
-
-    def interrupt(self) -> None:
-        super().interrupt()
-        self._card.wake()
-
-    def kill(self) -> None:
-        super().kill()
-        self._card.wake()
-
-    def close(self) -> None:
-        super().close()
-        self._card.wake()

@@ -41,8 +41,8 @@ def test_a_card_never_gives_more_than_it_has_and_lets_everyone_have_their_turn(m
             entered.append(slot)
             card.enter(slot, needed)
         while (admitted := card.admit()) is not None:
-            begun.append(admitted.slot)
-            assert not {*admitted.resting} & {*card.idle, *card.running}
+            begun.append(admitted[0])
+            assert not {*admitted[1]} & {*card.idle, *card.running}
         assert sum(card.running.values()) + sum(card.idle.values()) <= memory
         assert not {*card.running} & {*card.idle}
         if any(amount == memory for amount in card.running.values()):
@@ -51,7 +51,7 @@ def test_a_card_never_gives_more_than_it_has_and_lets_everyone_have_their_turn(m
     while card.running:
         card.leave(next(iter(card.running)))
         while (admitted := card.admit()) is not None:
-            begun.append(admitted.slot)
+            begun.append(admitted[0])
     assert begun == entered, "nobody overtakes and nobody is left"
     assert not card.waiting
 
@@ -60,14 +60,14 @@ def test_idle_workers_end_only_where_their_memory_is_needed():
     card = Card(10)
     for slot in "abc":
         card.enter(slot, 3)
-        assert card.admit() == (slot, ())
+        assert card.admit() == (slot, [])
     for slot in "bac":
         card.leave(slot, idle_bytes=1)
     card.enter("a", 8)
-    assert card.admit() == ("a", ())
+    assert card.admit() == ("a", [])
     card.leave("a", idle_bytes=1)
     card.enter("a", 9)
-    assert card.admit() == ("a", ("b",)), "the one that has been idle for longest"
+    assert card.admit() == ("a", ["b"]), "the one that has been idle for longest"
 
 
 def forecast_of(*measured: tuple[float, float]) -> MemoryForecast:
