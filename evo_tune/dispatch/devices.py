@@ -121,24 +121,14 @@ def _groups(devices: tuple[Device, ...], ranks: int) -> tuple[Device, ...]:
     """Return complete groups of `ranks` GPUs.
 
     Raises:
-        OptionError: There are too few GPUs for a group, or one GPU is given twice.
+        OptionError: There are too few GPUs for a group.
     """
-    ids = [device.visible for device in devices]
-    twice = next((device for device in devices if ids.count(device.visible) > 1), None)
-    if twice is not None:
-        raise OptionError(
-            f"ranks={ranks} wants different GPUs for the processes of a training, and {twice.name} is given twice: "
-            "name each GPU once"
-        )
-    whole = tuple(device for device in devices if not device.visible.startswith("MIG-"))  # CUDA uses only one of those
+    # CUDA uses only one MIG instance, and NCCL a GPU only once.
+    whole = tuple(dict.fromkeys(device for device in devices if not device.visible.startswith("MIG-")))
     groups = [whole[first : first + ranks] for first in range(0, len(whole) - ranks + 1, ranks)]
     if not groups:
-        cut = len(devices) - len(whole)
-        besides = f", besides {cut} MIG instance(s), which no training can join" if cut else ""
-        raise OptionError(
-            f"ranks={ranks} wants {ranks} GPUs for each training, and this run has {len(whole)}{besides}: give fewer "
-            "ranks, more GPUs or --devices cpu"
-        )
+        remedy = "give fewer ranks, more GPUs (MIG instances cannot join) or --devices cpu"
+        raise OptionError(f"ranks={ranks} wants {ranks} GPUs for each training; this run has {len(whole)}: {remedy}")
     names = ["cuda:" + "+".join(device.name.removeprefix("cuda:") for device in group) for group in groups]
     visible = [",".join(device.visible for device in group) for group in groups]
     return tuple(map(Device, names, visible))

@@ -155,10 +155,6 @@ class Journal:
                         except ValueError as error:
                             raise StoreError(invalid_line_message(self.path, number, error)) from None
                         yield parsed_event
-                    elif line.endswith(b"\r\n") and unseal_line(line[:-2]) is not None:
-                        problem = "ends with a carriage return, as editors for Windows write it"
-                        remedy = f"remove them from all lines with `sed -i 's/\\r$//' {self.path.name}` in its folder"
-                        raise StoreError(f"{self.path}: line {number} {problem}: {remedy}; then resume")
                     elif is_ended or _contains_event(line):
                         problem = f"{self.path}: line {number} is damaged (its checksum does not match)"
                         remedy = f"restore the file from a copy, remove the line if another program wrote it{keep}"

@@ -8,7 +8,6 @@ import os
 import re
 import shlex
 import stat
-import time
 import uuid
 import warnings
 from pathlib import Path
@@ -187,10 +186,6 @@ def delete_run(folder: Path) -> None:
 DEEPEST_COPY = safe_files.DEEPEST - 10
 
 
-# Age at which an unfinished copy is one of a killed process.
-ABANDONED_SECONDS = 24 * 3600.0
-
-
 def copy_run(folder: Path, store: Path, name: str) -> Path:
     """Copy a run atomically and return the folder of the copy, which can be continued separately.
 
@@ -205,10 +200,6 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
     partial_name = f".{name}.{uuid.uuid4().hex}.part"  # several processes may make a copy of this name at a time
     skipped: list[str] = []
     try:
-        for killed in store.glob(f".{name}.*.part"):
-            with contextlib.suppress(FileNotFoundError):  # another process has just completed it
-                if time.time() - killed.lstat().st_mtime > ABANDONED_SECONDS:
-                    safe_files.remove(store, killed.name)
         with safe_files.folder(folder) as source, safe_files.folder(store, partial_name, make=True) as copy:
             _copy(source, copy, "", skipped)
         copy_manifest(folder, store / partial_name)

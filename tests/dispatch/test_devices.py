@@ -235,7 +235,7 @@ def test_a_training_of_several_ranks_has_as_many_gpus_or_cores(machine):
     assert ids(plan(ranks=3, per_device=2).slots) == [("cuda:4+5+GPU-c", "4,5,GPU-c")] * 2
     assert ids(plan(ranks=2, per_device="auto").slots) == [("cuda:4+5", "4,5")]
     assert ids(list_slot_devices(None, 1, 4, ranks=2)) == [("cuda:4+5", "4,5")]
-    with pytest.raises(OptionError, match="ranks=4 wants 4 GPUs for each training, and this run has 3: give fewer"):
+    with pytest.raises(OptionError, match="ranks=4 wants 4 GPUs for each training; this run has 3: give fewer"):
         plan(ranks=4)
     with pytest.raises(OptionError, match=re.escape("--slots 2 is more than 1, which is 1 group(s) of 2 GPUs")):
         plan(slots=2, ranks=2)
@@ -268,9 +268,9 @@ def test_no_training_joins_mig_instances_or_one_gpu_twice(machine):
     machine("MIG-c,4,MIG-d,5")
     assert ids(plan(ranks=2).slots) == [("cuda:4+5", "4,5")]
     machine("MIG-c,MIG-d,4")
-    with pytest.raises(OptionError, match=r"this run has 1, besides 2 MIG instance\(s\), which no training can join"):
+    with pytest.raises(OptionError, match=r"this run has 1: .*MIG instances cannot join"):
         plan(ranks=2)
     machine("0,1")
     assert ids(plan(devices="1,1").slots) == [("cuda:1", "1")] * 2
-    with pytest.raises(OptionError, match=r"ranks=2 wants different GPUs .* and cuda:1 is given twice"):
+    with pytest.raises(OptionError, match="ranks=2 wants 2 GPUs for each training; this run has 1: give fewer"):
         plan(devices="1,1", ranks=2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -90,12 +89,3 @@ def test_of_copies_made_at_the_same_time_one_wins(
     assert [result for result in results if isinstance(result, Path)] == [tmp_path / "same"]
     assert sum("exists: choose another name" in str(result) for result in results) == 2
     assert not [*tmp_path.glob(".same.*")]
-
-
-def test_what_a_killed_copy_left_is_removed_a_day_later(begin: Begin, tmp_path: Path) -> None:
-    folder = drive(begin("mine")).saved.folder
-    for name, age in ((".same.a.part", 2 * 86400), (".same.b.part", 60)):
-        (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (time.time() - age,) * 2)
-    copy_run(folder, tmp_path, "same")
-    assert [path.name for path in tmp_path.glob(".same.*")] == [".same.b.part"]

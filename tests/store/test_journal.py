@@ -138,17 +138,6 @@ def test_a_whole_line_that_means_nothing_is_never_cut_off(path: Path, written: b
     assert "\n" not in str(caught.value)
 
 
-def test_lines_of_windows_are_named_and_the_advice_keeps_all_events(path: Path, written: bytes) -> None:
-    """To keep the lines before the first would empty the journal."""
-    path.write_bytes(written.replace(b"\n", b"\r\n"))
-    with pytest.raises(StoreError, match=r"line 1 ends with a carriage return") as caught:
-        list(Journal(path).read(parse))
-    assert "head -n" not in str(caught.value)
-    subprocess.run(str(caught.value).split("`")[1], shell=True, check=True, cwd=path.parent)
-    assert path.read_bytes() == written
-    assert len(list(Journal(path).read(parse))) == len(EVENTS)
-
-
 def test_a_damaged_first_line_has_no_lines_before_it_to_keep(path: Path, written: bytes) -> None:
     path.write_bytes(b"x" + written)
     with pytest.raises(StoreError, match=r"line 1 is damaged") as caught:
