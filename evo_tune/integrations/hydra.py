@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evo_tune.errors import EvoTuneError, RunError, SpaceError, UsageError
+from evo_tune.errors import EvoTuneError, RunError, SpaceError, UsageError, explain_error
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome
@@ -115,10 +115,8 @@ def read_overrides(texts: Sequence[str], config: Any, config_loader: Any) -> dic
         if not override.is_sweep_override():
             sweep[key] = str(override.input_line)
             continue
-        try:
+        with explain_error(UsageError, one_line(str(override.input_line), 100), caught=SpaceError):
             sweep[key] = _with_default(key, _gene_of(override), _configured_value(override, config))
-        except SpaceError as error:
-            raise UsageError(f"{one_line(str(override.input_line), 100)}: {error}") from None
     if not _genes_of(sweep):
         expected = "such as 'lr=tag(log, interval(1e-4,1e-2))' or 'depth=choice(2,4,8)'"
         raise UsageError(f"no override is a sweep: expected at least one, {expected}")

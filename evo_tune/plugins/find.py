@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, get_origin
 
-from evo_tune.errors import EvoTuneError, PluginError, UsageError
+from evo_tune.errors import EvoTuneError, PluginError, UsageError, explain_error
 from evo_tune.genome.genes import Gene
 from evo_tune.options.binding import build_options, did_you_mean, options_of
 from evo_tune.plugins.code import PACKAGE, package_of
@@ -242,10 +242,8 @@ def _load(path: Path, kind: str, named: bool) -> ModuleType:
         named: Whether the user named the file, so that it may import from the working directory.
     """
     path = path.absolute()
-    try:
+    with explain_error(PluginError, f"cannot read the {kind} {path}", "check the path"):
         content = _source(path)
-    except OSError as error:
-        raise PluginError(f"cannot read the {kind} {path}: {error.strerror}; check the path") from None
     key = (str(path), hashlib.sha256(content).hexdigest())
     package, root = package_of(path)
     folders = [path.parent, root]
@@ -315,16 +313,14 @@ def write(name: str, folder: Path) -> Path:
             "such as my_task"
         )
     path = folder / f"{name}.py"
-    try:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder: move it out of the way to write {path}")
+    if path.exists():
+        raise UsageError(f"{path} exists already: choose another name, or edit that file")
+    with explain_error(UsageError, f"cannot write {path}", "choose a folder that can be written"):
         folder.mkdir(parents=True, exist_ok=True)
         with open(path, "x", encoding="utf-8") as file:
             file.write(render(name))
-    except FileExistsError as error:
-        if error.filename == str(folder):
-            raise UsageError(f"{folder} is not a folder: move it out of the way to write {path}") from None
-        raise UsageError(f"{path} exists already: choose another name, or edit that file") from None
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}; choose a folder that can be written") from None
     return path
 
 

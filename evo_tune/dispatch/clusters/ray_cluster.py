@@ -34,7 +34,7 @@ from evo_tune.dispatch.clusters.host import SlotServer
 from evo_tune.dispatch.clusters.remote import ANSWER_SECONDS, CLOSE_SECONDS, Cluster, Engine, Seat, SeatLost
 from evo_tune.dispatch.devices import CPU, Device, Plan
 from evo_tune.dispatch.slot import Task
-from evo_tune.errors import EvoTuneError, OptionError, require_extra
+from evo_tune.errors import EvoTuneError, OptionError, explain_error, require_extra
 
 # Seconds that a head has to answer the first connection.
 CONNECT = 10.0
@@ -65,10 +65,8 @@ def connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
         OptionError: No Ray cluster answers at the address.
     """
     if address is not None and (place := _place(address)) is not None:
-        try:
-            socket.create_connection(place, timeout=CONNECT).close()
-        except OSError as error:  # Ray itself would retry for over a minute
-            raise OptionError(f"--address {address}: no Ray answers there ({error})") from None
+        with explain_error(OptionError, f"--address {address}: no Ray answers there"):
+            socket.create_connection(place, timeout=CONNECT).close()  # Ray itself would retry for over a minute
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     local_options: dict[str, Any] = {}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from evo_tune.errors import PluginError, SpaceError
+from evo_tune.errors import PluginError, SpaceError, explain_error
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.notation import parse_gene
 from evo_tune.genome.switches import SWITCH
@@ -147,12 +147,11 @@ def read_patch_file(path: Path) -> Patch:
     """
     if path.suffix not in SUFFIXES:
         raise PluginError(f"{path}: expected a file whose name ends in .patch or .diff")
-    try:
+    with explain_error(PluginError, str(path), f"expected a patch of at most {LARGEST} bytes"):
         real = path.resolve()  # the user's own link
         data = safe_files.read(real.parent, real.name, limit=LARGEST)
+    try:
         return parse_patch(path.stem, data.decode("utf-8"))
-    except OSError as error:
-        raise PluginError(f"{path}: {error.strerror}; expected a patch of at most {LARGEST} bytes") from None
     except UnicodeDecodeError as error:
         raise PluginError(f"{path}: byte {error.start} is not UTF-8: a patch is text") from None
 
@@ -163,10 +162,8 @@ def read_patch_folder(folder: Path) -> tuple[Patch, ...]:
     Raises:
         PluginError: The folder has no patch or too many, one of them is none, or two have the same gene.
     """
-    try:
+    with explain_error(PluginError, f"--patches {folder}", "expected a folder with *.patch files"):
         files = sorted((path for path in folder.iterdir() if path.suffix in SUFFIXES), key=lambda path: path.stem)
-    except OSError as error:
-        raise PluginError(f"--patches {folder}: {error.strerror}; expected a folder with *.patch files") from None
     if not 0 < len(files) <= MOST:
         raise PluginError(f"--patches {folder}: {len(files)} files *.patch or *.diff: expected 1 to {MOST}")
     return tuple(map(read_patch_file, files))
@@ -191,11 +188,9 @@ def read_code(run_folder: Path, hash: str) -> bytes:
     Raises:
         PluginError: The file is missing, cannot be read, or has another content.
     """
-    try:
+    place = run_folder / CODE_FOLDER / one_line(hash, 80)
+    with explain_error(PluginError, str(place), "restore it from a copy of the run"):
         data = safe_files.read(run_folder, CODE_FOLDER, hash, limit=1 << 26)
-    except OSError as error:
-        place = run_folder / CODE_FOLDER / one_line(hash, 80)
-        raise PluginError(f"{place}: {error.strerror}; restore it from a copy of the run") from None
     if text_hash(data) != hash:
-        raise PluginError(f"{run_folder / CODE_FOLDER / hash} has changed: restore it from a copy of the run")
+        raise PluginError(f"{place} has changed: restore it from a copy of the run")
     return data

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from evo_tune.errors import OptionError, PluginError
+from evo_tune.errors import OptionError, PluginError, explain_error
 from evo_tune.genome.trial import Objective, TrialCode
 from evo_tune.genome.values import Genome
 from evo_tune.plugins.context import Context
@@ -158,10 +158,8 @@ def scan_project(root: Path, patched: Collection[str], protect: Sequence[str], s
         if target is not None:
             links[path] = target
             continue
-        try:
+        with explain_error(PluginError, f"cannot read {path} of the project"):
             data, mode = (root / path).read_bytes(), (root / path).stat().st_mode
-        except OSError as error:
-            raise PluginError(f"cannot read {path} of the project: {error.strerror}") from None
         files[path] = text_hash(data)
         contents[files[path]] = data
         if mode & stat.S_IXUSR:
@@ -288,10 +286,8 @@ def read_listing(run_folder: Path, hash: str) -> Listing:
     Raises:
         PluginError: It is missing, has changed, or names files outside of the project.
     """
-    try:
+    with explain_error(PluginError, "the listing of the project is damaged", caught=ValueError):  # also msgspec's
         listing = msgspec.json.decode(read_code(run_folder, hash), type=Listing)
-    except ValueError as error:  # msgspec's errors are ValueErrors
-        raise PluginError(f"the listing of the project is damaged: {one_line(str(error))}") from None
 
     def refuse(reason: str) -> PluginError:
         return PluginError(f"the listing of the project is damaged: {reason}")

@@ -146,8 +146,6 @@ class Script:
                 text = f"the script printed no {missing[0]}"
             raise Ended(f"{text}; {hint}" if hint else text)
         reader.report_waiting_points()
-        for line in reader.how_metrics_were_read():
-            print(line)  # into the log of the trial
         return reader.metrics
 
 
@@ -454,14 +452,6 @@ class OutputReader:
         """Report the points whose places were unknown; call it when the script has ended well."""
         for number, point in enumerate(self._waiting_points, 1):  # spread evenly over the budget
             self._report(self._context.budget * min(1.0, number * self._keep_every / self._points_read), point)
-
-    def how_metrics_were_read(self) -> list[str]:
-        """Return a line for each objective that was found in text, with an example of its lines."""
-        lines = []
-        for name, kinds in self._line_kinds_by_metric.items():
-            if name not in self._metrics_from_json:
-                lines.append(f"evo-tune: {name} was read from lines such as {next(iter(kinds.values())).text!r}")
-        return lines
 
     def _find_by_names(self, line: str) -> dict[str, float]:
         """Return the numbers of a JSON object; of text, those of objectives and of the progress."""

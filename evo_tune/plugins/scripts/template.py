@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evo_tune.errors import OptionError, require_extra
+from evo_tune.errors import OptionError, explain_error, require_extra
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.notation import parse_gene
 from evo_tune.options.binding import did_you_mean
@@ -114,12 +114,10 @@ class ConfigTemplate:
 
 
 def _read(path: Path) -> str:
-    try:
+    shown = f"--template {one_line(str(path), 100)}"
+    with explain_error(OptionError, shown, "expected a configuration file", caught=Exception):  # also what is no UTF-8
         real = path.resolve()  # the user's own link
         return safe_files.read(real.parent, real.name, limit=LARGEST).decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise OptionError(f"--template {one_line(str(path), 100)}: {reason}; expected a configuration file") from None
 
 
 def _inside(match: re.Match[str]) -> str:
