@@ -43,9 +43,7 @@ def open_slots(
         count = engine.seats_at_start if cluster.slots is None else cluster.slots
         if not count:
             engine.close()
-            raise OptionError(
-                f"the cluster at {engine.place} has no workers: start some, or say --slots N to wait for N"
-            )
+            raise OptionError(f"the cluster at {engine.place} has no workers: start some, or say --slots N to wait")
         return [RemoteSlot(f"slot {i}", engine, timeout) for i in range(count)]
     settings = [(f"slot {i}", device, task, timeout, retries) for i, device in enumerate(plan.slots)]
     if forecast is None or not plan.memory:

@@ -157,9 +157,8 @@ def _choose_gpus(devices: str | None) -> tuple[Device, ...]:
         if name not in by_name:
             expected = ", ".join(device.name.removeprefix("cuda:") for device in devices_found)
             why = f" ({error})" if error else ""
-            raise OptionError(
-                f"--devices {devices}: there is no GPU {name!r}{why}; expected cpu, cuda, or some of {expected}"
-            )
+            found = f"there is no GPU {name!r}{why}"
+            raise OptionError(f"--devices {devices}: {found}; expected cpu, cuda, or some of {expected}")
     return tuple(by_name[name] for name in names)
 
 
@@ -383,10 +382,7 @@ def check_system(system: str = os.name) -> None:
         OptionError: The system is not POSIX.
     """
     if system != "posix":
-        raise OptionError(
-            f"evo-tune cannot train on this system ({system}): expected Linux (macOS and WSL are not tested); on "
-            "Windows, install and run it inside WSL"
-        )
+        raise OptionError(f"evo-tune cannot train on this system ({system}): expected Linux; on Windows, use WSL")
 
 
 def cpu_count() -> int:

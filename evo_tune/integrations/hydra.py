@@ -306,9 +306,7 @@ def _metrics_of(returned: Any, objectives: Sequence[Objective]) -> dict[str, flo
         if len(values) == len(objectives):
             return {objective.metric: float(value) for objective, value in zip(objectives, values, strict=True)}
     names = ", ".join(objective.metric for objective in objectives)
-    raise UsageError(
-        f"the job returned {one_line(repr(returned), 100)}: expected numbers for {names}, or a dict with them"
-    )
+    raise UsageError(f"the job returned {one_line(repr(returned), 100)}: expected numbers for {names}, or a dict")
 
 
 def _write_results(search: Search, folder: Path) -> None:

@@ -208,9 +208,7 @@ class StrategySampler(BaseSampler):
                 if isinstance(distribution, FloatDistribution) and distribution.step is not None:
                     spread = spread / distribution.step  # the gene counts steps
             except (TypeError, ValueError):
-                raise SpaceError(
-                    f"{self._priors[name]!r}: expected (value, spread) with a value of the range"
-                ) from None
+                raise SpaceError(f"{self._priors[name]!r}: expected (value, spread) in the range") from None
             return replace(gene, prior=_to_value(distribution, gene, value), spread=spread)  # type: ignore[type-var]
 
 

@@ -208,9 +208,7 @@ class StrategySearcher(Searcher):
 
     def _known_space(self) -> SearchSpace:
         if self._space is None:
-            raise UsageError(
-                "StrategySearcher has no space: give param_space to Tuner or Tuner.restore, or space to the searcher"
-            )
+            raise UsageError("StrategySearcher has no space: give param_space to the Tuner, or space to the searcher")
         return self._space
 
     def _objectives(self) -> tuple[list[str], list[str]]:

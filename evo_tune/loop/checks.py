@@ -33,9 +33,7 @@ def check_repair(space: SearchSpace, samples: int = 20) -> None:
     for genome in [space.default(), *(space.sample(rng) for _ in range(samples))]:
         repaired_again = space.check(genome)
         if genome_key(repaired_again) != genome_key(genome):
-            raise SpaceError(
-                f"repair must return its own result unchanged: it returned {genome}, and for that {repaired_again}"
-            )
+            raise SpaceError(f"repair must keep its own result: it returned {genome}, and for that {repaired_again}")
 
 
 def check_ends(evaluator: BoundEvaluator, space: SearchSpace, genes: Iterable[str]) -> None:

@@ -99,9 +99,7 @@ def load_named_evaluator(
     elif is_command(name) and space.repair is None:
         evaluator = find_evaluator(name, {**space.genes, **(genes or {})}, options)
     else:
-        raise OptionError(
-            "space= is for a function, or a command if the space has no repair: a file defines SPACE instead"
-        )
+        raise OptionError("space= is for a function, or a command if it has no repair: a file defines SPACE instead")
     in_file = evaluator.origin == FUNCTION and Reference.read(evaluator.reference).path != ""
     if evaluator.origin == "file" or in_file:
         _remember_file(evaluator.path)
@@ -449,9 +447,7 @@ def _allow_strategy(manifest: Manifest, user: decide.Consent, moved_to: str | No
     name = manifest.strategy
     if moved_to is not None:
         if not is_file_name(name):
-            raise OptionError(
-                f"--strategy {moved_to}: the run's strategy {name} is no file that can move; leave it out"
-            )
+            raise OptionError(f"--strategy {moved_to}: the run's strategy {name} is no file that can move: omit it")
         find_strategy(moved_to)
         _remember_file(Path(moved_to))
         return moved_to

@@ -80,9 +80,7 @@ def check_noise(session: SessionSettings, seeds: int) -> None:
         OptionError: The session sets `stop_when_done`, and no genome gets an extra seed.
     """
     if session.stop_when_done and seeds < 2:
-        raise OptionError(
-            "--stop-when-done: seed noise must be known: give --seeds-per-trial 2 (or more) when the run begins"
-        )
+        raise OptionError("--stop-when-done: seed noise must be known: begin the run with --seeds-per-trial 2 or more")
 
 
 def proposal_limit_reason(run: Run, session: SessionSettings, history: History) -> str | None:

@@ -300,9 +300,8 @@ class ProposalQueue:
         """
         run, patch = self._run, parse_patch(submission.name, submission.text)
         if self._patches is None or not is_patch_allowed(run, patch.hash):
-            raise UsageError(
-                f"patch {patch.name} is of {submission.source}, and this run was not started with --allow-patches"
-            )
+            source = f"patch {patch.name} is of {submission.source}"
+            raise UsageError(f"{source}, and this run was not started with --allow-patches")
         if len(run.widened) >= WIDENINGS:
             raise UsageError(f"the genes of this run have changed {WIDENINGS} times: begin another run")
         self._patches.add(patch)

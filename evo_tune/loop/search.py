@@ -330,9 +330,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             recorded = run.candidates[candidate.id : candidate.id + 1]
             # It may lack genes of patches that have joined the run since.
             if candidate.id in run.outcomes or not any(with_genes(candidate, own.genome) == own for own in recorded):
-                raise UsageError(
-                    f"candidate {candidate.id} is not pending: report the result of each candidate of ask() once"
-                )
+                raise UsageError(f"candidate {candidate.id} is not pending: report the result of each candidate once")
             run.record(candidate.id, outcome, tell=self._arrival)
             if self._arrival:
                 self.history.tell(candidate.id, run.outcomes[candidate.id])

@@ -104,9 +104,7 @@ def command_evaluator(
     script = Script(text, *(values[name] for name in SCRIPT_OPTIONS))
     words = script.command
     if not words.genes and genes is not None and patches is None:
-        raise PluginError(
-            f"the command {one_line(text, 100)!r} has no placeholder: expected one for each gene, such as --lr {{lr}}"
-        )
+        raise PluginError(f"the command {one_line(text, 100)!r} has no placeholder: expected --lr {{lr}} for a gene lr")
     if values["set_values"] and not values["template"]:
         raise OptionError("--set replaces values of a template: give the configuration file as --template FILE")
     if values["judge"]:
@@ -124,9 +122,7 @@ def command_evaluator(
         words.check(name for name in genes if name not in of_patches)
         space = {name: gene for name, gene in genes.items() if isinstance(gene, Gene)}
         for name in genes.keys() - space.keys():
-            raise OptionError(
-                f"--gene {name}: expected its values, such as --gene '{name}=log(1e-4,1e-2)' or {name}=2|4"
-            )
+            raise OptionError(f"--gene {name}: expected its values, such as '{name}=log(1e-4,1e-2)' or {name}=2|4")
         _check_program(words)
     try:
         parts = shlex.split(text)
@@ -208,9 +204,7 @@ def _check_judge(judge: str, genes: Sequence[str]) -> None:
     words = CommandTemplate(judge)
     for name in words.genes:
         if name not in genes:
-            raise OptionError(
-                f"--judge: {{{one_line(name, 60)}}} has no value: expected {{folder}}, {{seed}} or a gene"
-            )
+            raise OptionError(f"--judge: {{{one_line(name, 60)}}} is unknown: expected {{folder}}, {{seed}} or a gene")
     _check_program(words)
 
 
@@ -252,9 +246,7 @@ def command_of(reference: str, candidate: Candidate, options: Mapping[str, Any],
 
 
 def _no_space() -> SearchSpace:
-    raise PluginError(
-        "a command has no genes of its own: give them, such as --gene 'lr=log(1e-4,1e-2)' for {lr} in the command"
-    )
+    raise PluginError("a command has no genes of its own: give them, such as --gene 'lr=log(1e-4,1e-2)' for {lr}")
 
 
 def _check_program(words: CommandTemplate) -> None:
@@ -275,9 +267,9 @@ def _check_program(words: CommandTemplate) -> None:
     if script is not None and not os.path.exists(script):
         folder = os.path.dirname(script) or "."
         hint = did_you_mean(os.path.basename(script), os.listdir(folder) if os.path.isdir(folder) else [])
+        place = one_line(os.getcwd(), 200)
         raise PluginError(
-            f"there is no script {one_line(script, 100)!r}{hint}: expected a file, by its path from "
-            f"{one_line(os.getcwd(), 200)}, where evo-tune runs"
+            f"there is no script {one_line(script, 100)!r}{hint}: expected a file, by its path from {place}"
         )
 
 

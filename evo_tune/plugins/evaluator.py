@@ -396,8 +396,7 @@ class BoundEvaluator:
         function = getattr(self.plugin.module, "transfer", None)
         if function is None:
             raise PluginError(
-                f"evaluator {self.plugin.name} has no transfer(genome, target, options), so nothing is known of it at "
-                "another size; language_model has one"
+                f"evaluator {self.plugin.name} has no transfer(genome, target, options); language_model has"
             )
         return self._call(function, dict(genome), dict(target), values=self._of(genome))
 

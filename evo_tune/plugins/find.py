@@ -80,9 +80,7 @@ def find_evaluator(
     kind, _, short_name = name.partition(":")
     if kind == "bundled":
         if not is_identifier(short_name):
-            raise PluginError(
-                f"there is no bundled evaluator {short_name!r}: expected a plain name, or a path to a .py file"
-            )
+            raise PluginError(f"there is no bundled evaluator {short_name!r}: expected a name, or the path of a file")
         return load_evaluator(bundled_folder() / f"{short_name}.py", f"bundled:{short_name}", "bundled")
     if kind == "entry":
         installed = _entry_points(EVALUATORS)
@@ -308,10 +306,7 @@ def write(name: str, folder: Path) -> Path:
         UsageError: The name is invalid, the file exists, or it cannot be written.
     """
     if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("_"):
-        raise UsageError(
-            f"an evaluator cannot be named {name!r}: expected letters, digits and '_', beginning with a letter, "
-            "such as my_task"
-        )
+        raise UsageError(f"an evaluator cannot be named {name!r}: expected a name of Python, such as my_task")
     path = folder / f"{name}.py"
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is not a folder: move it out of the way to write {path}")
@@ -385,9 +380,7 @@ def make_strategy(name: str, options: dict[str, Any]) -> Strategy:
     strategy = find_strategy(name)
     command = install_command(strategy)
     if command:
-        raise PluginError(
-            f"strategy {name} needs {', '.join(strategy.needs)}: install what is missing with `{command}`"
-        )
+        raise PluginError(f"strategy {name} needs {', '.join(strategy.needs)}: install them with `{command}`")
     try:
         return build_options(strategy, options, f"strategy {name}", "-s")
     except EvoTuneError:

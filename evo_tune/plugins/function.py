@@ -116,9 +116,7 @@ def function_evaluator(
 
 
 def _no_space() -> SearchSpace:
-    raise PluginError(
-        "a function has no genes of its own: give Search(function, space={'lr': Float(…)}, objectives=['loss:min'])"
-    )
+    raise PluginError("a function has no genes of its own: give Search(function, space={'lr': Float(…)}, …)")
 
 
 def _used_names(function: Callable[..., Any]) -> set[str]:
@@ -234,9 +232,7 @@ def _check_file(path: Path, *functions: Any) -> None:
     above = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
     for function in filter(None, functions):
         if function.__name__ not in {node.name for node in above}:
-            raise PluginError(
-                f"{function.__name__} cannot be sent to a worker: {path} has no def {function.__name__}; write it there"
-            )
+            raise PluginError(f"{path} has no def {function.__name__}, which workers import: write it there")
     for node in tree.body:
         passed = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
         if isinstance(node, passed) or (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):

@@ -287,9 +287,7 @@ class Journal:
             self.close()  # the folder may be another run's by now, so nothing more is written
             raise StoreError(f"{self.path} was removed or replaced while the run wrote it: restore it from a copy")
         if status.st_nlink > 1:
-            raise StoreError(
-                f"{self.path} has a second name (a hard link) now: remove the other name, then `evo-tune resume`"
-            )
+            raise StoreError(f"{self.path} has a second name (a hard link) now: remove that, then `evo-tune resume`")
         if status.st_size != size:
             problem = f"it has {status.st_size} bytes, expected {size}"
             remedy = "stop that program, then `evo-tune resume`, which names the damaged line"

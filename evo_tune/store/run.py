@@ -522,9 +522,7 @@ class Run:
             raise ValueError(f"candidate {candidate.id} has other genes than the run")
         checked_genome = {name: gene.check(candidate.genome[name]) for name, gene in self.genes.items()}
         if not is_same(candidate.genome, checked_genome) and genome_key(candidate.genome) not in self._early:
-            raise ValueError(
-                f"candidate {candidate.id} has {candidate.genome}, which is {checked_genome} for its genes"
-            )
+            raise ValueError(f"candidate {candidate.id} has {candidate.genome}, expected {checked_genome}")
         if candidate.resumes is not None and candidate.resumes >= candidate.id:
             raise ValueError(f"candidate {candidate.id} resumes {candidate.resumes}, which was not proposed before it")
         self._has_extra_seeds |= candidate.extra_seed > 0

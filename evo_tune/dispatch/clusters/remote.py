@@ -196,9 +196,7 @@ class Engine(ABC, Generic[SeatT]):
             ClusterLost: The cluster itself does not answer any more.
         """
         if loss := self.loss:
-            raise ClusterLost(
-                f"{loss} any more; everything recorded is saved: `evo-tune resume` goes on once it is back"
-            )
+            raise ClusterLost(f"{loss} any more; everything recorded is saved: `evo-tune resume` it once it is back")
         if self._failure is not None:
             raise RunError(
                 f"{self._cluster_settings.backend.title()} gives no place: {self._failure}"
@@ -206,9 +204,7 @@ class Engine(ABC, Generic[SeatT]):
         if self.connected and (seat := self.next_seat()) is not None:
             return seat
         if self.all_devices_excluded:
-            raise RunError(
-                f"no device of the cluster can be used; the last one was set aside: {self._exclusion_reason}"
-            )
+            raise RunError(f"no device of the cluster can be used; the last one: {self._exclusion_reason}")
         return None
 
     @abstractmethod

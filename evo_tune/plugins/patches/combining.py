@@ -86,9 +86,7 @@ class PatchSet:
                 raise PluginError(f"patch {patch.name} is there twice: give one of them another name")
             for name in patch.space:
                 if name in places:
-                    raise PluginError(
-                        f"patch {patch.name}: gene {name} is one of {places[name]} too: give it another name"
-                    )
+                    raise PluginError(f"patch {patch.name}: gene {name} is one of {places[name]} too: rename it")
                 places[name] = f"patch {patch.name}"
 
     def _check(self, patch: Patch) -> None:
@@ -103,10 +101,8 @@ class PatchSet:
                     raise PluginError(f"patch {patch.name} changes {change.path}, which {reason}")
         needed = self._with_required(patch)
         if late := [name for name in needed if name > patch.name]:
-            raise PluginError(
-                f"patch {patch.name} requires {late[0]}, which is applied after it: patches are applied in the order "
-                "of their names, so rename one of the two"
-            )
+            order = "patches are applied in the order of their names, so rename one of the two"
+            raise PluginError(f"patch {patch.name} requires {late[0]}, which is applied after it: {order}")
         for name in needed:
             if clashes := [other for other in self._by_name[name].excludes if other in needed]:
                 raise PluginError(f"patch {patch.name} requires {name} and {clashes[0]}, which exclude each other")

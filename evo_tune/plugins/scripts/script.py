@@ -175,17 +175,14 @@ class CommandTemplate:
             words = shlex.split(text)
         except ValueError as error:
             if not shell:
-                raise OptionError(
-                    f"the command {shown} cannot be split into words: {error}; quote it as for a shell"
-                ) from None
+                problem = f"the command {shown} cannot be split into words"
+                raise OptionError(f"{problem}: {error}; quote it as for a shell") from None
             words = []
         if not text.strip() or "\0" in text or (not words and not shell):
             raise OptionError(f"the command {shown}: expected a program and its arguments")
         self.words = [text] if shell else words
         if config is not None and not {"config", "folder"} & {*self._own_names}:
-            raise OptionError(
-                f"the command {shown} has no {{config}}: put it where the script is told its configuration"
-            )
+            raise OptionError(f"the command {shown} has no {{config}}: put it where the script reads its configuration")
 
     @property
     def names(self) -> list[str]:
