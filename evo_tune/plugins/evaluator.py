@@ -16,7 +16,7 @@ import copy
 import dataclasses
 import inspect
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -169,10 +169,9 @@ class Evaluator:
         if isinstance(annotation, str):
             annotation = vars(self.module).get(annotation)
         if not isinstance(annotation, type) or not dataclasses.is_dataclass(annotation):
-            raise OptionError(
-                f"evaluate takes 3 positional arguments, and the third, {parameters[2].name}, is annotated with no "
-                "dataclass of this file: expected evaluate(genome, context, options: Options), or a * before options"
-            )
+            problem = f"evaluate takes 3 positional arguments, and {parameters[2].name} is annotated with no dataclass"
+            expected = "expected evaluate(genome, context, options: Options), or a * before options"
+            raise OptionError(f"{problem} of this file: {expected}")
         return annotation
 
     @cached_property
@@ -395,9 +394,7 @@ class BoundEvaluator:
         """
         function = getattr(self.plugin.module, "transfer", None)
         if function is None:
-            raise PluginError(
-                f"evaluator {self.plugin.name} has no transfer(genome, target, options); language_model has"
-            )
+            raise PluginError(f"evaluator {self.plugin.name} has no transfer(genome, target, options)")
         return self._call(function, dict(genome), dict(target), values=self._of(genome))
 
     def evaluate(self, genome: Genome, context: Context) -> Any:
@@ -457,62 +454,49 @@ def check_shape(module: ModuleType, path: Path, origin: str) -> None:
     Raises:
         PluginError: A part is missing or wrong; the text names file, line and what was expected.
     """
-
-    def refuse(name: str, text: str) -> PluginError:
-        return PluginError(f"{definition_location(path, name)}: {text}")
-
     for name, example in (("SPACE", "SPACE = SearchSpace(…)"), ("OBJECTIVES", "OBJECTIVES = [Minimize(…)]")):
         if not hasattr(module, name):
             raise PluginError(f"{path}: expected {example}, found no {name}; `evo-tune new` shows one{AS_COMMAND}")
     if not callable(getattr(module, "evaluate", None)):
         raise PluginError(f"{path}: expected a function evaluate(genome, context), found none")
+    for name, problem in _shape_problems(module, origin):
+        raise PluginError(f"{definition_location(path, name)}: {problem}")
+
+
+def _shape_problems(module: ModuleType, origin: str) -> Iterator[tuple[str, str]]:
+    """Yield the name of each part of an evaluator's file that is wrong, and what was expected."""
+    objectives, metrics, tests = module.OBJECTIVES, getattr(module, "METRICS", {}), getattr(module, "TEST", {})
+    supports, costs = getattr(module, "SUPPORTS", []), getattr(module, "CPU_COSTS", {})
     count = len(positional_parameters(module.evaluate))
     if count not in (2, 3):
-        raise refuse(
-            "evaluate",
-            f"evaluate takes {count} positional arguments: expected evaluate(genome, context, *, options) or "
-            "evaluate(genome, context, options: Options)",
-        )
-    objectives = module.OBJECTIVES
+        expected = "evaluate(genome, context, *, options) or evaluate(genome, context, options: Options)"
+        yield "evaluate", f"evaluate takes {count} positional arguments: expected {expected}"
     well_formed = isinstance(objectives, Sequence) and (objectives or origin in WITHOUT_OBJECTIVES)
     if not well_formed or not all(isinstance(objective, Objective) for objective in objectives):
-        raise refuse("OBJECTIVES", f"OBJECTIVES is {objectives!r}: expected a list of Minimize(…), Maximize(…)")
+        yield "OBJECTIVES", f"OBJECTIVES is {objectives!r}: expected a list of Minimize(…), Maximize(…)"
     if not isinstance(module.SPACE, SearchSpace) and not callable(module.SPACE):
-        raise refuse("SPACE", f"SPACE is {module.SPACE!r}: expected a SearchSpace(…)")
-    metrics = getattr(module, "METRICS", {})
+        yield "SPACE", f"SPACE is {module.SPACE!r}: expected a SearchSpace(…)"
     if not _is_text_dict(metrics):
-        raise refuse("METRICS", f"METRICS is {metrics!r}: expected a dict of metric name to unit ('' for none)")
-    tests = getattr(module, "TEST", {})
+        yield "METRICS", f"METRICS is {metrics!r}: expected a dict of metric name to unit ('' for none)"
     if not _is_text_dict(tests) or not all(name for pair in tests.items() for name in pair):
-        raise refuse(
-            "TEST",
-            f"TEST is {tests!r}: expected a dict of metric names to those of the same on the test set, such as "
-            "{'val_loss': 'test_loss'}",
-        )
+        expected = "a dict of metric names to those of the same on the test set, such as {'val_loss': 'test_loss'}"
+        yield "TEST", f"TEST is {tests!r}: expected {expected}"
     for name in [*tests, *(objective.metric for objective in objectives)]:
         if is_test_metric(name, tests):
-            raise refuse(
-                "TEST",
-                f"{name} is of the test set, which no search may see: expected an objective of the validation set, and "
-                "in TEST what it is called on the test set",
-            )
-    lost = [name for name in tests if metrics and name not in metrics]
-    if lost:
-        raise refuse("TEST", f"TEST names {', '.join(lost)}, of which METRICS says nothing")
-    supports = getattr(module, "SUPPORTS", [])
+            expected = "an objective of the validation set, and in TEST what it is called on the test set"
+            yield "TEST", f"{name} is of the test set, which no search may see: expected {expected}"
+    if lost := [name for name in tests if metrics and name not in metrics]:
+        yield "TEST", f"TEST names {', '.join(lost)}, of which METRICS says nothing"
     if isinstance(supports, str) or not isinstance(supports, Sequence) or not set(supports) <= set(SUPPORTS):
-        raise refuse("SUPPORTS", f"SUPPORTS is {supports!r}: expected a list of {', '.join(map(repr, SUPPORTS))}")
-    costs = getattr(module, "CPU_COSTS", {})
+        yield "SUPPORTS", f"SUPPORTS is {supports!r}: expected a list of {', '.join(map(repr, SUPPORTS))}"
     if not isinstance(costs, Mapping) or not all(is_number(cost) and float(cost) > 0.0 for cost in costs.values()):
-        raise refuse("CPU_COSTS", f"CPU_COSTS is {costs!r}: expected a dict of kinds of work to seconds above 0")
-
+        yield "CPU_COSTS", f"CPU_COSTS is {costs!r}: expected a dict of kinds of work to seconds above 0"
     name, function = getattr(module, "BASELINE", ""), getattr(module, "baseline", None)
     if not isinstance(name, str) or bool(name) != callable(function):
-        raise refuse(
-            "BASELINE",
-            f"BASELINE is {name!r} and baseline is {function!r}: expected a name, such as BASELINE = 'linear model', "
-            "and a function baseline(options) that returns its metrics",
+        expected = (
+            "a name, such as BASELINE = 'linear model', and a function baseline(options) that returns its metrics"
         )
+        yield "BASELINE", f"BASELINE is {name!r} and baseline is {function!r}: expected {expected}"
 
 
 def _is_text_dict(value: Any) -> bool:
