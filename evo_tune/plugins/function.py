@@ -156,7 +156,7 @@ def prepare_for_workers(
     if repair is not None and _file_of(repair) != path:
         raise PluginError(f"the space's repair {repair_name} is not in the file of {name}: put both into one file")
     if path is not None:
-        _check_file(path, function, repair)
+        _check_file(path)
         shown = os.path.relpath(path)
         return Reference(name, repair_name, str(path) if shown.startswith("..") else shown), path, _names_of(function)
     text = _notebook_source(_names_of(function), function, repair)
@@ -188,25 +188,12 @@ def _check_travels(function: Any) -> None:
     """Refuse an object that has no name at the top level of a file.
 
     Raises:
-        PluginError: It has none; the text says why.
+        PluginError: It is no function, or a lambda, a method, or made inside another function.
     """
-    shown = one_line(getattr(function, "__qualname__", "") or repr(function), 80)
-    reason = ""
-    if not isinstance(function, FunctionType):
-        reason = "it is not a Python function"
-    elif function.__name__ == "<lambda>":
-        reason = "it is a lambda without a name"
-    elif _names_of(function).get(function.__name__) is not function and (
-        "<locals>" in function.__qualname__ or function.__closure__
-    ):
-        reason = "it is made inside another function and uses its variables"
-    elif "." in function.__qualname__:
-        reason = "it is a method"
-    if reason:
-        raise PluginError(
-            f"{shown} cannot be sent to a worker: {reason}; write it as a function at the top level of its file or "
-            "notebook (def …), with options for what it needs"
-        )
+    if not isinstance(function, FunctionType) or _names_of(function).get(function.__name__) is not function:
+        shown = one_line(getattr(function, "__qualname__", "") or repr(function), 80)
+        expected = "a function (def …) at the top level of its file or notebook, with options for what it needs"
+        raise PluginError(f"{shown} cannot be sent to a worker: expected {expected}")
 
 
 def _names_of(function: Any) -> Mapping[str, Any]:
@@ -221,19 +208,13 @@ def _file_of(function: Any) -> Path | None:
     return Path(file).absolute() if file and os.path.isfile(file) else None
 
 
-def _check_file(path: Path, *functions: Any) -> None:
-    """Refuse a file whose functions a worker could not import.
+def _check_file(path: Path) -> None:
+    """Refuse a file that a worker could not import.
 
     Raises:
-        PluginError: A function is not at the top level.
         UnguardedError: The import of the file would begin a search.
     """
-    tree = ast.parse(path.read_bytes())
-    above = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    for function in filter(None, functions):
-        if function.__name__ not in {node.name for node in above}:
-            raise PluginError(f"{path} has no def {function.__name__}, which workers import: write it there")
-    for node in tree.body:
+    for node in ast.parse(path.read_bytes()).body:
         passed = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
         if isinstance(node, passed) or (isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)):
             continue

@@ -158,11 +158,11 @@ def test_a_decorated_function_travels_by_its_name(script: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("short", "<lambda> cannot be sent to a worker: it is a lambda without a name; write it as a function"),
-        ("inside", "maker.<locals>.inside cannot be sent .* made inside another function"),
-        ("method", "Model.train cannot be sent .* it is no function|Model.train cannot be sent .* it is a method"),
-        ("len", "len cannot be sent .* it is not a Python function"),
-        ("partial", "cannot be sent .* it is not a Python function"),
+        ("short", r"<lambda> cannot be sent to a worker: expected a function \(def …\) at the top level of its file"),
+        ("inside", "maker.<locals>.inside cannot be sent"),
+        ("method", "Model.train cannot be sent"),
+        ("len", "len cannot be sent"),
+        ("partial", "functools.partial.* cannot be sent"),
     ],
 )
 def test_what_cannot_travel_is_refused_in_a_line(script: ModuleType, here: Path, name: str, said: str) -> None:
