@@ -117,24 +117,19 @@ class MemoryLevel:
     """Growth of one memory figure over a worker's evaluations."""
 
     def __init__(self) -> None:
-        self._first: int | None = None
-        self._highest = 0
-        self._times = 0
+        # The first figure, which is the reference, and each later one that is far above it and the highest so far.
+        self._figures: list[int] = []
 
     def is_high(self, bytes: int) -> bool:
-        """Return whether to measure a figure again: it is the first (the reference) or far above the first."""
-        return self._first is None or bytes > self._first + KEPT_MEMORY
+        """Return whether to measure a figure again: it is the first or far above the first."""
+        return not self._figures or bytes > self._figures[0] + KEPT_MEMORY
 
     def note(self, bytes: int) -> int:
         """Note the memory kept after an evaluation; return the excess in bytes, 0 if it is acceptable."""
-        if self._first is None:
-            self._first = bytes
-        if bytes <= self._first + KEPT_MEMORY:
-            return 0
-        if bytes > self._highest + KEPT_STEP:
-            self._times += 1
-            self._highest = bytes
-        return bytes - self._first if self._times >= KEPT_TIMES else 0
+        is_high = self.is_high(bytes)
+        if is_high and (not self._figures or bytes > self._figures[-1] + KEPT_STEP):
+            self._figures.append(bytes)
+        return bytes - self._figures[0] if is_high and len(self._figures) > KEPT_TIMES else 0
 
 
 def resident_memory(pid: int | str | None) -> tuple[int, int]:
