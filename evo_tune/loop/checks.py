@@ -17,7 +17,7 @@ from evo_tune.genome.values import genome_key, space_error_prefix
 from evo_tune.loop.code import hash_of, message_of_changed_evaluator
 from evo_tune.options.binding import did_you_mean, options_of
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
-from evo_tune.plugins.find import find_evaluator, install_command, list_evaluators, working_strategies
+from evo_tune.plugins.find import install_command, working_strategies
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.settings import RunSettings
 from evo_tune.store.run import Run
@@ -149,13 +149,11 @@ def check_rules(
         if flag in flags and feature not in evaluator.supports:
             if feature in evaluator.unsupported:
                 raise OptionError(f"{flag}: {evaluator.unsupported[feature]}")
-            bundled = [name for name, origin, _, _ in list_evaluators() if origin == "bundled"]
-            able = [name for name in bundled if feature in find_evaluator(name).supports]
-            raise PluginError(
-                f"{flag}: evaluator {evaluator.name} does not say that it supports it: if it does what "
-                f"docs/evaluators.md asks for, put SUPPORTS = [{feature!r}] into {evaluator.path}; else leave "
-                f"{flag} out" + (f" ({', '.join(able)} can do it)" if able else "")
+            problem = f"{flag}: evaluator {evaluator.name} does not say that it supports it"
+            condition = (
+                f"if it does what docs/evaluators.md asks for, put SUPPORTS = [{feature!r}] into {evaluator.path}"
             )
+            raise PluginError(f"{problem}: {condition}; else leave {flag} out")
     for flag in ("--prune", "--seeds-per-trial"):
         if flag in flags and len(objectives) > 1:
             raise OptionError(f"{flag}: expected one objective, and {len(objectives)} were given; leave {flag} out")
