@@ -8,7 +8,6 @@ sampler. Importing this module imports optuna.
 """
 
 import contextlib
-import secrets
 import threading
 import warnings
 import zlib
@@ -79,11 +78,8 @@ class StrategySampler(BaseSampler):
         seed: int | None = None,
         constraints_func: Callable[[FrozenTrial], Sequence[float]] | None = None,
     ) -> None:
-        if seed is not None and (not isinstance(seed, int) or seed < 0):
-            raise UsageError(f"seed={seed!r}: expected a whole number of at least 0, or None")
-        self._strategy = make_external_strategy(strategy, options)
+        self._strategy, self._seed = make_external_strategy(strategy, options, seed)
         self._priors = dict(priors or {})
-        self._seed = secrets.randbits(31) if seed is None else seed
         # Saves the constraints of a trial as Optuna's samplers do; only they have a public way to it.
         self._constraint_saver = constraints_func and NSGAIISampler(constraints_func=constraints_func)
         # Finished trials as trials of a space, by number, with the study, the space and the distributions.

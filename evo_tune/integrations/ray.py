@@ -7,7 +7,6 @@ A trial that a scheduler stops is worse than every complete one. Importing this 
 """
 
 import math
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
@@ -98,11 +97,9 @@ class StrategySearcher(Searcher):
         seed: int | None = None,
     ) -> None:
         super().__init__(metric=metric, mode=mode)  # type: ignore[arg-type] # Ray's check allows lists
-        if seed is not None and (not isinstance(seed, int) or seed < 0):
-            raise UsageError(f"seed={seed!r}: expected a whole number of at least 0, or None")
-        self._strategy = make_external_strategy(strategy, options)
+        self._strategy, checked_seed = make_external_strategy(strategy, options, seed)
         self._points = [dict(point) for point in points_to_evaluate]
-        self._state = _State(secrets.randbits(31) if seed is None else seed, [])
+        self._state = _State(checked_seed, [])
         self._space: SearchSpace | None = None
         # The space in Ray's form; None if it was given as a SearchSpace.
         self._config: Mapping[str, Any] | None = None

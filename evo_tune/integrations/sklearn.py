@@ -137,7 +137,8 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
                 self._set_results(data, trials, refit_metric)
                 available = ": best_params_ and cv_results_ have these, and no model is fitted"
             remedy = "; fit with warm_start=True continues" if self.store else ""
-            _warn(f"interrupted after {len(trials)} of {self.n_iter} evaluations{available}{remedy}")
+            done = f"interrupted after {len(trials)} of {self.n_iter} evaluations"
+            print(f"{done}{available}{remedy}", file=sys.stderr, flush=True)
             raise KeyboardInterrupt
         self._set_results(data, trials, refit_metric)
         self.scorer_ = scoring
@@ -246,10 +247,6 @@ class EvoSearchCV(BaseSearchCV):  # type: ignore[misc] # mypy does not read scik
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "cv_results_")
-
-
-def _warn(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 # Lowest quantile that is proposed of a distribution; the highest one is as far from 1.

@@ -86,7 +86,11 @@ def check_metric(
     Raises:
         EvoTuneError: The evaluator does not return the metric (`error`), or it is measured on the test set.
     """
-    evaluator.check_not_test_metric(flag_text, metric)
+    if evaluator.is_test(metric):
+        instead = next(
+            (shown for shown, test in evaluator.tests.items() if test == metric), "one of the validation set"
+        )
+        raise OptionError(f"{flag_text}: {metric} is of the test set, which no search may see: expected {instead}")
     if evaluator.metrics and metric not in metrics:
         hint = did_you_mean(metric, metrics)
         raise error(

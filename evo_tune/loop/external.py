@@ -4,6 +4,7 @@ The tool keeps the trials, and nothing is kept here between two proposals. A tri
 than every complete one. What it had reached does not count: no figure shows that it helps (benchmarks/LOG.md).
 """
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -41,18 +42,25 @@ class ExternalTrial:
     excesses: Mapping[str, float] = field(default_factory=dict)
 
 
-def make_external_strategy(name: str, options: Mapping[str, Any] | None) -> Strategy:
-    """Return the strategy of a name or path, with checked options, for a search that another tool runs.
+def make_external_strategy(name: str, options: Mapping[str, Any] | None, seed: int | None) -> tuple[Strategy, int]:
+    """Return the strategy of a name or path, with checked options, for a search that another tool runs, and its seed.
+
+    Args:
+        name: Name or path of the strategy.
+        options: Its options by name.
+        seed: Seed (int ≥ 0); None: a random one.
 
     Raises:
         PluginError: There is none of that name, it is broken, or a package that it needs is not installed.
         OptionError: An option is unknown or wrong.
-        UsageError: The strategy decides on budgets itself.
+        UsageError: The strategy decides on budgets itself, or the seed is none.
     """
+    if seed is not None and (not isinstance(seed, int) or seed < 0):
+        raise UsageError(f"seed={seed!r}: expected a whole number of at least 0, or None")
     strategy = make_strategy(name, dict(options or {}))
     if strategy.own_trials:
         raise UsageError(f"strategy {name} decides on budgets itself, which only evo-tune run does: take another one")
-    return strategy
+    return strategy, secrets.randbits(31) if seed is None else seed
 
 
 def gene_name(name: str) -> str:

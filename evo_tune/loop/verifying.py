@@ -38,7 +38,7 @@ from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.rules.widening import Widening
 from evo_tune.settings import SessionSettings
 from evo_tune.store.binding import CHANGED, changed_files, remembered_count
-from evo_tune.store.manifest import MANIFEST, Manifest, manifest_hash, space_of
+from evo_tune.store.manifest import MANIFEST, manifest_hash, space_of
 from evo_tune.store.run import TRIALS, Run, history_of, widen_once
 from evo_tune.store.run import Widening as RecordedWidening
 from evo_tune.store.run_folders import REPORT
@@ -193,7 +193,9 @@ def verify_run(
             evaluator.plugin.hash != run.evaluator_hash
         )
     if differences or is_other:
-        notes += notes_of_changed_versions(run.manifest)
+        then = run.manifest.versions
+        now = versions_of(name for name in then if name != "python")
+        notes += [f"{name} was {then[name]}, and is {now[name]}" for name in then if now[name] != then[name]]
     return Verification(
         run=run.name,
         proposals=0 if not_replayed else len(run.candidates),
@@ -360,10 +362,3 @@ class _Replay:
 
 def _describe_widening(genes: Mapping[str, Gene], reason: str) -> str:
     return f"{', '.join(f'{name}={format_gene(gene)}' for name, gene in genes.items())}: {one_line(reason)}"
-
-
-def notes_of_changed_versions(manifest: Manifest) -> list[str]:
-    """Return a note for each package that shapes results and has another version than when the run began."""
-    then = manifest.versions
-    now = versions_of(name for name in then if name != "python")
-    return [f"{name} was {then[name]}, and is {now[name]}" for name in then if now[name] != then[name]]

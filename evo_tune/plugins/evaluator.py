@@ -131,20 +131,6 @@ class Evaluator:
         """Return whether a metric is of the test set: named in TEST, or 'test_…' if there is a TEST."""
         return is_test_metric(name, self.tests)
 
-    def check_not_test_metric(self, flag_text: str, name: str) -> None:
-        """Refuse a metric of the test set where a search would see it.
-
-        Args:
-            flag_text: Flag that names the metric: '--objective test_loss:min'.
-            name: Name of the metric.
-
-        Raises:
-            OptionError: The metric is of the test set.
-        """
-        if self.is_test(name):
-            instead = next((shown for shown, test in self.tests.items() if test == name), "one of the validation set")
-            raise OptionError(f"{flag_text}: {name} is of the test set, which no search may see: expected {instead}")
-
     @property
     def supports(self) -> tuple[str, ...]:
         """The file's SUPPORTS."""
@@ -188,7 +174,11 @@ class Evaluator:
         Raises:
             UsageError: An option is unknown or wrong, or the options do not go together.
         """
-        return _make_bound(self, values)
+        dropped = getattr(self.options_type, "dropped", {}).items()
+        if isinstance(values, Mapping):
+            values = {name: value for name, value in values.items() if (name, value) not in dropped}
+        options = bind_options(values, self.options, self.name, "-o")
+        return BoundEvaluator(self, options, options if self.options_type is None else self.options_type(**options))
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +213,7 @@ class BoundEvaluator:
         Raises:
             UsageError: An option is unknown or wrong, or the options do not go together.
         """
-        return dataclasses.replace(_make_bound(self.plugin, {**self.options, **changes}), run_genes=self.run_genes)
+        return dataclasses.replace(self.plugin.bind({**self.options, **changes}), run_genes=self.run_genes)
 
     def for_run(self, rungs: bool) -> "BoundEvaluator":
         """Return the evaluator with its open options fixed for a run (see `Options.settled`).
@@ -419,14 +409,6 @@ class BoundEvaluator:
         context.test = True
         metrics = self._call(self.plugin.module.export, dict(genome), context, folder, values=self._of(genome))
         return dict(metrics) if isinstance(metrics, Mapping) else {}
-
-
-def _make_bound(plugin: Evaluator, values: Mapping[str, Any]) -> BoundEvaluator:
-    dropped = getattr(plugin.options_type, "dropped", {}).items()
-    if isinstance(values, Mapping):
-        values = {name: value for name, value in values.items() if (name, value) not in dropped}
-    options = bind_options(values, plugin.options, plugin.name, "-o")
-    return BoundEvaluator(plugin, options, options if plugin.options_type is None else plugin.options_type(**options))
 
 
 def _gene_of_option(option: Option) -> Gene | None:

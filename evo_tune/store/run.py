@@ -404,11 +404,8 @@ class Run:
             self.finished[event.id] = self.seconds
             self.recorded_at[event.id] = event.time
         elif isinstance(event, events.Reported):
-            waiting = self.sequence(start=len(self.reported))
-            if not waiting:
-                raise ValueError("a result is reported that is not recorded")
-            if event.id != waiting[0]:
-                raise ValueError(f"result of candidate {event.id} is reported out of order")
+            if [event.id] != self.sequence(start=len(self.reported))[:1]:
+                raise ValueError(f"result of candidate {event.id} is reported out of order, or not recorded")
             self.reported.append(event.id)
         elif isinstance(event, events.SessionBegun):
             session = event.settings()

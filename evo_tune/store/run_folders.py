@@ -211,10 +211,7 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
             safe_files.remove(store, partial_name)
         if target.exists() or isinstance(error, UsageError):
             raise UsageError(f"{target} exists: choose another name for the copy") from None
-        cause = str(error)
-        if isinstance(error, OSError):
-            cause = one_line(f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror))
-        raise StoreError(f"cannot copy {folder} to {target}: {cause}") from error
+        raise StoreError(f"cannot copy {folder} to {target}: {one_line(str(error))}") from error
     if skipped:
         others = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
         text = one_line(f"the copy is without {skipped[0]}{others}: neither file nor folder, or a link")

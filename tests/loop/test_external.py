@@ -73,7 +73,7 @@ def test_a_strategy_that_cannot_search_a_space_says_why() -> None:
     with pytest.raises(UsageError, match="strategy Spy optimises one objective, and 2 were given"):
         propose_external(Spy(), SPACE, ["min", "max"], [], np.random.default_rng(0))
     with pytest.raises(UsageError, match="strategy staged decides on budgets itself"):
-        make_external_strategy("staged", {})
+        make_external_strategy("staged", {}, None)
 
 
 def test_a_gene_has_the_name_of_its_parameter_if_it_can() -> None:
