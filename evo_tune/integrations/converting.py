@@ -7,7 +7,6 @@ it.
 
 import contextlib
 import os
-import shlex
 import subprocess
 import sys
 import tempfile
@@ -85,11 +84,6 @@ def sink(tool: str, path: Path, flag: str) -> Sink:
 def default_path(run: Run, tool: str) -> Path:
     """Return the default path of a target: in the working directory."""
     return Path(f"{one_line(run.folder.resolve().name, 100)}{TOOLS[tool].ending}")
-
-
-def opening_command(tool: str, path: Path) -> str:
-    """Return the command that opens a target."""
-    return TOOLS[tool].opened.format(shlex.quote(str(path)))
 
 
 def convert(run: Run, tool: str, path: Path) -> None:

@@ -206,7 +206,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.choices = () if plan is None else plan.choices  # budget and rungs that were chosen for the run, in words
         self.deadline: Deadline | None = None  # while it runs in slots with a limit in hours
         self._no_time_at = -1  # number of results when the next training would not have ended in time
-        self._status = ((-1, -1), "")
         self._changed = threading.Condition(threading.RLock())
         self.drivers = Drivers(run.folder, self.stop, lambda: self.stopping, self._changed)
         # All that follows is derived from the journal (law 2: resume is reading).
@@ -241,11 +240,8 @@ class Search(contextlib.AbstractContextManager["Search"]):
     @property
     def status(self) -> str:
         """Status of the strategy in one line; '' if it reports none."""
-        with self._changed:  # cached, because lines of progress ask often
-            progress = (self.history.proposed_count, len(self.history.trials))
-            if self._status[0] != progress:
-                self._status = (progress, self.strategy.status(self.history))
-            return self._status[1]
+        with self._changed:
+            return self.strategy.status(self.history)
 
     @property
     def seconds(self) -> float:

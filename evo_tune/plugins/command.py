@@ -110,7 +110,11 @@ def command_evaluator(
     if values["judge"]:
         if values["metrics_file"]:
             raise OptionError("--judge measures the objective, and --metrics-file reads it: give one of the two")
-        _check_judge(values["judge"], words.genes)
+        judge_words = CommandTemplate(values["judge"])
+        if unknown := [name for name in judge_words.genes if name not in words.genes]:
+            shown = one_line(unknown[0], 60)
+            raise OptionError(f"--judge: {{{shown}}} is unknown: expected {{folder}}, {{seed}} or a gene")
+        _check_program(judge_words)
     space: dict[str, Gene] = {}
     default_remarks: list[str] = []
     if genes is not None:
@@ -193,19 +197,6 @@ def _with_defaults_of_file(
             used = f"the default is {gene.middle()}; give @ VALUE in --gene {name}=… for another"
             remarks.append(f"{config.path} has {value}, which is not in its range: {used}")
     return new_genes, [f"default from {config.path}: {', '.join(shown)}", *remarks] if shown else remarks
-
-
-def _check_judge(judge: str, genes: Sequence[str]) -> None:
-    """Refuse a judge that cannot be started, or has a placeholder without a value.
-
-    Raises:
-        OptionError, PluginError: It is not understood, or there is no such program or script.
-    """
-    words = CommandTemplate(judge)
-    for name in words.genes:
-        if name not in genes:
-            raise OptionError(f"--judge: {{{one_line(name, 60)}}} is unknown: expected {{folder}}, {{seed}} or a gene")
-    _check_program(words)
 
 
 def command_of(reference: str, candidate: Candidate, options: Mapping[str, Any], device: str, threads: int) -> str:

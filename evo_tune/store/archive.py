@@ -1,7 +1,5 @@
 """Runs as single files: a ZIP archive of a run's folder without what its trainings left, to send to somebody else.
 
-The archive's comment is the name of the run.
-
 An archive may come from a stranger. Its names are taken apart and written without following links, only regular files
 are made, and their number, depth and size are bounded.
 """
@@ -50,7 +48,6 @@ def pack_run(folder: Path, file: Path) -> int:
         open(part, "xb") as raw,
         zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED) as archive,
     ):
-        archive.comment = folder.name.encode()
         for names in _names_of_files(folder):
             with (
                 safe_files.open_to_read(folder, *names, limit=1 << 40) as source,
@@ -76,15 +73,6 @@ def _names_of_files(folder: Path) -> Iterator[tuple[str, ...]]:
                 yield (*above, name)
 
 
-def name_in_archive(file: Path, store: Path) -> str:
-    """Return the name that a run had when it was packed, if it is valid and free in a store; else that of the file."""
-    with contextlib.suppress(OSError, ValueError, UsageError, zipfile.BadZipFile):
-        if file.is_file():  # a device may have no end
-            with zipfile.ZipFile(file) as archive:
-                return new_run_folder(store, archive.comment.decode()).name
-    return file.stem
-
-
 def unpack_run(file: Path, store: Path, name: str) -> Path:
     """Unpack the archive of a run, and return the folder of the run.
 
@@ -104,9 +92,9 @@ def unpack_run(file: Path, store: Path, name: str) -> Path:
         if file.exists() and not file.is_file():
             raise ValueError("it is no regular file")  # a device may have no end
         with zipfile.ZipFile(file) as archive:
-            entries = _checked_entries(archive, file.stat().st_size)
+            _check_entries(archive, max(LARGEST, LARGEST_RATIO * file.stat().st_size))
             with safe_files.folder(store, part, make=True) as folder:
-                for entry in entries:
+                for entry in archive.infolist():
                     _unpack_entry(archive, entry, folder)
         remove_unfinished_creation(target)
         os.replace(store / part, target)  # fails if another process has made this folder meanwhile
@@ -119,24 +107,17 @@ def unpack_run(file: Path, store: Path, name: str) -> Path:
     return target
 
 
-def _checked_entries(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
-    """Return the entries of an archive.
-
-    Args:
-        archive: The archive.
-        size: Its size in bytes.
+def _check_entries(archive: zipfile.ZipFile, limit: int) -> None:
+    """Refuse an archive that is no run, or whose files are too many, or have more bytes than a limit.
 
     Raises:
-        ValueError: They are no run, or too many or too large.
+        ValueError: It is refused.
     """
-    entries, limit = archive.infolist(), max(LARGEST, LARGEST_RATIO * size)
+    entries = archive.infolist()
     if MANIFEST not in archive.namelist():
         raise ValueError(f"it has no {MANIFEST}")
-    if len(entries) > MOST_FILES:
-        raise ValueError(f"it has {len(entries)} files, more than {MOST_FILES}")
-    if sum(entry.file_size for entry in entries) > limit:
-        raise ValueError(f"its files have more than {limit} bytes")
-    return entries
+    if len(entries) > MOST_FILES or sum(entry.file_size for entry in entries) > limit:
+        raise ValueError(f"it has more than {MOST_FILES} files, or they have more than {limit} bytes")
 
 
 def _unpack_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: int) -> None:

@@ -12,7 +12,6 @@ import sys
 import time
 import urllib.error
 import urllib.request
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,19 +152,6 @@ def test_a_packed_run_is_looked_at_by_every_command(typed: Typed, small_run: str
     assert typed("report", "one").code == 0
     assert "exists: choose another name with -o" in typed("pack", "one", "-o", "one.zip").err
     assert "expected a file that `evo-tune pack` wrote" in typed("unpack", "quick.py").err
-
-
-@pytest.mark.parametrize("comment", [b"", b"../out", b"\xff", b"a b", b".hidden", b"x" * 101])
-def test_an_unpacked_run_has_its_own_name_if_that_is_free(typed: Typed, small_run: str, comment: bytes) -> None:
-    assert typed("pack", small_run, "-o", "w.zip").code == 0
-    assert "populations/w: look at it by evo-tune show w\n" in typed("unpack", "w.zip").out, "the name is taken"
-    assert typed("delete", small_run, "--yes").code == 0
-    unpacked = typed("unpack", "w.zip")
-    assert f"populations/{small_run}: look at it by evo-tune show {small_run}\n" in unpacked.out
-    assert typed("delete", "w", "--yes").code == 0
-    with zipfile.ZipFile("w.zip", "a") as archive:
-        archive.comment = comment
-    assert "populations/w: look" in typed("unpack", "w.zip").out, "as of an archive of version 1.0, or of a stranger"
 
 
 SCRIPT = "import sys\nprint('loss', float(sys.argv[1]) + int(sys.argv[2]) % 7)\n"

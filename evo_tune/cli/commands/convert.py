@@ -1,5 +1,6 @@
 """`evo-tune convert`: write a run for another tool."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -32,12 +33,12 @@ def command(run: str | None, tool: str, output: str | None, store: str, output_f
     RUN is the latest one by default. Existing files are not overwritten.
     """
     from evo_tune.cli.formats import ConvertedRun
-    from evo_tune.integrations.converting import convert, default_path, opening_command
+    from evo_tune.integrations.converting import TOOLS, convert, default_path
 
     opened_run = shared.open_run(run, store)
     path = default_path(opened_run, tool) if output is None else Path(output)
     convert(opened_run, tool, path)
-    count, command = len(opened_run.outcomes), opening_command(tool, path)
+    count, command = len(opened_run.outcomes), TOOLS[tool].opened.format(shlex.quote(str(path)))
     converted = ConvertedRun(run=opened_run.name, tool=tool, file=str(path), results=count, open=command)
     text = f"wrote {count} results to {path}; open it with: {command}"
     shared.print_json_or_text(output_format, converted, text)
