@@ -21,6 +21,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome
 from evo_tune.genome.values import Genome, Value, is_number
 from evo_tune.loop.search import Search
+from evo_tune.options.declare import check_integer, check_number
 from evo_tune.report.summary import pareto_front
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.run_folders import run_reference
@@ -83,10 +84,8 @@ def run_sweep(sweeper: Any, arguments: Sequence[str]) -> None:
 
 def _check_settings(settings: Mapping[str, Any]) -> None:
     for name in ("n_trials", "n_jobs"):
-        if settings[name] < 1:
-            raise UsageError(f"hydra.sweeper.{name}={settings[name]}: expected at least 1")
-    if not 0.0 <= settings["max_failure_rate"] <= 1.0:
-        raise UsageError(f"hydra.sweeper.max_failure_rate={settings['max_failure_rate']}: expected a share from 0 to 1")
+        check_integer(f"hydra.sweeper.{name}", settings[name], 1)
+    check_number("hydra.sweeper.max_failure_rate", settings["max_failure_rate"], "[0, 1]")
     for name in settings["search"].keys() - set(SEARCH_ARGUMENTS):
         raise UsageError(f"hydra.sweeper.search.{name} is unknown: expected one of {', '.join(SEARCH_ARGUMENTS)}")
 
@@ -139,9 +138,7 @@ def _gene_of(override: Any) -> Gene:
     if len(values) > MOST_VALUES:
         raise SpaceError(f"it has more than {MOST_VALUES} values: give an interval")
     if numbers is not None and len(values) == 1 and sweep.step == 1:
-        raise SpaceError(
-            f"a range with steps of 1 has one value here, {values[0]}: give interval({sweep.start},{sweep.stop})"
-        )
+        raise SpaceError(f"it has one value here, {values[0]}: give interval({sweep.start},{sweep.stop})")
     return Choice(values, ordered=all(map(is_number, values)))  # type: ignore[arg-type] # a list becomes a tuple
 
 

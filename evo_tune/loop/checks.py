@@ -92,10 +92,8 @@ def check_metric(
         )
         raise OptionError(f"{flag_text}: {metric} is of the test set, which no search may see: expected {instead}")
     if evaluator.metrics and metric not in metrics:
-        hint = did_you_mean(metric, metrics)
-        raise error(
-            f"{flag_text}: {evaluator.name} returns no metric {metric!r}{hint}: expected one of {', '.join(metrics)}"
-        )
+        hint, names = did_you_mean(metric, metrics), ", ".join(metrics)
+        raise error(f"{flag_text}: {evaluator.name} returns no metric {metric!r}{hint}: expected one of {names}")
 
 
 def check_suited(name: str, strategy: Strategy, space: SearchSpace, objectives: Sequence[Objective]) -> None:

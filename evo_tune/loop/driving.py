@@ -285,15 +285,13 @@ class Drivers:
 
     def kill(self) -> None:
         """Kill all running jobs, in parallel, because a machine that does not answer delays its own kill."""
-        if self.slots:
-            with ThreadPoolExecutor(len(self.slots)) as threads:
-                list(threads.map(lambda slot: slot.kill(), self.slots))
+        with ThreadPoolExecutor(len(self.slots) or 1) as threads:
+            list(threads.map(lambda slot: slot.kill(), self.slots))
 
     def close(self) -> None:
         """Close the slots; idempotent."""
-        if self.slots:
-            with ThreadPoolExecutor(len(self.slots)) as threads:  # a worker takes most of a second to leave
-                list(threads.map(lambda slot: slot.close(), self.slots))
+        with ThreadPoolExecutor(len(self.slots) or 1) as threads:  # a worker takes most of a second to leave
+            list(threads.map(lambda slot: slot.close(), self.slots))
         self.slots = []
         self.working = {}
         self._heart.stop()

@@ -16,6 +16,7 @@ from evo_tune.genome.genes import Gene
 from evo_tune.genome.history import RunHistory
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Constraint, Maximize, Minimize, Outcome, Proposal, Status
+from evo_tune.options.declare import check_integer
 from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import StrategyWithRules
@@ -55,8 +56,8 @@ def make_external_strategy(name: str, options: Mapping[str, Any] | None, seed: i
         OptionError: An option is unknown or wrong.
         UsageError: The strategy decides on budgets itself, or the seed is none.
     """
-    if seed is not None and (not isinstance(seed, int) or seed < 0):
-        raise UsageError(f"seed={seed!r}: expected a whole number of at least 0, or None")
+    if seed is not None:
+        check_integer("seed", seed, 0)
     strategy = make_strategy(name, dict(options or {}))
     if strategy.own_trials:
         raise UsageError(f"strategy {name} decides on budgets itself, which only evo-tune run does: take another one")

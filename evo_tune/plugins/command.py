@@ -259,9 +259,7 @@ def _check_program(words: CommandTemplate) -> None:
         folder = os.path.dirname(script) or "."
         hint = did_you_mean(os.path.basename(script), os.listdir(folder) if os.path.isdir(folder) else [])
         place = one_line(os.getcwd(), 200)
-        raise PluginError(
-            f"there is no script {one_line(script, 100)!r}{hint}: expected a file, by its path from {place}"
-        )
+        raise PluginError(f"there is no script {one_line(script, 100)!r}{hint}: expected a path from {place}")
 
 
 def is_interpreter(word: str) -> bool:

@@ -62,10 +62,9 @@ def unseal_line(line: bytes) -> bytes | None:
 
 def split_link(event: bytes) -> tuple[bytes, str]:
     """Return an event of `unseal_line` without the SHA-256 of all lines before, and that; '' if it has none."""
-    is_linked = event.startswith(_LINK, max(0, len(event) - LINK)) and event.endswith(b'"}')
-    return (
-        (event[:-LINK] + b"}", event[len(_LINK) - LINK : -2].decode("ascii", "replace")) if is_linked else (event, "")
-    )
+    if not event.startswith(_LINK, max(0, len(event) - LINK)) or not event.endswith(b'"}'):
+        return event, ""
+    return event[:-LINK] + b"}", event[len(_LINK) - LINK : -2].decode("ascii", "replace")
 
 
 def _contains_event(tail: bytes) -> bool:
@@ -259,7 +258,11 @@ class Journal:
                 warnings.warn(text, stacklevel=3)
             if self._end + len(data) > LARGEST:
                 raise OSError(errno.EFBIG, f"it would be larger than {LARGEST >> 30} GiB")
-            _write(self._file, data)
+            remaining = memoryview(data)
+            while (
+                remaining
+            ):  # the error of a short write is that of the next one: no space, or a limit of the file's size
+                remaining = remaining[os.write(self._file, remaining) :]
             if sync:
                 os.fsync(self._file)
         except OSError as error:
@@ -309,13 +312,6 @@ class Journal:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-
-def _write(file: int, data: bytes) -> None:
-    """Write all data; the error of a short write is that of the next one: no space, or a limit of the file's size."""
-    remaining = memoryview(data)
-    while remaining:
-        remaining = remaining[os.write(file, remaining) :]
 
 
 def _write_error(path: Path, error: OSError) -> StoreError:

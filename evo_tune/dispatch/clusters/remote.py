@@ -198,9 +198,8 @@ class Engine(ABC, Generic[SeatT]):
         if loss := self.loss:
             raise ClusterLost(f"{loss} any more; everything recorded is saved: `evo-tune resume` it once it is back")
         if self._failure is not None:
-            raise RunError(
-                f"{self._cluster_settings.backend.title()} gives no place: {self._failure}"
-            ) from self._failure
+            backend = self._cluster_settings.backend.title()
+            raise RunError(f"{backend} gives no place: {self._failure}") from self._failure
         if self.connected and (seat := self.next_seat()) is not None:
             return seat
         if self.all_devices_excluded:

@@ -288,12 +288,8 @@ def read_listing(run_folder: Path, hash: str) -> Listing:
     """
     with explain_error(PluginError, "the listing of the project is damaged", caught=ValueError):  # also msgspec's
         listing = msgspec.json.decode(read_code(run_folder, hash), type=Listing)
-
-    def refuse(reason: str) -> PluginError:
-        return PluginError(f"the listing of the project is damaged: {reason}")
-
     for path in (*listing.files, *listing.links):
-        checked_path(path, refuse)
+        checked_path(path, lambda reason: PluginError(f"the listing of the project is damaged: {reason}"))
     return listing
 
 

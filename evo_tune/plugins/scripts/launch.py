@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from types import ModuleType
+from typing import Any
 
 from evo_tune.errors import UsageError
 
@@ -66,7 +67,7 @@ def _replace(node: ast.stmt, prefix: str, values: dict[str, str], unused: dict[s
         holder: ast.keyword | ast.Assign | ast.AnnAssign = node
         if isinstance(node.value, ast.Call):
             holder = next((keyword for keyword in node.value.keywords if keyword.arg == "default"), node)
-        old, text = value_of(holder.value), values[name]
+        old, text = value_of(holder.value or node.value), values[name]
         if old is None:
             continue
         new: bool | float | str
@@ -80,7 +81,7 @@ def _replace(node: ast.stmt, prefix: str, values: dict[str, str], unused: dict[s
         unused.pop(name, None)
 
 
-def value_of(node: ast.expr) -> bool | float | str | None:
+def value_of(node: ast.expr) -> Any:
     """Return the value of an expression without names: a bool, a number or a text; None for others."""
     with contextlib.suppress(Exception):  # such as a name
         value = eval(compile(ast.Expression(node), "constant", "eval"), {"__builtins__": {}})

@@ -44,12 +44,12 @@ def text_rows(text: str, is_complete: bool) -> Iterator[Row]:
         yield from _csv_rows(_lines(text, is_complete))
         return
     try:
-        yield from _json_rows(_parse(text))
+        yield from _json_rows(parse_json(text))
     except json.JSONDecodeError as error:
         has_rows = False
         for line in _lines(text, is_complete) if text.lstrip().startswith("{") else ():
             with contextlib.suppress(ValueError):
-                for row in _json_rows(_parse(line)):
+                for row in _json_rows(parse_json(line)):
                     has_rows = True
                     yield row
         if is_complete and not has_rows:
@@ -61,7 +61,12 @@ def _lines(text: str, is_complete: bool) -> list[str]:
     return lines if is_complete else lines[:-1]
 
 
-def _parse(text: str) -> Any:
+def parse_json(text: str) -> Any:
+    """Return the value of JSON text.
+
+    Raises:
+        ValueError: It is no JSON, or nested too deeply.
+    """
     try:
         return json.loads(text, parse_int=float)  # a huge number becomes infinite
     except RecursionError:

@@ -8,7 +8,6 @@ metric counts, and each line with an objective is a point of the learning curve.
 """
 
 import contextlib
-import json
 import math
 import os
 import re
@@ -25,6 +24,7 @@ from evo_tune.options.binding import did_you_mean
 from evo_tune.plugins.context import THREAD_VARIABLES, Context
 from evo_tune.plugins.scripts.metrics_file import MetricsFile, other_files_hint, parse_metrics_file
 from evo_tune.plugins.scripts.processes import TAIL_LINES, Ended, run_script
+from evo_tune.plugins.scripts.records import parse_json
 from evo_tune.plugins.scripts.template import ConfigTemplate
 from evo_tune.text import one_line
 
@@ -511,13 +511,10 @@ def find_by_patterns(line: str, patterns: Mapping[str, re.Pattern[str]]) -> dict
 
 def _parse_json_numbers(line: str) -> dict[str, float]:
     """Return the numbers of a line that is a JSON object, by name; {} for other lines."""
-    line = line.strip()
-    if not (line.startswith("{") and line.endswith("}")):
-        return {}
-    try:
-        data = json.loads(line, parse_int=float)  # a huge number becomes infinite
-    except (ValueError, RecursionError):
-        return {}
+    data: dict[str, Any] = {}
+    if line.strip().startswith("{"):
+        with contextlib.suppress(ValueError):
+            data = parse_json(line)
     return {name: value for name, value in data.items() if isinstance(value, float)}
 
 
