@@ -172,8 +172,7 @@ def verify_run(
     if run.ended is not None:
         trial_files = TrialFiles(run, strategy, history_of(run, space))
         files = [FileDifference(file=file, difference=text) for file, text in trial_files.differences().items()]
-    others = list(_other_differences(run))
-    if others:
+    if others := list(_other_differences(run)):
         files = [*(files or []), *others]
     remembered = remembered_count(journal, run.manifest.identity)
     retrained = retrain_trials(run, evaluator, retrain, session) if retrain else []
@@ -189,9 +188,8 @@ def verify_run(
         notes.append(f"fewer than {retrain} trials can be trained again: failed ones, and parts of longer ones, cannot")
     if is_other:
         notes += [f"a repeated training may differ: {reason}" for reason in caveats(run)]
-        notes += ["the evaluator has changed since the trials were trained"] * (
-            evaluator.plugin.hash != run.evaluator_hash
-        )
+        if evaluator.plugin.hash != run.evaluator_hash:
+            notes.append("the evaluator has changed since the trials were trained")
     if differences or is_other:
         then = run.manifest.versions
         now = versions_of(name for name in then if name != "python")
@@ -259,10 +257,8 @@ def retrain_trials(run: Run, evaluator: BoundEvaluator, count: int, session: Ses
             for trial in (trials[place] for place in sorted(places)):
                 new_metrics = slot.run(trial.candidate).metrics
                 for metric in metrics:
-                    recorded = trial.outcome.metrics[metric]
-                    values.append(
-                        RetrainedValue(id=trial.id, metric=metric, recorded=recorded, retrained=new_metrics.get(metric))
-                    )
+                    recorded, retrained = trial.outcome.metrics[metric], new_metrics.get(metric)
+                    values.append(RetrainedValue(id=trial.id, metric=metric, recorded=recorded, retrained=retrained))
         finally:
             slot.kill()
             slot.close()

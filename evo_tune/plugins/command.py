@@ -113,7 +113,7 @@ def command_evaluator(
         judge_words = CommandTemplate(values["judge"])
         if unknown := [name for name in judge_words.genes if name not in words.genes]:
             shown = one_line(unknown[0], 60)
-            raise OptionError(f"--judge: {{{shown}}} is unknown: expected {{folder}}, {{seed}} or a gene")
+            raise OptionError(f"--judge: {{{shown}}} has no value: expected {{folder}}, {{seed}} or a gene")
         _check_program(judge_words)
     space: dict[str, Gene] = {}
     default_remarks: list[str] = []

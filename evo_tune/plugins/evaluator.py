@@ -174,11 +174,7 @@ class Evaluator:
         Raises:
             UsageError: An option is unknown or wrong, or the options do not go together.
         """
-        dropped = getattr(self.options_type, "dropped", {}).items()
-        if isinstance(values, Mapping):
-            values = {name: value for name, value in values.items() if (name, value) not in dropped}
-        options = bind_options(values, self.options, self.name, "-o")
-        return BoundEvaluator(self, options, options if self.options_type is None else self.options_type(**options))
+        return _make_bound(self, values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +209,7 @@ class BoundEvaluator:
         Raises:
             UsageError: An option is unknown or wrong, or the options do not go together.
         """
-        return dataclasses.replace(self.plugin.bind({**self.options, **changes}), run_genes=self.run_genes)
+        return dataclasses.replace(_make_bound(self.plugin, {**self.options, **changes}), run_genes=self.run_genes)
 
     def for_run(self, rungs: bool) -> "BoundEvaluator":
         """Return the evaluator with its open options fixed for a run (see `Options.settled`).
@@ -409,6 +405,14 @@ class BoundEvaluator:
         context.test = True
         metrics = self._call(self.plugin.module.export, dict(genome), context, folder, values=self._of(genome))
         return dict(metrics) if isinstance(metrics, Mapping) else {}
+
+
+def _make_bound(plugin: Evaluator, values: Mapping[str, Any]) -> BoundEvaluator:
+    dropped = getattr(plugin.options_type, "dropped", {}).items()
+    if isinstance(values, Mapping):
+        values = {name: value for name, value in values.items() if (name, value) not in dropped}
+    options = bind_options(values, plugin.options, plugin.name, "-o")
+    return BoundEvaluator(plugin, options, options if plugin.options_type is None else plugin.options_type(**options))
 
 
 def _gene_of_option(option: Option) -> Gene | None:
