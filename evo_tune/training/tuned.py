@@ -18,6 +18,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
+import evo_tune.training.recipe.tuning as planned
 from evo_tune.errors import OptionError, RecipeError, StoreError
 from evo_tune.plugins.context import Context
 from evo_tune.training.data.batches import TrainingWindows
@@ -26,7 +27,6 @@ from evo_tune.training.hardware.device import MicroBatch, reproducible, seed_for
 from evo_tune.training.hardware.precision import Precision
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.optim.optimizer import AdamW
-from evo_tune.training.recipe import tuning as planned
 from evo_tune.training.recipe.hardware.memory import Memory, NewWeights, tuning_memory
 from evo_tune.training.recipe.models.base import BaseModel, read_base
 from evo_tune.training.recipe.models.gpt_config import GPTConfig

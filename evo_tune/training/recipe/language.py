@@ -9,9 +9,9 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import evo_tune.training.recipe.plan as plans
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.plugins.cost import Cost
-from evo_tune.training.recipe import plan as plans
 from evo_tune.training.recipe.data.corpus import Corpus, TextOptions, bytes_to_train_on, validation_bytes
 from evo_tune.training.recipe.hardware.computing import ProfileOptions, gpt_work
 from evo_tune.training.recipe.hardware.memory import predict_memory
