@@ -29,8 +29,18 @@ from filelock import FileLock
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.options.declare import Options, fixed_option
-from evo_tune.training.recipe.data import texts
 from evo_tune.training.recipe.data.reading import open_own
+from evo_tune.training.recipe.data.texts import (
+    BOUNDARY,
+    HELD_OUT,
+    DocumentIndex,
+    Ranges,
+    check_length,
+    read_documents,
+    size_of,
+    split_evenly,
+    split_tail,
+)
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer, library_version, pieces_of, tokenizer_for
 from evo_tune.trust.safe_files import cache_folder
 
@@ -82,17 +92,17 @@ class TextOptions(Options):
     @property
     def boundary(self) -> int | None:
         """Token that ends a document; None where documents are joined."""
-        return texts.BOUNDARY[0] if self.documents == "mask" else None
+        return BOUNDARY[0] if self.documents == "mask" else None
 
 
 def bytes_to_train_on(data: str) -> int:
     """Return the approximate number of training bytes of a text, without reading it."""
-    return round(texts.size_of(data) * (1 - texts.HELD_OUT))
+    return round(size_of(data) * (1 - HELD_OUT))
 
 
 def validation_bytes(data: str) -> int:
     """Return the approximate number of bytes of the validation text, without reading it."""
-    return round(texts.size_of(data) * texts.HELD_OUT / 2)
+    return round(size_of(data) * HELD_OUT / 2)
 
 
 @dataclass(frozen=True)
@@ -106,6 +116,8 @@ class PreparedText:
         test: The test text.
         tokenizer: Tokenizer learned from the training text only.
         fingerprint: SHA-256 of the three texts, and of the learned byte pairs.
+        path: File that is mapped; None: the text is in memory.
+        checked_state: State of the file when its content was checked.
     """
 
     training: np.ndarray
@@ -113,6 +125,18 @@ class PreparedText:
     test: memoryview
     tokenizer: Tokenizer
     fingerprint: str
+    path: Path | None = None
+    checked_state: tuple[int, ...] = ()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the file has not changed since its content was checked; a removed file stays readable."""
+        if self.path is None:
+            return True
+        try:
+            return _state(os.stat(self.path, follow_symlinks=False)) == self.checked_state
+        except FileNotFoundError:
+            return True
 
 
 @dataclass(frozen=True)
@@ -148,7 +172,7 @@ class Corpus:
         return cls(options.data, options.vocab, longest, options.split, options.documents)
 
     def __post_init__(self) -> None:
-        texts.check_length(texts.size_of(self.data), self.longest, self.data)
+        check_length(size_of(self.data), self.longest, self.data)
 
     @property
     def prepared(self) -> PreparedText:
@@ -158,18 +182,20 @@ class Corpus:
             OptionError: A part of the text is too short for the longest window.
             RecipeError: See `prepare`.
         """
+        if not _prepare(self).is_current:
+            _prepare.cache_clear()
         return _prepare(self)
 
-    def read(self, into: BinaryIO | None = None) -> texts.DocumentIndex:
+    def read(self, into: BinaryIO | None = None) -> DocumentIndex:
         """Read the text (see `read_documents`)."""
-        return texts.read_documents(self.data, mark=self.documents == "mask", into=into)
+        return read_documents(self.data, mark=self.documents == "mask", into=into)
 
-    def divide(self, text: bytes | memoryview, ends: np.ndarray) -> tuple[texts.Ranges, texts.Ranges, texts.Ranges]:
+    def divide(self, text: bytes | memoryview, ends: np.ndarray) -> tuple[Ranges, Ranges, Ranges]:
         """Return the training text, the validation text and the test text."""
         even = len(ends) > 1 if self.split == "auto" else self.split == "even"
-        return texts.split_evenly(text, ends) if even else texts.split_tail(len(text))
+        return split_evenly(text, ends) if even else split_tail(len(text))
 
-    def key(self, documents: texts.DocumentIndex) -> str:
+    def key(self, documents: DocumentIndex) -> str:
         """Return the SHA-256 of all that the file of a text depends on."""
         library = "" if self.vocab == 256 else library_version()
         parts = [VERSION, documents.sha256, self.vocab, self.split, self.documents, library]
@@ -207,7 +233,7 @@ def prepare(corpus: Corpus) -> PreparedText:
     Raises:
         RecipeError: The text cannot be read, or the cache cannot be written.
     """
-    if texts.size_of(corpus.data) <= IN_MEMORY["bytes" if corpus.vocab == 256 else "pairs"]:
+    if size_of(corpus.data) <= IN_MEMORY["bytes" if corpus.vocab == 256 else "pairs"]:
         text, sections = io.BytesIO(), io.BytesIO()
         documents = corpus.read(text)
         header = _write_sections(corpus, memoryview(text.getvalue()), documents, sections)
@@ -236,7 +262,7 @@ def prepare(corpus: Corpus) -> PreparedText:
 _prepare = lru_cache(maxsize=1)(prepare)  # a worker trains on the same text repeatedly
 
 
-def _write_sections(corpus: Corpus, text: memoryview, documents: texts.DocumentIndex, file: BinaryIO) -> dict[str, Any]:
+def _write_sections(corpus: Corpus, text: memoryview, documents: DocumentIndex, file: BinaryIO) -> dict[str, Any]:
     """Write the four sections of a text one after the other, and return their sizes and the fingerprint."""
     training, validation, test = corpus.divide(text, documents.ends)
     sizes = [sum(end - start for start, end in part) for part in (training, validation, test)]
@@ -258,7 +284,7 @@ def _write_sections(corpus: Corpus, text: memoryview, documents: texts.DocumentI
     return {**lengths, "fingerprint": fingerprint.hexdigest()}
 
 
-def _pieces(text: memoryview, ranges: texts.Ranges) -> Iterator[memoryview]:
+def _pieces(text: memoryview, ranges: Ranges) -> Iterator[memoryview]:
     for start, end in ranges:
         for first, last in pieces_of(text[start:end]):
             yield text[start + first : start + last]
@@ -282,8 +308,8 @@ def _report_progress(pieces: Iterable[memoryview], data: str, size: int) -> Iter
             print(f"tokenising {data}: {progress}", file=sys.stderr, flush=True)
 
 
-def _read_sections(content: memoryview, header: Mapping[str, Any], corpus: Corpus) -> PreparedText:
-    """Return the text that the four sections hold."""
+def _read_sections(content: memoryview, header: Mapping[str, Any], corpus: Corpus, **file: Any) -> PreparedText:
+    """Return the text that the four sections hold; `file` has path and checked_state."""
     sections, start = {}, 0
     for name in SECTIONS:
         sections[name] = content[start : start + header[name]]
@@ -295,6 +321,7 @@ def _read_sections(content: memoryview, header: Mapping[str, Any], corpus: Corpu
         sections["test"],
         Bytes() if is_bytes else BPE(str(sections["tokenizer"], "utf-8"), corpus.vocab),
         header["fingerprint"],
+        **file,
     )
 
 
@@ -328,17 +355,18 @@ def _open(path: Path, corpus: Corpus, key: str) -> PreparedText | None:
     if file is None:
         return None
     with file:
+        status = os.fstat(file.fileno())
         try:
             header = json.loads(file.read(HEADER))
         except (ValueError, RecursionError):
             return None
-        if os.fstat(file.fileno()).st_mode & 0o022 or not isinstance(header, dict) or header.get("key") != key:
+        if status.st_mode & 0o022 or not isinstance(header, dict) or header.get("key") != key:
             return None
         if _digest(header, file) != header.get("sha256"):  # of the sizes and of the whole content
             return None
         # A private mapping: its pages are shared, but torch, which has no read-only tensors, cannot change the file.
         content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))[HEADER:]
-    return _read_sections(content, header, corpus)
+    return _read_sections(content, header, corpus, path=path, checked_state=_state(status))
 
 
 def _digest(header: Mapping[str, Any], file: BinaryIO) -> str:
@@ -349,3 +377,7 @@ def _digest(header: Mapping[str, Any], file: BinaryIO) -> str:
     while piece := file.read(1 << 20):
         digest.update(piece)
     return digest.hexdigest()
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

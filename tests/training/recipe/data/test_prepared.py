@@ -174,9 +174,10 @@ def test_a_text_of_equal_documents_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize("vocab", [256, 300])
 def test_the_file_has_what_memory_would_have(text: str, vocab: int, monkeypatch: pytest.MonkeyPatch) -> None:
     mapped = prepare(Corpus(text, vocab, 8))
-    assert file_of().is_file()
+    assert mapped.path == file_of()
     monkeypatch.setattr(module, "IN_MEMORY", {"bytes": 1 << 30, "pairs": 1 << 30})
     plain = prepare(Corpus(text, vocab, 8))
+    assert plain.path is None
     assert plain.training.dtype == mapped.training.dtype
     assert np.array_equal(plain.training, mapped.training)
     assert (bytes(plain.validation), bytes(plain.test)) == (bytes(mapped.validation), bytes(mapped.test))
@@ -280,6 +281,16 @@ def test_another_users_file_is_not_used(text: str, monkeypatch: pytest.MonkeyPat
     assert path.stat().st_mtime_ns > seen  # an inode may be used again
 
 
+def test_a_file_that_changes_after_it_was_checked_is_checked_again(text: str) -> None:
+    corpus = Corpus(text, 300, 32)
+    before, path = corpus.prepared.training.copy(), file_of()
+    _flip(path, module.HEADER + 100)
+    assert np.array_equal(corpus.prepared.training, before)
+    path.unlink()  # a cache that is emptied during a run
+    assert np.array_equal(corpus.prepared.training, before)
+    assert not path.exists()
+
+
 def test_tokens_cannot_be_changed_through_the_mapping(text: str) -> None:
     prepare(Corpus(text, 256, 8)).training[:] = 7
     assert content(Corpus(text, 256, 8))[0] == split_text(LINES, 32, "")[0]
@@ -316,7 +327,7 @@ def test_a_cache_that_cannot_be_written_is_named(text: str, tmp_path: Path, monk
 def test_a_long_text_is_not_held_in_memory(text: str) -> None:
     size = 24 << 20
     Path(text).write_bytes((LINES * (size // len(LINES) + 1))[:size])
-    prepare(Corpus(text, 256, 8))  # imports
+    prepare(Corpus(text, 256, 8)).path  # noqa: B018 # imports
     file_of().unlink()
     tracemalloc.start()
     try:
