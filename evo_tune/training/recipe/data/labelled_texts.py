@@ -94,7 +94,11 @@ class LabelledTexts:
         size = sum(len(text.encode("utf-8", "replace")) for text in self.texts)
         lengths = f"{np.median(words):.0f} words at the median, {np.percentile(words, 90):.0f} at the 90th percentile"
         lines = [f"{len(words)} texts of {size} bytes: {lengths}", describe_classes(self.labels, self.classes)]
-        return lines + ([self.division.line] if self.division.line else [])
+        lines += [self.division.line] if self.division.line else []
+        letters = {"".join(filter(str.isalnum, text.lower())) for text in self.texts}
+        if similar := len(set(self.texts)) - len(letters):
+            lines.append(f"{similar} texts differ from another in case, spaces or punctuation only: check for copies")
+        return lines
 
     def count_characters(self, shares: tuple[float, float], length: int) -> int:
         """Return the number of characters of the training texts, at most `length` of each."""
