@@ -41,6 +41,10 @@ _LINK = b',"sha256_before":"'
 LINK = len(_LINK) + 64 + len('"}')
 
 
+class Removed(StoreError):
+    """Another program removed or replaced the journal while the run wrote it; the open file still has all events."""
+
+
 def seal_line(event: bytes, sha256_before: str = "") -> bytes:
     """Return the line of an event: the same JSON object with its checksum as the last key.
 
@@ -258,11 +262,7 @@ class Journal:
                 warnings.warn(text, stacklevel=3)
             if self._end + len(data) > LARGEST:
                 raise OSError(errno.EFBIG, f"it would be larger than {LARGEST >> 30} GiB")
-            remaining = memoryview(data)
-            while (
-                remaining
-            ):  # the error of a short write is that of the next one: no space, or a limit of the file's size
-                remaining = remaining[os.write(self._file, remaining) :]
+            _write(self._file, data)
             if sync:
                 os.fsync(self._file)
         except OSError as error:
@@ -283,12 +283,13 @@ class Journal:
             StoreError: Another program has changed, replaced or removed it.
         """
         assert self._file is not None
-        status, is_there = os.fstat(self._file), False
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        status = os.fstat(self._file)
+        try:
             is_there = os.path.samestat(status, os.lstat(self.path))
+        except (FileNotFoundError, NotADirectoryError):
+            raise Removed(f"{self.path} was removed while the run wrote it") from None
         if not is_there:
-            self.close()  # the folder may be another run's by now, so nothing more is written
-            raise StoreError(f"{self.path} was removed or replaced while the run wrote it: restore it from a copy")
+            raise Removed(f"{self.path} was replaced by another file while the run wrote it")
         if status.st_nlink > 1:
             raise StoreError(f"{self.path} has a second name (a hard link) now: remove that, then `evo-tune resume`")
         if status.st_size != size:
@@ -307,11 +308,37 @@ class Journal:
                 os.ftruncate(self._file, self._end)
                 self._torn = 0
 
+    def rescue(self, path: Path, events: Iterable[bytes]) -> None:
+        """Write the events of a claimed file that was removed, and further ones, to another path.
+
+        Raises:
+            OSError: The disk refuses.
+            StoreError: The disk refuses.
+        """
+        assert self._file is not None
+        new_journal = Journal(path)
+        try:
+            new_journal.claim(make=True)
+            assert new_journal._file is not None
+            for position in range(0, self._end, 1 << 20):
+                _write(new_journal._file, os.pread(self._file, min(1 << 20, self._end - position), position))
+            new_journal._end, new_journal._unended, new_journal._lines_hash = self._end, self._unended, self._lines_hash
+            new_journal.append(events, sync=True)
+        finally:
+            new_journal.close()
+
     def close(self) -> None:
         """Close the file, which ends the claim; idempotent."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _write(file: int, data: bytes) -> None:
+    """Write all data; the error of a short write is that of the next one: no space, or a limit of the file's size."""
+    remaining = memoryview(data)
+    while remaining:
+        remaining = remaining[os.write(file, remaining) :]
 
 
 def _write_error(path: Path, error: OSError) -> StoreError:

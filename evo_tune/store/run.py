@@ -5,8 +5,10 @@ plain data: opening a run's folder cannot execute code. This module does not kno
 """
 
 import contextlib
+import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -27,7 +29,7 @@ from evo_tune.genome.widening import WIDENINGS, widen_genes, widen_to_limits
 from evo_tune.settings import SessionSettings
 from evo_tune.store import events
 from evo_tune.store.binding import HeadMemory
-from evo_tune.store.journal import JOURNAL, Journal, invalid_line_message
+from evo_tune.store.journal import JOURNAL, Journal, Removed, invalid_line_message
 from evo_tune.store.manifest import (
     MOST_LEARNED,
     Learned,
@@ -42,6 +44,7 @@ from evo_tune.store.run_folders import (
     missing_journal_message,
     new_run_folder,
     open_locked_journal,
+    run_reference,
 )
 from evo_tune.text import one_line
 from evo_tune.trust import safe_files
@@ -156,6 +159,7 @@ class Run:
         self._reported_orders: dict[int, int] = {}
         self._trials: dict[int, Trial] = {}
         self._has_extra_seeds = False
+        self.rescued = False  # whether the journal was removed; what could be saved is in another folder
         # Whether the user widened ranges since the last session.
         self._by_hand = False
         self._leader: tuple[float, tuple[float, ...], int] | None = None
@@ -376,9 +380,33 @@ class Run:
         except ValueError as error:
             message = f"{self.journal.path}: {type(new_events[0]).__name__} cannot be saved ({one_line(str(error))})"
             raise StoreError(f"{message}: mend the evaluator or the strategy that it came from") from None
-        self.journal.append([line for line, _ in checked_events], sync)
+        lines = [line for line, _ in checked_events]
+        try:
+            self.journal.append(lines, sync)
+        except Removed as error:
+            self.rescued = True
+            raise Removed(f"{error}: {self._rescue(lines)}") from None
         for _, event in checked_events:
             self._apply(event)
+
+    def _rescue(self, lines: Sequence[bytes]) -> str:
+        """Save this run, whose journal was removed, as a new run; return the outcome in words.
+
+        Args:
+            lines: Events that are not in the journal yet.
+        """
+        stem = f"{self.name[:85]}-rescued"
+        names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
+        free = (path for path in map(self.folder.with_name, names) if not os.path.lexists(path))
+        folder = next(free, self.folder.with_name(stem))
+        try:
+            folder.mkdir(parents=True)
+            self.journal.rescue(folder / JOURNAL, lines)
+            write_manifest(folder, msgspec.structs.replace(self.manifest, identity=uuid.uuid4().hex))
+        except (OSError, StoreError) as error:
+            cause = one_line(str(error))
+            return f"results since its last copy are lost, because {folder} cannot be made ({cause}); restore the copy"
+        return f"all results are saved in {folder}, without checkpoints; `evo-tune resume {run_reference(folder)}`"
 
     def _apply(self, event: events.Event) -> None:
         """Follow an event, and add the time that was spent since the last one.

@@ -1,4 +1,4 @@
-"""One process writes a run, whatever other programs do to its files, and what they do is named."""
+"""One process writes a run, whatever other programs do to its files, and what they do is named and costs no result."""
 
 from __future__ import annotations
 
@@ -95,17 +95,38 @@ def linked(journal: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [copied, linked, Path.unlink, lambda journal: shutil.rmtree(journal.parent)])
-def test_a_run_whose_journal_is_gone_stops_and_writes_nothing_more(
-    search: Search, tmp_path: Path, change: Callable[[Path], Any]
+def test_a_run_whose_journal_is_gone_is_saved_beside_it(
+    search: Search, resume: Begin, change: Callable[[Path], Any]
 ) -> None:
-    def results() -> dict[Path, bytes]:
-        return {path: path.read_bytes() for pattern in ("_journal*", "*.parquet") for path in tmp_path.rglob(pattern)}
-
     change(search.saved.journal.path)
-    before = results()
-    assert "was removed or replaced while the run wrote it: restore it from a copy" in refused(search)
+    folder = search.saved.folder.with_name("mine-rescued")
+    assert str(folder) in refused(search)
+    saved = Run.open(folder)
+    assert rows(saved)[:4] == rows(search)
+    assert len(saved.outcomes) == 5, "the result at hand is saved too"
+    assert len(drive(resume("mine-rescued", trust=True)).trials) == 8
+
+
+def test_results_are_called_lost_where_they_are(search: Search) -> None:
+    store = search.saved.folder.parent
+    shutil.rmtree(store)
+    store.touch()
+    assert "results since its last copy are lost" in refused(search)
+
+
+def test_a_removed_run_is_saved_once_and_its_end_says_nothing_else(search: Search) -> None:
+    candidate = search.saved.candidates[-1]
+    shutil.rmtree(search.saved.folder)
+    with pytest.raises(StoreError, match="all results are saved in"):
+        search.tell(candidate, evaluate(search, candidate))
     search.close()
-    assert results() == before
+    assert [path.name for path in search.saved.folder.parent.glob("mine*")] == ["mine-rescued"]
+
+
+def test_an_earlier_rescue_is_left_as_it_is(search: Search) -> None:
+    search.saved.folder.with_name("mine-rescued").touch()
+    shutil.rmtree(search.saved.folder)
+    assert "mine-rescued-2, without checkpoints" in refused(search)
 
 
 def test_two_writers_end_with_every_result(search: Search, resume: Begin) -> None:
@@ -197,7 +218,7 @@ def test_a_file_system_without_locks_is_named(
     assert len(Run.open(folder).trials()) == 5, "reading needs no lock"
 
 
-def test_an_evaluator_that_removes_its_run_stops_it(begin: Begin) -> None:
+def test_an_evaluator_that_removes_its_run_loses_no_result(begin: Begin, resume: Begin) -> None:
     search = begin("mine", trials=8)
 
     def evil(search: Search, candidate: Candidate) -> dict[str, float]:
@@ -205,6 +226,23 @@ def test_an_evaluator_that_removes_its_run_stops_it(begin: Begin) -> None:
             shutil.rmtree(search.saved.folder)
         return evaluate(search, candidate)
 
-    with pytest.raises(StoreError, match="was removed or replaced while the run wrote it"):
+    with pytest.raises(StoreError, match=r"was removed while the run wrote it: all results are saved in .*-rescued"):
         drive(search, evaluate=evil)
-    assert not search.saved.folder.exists()
+    assert len(resume("mine-rescued", trust=True).saved.outcomes) == 6
+
+
+def test_a_folder_that_is_gone_before_its_table_is_written_is_saved_too(
+    begin: Begin, here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = begin("mine", trials=8, slots=1)
+    record, folder = search.saved.record, search.saved.folder
+
+    def recorded(*given: Any, **named: Any) -> None:
+        record(*given, **named)
+        if len(search.saved.outcomes) == 4:
+            shutil.rmtree(folder)
+
+    monkeypatch.setattr(search.saved, "record", recorded)
+    with pytest.raises(StoreError, match=r"was removed while the run wrote it: all results are saved in .*-rescued"):
+        search.run()
+    assert len(Run.open(folder.with_name("mine-rescued")).outcomes) == 4
