@@ -14,8 +14,9 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from evo_tune.errors import RunError, tells_of_memory
 from evo_tune.genome.trial import Status
@@ -163,7 +164,7 @@ def kill_marked(mark: str) -> None:
         mark: NAME=VALUE with a unique value.
     """
     entry = mark.encode()
-    _kill_all(lambda: [pid for pid in _others() if _is_marked(pid, entry)])
+    _kill_all(lambda: [pid for pid in _others() if _is_marked(pid, entry)], lambda pid: _is_marked(pid, entry))
 
 
 def kill_strays(root: int) -> None:
@@ -172,7 +173,7 @@ def kill_strays(root: int) -> None:
     Args:
         root: Process id of the ancestor, which is alive and, after `adopt_orphans`, the parent of all its orphans.
     """
-    _kill_all(lambda: _strays(root))
+    _kill_all(lambda: _strays(root), lambda pid: pid in _strays(root))
 
 
 def adopt_orphans() -> None:
@@ -193,19 +194,33 @@ class AdoptedOrphans:
             if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return
             this_pid = os.getpid()
-            dead = {pid for pid, (state, parent, _) in _table().items() if parent == this_pid and state == "Z"}
+            dead = {pid for pid, row in _table().items() if row.parent == this_pid and row.state == "Z"}
             for pid in dead & self._dead:
                 os.waitpid(pid, os.WNOHANG)
             self._dead = dead
 
 
-def _kill_all(find: Callable[[], list[int]]) -> None:
-    """Kill the processes whose ids a function finds, until it finds none."""
+def _kill_all(find: Callable[[], Iterable[int]], is_meant: Callable[[int], bool]) -> None:
+    """Kill processes until none is found.
+
+    Args:
+        find: Returns the ids of the processes.
+        is_meant: Returns whether a process is meant, because its id may belong to another process by now.
+    """
     for _ in range(ROUNDS):
-        pids = find()
+        pids = list(find())
         for pid in pids:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError, PermissionError), contextlib.ExitStack() as stack:
+                try:
+                    handle = os.pidfd_open(pid)
+                    stack.callback(os.close, handle)
+                except ProcessLookupError:
+                    continue
+                except (AttributeError, OSError):  # a system without pidfds
+                    os.kill(pid, signal.SIGKILL)
+                    continue
+                if is_meant(pid):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
         if not pids:
             break
         time.sleep(0.002)
@@ -224,13 +239,21 @@ def _is_marked(pid: int, entry: bytes) -> bool:
     return False
 
 
-def _table() -> dict[int, tuple[str, int, int]]:
-    """Return state, parent and group of all processes but this one, by id."""
+class _Row(NamedTuple):
+    """What /proc says of a process."""
+
+    state: str
+    parent: int
+    group: int
+
+
+def _table() -> dict[int, _Row]:
+    """Return all processes but this one by id."""
     table = {}
     for pid in _others():
         with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
             state, parent, group = file.read().rpartition(b")")[2].split()[:3]  # the name may have spaces
-            table[pid] = state.decode(), int(parent), int(group)
+            table[pid] = _Row(state.decode(), int(parent), int(group))
     return table
 
 
@@ -239,6 +262,6 @@ def _strays(root: int) -> list[int]:
     strays: set[int] = set()
     newest = {root}
     while newest:
-        newest = {pid for pid, (_, parent, _) in table.items() if parent in newest} - strays
+        newest = {pid for pid, row in table.items() if row.parent in newest} - strays
         strays |= newest
-    return [pid for pid in strays if table[pid][0] != "Z" and table[pid][2] != root]
+    return [pid for pid in strays if table[pid].group != root and table[pid].state != "Z"]
