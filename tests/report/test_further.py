@@ -98,7 +98,7 @@ def test_equal_losses_of_all_seeds_are_no_noise() -> None:
 def test_without_noise_nothing_is_said(begin: Begin, fast_disk: None) -> None:
     search = drive(begin("run", generations=None, trials=30), evaluate=bowl)
     assert predict_next_generation(search.saved) is None
-    with pytest.raises(OptionError, match=r"--stop-when-done: .* give --seeds-per-trial 2"):
+    with pytest.raises(OptionError, match=r"--stop-when-done: .* --seeds-per-trial 2"):
         begin("other", stop_when_done=True)
     with pytest.raises(OptionError, match="--seeds-per-trial 2"):
         Search.resume("run", store=search.saved.folder.parent, stop_when_done=True)
