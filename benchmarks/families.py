@@ -14,10 +14,10 @@ package as the label; the peer is TfidfVectorizer with LogisticRegression, both 
 
     python benchmarks/families.py --data docstrings packages --methods "all families" transformer "TF-IDF, logistic"
 
-Images are scikit-learn's digits, and letters in the fonts that come with matplotlib; the peer is the vote of the three
-nearest neighbours:
+Images are scikit-learn's digits, and letters in the fonts that come with matplotlib. The peers are the vote of the
+three nearest neighbours, and a network of two convolutions, as tutorials have it:
 
-    python benchmarks/families.py --data "digit images" letters --methods "all families" transformer neighbours
+    python benchmarks/families.py --data "digit images" letters --methods ensemble neighbours "small CNN"
 
 An ensemble, against one model in the same time ("ensemble, all rows": its last fit has the rows of its own test, too):
 
@@ -54,8 +54,8 @@ AUTO = {"ensemble": "auto", "all families": "auto", "transformer": "transformer"
 # An ensemble whose last fit has the rows that `auto` keeps apart, too, as the peers have.
 ALL_ROWS = "ensemble, all rows"
 RUN = "boosting, 20 trials"
-TF_IDF, NEIGHBOURS = "TF-IDF, logistic", "neighbours"
-PEERS = "histogram boosting", "random forest", "LightGBM, 20 trials", "LightGBM, same rows", TF_IDF, NEIGHBOURS
+TF_IDF, NEIGHBOURS, CNN = "TF-IDF, logistic", "neighbours", "small CNN"
+PEERS = "histogram boosting", "random forest", "LightGBM, 20 trials", "LightGBM, same rows", TF_IDF, NEIGHBOURS, CNN
 AUTOGLUON = "AutoGluon"
 TRIALS = 20
 
@@ -199,6 +199,8 @@ def by_peer(name: str, train: pd.DataFrame, target: str, seed: int) -> Predict:
         from sklearn.neighbors import KNeighborsClassifier
 
         return KNeighborsClassifier(3).fit(x, y).predict_proba  # type: ignore[no-any-return]
+    if name == CNN:
+        return _small_cnn(x, y, seed)
     if name == TF_IDF:
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
@@ -212,6 +214,34 @@ def by_peer(name: str, train: pd.DataFrame, target: str, seed: int) -> Predict:
     model = getattr(ensemble, f"{'HistGradientBoosting' if name == PEERS[0] else 'RandomForest'}{kind}")
     fitted = model(random_state=seed).fit(x, y)
     return fitted.predict if kind == "Regressor" else fitted.predict_proba  # type: ignore[no-any-return]
+
+
+def _small_cnn(x: pd.DataFrame, y: pd.Series, seed: int, epochs: int = 30) -> Predict:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(seed)
+    labels, classes = np.unique(y, return_inverse=True)
+    side, largest = int(x.shape[1] ** 0.5), float(x.to_numpy().max())
+
+    def images(rows: pd.DataFrame) -> torch.Tensor:
+        return torch.from_numpy(rows.to_numpy(np.float32) / largest).view(-1, 1, side, side)
+
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.LazyLinear(128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, len(labels))),
+    )
+    inputs, targets = images(x), torch.from_numpy(classes)
+    model(inputs[:1])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(inputs)).split(32):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(inputs[rows]), targets[rows]).backward()
+            optimizer.step()
+    model.eval()
+    return lambda rows: model(images(rows)).softmax(1).detach().numpy()
 
 
 def _lightgbm(x: pd.DataFrame, y: pd.Series, kind: str, seed: int, refit: bool) -> Predict:
@@ -312,7 +342,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=0.033, help="Hours for each method and table.")
     names = [*TABLES, *TEXTS, *IMAGES, *RDATASETS, "public"]
     parser.add_argument("--data", nargs="+", default=list(TABLES), choices=names, metavar="NAME")
-    parser.add_argument("--methods", nargs="+", default=[*list(AUTO)[:3], RUN, *PEERS[:-2]], metavar="NAME")
+    parser.add_argument("--methods", nargs="+", default=[*list(AUTO)[:3], RUN, *PEERS[:-3]], metavar="NAME")
     parser.add_argument("--autogluon", default="", metavar="PYTHON", help="Python of an environment with AutoGluon.")
     parser.add_argument("--splits", type=int, default=1)
     parser.add_argument("--first-split", type=int, default=0, help="Seed of the first split.")
