@@ -7,7 +7,7 @@ import ast
 import pytest
 
 from evo_tune.errors import UsageError
-from evo_tune.plugins.scripts.launch import replace_constants, value_of
+from evo_tune.plugins.scripts.launch import UNKNOWN, replace_constants, value_of
 
 
 def test_constants_are_replaced_by_their_like() -> None:
@@ -33,10 +33,12 @@ def test_constants_are_replaced_by_their_like() -> None:
         ("2 * 16", 32),
         ("-0.5", -0.5),
         ("'x'", "x"),
-        ("1 / 0", None),
-        ("10**9", 10**9),
-        ("[1, 2]", None),
-        ("print(1)", None),
+        ("1 / 0", UNKNOWN),
+        ("10**9", UNKNOWN),
+        ("1e999", UNKNOWN),
+        ("[1, 2]", UNKNOWN),
+        ("().__class__.__name__", UNKNOWN),
+        ("print(1)", UNKNOWN),
         ("1+" * 50 + "1", 51),
     ],
 )
