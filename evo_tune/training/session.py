@@ -194,9 +194,9 @@ def train_together(
     parts = 1
     while True:
         try:
-            told = {"run": place, "options": dict(options), **arguments}
+            values = {"run": place, "options": dict(options), **arguments}
             settings: dict[str, Any] = {"device": run.device, "threads": run.threads, "on_message": report_once}
-            return dict(launch(function, told, ranks=options["ranks"], parts=parts, **settings))
+            return dict(launch(function, values, ranks=options["ranks"], parts=parts, **settings))
         except RankFailed as failure:
             if not failure.smaller:
                 raise

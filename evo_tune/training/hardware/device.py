@@ -32,8 +32,15 @@ def onto(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.to(device)
 
 
-# Purposes of seeds, in the order of their numbers from 0; the fourth of 1.0.0 is no longer used.
-_PURPOSES = ("weights", "order", "noise", "mixing", "", "dropout", "samples", "augmenting")
+_PURPOSES = {
+    "weights": 0,
+    "order": 1,
+    "noise": 2,
+    "mixing": 3,
+    "dropout": 5,
+    "samples": 6,
+    "augmenting": 7,
+}
 
 
 def seed_for(seed: int, purpose: str, *index: int) -> int:
@@ -58,7 +65,7 @@ def seeds_for(seed: int, purpose: str, count: int, *index: int) -> list[int]:
         RecipeError: The seed is out of its range.
     """
     check_integer("seed", seed, 0, 2**32 - 1)
-    words = np.random.SeedSequence([seed, _PURPOSES.index(purpose), *index]).generate_state(count, np.uint64)
+    words = np.random.SeedSequence([seed, _PURPOSES[purpose], *index]).generate_state(count, np.uint64)
     return [int(word) >> 1 for word in words]  # 63 bits: signed 64-bit integers are safe in numpy and in files
 
 
