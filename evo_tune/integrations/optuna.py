@@ -115,9 +115,10 @@ class StrategySampler(BaseSampler):
         trials = self._trials(study, trial)
         space = self._space(distributions, trials)
         key = study.study_name, space, dict(distributions)
-        if self._converted[0] != key:
-            self._converted = key, {}
-        converted, external_trials = self._converted[1], []
+        cache = self._converted  # another thread may replace it
+        if cache[0] != key:
+            cache = self._converted = key, {}
+        converted, external_trials = cache[1], []
         for earlier in trials:
             external_trials.append(converted.get(earlier.number) or _external_trial(earlier, space, distributions))
             if earlier.state.is_finished():
