@@ -11,7 +11,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from evo_tune.dispatch.local import TICK, LocalSlot
 from evo_tune.dispatch.slot import SlotClosed, SlotInterrupted
@@ -40,6 +40,18 @@ QUANTILE = 0.9
 
 # Number of most recent measurements that count.
 MAX_MEASUREMENTS = 64
+
+
+class Admission(NamedTuple):
+    """Permission to start a training.
+
+    Args:
+        slot: Slot that may start.
+        resting: Slots whose idle workers must end first, to free their memory.
+    """
+
+    slot: Any
+    resting: list[Any]
 
 
 class Card:
@@ -71,12 +83,8 @@ class Card:
         """
         self.waiting[slot] = min(needed, self.memory)
 
-    def admit(self) -> tuple[Any, list[Any]] | None:
-        """Give the first slot in the queue its memory, if it is free or kept by idle workers; else return None.
-
-        Returns:
-            The slot, and the slots whose idle workers must end first, to free their memory.
-        """
+    def admit(self) -> Admission | None:
+        """Give the first slot in the queue its memory, if it is free or kept by idle workers; else return None."""
         if not self.waiting:
             return None
         slot, needed = next(iter(self.waiting.items()))
@@ -89,7 +97,7 @@ class Card:
         while sum(self.running.values()) + sum(self.idle.values()) > self.memory:
             resting.append(next(iter(self.idle)))  # idle for longest
             del self.idle[resting[-1]]
-        return slot, resting
+        return Admission(slot, resting)
 
     def leave(self, slot: Any, idle_bytes: int = 0) -> None:
         """Take back a slot's memory, or its place in the queue.
@@ -134,7 +142,7 @@ class Card:
     def _admit_all(self) -> None:
         """Start all slots that can; the thread that freed memory does it, before any other asks for a candidate."""
         while (admission := self.admit()) is not None:
-            for slot in admission[1]:
+            for slot in admission.resting:
                 slot.rest()
         self._changed.notify_all()
 

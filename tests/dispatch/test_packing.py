@@ -41,8 +41,8 @@ def test_a_card_never_gives_more_than_it_has_and_lets_everyone_have_their_turn(m
             entered.append(slot)
             card.enter(slot, needed)
         while (admitted := card.admit()) is not None:
-            begun.append(admitted[0])
-            assert not {*admitted[1]} & {*card.idle, *card.running}
+            begun.append(admitted.slot)
+            assert not {*admitted.resting} & {*card.idle, *card.running}
         assert sum(card.running.values()) + sum(card.idle.values()) <= memory
         assert not {*card.running} & {*card.idle}
         if any(amount == memory for amount in card.running.values()):
@@ -51,7 +51,7 @@ def test_a_card_never_gives_more_than_it_has_and_lets_everyone_have_their_turn(m
     while card.running:
         card.leave(next(iter(card.running)))
         while (admitted := card.admit()) is not None:
-            begun.append(admitted[0])
+            begun.append(admitted.slot)
     assert begun == entered, "nobody overtakes and nobody is left"
     assert not card.waiting
 
