@@ -75,10 +75,8 @@ def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context, refit: 
         steps = plan.fit_steps or 1
         most = max(1, round(steps * run.budget))
         fit_began = time.monotonic()
-        folds = [
-            (task.samples(rows), task.samples(judged))
-            for rows, judged in plan.folds or [(plan.parts[0], plan.parts[1])]
-        ]
+        further = [(task.samples(rows), task.samples(judged)) for rows, judged in plan.folds[1:]]
+        folds = [(parts.training, parts.held_out), *further]
         models = [model, *(plan.build(seed) for _ in folds[1:])]
         fits = [
             fitted.fit(_fit_rows(task, judged[0], learned), plan.genome, most, seed)
