@@ -132,7 +132,7 @@ class Options(FittedFamilyOptions, TableOptions, SplitOptions, ClassifierOptions
         bounds="[1, 20]",
         gene=None,
         help="Fits of a trial of trees or a linear model, each judged by other rows of training and validation; none: "
-        f"{FOLDS} for less than {FEWEST_ROWS} rows, else 1; 3 or more need families without transformer",
+        f"{FOLDS} for fewer than {FEWEST_ROWS} rows, else 1; 3 or more need families without transformer",
     )
     drop_unlabelled: bool = option(
         False, gene=None, help="Leave out rows without a target; otherwise they are an error"
