@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -105,7 +105,8 @@ class Encoder(SavedModel):
         x = self.dropout(x)
         for number, block in enumerate(self.blocks):
             x = run_block(block, number, self.recompute, x, None, mask)
-        return cast(Tensor, self.norm(x))
+        normed: Tensor = self.norm(x)
+        return normed
 
     def shorten(self, inputs: Tensor) -> Tensor:
         """Return inputs on the CPU without unneeded parts, such as padding; unchanged by default.
@@ -121,6 +122,9 @@ class Encoder(SavedModel):
 class ImageEncoder(Encoder):
     """Base class of classifiers of images: their pixels are standardised."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def build(self, config: Any) -> None:
         self.register_buffer("mean", torch.zeros(config.channels, 1, 1))
         self.register_buffer("deviation", torch.ones(config.channels, 1, 1))
@@ -134,7 +138,7 @@ class ImageEncoder(Encoder):
 
     def scale_pixels(self, images: Tensor) -> Tensor:
         """Return standardised pixels, (batch, channels, height, width)."""
-        return cast(Tensor, (images.to(self.mean.dtype) - self.mean) / self.deviation)
+        return (images.to(self.mean.dtype) - self.mean) / self.deviation
 
 
 class ConvNet(ImageEncoder):
@@ -156,7 +160,8 @@ class ConvNet(ImageEncoder):
         x = self.scale_pixels(images)
         for block in self.blocks:
             x = block(x)
-        return cast(Tensor, self.head(self.norm(x.mean((2, 3)))))
+        logits: Tensor = self.head(self.norm(x.mean((2, 3))))
+        return logits
 
 
 class ViT(ImageEncoder):
@@ -199,7 +204,8 @@ class ViT(ImageEncoder):
             x = torch.cat((self.cls.weight.expand(batch, 1, -1), x), 1)
         x = self.encode(x + self.positions.weight)
         # A copy, since a view would keep the states of all tokens for the backward pass.
-        return cast(Tensor, self.head(x.mean(1) if self.cls is None else x[:, 0].contiguous()))
+        logits: Tensor = self.head(x.mean(1) if self.cls is None else x[:, 0].contiguous())
+        return logits
 
 
 class TextClassifier(Encoder):
@@ -227,7 +233,8 @@ class TextClassifier(Encoder):
         embedded = self.embedding(tokens.long()) + self.positions.weight[: tokens.shape[1]]
         x = self.encode(embedded, present[:, None, None])
         weight = present[..., None].to(x.dtype)
-        return cast(Tensor, self.head((x * weight).sum(1) / weight.sum(1)))
+        logits: Tensor = self.head((x * weight).sum(1) / weight.sum(1))
+        return logits
 
 
 class Quantiles(nn.Module):
@@ -259,8 +266,9 @@ class Quantiles(nn.Module):
             if len(present):
                 positions = places * (len(present) - 1)
                 low, high = present[positions.floor().long()], present[positions.ceil().long()]
-                share = positions - positions.floor()
-                self.values[column] = torch.maximum(low, low + (high - low) * share).to(self.values)
+                self.values[column] = torch.maximum(low, low + (high - low) * (positions - positions.floor())).to(
+                    self.values
+                )
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return rows, (batch, columns), without missing numbers, mapped to normal distributions."""
@@ -293,6 +301,8 @@ class FTTransformer(TableFacts, Encoder):
 
     config_class = FTConfig
     config: FTConfig
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(
         self,
@@ -358,4 +368,5 @@ class FTTransformer(TableFacts, Encoder):
         if self.categories is not None:
             tokens.append(self.categories(rows[:, numeric:].long() + self.first))
         x = self.encode(torch.cat(tokens, 1) + self.offsets.weight)
-        return cast(Tensor, self.head(torch.relu(x[:, 0])))
+        logits: Tensor = self.head(torch.relu(x[:, 0]))
+        return logits

@@ -45,6 +45,8 @@ class Forecaster(Encoder):
 
     config_class = PatchConfig
     config: PatchConfig
+    smoothing_weights: Tensor
+    smoothing_spread: Tensor
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ The fit minimises the mean loss and l2 / 2 times the sum of the squared weights,
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,6 +78,12 @@ class LinearModel(TableModel):
     config_class = LinearConfig
     fitted = ("weight", "effects", "bias")
     config: LinearConfig
+    mean: Tensor
+    deviation: Tensor
+    knots: Tensor
+    weight: Tensor
+    effects: Tensor
+    bias: Tensor
 
     def build(self, config: LinearConfig) -> None:
         self.register_buffer("mean", torch.zeros(config.numeric))
@@ -94,7 +100,7 @@ class LinearModel(TableModel):
 
     def _scores(self, terms: Tensor, places: Tensor) -> Tensor:
         effects = self.effects[places].sum(1) if places.shape[1] else 0.0
-        return cast(Tensor, terms @ self.weight.T + effects + self.bias)
+        return terms @ self.weight.T + effects + self.bias
 
     def _terms(self, rows: Tensor) -> Tensor:
         """Return the terms of the numbers, (batch, numeric · terms)."""
@@ -113,7 +119,8 @@ class LinearModel(TableModel):
         def loss() -> Tensor:
             outputs = self.outputs(self._scores(terms, places))
             penalty: Any = sum((parameter**2).sum() for parameter in (self.weight, self.effects))
-            return cast(Tensor, fit_loss(outputs, targets, weights) + genome["l2"] / 2 * penalty)
+            total: Tensor = fit_loss(outputs, targets, weights) + genome["l2"] / 2 * penalty
+            return total
 
         for _ in descend([self.weight, self.effects, self.bias], loss, steps):
             with torch.no_grad():  # not while another fit has its turn

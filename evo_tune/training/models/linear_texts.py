@@ -7,7 +7,7 @@ its character terms too (Salton & Buckley 1988). A term is known by a hash of 63
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -49,6 +49,10 @@ class LinearTextClassifier(FittedModel):
     config_class = LinearTextConfig
     fitted = ("weight", "bias")
     config: LinearTextConfig
+    terms: Tensor
+    idf: Tensor
+    weight: Tensor
+    bias: Tensor
 
     def build(self, config: LinearTextConfig) -> None:
         # Hashes of the terms, ascending; the last bit says whether it is a term of characters.
@@ -76,7 +80,8 @@ class LinearTextClassifier(FittedModel):
 
         def loss() -> Tensor:
             outputs = self.outputs(multiply(self.weight, features) + self.bias)
-            return cast(Tensor, fit_loss(outputs, targets, weights) + l2 / 2 * (self.weight**2).sum())
+            total: Tensor = fit_loss(outputs, targets, weights) + l2 / 2 * (self.weight**2).sum()
+            return total
 
         for _ in descend([self.weight, self.bias], loss, steps, history=10, tolerance=TOLERANCE):
             scores = torch.from_numpy(held_out_features @ self.weight.detach().numpy()) + self.bias.detach()

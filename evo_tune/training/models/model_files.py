@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import torch
@@ -167,10 +167,6 @@ class SavedModel(nn.Module):
     """
 
     config_class: ClassVar[type[ShapeConfig]]
-
-    if TYPE_CHECKING:  # a buffer may be a module for torch's own annotation
-
-        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, config: Any, labels: Sequence[str] | None) -> None:
         super().__init__()

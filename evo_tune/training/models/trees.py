@@ -51,6 +51,14 @@ class BoostedTrees(TableModel):
 
     config_class = TreesConfig
     config: TreesConfig
+    root: Tensor
+    feature: Tensor
+    threshold: Tensor
+    missing_first: Tensor
+    first_child: Tensor
+    second_child: Tensor
+    value: Tensor
+    passing: Tensor
     _booster: Any = None
 
     def build(self, config: TreesConfig) -> None:
