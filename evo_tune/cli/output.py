@@ -37,6 +37,9 @@ FORECAST_CHANGE = 5.0
 # Most causes of failures to print while a run goes on.
 MAX_CAUSES = 5
 
+# Statuses of failures that are no verbs, as verbs.
+ENDINGS = {"out_of_memory": "ran out of memory", "timeout": "timed out"}
+
 STOPPING = "stopping after the pending trials; press Ctrl-C again to stop at once"
 
 # Least time between two lines without a better best, in seconds.
@@ -297,7 +300,7 @@ class ProgressLines:
                 continue
             self._causes.add(outcome.cause)
             if len(self._causes) <= MAX_CAUSES:
-                yield f"trial {id} {outcome.status}: {outcome.error}"
+                yield f"trial {id} {ENDINGS.get(outcome.status, outcome.status)}: {outcome.error}"
 
     def _update_forecast(self, search: Search) -> None:
         """Update the forecast every few seconds, as it reads all results; print it if the end leaves its interval."""

@@ -14,6 +14,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -277,17 +278,26 @@ def comparison_results(run: Run, comparison: FinalComparison) -> dict[FreshTrain
     return losses
 
 
-def comparison_result(run: Run) -> tuple[ComparisonState | None, tuple[FreshValues, ...]]:
-    """Return the state of the final comparison, and the values of the default and of the chosen finalist.
+class ComparisonResult(NamedTuple):
+    """The final comparison of a run so far.
 
-    There is no state before its first result, and there are no values until it is complete.
+    Args:
+        state: Its state; None before its first result.
+        values: Values of the default and of the chosen finalist; empty until the comparison is complete.
     """
+
+    state: ComparisonState | None = None
+    values: tuple[FreshValues, ...] = ()
+
+
+def comparison_result(run: Run) -> ComparisonResult:
+    """Return the final comparison so far."""
     if not read_comparison(run):  # a running search asks for this often
-        return None, ()
+        return ComparisonResult()
     comparison = current_comparison(run)
     results = comparison_results(run, comparison)
     if not results:
-        return None, ()
+        return ComparisonResult()
     state, value, values = comparison.state(results), comparison_objective(run).value, []
     seed = run.manifest.settings.seed
     for id in (comparison.default, state.chosen) if state.over and state.chosen is not None else ():
@@ -295,12 +305,12 @@ def comparison_result(run: Run) -> tuple[ComparisonState | None, tuple[FreshValu
             losses = {number: results[FreshTraining(id, "report", number)] for number in range(1, state.seeds + 1)}
             good = {fresh_seed(seed, number): value(loss) for number, loss in losses.items() if loss is not None}
             values.append(FreshValues(id, tuple(good.values()), len(losses) - len(good), tuple(good)))
-    return state, tuple(values)
+    return ComparisonResult(state, tuple(values))
 
 
 def fresh_values(run: Run) -> tuple[FreshValues, ...]:
     """Return the values of the default and of the chosen finalist; empty until the final comparison is complete."""
-    return comparison_result(run)[1]
+    return comparison_result(run).values
 
 
 def recommend_trial(run: Run) -> Trial | None:
@@ -309,7 +319,7 @@ def recommend_trial(run: Run) -> Trial | None:
     The default genome is recommended instead if it was as good on the reporting seeds: fewer failures, or the same
     number and a mean that is no worse.
     """
-    state, values = comparison_result(run) if len(run.objectives) == 1 else (None, ())
+    state, values = comparison_result(run) if len(run.objectives) == 1 else ComparisonResult()
     if state is None or not values:
         return next(iter(rank_trials(run)), None) if run.manifest.settings.most_seeds > 1 else run.leader
     trials = run.ranked()

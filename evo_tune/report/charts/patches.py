@@ -53,7 +53,7 @@ def draw(data: RunData) -> Spec | None:
 
 def rows(data: RunData) -> list[dict[str, Any]]:
     """Return a row for each patch: its effect in the final comparison, its cost, and its trials."""
-    run, (state, _) = data.run, comparison_result(data.run)
+    run, state = data.run, comparison_result(data.run).state
     chosen = None if state is None else state.chosen
     effects = {} if state is None else {effect.gene: effect for effect in state.effects}
     best = data.result.best if chosen is None else run.trial(chosen)
