@@ -337,6 +337,21 @@ def _fit(family: str, bound: BoundEvaluator, table: Any, learned: Any, labels: A
     return model
 
 
+def test_a_fold_that_has_converged_waits_for_the_others(data: Path, tmp_path: Path) -> None:
+    bound = bind(data, "linear", patience=None, evaluations=1, folds=6)
+    table, genome, counts = bound.values.table, bound.space.default(), []
+    numeric, categories = table.columns.sizes
+    for learned, judged in table.folds(6):
+        config = LinearConfig(outputs=2, numeric=numeric, categories=categories, knots=genome["knots"])
+        model = LinearModel(config, labels=table.target.labels, columns=table.columns)
+        inputs, targets = table.inputs[learned], table.target.values[learned]
+        rows = FitRows(inputs, targets, np.ones(len(targets)), table.inputs[judged])
+        counts.append(sum(1 for _ in model.fit(rows, genome, 1000, 0)))
+    assert min(counts) < max(counts) < 1000
+    metrics = bound.with_options(epochs=1000.0).evaluate(genome, Context(seed=0, folder=tmp_path))
+    assert metrics["steps"] == max(counts)
+
+
 def test_folds_are_refused_where_they_leak_or_cannot_be_compared(data: Path, tmp_path: Path) -> None:
     frame = pd.read_csv(data).assign(day=pd.date_range("2020-01-01", periods=400).astype(str))
     frame.loc[:3, "kind"] = "rare"
