@@ -4,7 +4,6 @@ An archive may come from a stranger. Its names are taken apart and written witho
 are made, and their number, depth and size are bounded.
 """
 
-import contextlib
 import os
 import shutil
 import stat
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from evo_tune.errors import StoreError, UsageError, explain_error
 from evo_tune.store.manifest import MANIFEST
-from evo_tune.store.run_folders import HEARTBEAT, REPORT, TRIALS, new_run_folder, remove_unfinished_creation
+from evo_tune.store.run_folders import HEARTBEAT, REPORT, TRIALS, complete_run_folder
 from evo_tune.text import one_line
 from evo_tune.trust import safe_files
 
@@ -85,26 +84,22 @@ def unpack_run(file: Path, store: Path, name: str) -> Path:
         UsageError: The name is taken or not valid.
         StoreError: The file is no archive of a run, or it cannot be written.
     """
-    target, part = new_run_folder(store, name), f".{name}.part"
-    store.mkdir(parents=True, exist_ok=True)
     try:
-        safe_files.remove(store, part)
         if file.exists() and not file.is_file():
             raise ValueError("it is no regular file")  # a device may have no end
-        with zipfile.ZipFile(file) as archive:
+        with (
+            complete_run_folder(store, name) as part,
+            zipfile.ZipFile(file) as archive,
+            safe_files.folder(part) as folder,
+        ):
             _check_entries(archive, max(LARGEST, LARGEST_RATIO * file.stat().st_size))
-            with safe_files.folder(store, part, make=True) as folder:
-                for entry in archive.infolist():
-                    _unpack_entry(archive, entry, folder)
-        remove_unfinished_creation(target)
-        os.replace(store / part, target)  # fails if another process has made this folder meanwhile
+            for entry in archive.infolist():
+                _unpack_entry(archive, entry, folder)
     except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        with contextlib.suppress(OSError):
-            safe_files.remove(store, part)
         cause = error.strerror if isinstance(error, OSError) and error.strerror else error
         expected = "expected a file that `evo-tune pack` wrote"
-        raise StoreError(f"cannot unpack {file} to {target}: {one_line(str(cause), 200)}; {expected}") from None
-    return target
+        raise StoreError(f"cannot unpack {file} to {store / name}: {one_line(str(cause), 200)}; {expected}") from None
+    return store / name
 
 
 def _check_entries(archive: zipfile.ZipFile, limit: int) -> None:

@@ -214,23 +214,10 @@ class Journal:
                 raise BlockingIOError(errno.EAGAIN, "another process replaces it")
             if is_new:
                 safe_files.sync_folder(self.path.parent)
-        except BaseException as error:
-            if is_new and not isinstance(error, BlockingIOError):
-                with contextlib.suppress(OSError):
-                    self.path.unlink()
+        except BaseException:
             os.close(file)
             raise
         self._file = file
-
-    def clear(self) -> None:
-        """Remove all events from a claimed file.
-
-        Raises:
-            OSError: The disk refuses.
-        """
-        assert self._file is not None
-        os.ftruncate(self._file, 0)
-        self._forget_lines()
 
     def append(self, events: Iterable[bytes], sync: bool) -> None:
         """Append events.

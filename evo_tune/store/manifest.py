@@ -228,10 +228,10 @@ def copy_manifest(folder: Path, target: Path) -> None:
     """Write a run's manifest into the folder of a copy, with an identity of its own and no other change.
 
     Raises:
-        StoreError: The copy cannot be written.
+        OSError: The copy cannot be written.
     """
     fields = {**read_json(safe_files.read(folder, MANIFEST, limit=LARGEST)), "identity": uuid.uuid4().hex}
-    write_atomically(target / MANIFEST, json.dumps(fields, indent=2).encode() + b"\n")
+    safe_files.replace(target, MANIFEST, json.dumps(fields, indent=2).encode() + b"\n", f"{MANIFEST}.part")
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -6,7 +6,6 @@ plain data: opening a run's folder cannot execute code. This module does not kno
 
 import contextlib
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,8 +40,8 @@ from evo_tune.store.manifest import (
 )
 from evo_tune.store.run_folders import (
     TRIALS,
+    complete_run_folder,
     missing_journal_message,
-    new_run_folder,
     open_locked_journal,
     run_reference,
 )
@@ -201,35 +200,27 @@ class Run:
     ) -> "Run":
         """Create a run, locked for writing, with its folder, first session and manifest.
 
-        The manifest is written last, so the folder becomes a run only when it is complete. `write_files` writes more
-        files into the folder before, given its path.
+        Its folder gets its name when it is complete. `write_files` writes more files into the folder before, given its
+        path.
 
         Raises:
             UsageError: The name is taken or not valid.
             StoreError: The store cannot be written.
         """
-        folder = new_run_folder(store, name)
-        with explain_error(StoreError, f"cannot make {folder}", "choose another --store"):
-            folder.mkdir(parents=True, exist_ok=True)
-            try:
-                journal = open_locked_journal(folder, make=True)
-            except StoreError:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()  # fails if it is another process's
-                raise
-            try:
-                new_run_folder(store, name)  # another process may have been faster
-                journal.clear()
-                run = cls(folder, manifest, journal, [])
-                run.begin(session)
-                write_files(folder)
-                write_manifest(folder, manifest)
-                safe_files.sync_folder(store)
-            except BaseException as error:
-                if not isinstance(error, UsageError):
-                    shutil.rmtree(folder, ignore_errors=True)
-                journal.close()
-                raise
+        folder = store / name
+        refusal = explain_error(StoreError, f"cannot make {folder}", "choose another --store")
+        with refusal, contextlib.ExitStack() as on_error:
+            with complete_run_folder(store, name) as part:
+                journal = Journal(part / JOURNAL)
+                on_error.callback(journal.close)
+                journal.claim(make=True)
+                run = cls(part, manifest, journal, [])
+                run._begin_session(session)
+                write_files(part)
+                write_manifest(part, manifest)
+            on_error.pop_all()
+        run.folder, journal.path = folder, folder / JOURNAL
+        run._head_memory.update(at_once=True)
         return run
 
     @classmethod
@@ -266,10 +257,13 @@ class Run:
 
     def begin(self, session: SessionSettings) -> None:
         """Begin a session, durably. This and the next methods raise StoreError if the event cannot be written."""
+        self._begin_session(session)
+        self._head_memory.update(at_once=True)
+
+    def _begin_session(self, session: SessionSettings) -> None:
         self._began = time.monotonic()
         manifest = manifest_hash(self.folder, self.manifest)
         self._write(events.SessionBegun(session=session.to_json(), manifest=manifest, time=_now()), sync=True)
-        self._head_memory.update(at_once=True)
 
     def change(self, evaluator_hash: str, fingerprint: str, strategy_hash: str) -> None:
         """Record a change of the evaluator, its data or the strategy's file, durably."""

@@ -10,6 +10,7 @@ import shlex
 import stat
 import uuid
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -94,51 +95,50 @@ def new_run_folder(store: Path, name: str) -> Path:
         expected = "expected up to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit"
         raise UsageError(f"a run cannot be named {name!r}: {expected}")
     folder = store / name
-    if os.path.lexists(folder) and not _is_unfinished_creation(folder):
+    if os.path.lexists(folder):
         is_run = os.path.lexists(folder / MANIFEST)
         go_on = f", or continue it: evo-tune resume {run_reference(folder)}" if is_run else ""
         raise UsageError(f"{folder} exists: choose another name{go_on}")
     return folder
 
 
-# Names of the files in a folder before it is a run.
-FILES_BEFORE_MANIFEST = {JOURNAL, f"{MANIFEST}.part"}
+@contextlib.contextmanager
+def complete_run_folder(store: Path, name: str) -> Iterator[Path]:
+    """Yield a hidden folder, which becomes the folder of a new run at the end; after an error it is removed.
 
-# Maximum size in bytes of a journal that contains only the beginning of a session.
-MAX_BEGINNING_JOURNAL_BYTES = 1 << 16
+    So a killed process leaves no half of a run, and its name stays free.
+
+    Raises:
+        UsageError: The name is taken or not valid.
+        OSError: The disk refuses.
+    """
+    target = new_run_folder(store, name)
+    store.mkdir(parents=True, exist_ok=True)
+    part = store / f".{name}.{uuid.uuid4().hex}.part"  # several processes may make a run of this name at a time
+    part.mkdir()
+    try:
+        yield part
+        try:
+            os.replace(part, target)  # fails if another process has made this folder meanwhile
+        except OSError:
+            new_run_folder(store, name)
+            raise
+        safe_files.sync_folder(store)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            safe_files.remove(store, part.name)
+        raise
 
 
-def remove_unfinished_creation(folder: Path) -> None:
-    """Remove the files of a run whose manifest was never written, unless another process is beginning it now."""
-    if folder.exists():
-        with contextlib.closing(open_locked_journal(folder, make=True)):
-            for name in FILES_BEFORE_MANIFEST:
-                safe_files.remove(folder, name)
-            folder.rmdir()  # fails if other files are left
-
-
-def _is_unfinished_creation(folder: Path) -> bool:
-    """Return whether a folder is left from a crash before the manifest was written: it has no result to lose."""
-    with contextlib.suppress(OSError):
-        if not folder.is_symlink() and (names := set(os.listdir(folder))) <= FILES_BEFORE_MANIFEST:
-            journal = safe_files.read(folder, JOURNAL, limit=MAX_BEGINNING_JOURNAL_BYTES) if JOURNAL in names else b""
-            return b'"proposed"' not in journal  # the event of a first trial
-    return False
-
-
-def open_locked_journal(folder: Path, make: bool = False) -> Journal:
+def open_locked_journal(folder: Path) -> Journal:
     """Return the journal of a run, locked for writing until it is closed.
-
-    Args:
-        folder: Folder of the run.
-        make: Whether to make a missing journal, for a new run.
 
     Raises:
         StoreError: Another process writes the run, its journal is missing, or it cannot be written.
     """
     journal = Journal(folder / JOURNAL)
     try:
-        journal.claim(make)
+        journal.claim()
     except BlockingIOError:
         copy = f"or continue a copy (evo-tune resume {run_reference(folder)} --as NAME)"
         raise StoreError(f"{folder} is in use by another process: wait for it or stop it, {copy}") from None
@@ -164,7 +164,6 @@ def rename_run(folder: Path, name: str) -> Path:
     target = new_run_folder(folder.parent, name)
     with contextlib.closing(open_locked_journal(folder)):
         with explain_error(StoreError, f"cannot rename {folder} to {target}"):
-            remove_unfinished_creation(target)
             os.rename(folder, target)
         move_results(folder, target)
     return target
@@ -195,23 +194,16 @@ def copy_run(folder: Path, store: Path, name: str) -> Path:
         UsageError: The name is taken or not valid.
         StoreError: The copy cannot be written, or the manifest is damaged.
     """
-    target = new_run_folder(store, name)
     read_manifest(folder)  # to refuse a damaged one first
-    partial_name = f".{name}.{uuid.uuid4().hex}.part"  # several processes may make a copy of this name at a time
-    skipped: list[str] = []
-    try:
-        with safe_files.folder(folder) as source, safe_files.folder(store, partial_name, make=True) as copy:
-            _copy(source, copy, "", skipped)
-        copy_manifest(folder, store / partial_name)
-        target = new_run_folder(store, name)  # again: another process may have taken the name meanwhile
-        remove_unfinished_creation(target)
-        os.replace(store / partial_name, target)  # fails if another process has made this folder meanwhile
-    except (OSError, StoreError, UsageError) as error:
-        with contextlib.suppress(OSError):
-            safe_files.remove(store, partial_name)
-        if target.exists() or isinstance(error, UsageError):
-            raise UsageError(f"{target} exists: choose another name for the copy") from None
-        raise StoreError(f"cannot copy {folder} to {target}: {one_line(str(error))}") from error
+    target, skipped = store / name, list[str]()
+    with (
+        explain_error(StoreError, f"cannot copy {folder} to {target}"),
+        complete_run_folder(store, name) as part,
+        safe_files.folder(folder) as source,
+        safe_files.folder(part) as copy,
+    ):
+        _copy(source, copy, "", skipped)
+        copy_manifest(folder, part)
     if skipped:
         others = f" and {len(skipped) - 1} more" if len(skipped) > 1 else ""
         text = one_line(f"the copy is without {skipped[0]}{others}: neither file nor folder, or a link")

@@ -15,7 +15,7 @@ import pytest
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.loop.search import Search
 from evo_tune.store.run import Run
-from evo_tune.store.run_folders import copy_run, find_run
+from evo_tune.store.run_folders import copy_run, find_run, list_runs
 from tests.conftest import drive, rows
 
 Begin = Callable[..., Search]
@@ -99,24 +99,36 @@ def test_a_disk_that_fills_up_at_the_start_leaves_the_name_free(
     assert drive(begin("mine")).trials
 
 
-@pytest.mark.parametrize("at", ["folder", "journal", "part"])
-def test_a_death_before_the_manifest_leaves_the_name_free(begin: Begin, tmp_path: Path, at: str) -> None:
-    other = begin("other")
-    other.saved.close()
-    folder = tmp_path / "store" / "mine"
-    folder.mkdir()
-    for step, name in (("journal", "_journal.jsonl"), ("part", "_run.json.part")):
-        if at == "folder":
-            break
-        source = other.saved.folder / name
-        (folder / name).write_bytes(source.read_bytes() if source.exists() else b"{")
-        if step == at:
-            break
+KILL = """
+    import os, sys
+    from pathlib import Path
+    from evo_tune.store import run, run_folders
+    saved = run.Run.open(Path(sys.argv[1]))
+    def die(*arguments):
+        os._exit(9)
+    def die_at_run(source, target, rename=os.replace, **folders):
+        die() if Path(target).name == "mine" else rename(source, target, **folders)
+    if sys.argv[2] == "manifest":
+        run.write_manifest = die
+    run_folders.os.replace = die_at_run
+    files = [die] if sys.argv[2] == "files" else []
+    run.Run.create(saved.folder.parent, "mine", saved.manifest, saved.session, *files)
+"""
+
+
+@pytest.mark.parametrize("at", ["files", "manifest", "rename"])
+def test_a_death_while_a_run_is_made_leaves_the_name_free(begin: Begin, tmp_path: Path, at: str) -> None:
+    other = begin("other").saved
+    other.close()
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(KILL), str(other.folder), at], timeout=60)
+    assert ended.returncode == 9
+    assert [path.name for path in list_runs(tmp_path / "store")] == ["other"]
     with pytest.raises(StoreError, match="there is no run 'mine'"):
         find_run(tmp_path / "store", "mine")
-    copy_run(other.saved.folder, tmp_path / "store", "mine") if at == "part" else begin("mine").saved.close()
-    assert Run.open(folder).sessions[0].generations == 3
-    assert len(Run.open(folder).sessions) == 1
+    copy_run(other.folder, tmp_path / "store", "mine") if at == "rename" else begin("mine").saved.close()
+    mine = Run.open(tmp_path / "store" / "mine")
+    assert len(mine.sessions) == 1
+    assert mine.sessions[0].generations == 3
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "trials-0000.parquet", "_journal.jsonl"])
