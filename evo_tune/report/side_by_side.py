@@ -11,26 +11,23 @@ from typing import get_args
 from msgspec import to_builtins
 
 from evo_tune.genome.notation import format_gene
-from evo_tune.report import summary
 from evo_tune.report.charts import Part, history, side_by_side
 from evo_tune.report.inference import HARMFUL, REAL
 from evo_tune.report.recommendation import comparison_objective
 from evo_tune.report.run_data import RunData
 from evo_tune.report.verdict import Losses, VariantVerdict, Verdict, give_verdict
-from evo_tune.text import show_decimals, show_error, show_seconds, show_value
+from evo_tune.text import show_decimals, show_error, show_value
 
 # First columns of the tables; the others have the names of the runs.
-RESULT, SETTING, GENE = "result", "setting", "gene"
+SETTING, GENE = "setting", "gene"
 
 
 def comparison_parts(runs: Sequence[RunData]) -> dict[str, Part]:
     """Return the parts that compare runs, by name; a run whose name is taken gets a number after it."""
-    taken = {RESULT, SETTING, GENE}
+    taken = {SETTING, GENE}
     for data in runs:
-        number, name = 1, data.run.name
-        while data.name in taken:
-            number += 1
-            data.name = f"{name} ({number})"
+        names = (data.run.name, *(f"{data.run.name} ({number})" for number in range(2, len(runs) + 2)))
+        data.name = next(name for name in names if name not in taken)
         taken.add(data.name)
     settings = {data.name: _settings(data) for data in runs}
     genomes = {data.name: data.result.best.genome if data.result.best else {} for data in runs}
@@ -74,13 +71,11 @@ def compare_best(runs: Sequence[RunData]) -> tuple[Verdict | None, list[str]]:
 
 def _verdict_part(runs: Sequence[RunData]) -> Part:
     verdict, reasons = compare_best(runs)
-    rows = _result_rows(runs, verdict)
     if verdict is None:
         sentences = [*reasons, "So the best genomes share no metric over fresh seeds and cannot be compared."]
-        return Part("Not comparable", " ".join(sentences), rows=rows, rows_title="Run by run", rows_open=True)
+        return Part("Not comparable", " ".join(sentences))
     sentences = [describe_difference(variant, verdict) for variant in verdict.variants]
-    explanation = " ".join([*sentences, *reasons])
-    return Part("Which best genome is better", explanation, rows=rows, rows_title="Run by run", rows_open=True)
+    return Part("Which best genome is better", " ".join([*sentences, *reasons]))
 
 
 def describe_difference(variant: VariantVerdict, verdict: Verdict) -> str:
@@ -88,7 +83,10 @@ def describe_difference(variant: VariantVerdict, verdict: Verdict) -> str:
     name, baseline = variant.variant, verdict.baseline
     if not variant.gain:
         return f"{name} is as good as {baseline} by mean {verdict.metric} over fresh seeds."
-    text = f"{name} is {_difference(variant)} than {baseline} by mean {verdict.metric} over fresh seeds"
+    difference = f"{show_decimals(abs(variant.gain))}{show_error(variant.error)}"
+    text = f"{name} is {difference} {'better' if variant.gain > 0.0 else 'worse'} than {baseline}"
+    text += f" by mean {verdict.metric} over fresh seeds, {show_value(variant.mean)} against"
+    text += f" {show_value(verdict.baseline_mean)}"
     if variant.error is None:
         return f"{text}; a run with one fresh seed gives no standard error, so this may be luck."
     how = f"paired over {variant.pairs} fresh seeds" if variant.pairs else "Welch's test, since their seeds differ"
@@ -98,51 +96,18 @@ def describe_difference(variant: VariantVerdict, verdict: Verdict) -> str:
     return f"{text} ({how}): {clear}, {p}{correction}."
 
 
-def _difference(variant: VariantVerdict) -> str:
-    if not variant.gain:
-        return "as good"
-    difference = f"{show_decimals(abs(variant.gain))}{show_error(variant.error)}"
-    return f"{difference} {'better' if variant.gain > 0.0 else 'worse'}"
-
-
-def _result_rows(runs: Sequence[RunData], verdict: Verdict | None) -> list[dict[str, str]]:
-    """Return the results of the runs, a row for each result and a column for each run."""
-    columns = {}
-    variants = {} if verdict is None else {variant.variant: variant for variant in verdict.variants}
-    for data in runs:
-        result, best = data.result, data.result.best
-        column = {"verdict": summary.verdict(result).replace("`", "")}
-        if best is not None:
-            column["best in the search"] = f"{result.metric} {show_value(best.outcome.metrics[result.metric])}"
-        if result.fresh_best is not None:
-            column["over fresh seeds"] = f"{result.reported_metric} {summary.show_fresh_values(result.fresh_best)}"
-        if verdict is not None:
-            variant = variants.get(data.name)
-            column[f"against {verdict.baseline}"] = "-" if variant is None else _difference(variant)
-        column["evaluations"] = str(result.results)
-        column["cost, full trainings"] = f"{summary.total_cost(data.run):.1f}"
-        column["time"] = show_seconds(data.run.seconds)
-        column["ended"] = data.run.ended or "not yet"
-        columns[data.name] = column
-    return _rows(RESULT, columns)
-
-
 # What differs.
 
 
-def _rows(first: str, columns: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
-    """Return columns as rows, each of whose first cell has the name of the value."""
-    names = dict.fromkeys(name for column in columns.values() for name in column)
-    return [{first: name, **{run: column.get(name, "-") for run, column in columns.items()}} for name in names]
-
-
 def _difference_part(first: str, columns: Mapping[str, Mapping[str, str]], title: str) -> Part:
-    """Return a part with the rows whose values are not the same in all columns."""
-    rows = [row for row in _rows(first, columns) if len({value for name, value in row.items() if name != first}) > 1]
-    if not rows:
+    """Return a part with the rows whose values are not the same in all columns; the first cell has the row's name."""
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    rows = {name: {run: column.get(name, "-") for run, column in columns.items()} for name in names}
+    different = [{first: name, **row} for name, row in rows.items() if len(set(row.values())) > 1]
+    if not different:
         return Part(f"No {first} differs", "All are the same in the runs.")
     explanation = "Those that are the same in all runs are left out."
-    return Part(f"{title} that differ", explanation, rows=rows, rows_title=title, rows_open=True)
+    return Part(f"{title} that differ", explanation, rows=different, rows_title=title, rows_open=True)
 
 
 def _settings(data: RunData) -> dict[str, str]:

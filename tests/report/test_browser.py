@@ -119,7 +119,7 @@ def test_several_runs_are_drawn_side_by_side(browse: Open, alone: Any, made: Mad
     assert opened.said == []
     for chart in ("history-0", "history-1", "history-2"):
         assert opened.count(f"#{chart} .scatterlayer .js-line") == 2
-    assert opened.count("#verdict thead th") == 3  # a column for each run beside the names of the results
+    assert opened.count("#settings thead th") == 3  # a column for each run beside the names of the settings
 
 
 def test_a_run_without_any_value_has_a_report(browse: Open, alone: Any, made: Made, tmp_path: Path) -> None:
