@@ -5,6 +5,7 @@ loss of a reference minus the loss of a variant, so a positive gain is an improv
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median, variance
@@ -89,13 +90,14 @@ class Difference:
         if not self.freedom or self.gain == 0.0:
             return None
         ratio, freedom_per_seed = self.total_error**2 * seeds / self.gain**2, self.freedom / (seeds - 1)
-        low, high = 2, MAX_SEEDS + 1
-        while low < high:
-            count = (low + high) // 2
+
+        def is_enough(count: int) -> bool:
             freedom = freedom_per_seed * (count - 1)
             quantiles = student_threshold(level / 2, freedom) + student_threshold(1 - POWER, freedom)
-            low, high = (low, count) if count >= quantiles**2 * ratio else (count + 1, high)
-        return low if low <= MAX_SEEDS else None
+            return count >= quantiles**2 * ratio
+
+        count = bisect_left(range(MAX_SEEDS + 1), True, lo=2, key=is_enough)
+        return count if count <= MAX_SEEDS else None
 
 
 def paired_difference(pairs: Sequence[tuple[float, float]], is_fine_grained: bool = False) -> Difference:

@@ -150,8 +150,8 @@ def script_data(parts: Mapping[str, Part]) -> dict[str, dict[str, Any]]:
     tables: dict[str, Any] = {}
     for name, part in parts.items():
         figures |= {f"{name}-{number}": drawn.figure for number, drawn in enumerate(part.figures)}
-        if (table := part.table) is not None:
-            data = {"names": list(table.columns), "columns": list(table.columns.values()), "marked": [*table.marked]}
+        if part.table:
+            data = {"names": list(part.table), "columns": list(part.table.values()), "marked": [*part.marked]}
             tables[f"{name}-table"] = {**data, "rows": FIRST_ROWS, "choice": "status", "links": "log"}
     return {"figures": figures, "tables": tables}
 
@@ -365,13 +365,6 @@ class Results:
         value = "no value yet" if best is None else f"best {metric} {best.outcome.metrics[metric]:.5g}"
         trial = "" if best is None else f" (trial {best.id})"
         return f"<run {self.name}: {with_plural(len(self._data.trials), 'result')}, {value}{trial}>"
-
-    def _repr_html_(self) -> str:
-        """Return the verdict and what to do next, for a notebook, with every text escaped."""
-        parts = {name: charts.chart_of(name).part(self._data) for name in ("verdict", "next_steps")}
-        sections = Markup("").join(section_html(name, part) for name, part in parts.items() if part is not None)
-        facts = " · ".join(f"{name} {escape_unprintable(value)}" for name, value in run_facts(self._data).items())
-        return str(Markup("<div><h3>{}</h3><p>{}</p>{}</div>").format(escape_unprintable(self.name), facts, sections))
 
 
 # Charts of 1.0.0 until 2.0, with the chart that shows the same results.

@@ -18,7 +18,7 @@ import pytest
 
 from evo_tune.errors import StoreError
 from evo_tune.report import charts
-from evo_tune.report.charts import CaptionedFigure, Command, Part, Table, as_json
+from evo_tune.report.charts import CaptionedFigure, Command, Part, as_json
 from evo_tune.report.page import (
     TRACES,
     page,
@@ -65,7 +65,7 @@ def test_no_text_of_a_run_is_a_template() -> None:
     word = "{{ 7 * 7 }}{% if 1 %}{# #}{{ part.__class__.__mro__ }}"
     names = [word, "items", "keys", "values", "__class__", "__proto__", "status"]
     rows = [dict.fromkeys(names, word)]
-    table = Table({name: [word, word] for name in names})
+    table = {name: [word, word] for name in names}
     part = Part(word, word, [figure()], dict.fromkeys(names, word), [Command(word, word)], rows, word, table=table)
     text = page(word, dict.fromkeys(names, word), {"verdict": part}, "../x.js")
     assert "49" not in re.sub(r"[0-9a-f]{32}|<style>.*?</style>|<script.*?</script>", "", text, flags=re.DOTALL)

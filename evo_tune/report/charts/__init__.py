@@ -91,24 +91,11 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table of any length. The page's script sorts and filters it, and shows a few rows at a time.
-
-    A list filters by the values of its column 'status'. A column 'log' has paths from the folder of the page; a page
-    elsewhere shows them as text.
-
-    Args:
-        columns: Values by the column's name, each of shape (rows,); None where there is none.
-        marked: Indices of the rows that are emphasised.
-    """
-
-    columns: Mapping[str, Sequence[Any]]
-    marked: Sequence[int] = ()
-
-
-@dataclass(frozen=True)
 class Part:
     """One part of a report. Its texts may be any text: the page escapes them.
+
+    The page's script sorts and filters the table, and shows a few rows at a time. A list filters by the values of its
+    column 'status'. A column 'log' has paths from the folder of the page; a page elsewhere shows them as text.
 
     Args:
         title: Title.
@@ -120,7 +107,8 @@ class Part:
         rows_title: Title of the table.
         rows_open: Whether the table is open at first.
         note: Note on what the part leaves out; empty if nothing.
-        table: A table of any length.
+        table: A table of any length: values by the column's name, each of shape (rows,); None where there is none.
+        marked: Indices of the rows of the table that are emphasised.
     """
 
     title: str
@@ -132,7 +120,8 @@ class Part:
     rows_title: str = "The numbers"
     rows_open: bool = False
     note: str = ""
-    table: Table | None = None
+    table: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    marked: Sequence[int] = ()
 
 
 def escape_label(text: object, longest: int = LONGEST) -> str:

@@ -66,17 +66,13 @@ def rows(data: RunData) -> list[dict[str, Any]]:
         effect = effects.get(patch.gene, PatchVerdict(patch.gene))
         text = f"{effect.gain:.4g}{show_error(effect.error)}" if math.isfinite(effect.gain) else "-"
         row: dict[str, Any] = {"patch": patch.title, "effect": text, "verdict": effect.verdict or "-"}
-        is_in_best = best is not None and best.genome.get(patch.gene) is True
-        if not is_in_best and best is not None:
+        if best is not None and best.genome.get(patch.gene) is not True:
             row["verdict"] = "not in the best"
         costs = dict.fromkeys(("seconds", *MEMORY), math.nan)
         if best is not None and effect.gene in effects:
             without = by_key.get(genome_key(genome_without(run, best.id, patch.gene)), [])
             costs = {name: _cost(name, by_key.get(best.key, []), without) for name in costs}
         row |= {f"more {name.replace('_', ' ')}": show_value(cost) for name, cost in costs.items()}
-        own = [name for name, gene in run.genes.items() if patch.gene in dict(gene.when or ())]
-        values = [f"{name}={show_value(best.genome[name])}" for name in own] if is_in_best and best else []
-        row["values"] = " ".join(values)
         table.append({**row, "trials with": len(on), "trials without": len(data.trials) - len(on)})
     return table
 

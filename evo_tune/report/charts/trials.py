@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from evo_tune.genome.values import Value
-from evo_tune.report.charts import Part, Table
+from evo_tune.report.charts import Part
 from evo_tune.report.run_data import RunData
 from evo_tune.store.run_folders import TRIALS
 from evo_tune.text import one_line
@@ -83,5 +83,6 @@ def part(data: RunData) -> Part | None:
         "Trials",
         f"Each row is a trial.{bold} A click on a column's name sorts by it, a second click reverses the order. The "
         f"filter keeps rows that contain all of its words; {bound} or status=failed compares a column.",
-        table=Table(table, marked),
+        table=table,
+        marked=marked,
     )
