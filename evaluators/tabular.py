@@ -220,14 +220,14 @@ def fingerprint(options: Options) -> str:
 
 
 def baseline(options: Options) -> dict[str, float]:
-    """Return the metrics of gradient boosting with its defaults, on the same rows.
+    """Return the metrics of gradient boosting with its defaults, on the same rows and folds.
 
     Raises:
         OptionError: scikit-learn is not installed.
     """
     from evo_tune.training import table_baseline
 
-    return table_baseline(options.table)
+    return table_baseline(options.table, options.fits)
 
 
 # ---------------------------------------------------------------- the space

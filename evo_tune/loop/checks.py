@@ -180,6 +180,8 @@ def _check_genes(run: Run, evaluator: BoundEvaluator) -> None:
         lost, new = sorted(before - after), sorted(after - before)
         parts = [f"{', '.join(names)} {change}" for names, change in ((lost, "is gone"), (new, "is new")) if names]
         cause = f"its genes have changed ({'; '.join(parts)})"
+        if evaluator.plugin.hash == run.evaluator_hash:
+            cause += ", though its code has not, perhaps by a package that was installed or removed since"
     elif evaluator.plugin.hash != run.evaluator_hash:  # else ranges differ by machine (-o size=auto)
         old_goals, goals = run.manifest.objectives, [goal.describe() for goal in evaluator.plugin.objectives]
         cause = _other_ranges(run, now)

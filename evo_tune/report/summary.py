@@ -556,8 +556,8 @@ def baseline_verdict(baseline: AgainstBaseline) -> str:
         return f"{name}: {baseline.metric} {show_decimals(value)}"
     values = f"{baseline.metric} {show_decimals(best)} against {show_decimals(value)}"
     if baseline.gain is None or baseline.error is None:
-        better = "better" if (baseline.gain or 0.0) > 0.0 else "not better"
-        return f"the best trial is {better} than {name}: {values}, without an error over fresh seeds: it may be luck"
+        better, luck = ("better", ": it may be luck") if (baseline.gain or 0.0) > 0.0 else ("not better", "")
+        return f"the best trial is {better} than {name}: {values}, without an error over fresh seeds{luck}"
     gain = f"{show_decimals(baseline.gain)}{show_error(baseline.error)}"
     if baseline.beaten is None:
         return f"the best trial does not clearly beat {name}: {values}, a difference of {gain}"

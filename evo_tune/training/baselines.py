@@ -20,7 +20,10 @@ from evo_tune.training.hardware.device import IGNORE
 from evo_tune.training.recipe.data.tables import Table
 
 # Row numbers of the training, the held-out and the test part.
-Parts = Sequence[NDArray[np.int64]]
+Parts = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
+
+# Pairs of row numbers to learn from and to judge by.
+Folds = Sequence[tuple[NDArray[Any], NDArray[Any]]]
 
 # Categories of a column that gradient boosting takes as such; it takes more as numbers.
 MOST_CATEGORIES = 254
@@ -45,28 +48,48 @@ def _scikit_learn(method: str) -> Iterator[None]:
         yield
 
 
-def _scores(model: Any, rows: Callable[[Any], Any], classes: NDArray[Any], parts: Parts) -> dict[str, float]:
-    """Fit a classifier to the training rows and return its metrics.
+def _predict(
+    model: Any, method: str, rows: Callable[[Any], Any], targets: NDArray[Any], folds: Folds, test: NDArray[np.int64]
+) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+    """Return predictions and true targets of the rows to judge by, and of the test part.
+
+    The model is fitted anew for each fold; that of the first one predicts the test part.
 
     Args:
-        model: A classifier of scikit-learn.
+        model: A model of scikit-learn.
+        method: Name of its method that predicts.
         rows: Function that returns the inputs of rows.
-        classes: (n,), class numbers; the training part has all of them.
-        parts: See `Parts`.
+        targets: (n,), classes or numbers; a classifier learns all classes in each fold.
+        folds: See `Folds`.
+        test: Row numbers of the test part.
     """
-    training, *evaluation_parts = parts
-    model.fit(rows(training), classes[training])
+    outputs = []
+    for learned, judged in reversed(folds):
+        model.fit(rows(learned), targets[learned])
+        outputs.append(getattr(model, method)(rows(judged)))
+    truth = np.concatenate([targets[judged] for _, judged in reversed(folds)])
+    return [(np.concatenate(outputs), truth), (getattr(model, method)(rows(test)), targets[test])]
 
-    def evaluate_part(part: NDArray[np.int64]) -> Scores:
-        shares, truth = model.predict_proba(rows(part)), classes[part]
+
+def _scores(
+    model: Any, rows: Callable[[Any], Any], classes: NDArray[Any], folds: Folds, test: NDArray[np.int64]
+) -> dict[str, float]:
+    """Return the metrics of a classifier; see `_predict`."""
+
+    def score(shares: NDArray[Any], truth: NDArray[Any]) -> Scores:
         probabilities = np.maximum(shares[np.arange(len(truth)), truth], 1e-15)
         return Scores.of(shares, truth, loss=float(-np.log(probabilities).mean()))
 
-    return score_metrics("classes", *map(evaluate_part, evaluation_parts))
+    parts = _predict(model, "predict_proba", rows, classes, folds, test)
+    return score_metrics("classes", *(score(*part) for part in parts))
 
 
-def table_baseline(table: Table) -> dict[str, float]:
+def table_baseline(table: Table, folds: int = 1) -> dict[str, float]:
     """Return the metrics of gradient boosting on a table: scikit-learn's HistGradientBoosting.
+
+    Args:
+        table: The table.
+        folds: Number of fits, each judged by other rows, as in the trials that it is compared with (`Table.folds`).
 
     Raises:
         OptionError: scikit-learn is not installed.
@@ -77,16 +100,14 @@ def table_baseline(table: Table) -> dict[str, float]:
         kind = HistGradientBoostingRegressor if table.regression else HistGradientBoostingClassifier
         is_categorical = [len(categories) <= MOST_CATEGORIES for categories in table.columns.categorical.values()]
         model = kind(random_state=0, categorical_features=[False] * table.columns.sizes[0] + is_categorical)
-        parts, values = (table.training, table.held_out, table.test), table.target.values
+        pairs: Folds = table.folds(folds) if folds > 1 else [(table.training, table.held_out)]
+        rows, values = table.inputs.__getitem__, table.target.values
         if not table.regression:
-            return _scores(model, table.inputs.__getitem__, values, parts)
+            return _scores(model, rows, values, pairs, table.test)
         mean, deviation = table.scale
-        model.fit(table.inputs[table.training], (values[table.training] - mean) / deviation)
-
-        def evaluate_part(part: NDArray[np.int64]) -> Errors:
-            return Errors.of(mean + deviation * model.predict(table.inputs[part]), values[part], deviation)
-
-        return score_metrics("regression", evaluate_part(table.held_out), evaluate_part(table.test))
+        parts = _predict(model, "predict", rows, (values - mean) / deviation, pairs, table.test)
+        errors = (Errors.of(mean + deviation * part, mean + deviation * truth, deviation) for part, truth in parts)
+        return score_metrics("regression", *errors)
 
 
 def text_baseline(
@@ -106,7 +127,7 @@ def text_baseline(
         if unit == "bytes":
             how = {"analyzer": "char", "ngram_range": (2, 4)}
         model = make_pipeline(TfidfVectorizer(sublinear_tf=True, **how), LogisticRegression(C=10.0, max_iter=1000))
-        return _scores(model, lambda part: [texts[row] or "\n" for row in part], classes, parts)
+        return _scores(model, lambda part: [texts[row] or "\n" for row in part], classes, [parts[:2]], parts[2])
 
 
 def image_baseline(pixels: NDArray[Any], classes: NDArray[Any], parts: Parts) -> dict[str, float]:
@@ -122,7 +143,7 @@ def image_baseline(pixels: NDArray[Any], classes: NDArray[Any], parts: Parts) ->
 
         flat = pixels.reshape(len(pixels), -1).astype(np.float32)
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
-        return _scores(model, flat.__getitem__, classes, parts)
+        return _scores(model, flat.__getitem__, classes, [parts[:2]], parts[2])
 
 
 # Last tokens of a text that are counted, which takes some seconds.

@@ -198,7 +198,7 @@ class Quick:
 
     candidate: Candidate
     seed: int
-    error: float
+    error: Any
     failure: bool = False
 
     def export(self, target: Path, scratch: Path, err: bool, predictions: Any = None) -> dict[str, Any]:
@@ -211,7 +211,7 @@ class Quick:
         (target / "config.json").write_text(json.dumps(config))
         for part in ("held_out", "test"):
             predictions[part] = PartPredictions(np.full((4, 1), self.error), np.zeros(4), 1.0)
-        return {"val_loss": self.error**2}
+        return {"val_loss": float(np.square(self.error).mean())}
 
     def write_card(self, target: Path, metrics: Any) -> None:
         (target / "README.md").write_text(str(metrics["val_loss"]))
@@ -260,7 +260,14 @@ def test_a_gain_that_is_too_small_gives_one_model(
 ) -> None:
     assert write(quick(1.0), quick(-0.5), least_gain=1.0) == {"val_loss": 1.0}
     assert "member-0" not in content(tmp_path / "out")
-    assert "a mean has a validation loss of 0, the first one 1" in capsys.readouterr().out
+    assert "a mean has a validation loss of 0, the best of them alone 0.25" in capsys.readouterr().out
+
+
+def test_an_ensemble_that_is_hardly_better_than_a_member_is_not_written(write: Write, tmp_path: Path) -> None:
+    """The final comparison has preferred the first model to that member."""
+    alike = (np.array([[1.0], [1.0], [1.0], [last]]) for last in (0.1, -0.9))
+    assert write(quick(2.0), *map(quick, alike), least_gain=0.01) == {"val_loss": 4.0}
+    assert "member-0" not in content(tmp_path / "out")
 
 
 def test_a_model_for_which_no_time_is_left_is_not_trained(

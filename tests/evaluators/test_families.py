@@ -19,6 +19,7 @@ from evo_tune import Context, load_model
 from evo_tune.cli.training.model_training import count_trainings
 from evo_tune.errors import OptionError
 from evo_tune.forecast.timing import genomes_to_time
+from evo_tune.genome.widening import ENDS, end_value, widen_to_limits, widening_limits
 from evo_tune.loop.budget import choose_seconds, max_timing_seconds, time_steps
 from evo_tune.loop.plan import Request, plan_run
 from evo_tune.plugins.cost import Cost, TimedGenome
@@ -28,10 +29,11 @@ from evo_tune.settings import parse_settings
 from evo_tune.training import BoostedTrees, LinearModel, fitting, samples
 from evo_tune.training.hardware.device import seed_for
 from evo_tune.training.models.fitted import FitRows
-from evo_tune.training.recipe import LinearConfig, TreesConfig, classifying
+from evo_tune.training.recipe import TABLE_RIVALS, LinearConfig, TreesConfig, classifying
 from tests.extras import need
 
 need("boosting")
+need("sklearn")
 
 FAMILIES = ("boosting", "linear", "transformer")
 ALL = ",".join(FAMILIES)
@@ -318,6 +320,39 @@ def test_each_fold_is_judged_by_a_fit_to_the_others(family: str, target: str, da
         mean, deviation = table.scale if table.regression else (0.0, 1.0)
         expected = mean + deviation * outputs if table.regression else outputs.softmax(-1)
         np.testing.assert_allclose(judged.values[part], expected.numpy(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("target", ["kind", "price"])
+def test_the_baseline_is_judged_by_the_rows_that_judge_trials(target: str, data: Path) -> None:
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+    from threadpoolctl import threadpool_limits
+
+    bound = bind(data, "linear", target=target, ignore="")
+    table, baseline = bound.values.table, bound.baseline()
+    values, losses = table.target.values, []
+    kind = HistGradientBoostingRegressor if table.regression else HistGradientBoostingClassifier
+    inputs, (numeric, categories) = table.inputs, table.columns.sizes
+    is_categorical = [False] * numeric + [True] * len(categories)
+    with threadpool_limits(1):
+        for learned, judged in table.folds(4):
+            model = kind(random_state=0, categorical_features=is_categorical).fit(inputs[learned], values[learned])
+            if table.regression:
+                losses.extend(((model.predict(inputs[judged]) - values[judged]) / table.scale[1]) ** 2)
+            else:
+                losses.extend(-np.log(model.predict_proba(inputs[judged])[range(len(judged)), values[judged]]))
+    assert baseline["val_loss"] == pytest.approx(np.mean(losses), rel=1e-3)
+    assert bind(data, "linear", target=target, ignore="", folds=1).baseline()["val_loss"] != baseline["val_loss"]
+
+
+@pytest.mark.parametrize("family", ["boosting", "linear"])
+def test_a_run_widens_ranges_to_values_that_can_be_trained(family: str, data: Path, tmp_path: Path) -> None:
+    bound = bind(data, family, folds=1, epochs=2.0)
+    for name, gene in TABLE_RIVALS[family].items():
+        widest = widen_to_limits(gene, widening_limits(gene))
+        for end in ENDS:
+            genome = {**bound.space.default(), name: end_value(widest, end)}
+            metrics = bound.evaluate(genome, Context(seed=0, folder=tmp_path))
+            assert np.isfinite(metrics["val_loss"]), (name, genome[name])
 
 
 def _fit(family: str, bound: BoundEvaluator, table: Any, learned: Any, labels: Any, steps: int) -> Any:

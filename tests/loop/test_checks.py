@@ -210,6 +210,24 @@ def test_a_broken_strategy_does_not_stop_the_advice(
         search(objectives=["loss:min", "params:min"], strategy="ga")
 
 
+def test_genes_that_a_package_has_changed_are_named_so(
+    search: Callable[..., Search], task: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_package = """
+FIRST = SPACE
+
+
+def SPACE():
+    import os
+    return FIRST.with_genes({"added": Float(0.0, 1.0)}) if "NEW" in os.environ else FIRST
+"""
+    task.write_text(TASK.replace("\nOBJECTIVES", f"{of_package}\n\nOBJECTIVES"))
+    search()
+    monkeypatch.setenv("NEW", "1")
+    with pytest.raises(StoreError, match=r"added is new.*though its code has not, perhaps by a package that was"):
+        Search.resume("run", store=tmp_path / "store", trust=True)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "cause"),
     [

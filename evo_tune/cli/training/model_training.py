@@ -359,7 +359,8 @@ def write_ensemble(
         scratch: Folder of the trainings.
         err: Whether to print on standard error.
         fits: Returns whether there is time for one more training.
-        least_gain: Share by which the validation loss of an ensemble has to be lower than that of the first model.
+        least_gain: Share by which the validation loss of an ensemble has to be lower than that of the first model and
+            of each member. Otherwise a single model is as good, and the final comparison has chosen the first one.
     """
     from evo_tune.training.prediction.ensemble import choose_members
 
@@ -377,11 +378,12 @@ def write_ensemble(
     for model, weight in zip(models, choose_members([model.held_out for model in models]), strict=True):
         model.weight = weight
     members, first = sorted((model for model in models if model.weight), key=lambda model: -model.weight), models[0]
-    loss, single_loss = mean_predictions(members, "held_out").loss, first.held_out.loss
+    loss = mean_predictions(members, "held_out").loss
+    single_loss = min(model.held_out.loss for model in (first, *members))
     if len(members) > 1 and loss < (1.0 - least_gain) * single_loss:
         metrics = _write_members(members, first, target, err)
     else:
-        means = f"a mean has a validation loss of {loss:.4g}, the first one {single_loss:.4g}"
+        means = f"a mean has a validation loss of {loss:.4g}, the best of them alone {single_loss:.4g}"
         reason = means if len(members) > 1 else "no mean of them is better than one of them"
         shared.echo(f"{len(models)} models are trained, and the first is written: {reason}", err=err)
         metrics = first.metrics

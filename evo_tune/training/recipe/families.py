@@ -135,7 +135,7 @@ def _has_lightgbm() -> bool:
 TABLE_RIVALS: dict[str, dict[str, Gene]] = {
     BOOSTING: {
         "shrinkage": Float(0.01, 0.3, log=True, default=0.1, prior=0.05, spread=2.0),
-        "leaves": Int(4, 128, log=True, default=31, prior=16, spread=2.5),
+        "leaves": Int(4, 128, log=True, default=31, prior=16, spread=2.5, widest=(2, None)),
         "leaf_rows": Int(2, 100, log=True, default=20, prior=15, spread=2.5),
         "leaf_l2": Float(1e-3, 30.0, log=True, default=1e-3, prior=0.3, spread=10.0),
         "row_share": Float(0.5, 1.0, default=1.0, prior=0.8, spread=0.2),
