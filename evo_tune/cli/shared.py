@@ -14,7 +14,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,50 +48,17 @@ WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 # The value of `store.manifest.MANIFEST`, which takes a quarter of a second to import.
 MANIFEST = "_run.json"
 
-PACKAGE = Path(__file__).parents[1]
-
 
 # ---------------------------------------------------------------------------------------------------------
 # Shell completion. It runs at every press of the key, so nothing heavy is imported, and names are those of files.
 
 
-def _completions(names: Iterable[str], incomplete: str, or_file: bool = False) -> list[CompletionItem[str]]:
-    """Return the names that fit; with `or_file`, let the shell complete files if none does."""
-    fitting = {name for name in names if WORD.fullmatch(name) and name.startswith(incomplete)}
-    if or_file and not fitting:
-        return [CompletionItem(incomplete, type="file")]
-    return [CompletionItem(name) for name in sorted(fitting)]
-
-
-def complete_runs(
-    ctx: click.Context, param: click.Parameter, incomplete: str, or_file: bool = False
-) -> list[CompletionItem[str]]:
-    """Complete the name of a run in the given store, or in the default one."""
+def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """Complete the name of a run in the given store, or in the default one; the shell completes a file if none fits."""
     store = Path(ctx.params.get("store") or STORE)
-    return _completions([path.parent.name for path in store.glob(f"[!.]*/{MANIFEST}")], incomplete, or_file)
-
-
-# Completes the name of a run, or a file.
-complete_runs_or_files = functools.partial(complete_runs, or_file=True)
-
-
-def complete_evaluators(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Complete the name of an evaluator, or a file."""
-    bundled = PACKAGE / "evaluators"
-    places = [Path("evaluators"), bundled if bundled.is_dir() else PACKAGE.parent / "evaluators"]
-    return _completions(_plugin_names("evaluators", places), incomplete, or_file=True)
-
-
-def complete_strategies(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
-    """Complete the name of a strategy, or a file."""
-    return _completions(_plugin_names("strategies", [PACKAGE / "strategies"]), incomplete, or_file=True)
-
-
-def _plugin_names(kind: str, folders: list[Path]) -> list[str]:
-    from importlib.metadata import entry_points
-
-    files = [path.stem for folder in folders for path in folder.glob("[!_]*.py")]
-    return files + [point.name for point in entry_points(group=f"evo_tune.{kind}")]
+    names = sorted(path.parent.name for path in store.glob(f"[!.]*/{MANIFEST}"))
+    fitting = [name for name in names if WORD.fullmatch(name) and name.startswith(incomplete)]
+    return [CompletionItem(name) for name in fitting] or [CompletionItem(incomplete, type="file")]
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ import pytest
 from click.shell_completion import ShellComplete
 
 from evo_tune.cli import COMPLETE, PROG, cli, shared
-from evo_tune.plugins.find import list_evaluators, list_strategies
 from evo_tune.store.manifest import MANIFEST
 from evo_tune.store.run_folders import DEFAULT_STORE
 from tests.cli.conftest import Typed
@@ -52,6 +51,10 @@ def test_runs_are_completed_and_only_names_that_are_words(store: Path, words: st
     assert completed(*words.split(), "mine-") == ["mine-2"]
 
 
+def test_the_name_of_a_manifest_is_that_of_the_store() -> None:
+    assert shared.MANIFEST == MANIFEST
+
+
 def test_the_store_that_is_typed_is_looked_into(folder: Path) -> None:
     (folder / "else" / "other").mkdir(parents=True)
     (folder / "else" / "other" / MANIFEST).touch()
@@ -60,17 +63,10 @@ def test_the_store_that_is_typed_is_looked_into(folder: Path) -> None:
     assert completed("show", "") == []
 
 
-def test_plugins_are_those_that_the_commands_know(folder: Path) -> None:
-    (folder / "evaluators").mkdir()
-    (folder / "evaluators" / "mine.py").write_text("raise SystemExit('it was run')")
-    for words in ("run", "evaluate", "evaluators"):
-        assert completed(words, "") == [name for name, *_ in list_evaluators()]
-        assert "mine" in completed(words, "m")
-    assert completed("run", "--strategy", "") == [name for name, *_ in list_strategies()]
-    assert shared.MANIFEST == MANIFEST
-
-
-@pytest.mark.parametrize("words", ["run ./qu", "run --strategy my/", "run --config r", "run --warm-start genomes.c"])
+@pytest.mark.parametrize(
+    "words",
+    ["run ./qu", "evaluate own.p", "run --strategy my/", "run --config r", "run --warm-start genomes.c", "show ./r"],
+)
 def test_files_are_left_to_the_shell(folder: Path, words: str) -> None:
     *before, last = words.split()
     found = ShellComplete(cli, {}, PROG, COMPLETE).get_completions(before, last)
@@ -87,7 +83,7 @@ def test_bash_completes_with_the_printed_script(typed: Typed, store: Path) -> No
     caller.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m evo_tune "$@"\n')
     caller.chmod(0o755)
     lines = [script]
-    for typed_words in (["show", "m"], ["show", ""], ["rnu", "x"], ["run", "'"]):
+    for typed_words in (["show", "m"], ["show", ""], ["rnu", "x"], ["show", "'"]):
         words = ["evo-tune", *typed_words]
         lines.append(f"COMP_WORDS=({shlex.join(words)}) COMP_CWORD={len(words) - 1} COMPREPLY=()")
         lines.append(f'_evo_tune_completion {shlex.quote(str(caller))}; echo "[${{COMPREPLY[*]}}]"')

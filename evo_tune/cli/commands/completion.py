@@ -19,7 +19,7 @@ from evo_tune.cli.help import cli_command
 def command(ctx: click.Context, shell: str, output_format: str) -> None:
     """Print the completion script of SHELL.
 
-    It completes commands, flags, choices, and the names of runs, evaluators and strategies.
+    It completes commands, flags, choices, and the names of runs.
     """
     from click.shell_completion import get_completion_class
 

@@ -7,7 +7,7 @@ from evo_tune.cli.help import cli_command
 
 
 @cli_command("describe", "evo-tune describe tabular -o data=table.csv -o target=kind", order=85)
-@click.argument("evaluator", shell_complete=shared.complete_evaluators)
+@click.argument("evaluator", type=click.Path())
 @click.option("-o", "--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the evaluator.")
 def command(evaluator: str, options: tuple[str, ...], output_format: str) -> None:
     """Describe an evaluator's data, with the kind of each column.

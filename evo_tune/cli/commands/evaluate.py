@@ -10,7 +10,7 @@ from evo_tune.errors import OptionError
 
 
 @cli_command("evaluate", "evo-tune evaluate language_model -g lr=3e-3 -g depth=2", order=110)
-@click.argument("evaluator", default="language_model", shell_complete=shared.complete_evaluators)
+@click.argument("evaluator", default="language_model", type=click.Path())
 @click.option("-g", "--gene", "genes", multiple=True, metavar="NAME=VALUE", help="Value instead of the default.")
 @shared.evaluator_options_option
 @click.option("--seed", type=shared.NOT_NEGATIVE, default=0, show_default=True, help="Seed of the training.")

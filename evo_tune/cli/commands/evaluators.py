@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @cli_command("evaluators", "evo-tune evaluators language_model", order=80, formats=("table", "json", "csv"))
-@click.argument("name", required=False, shell_complete=shared.complete_evaluators)
+@click.argument("name", required=False, type=click.Path())
 def command(name: str | None, output_format: str) -> None:
     """List the evaluators that can be used by name.
 

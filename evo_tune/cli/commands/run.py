@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     order=10,
     formats=("table", "json", "jsonl"),
 )
-@click.argument("evaluator", default="language_model", shell_complete=shared.complete_evaluators)
+@click.argument("evaluator", default="language_model", type=click.Path())
 @shared.evaluator_options_option
 @click.option(
     "--strategy",
     metavar="NAME|FILE",
-    shell_complete=shared.complete_strategies,
+    type=click.Path(),
     help="Strategy by name or path.  [default: saea]",
 )
 @shared.pairs_option("-s", "--strategy-option", metavar="NAME=VALUE", help="Strategy's option; repeatable.")
@@ -86,7 +86,7 @@ if TYPE_CHECKING:
     "--warm-start",
     multiple=True,
     metavar="RUN|FILE",
-    shell_complete=shared.complete_runs_or_files,
+    shell_complete=shared.complete_runs,
     help="Genomes to train first: a run, or a CSV or JSON file.",
 )
 @click.option(
