@@ -50,7 +50,7 @@ NO_SEED = (
 # Options of a command that `Script` takes, in its order.
 SCRIPT_OPTIONS = ("metric", "progress", "shell", "metrics_file", "template", "set_values")
 
-# Programs whose first argument that is no flag is a script.
+# Programs whose first argument is a script, unless it is a flag.
 INTERPRETERS = re.compile(r"(?:python|pypy)[\d.]*|bash|sh|dash|zsh|Rscript|julia|perl|ruby")
 
 
@@ -254,8 +254,9 @@ def _check_program(words: CommandTemplate) -> None:
             f"{one_line(first, 100)!r} is neither an evaluator nor a program that can be started: expected a command "
             "such as 'python train.py --lr {lr}', an existing .py file, or a name that `evo-tune evaluators` lists"
         )
-    script = _script(words.words)
-    if script is not None and not os.path.exists(script):
+    # Behind a flag, which may take a value or name a module, no script is looked for.
+    script = words.words[1] if words.words[1:] and is_interpreter(first) else "-"
+    if not script.startswith("-") and "{" not in script and not os.path.exists(script):
         folder = os.path.dirname(script) or "."
         hint = did_you_mean(os.path.basename(script), os.listdir(folder) if os.path.isdir(folder) else [])
         place = one_line(os.getcwd(), 200)
@@ -265,23 +266,6 @@ def _check_program(words: CommandTemplate) -> None:
 def is_interpreter(word: str) -> bool:
     """Return whether a word is the name or path of a program that runs scripts."""
     return INTERPRETERS.fullmatch(os.path.basename(word)) is not None
-
-
-def _script(words: Sequence[str]) -> str | None:
-    """Return the script that an interpreter is given; None for another program, a module, or a placeholder."""
-    if not is_interpreter(words[0]):
-        return None
-    # The flags of other interpreters may take a value, which is no script.
-    is_python = os.path.basename(words[0]).startswith(("python", "pypy"))
-    arguments = iter(words[1:])
-    for word in arguments:
-        if word in ("-W", "-X"):
-            next(arguments, None)
-        elif not word.startswith("-"):
-            return None if "{" in word else word
-        elif not is_python or word in ("-", "-c", "-m") or (word[1] != "-" and word[-1] in "cm"):
-            return None
-    return None
 
 
 def _code_files(parts: Sequence[str]) -> list[Path]:
