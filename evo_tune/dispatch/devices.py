@@ -272,7 +272,7 @@ def _reasons(plan: Plan) -> Iterator[str]:
     if plan.slots[0] == CPU:
         yield f"no GPU is used: {no_gpu_reason() if not find_gpus()[0] else 'the CPU was asked for'}"
         yield "one slot per core with one thread each, which is faster than fewer slots with more threads"
-        yield "precision: bf16 if the first training measures it as faster; --probe measures it now"
+        yield "precision: bf16 if the first training measures it as faster"
     else:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         yield "GPUs as nvidia-smi lists them" if visible is None else f"GPUs by CUDA_VISIBLE_DEVICES={visible}"

@@ -27,7 +27,6 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         asked.append(command)
         return subprocess.CompletedProcess(command, 0, json.dumps(answer), "")
 
-    monkeypatch.setattr("evo_tune.cli.training.devices.fastest_cpu_precision", lambda threads: "fp32")
     monkeypatch.setattr("subprocess.run", run)
     return asked
 
@@ -49,7 +48,6 @@ def test_a_device_that_cannot_be_timed_is_named(typed: Typed, monkeypatch: pytes
     def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, "", "Traceback\nRuntimeError: no kernel image\n")
 
-    monkeypatch.setattr("evo_tune.cli.training.devices.fastest_cpu_precision", lambda threads: "fp32")
     monkeypatch.setattr("subprocess.run", run)
     told = typed("devices", "--devices", "cpu", "--slots", "1", "--probe")
     assert told.code == 1

@@ -21,12 +21,11 @@ def command(probe: bool, output_format: str, **flags: Any) -> None:
     """
     from msgspec import structs
 
-    from evo_tune.cli.training.devices import Devices, PlannedSlot, fastest_cpu_precision, probe_devices
-    from evo_tune.dispatch.devices import CPU, inventory, plan
+    from evo_tune.cli.training.devices import Devices, PlannedSlot, probe_devices
+    from evo_tune.dispatch.devices import inventory, plan
 
     planned = plan(**{name: value for name, value in flags.items() if value is not None})
     device_inventory = inventory(planned)
-    precision = fastest_cpu_precision(planned.threads) if probe and CPU in planned.slots else None
     result = Devices(
         slots=[
             PlannedSlot(
@@ -36,7 +35,7 @@ def command(probe: bool, output_format: str, **flags: Any) -> None:
                 threads=planned.threads,
                 memory=facts.total,
                 free=facts.free,
-                precision=precision or facts.precision,
+                precision=facts.precision,
             )
             for number, (device, facts) in enumerate(zip(planned.slots, device_inventory.facts, strict=True))
         ],

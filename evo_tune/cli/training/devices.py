@@ -68,16 +68,6 @@ class Devices(Struct, forbid_unknown_fields=True, kw_only=True):
     why: tuple[str, ...]
 
 
-def fastest_cpu_precision(threads: int) -> str:
-    """Return the precision in which this CPU trains faster."""
-    import torch
-
-    from evo_tune.training.hardware.precision import fastest_precision
-
-    torch.set_num_threads(threads)
-    return fastest_precision("cpu")
-
-
 def probe_devices(planned: Plan) -> list[ProbedDevice]:
     """Return the measured speed of each device of a plan. Each device has a process that sees no other one.
 
