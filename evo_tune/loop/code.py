@@ -91,15 +91,13 @@ def load_named_evaluator(
     space = None if space is None else read_space(space)
     if not isinstance(name, str):
         evaluator = function_evaluator(*prepare_for_workers(name, space), space, None)
-    elif patches is not None:
-        own = {} if space is None else space.genes
-        evaluator = find_evaluator(name, {**own, **(genes or {}), **patches.genes}, options, patches)
-    elif space is None:
-        evaluator = find_evaluator(name, genes, options)
-    elif is_command(name) and space.repair is None:
-        evaluator = find_evaluator(name, {**space.genes, **(genes or {})}, options)
-    else:
+    elif space is not None and (space.repair is not None or not is_command(name)):
         raise OptionError("space= is for a function, or a command if it has no repair: a file defines SPACE instead")
+    else:
+        if space is not None or patches is not None:
+            own, of_patches = space.genes if space else {}, patches.genes if patches else {}
+            genes = {**own, **(genes or {}), **of_patches}
+        evaluator = find_evaluator(name, genes, options, patches)
     in_file = evaluator.origin == FUNCTION and Reference.read(evaluator.reference).path != ""
     if evaluator.origin == "file" or in_file:
         _remember_file(evaluator.path)

@@ -119,7 +119,6 @@ def command(
     """
     import shlex
     import time
-    from dataclasses import replace
 
     began = time.monotonic()
 
@@ -140,7 +139,7 @@ def command(
         return {name: flags.pop(name) for name in names}
 
     patch_flags = {**take("patches", "allow_patches"), "protect": shlex.split(protect or "")}
-    request_values = take("population", "objectives", "subject_to", "fill_defaults", "learn_from")
+    request = take("population", "objectives", "subject_to", "fill_defaults", "learn_from")
     command_flags = take(*SCRIPT_OPTIONS, "judge")
     settings = {**RUN_DEFAULTS, **{name: value for name, value in flags.items() if value is not None}}
     command_options = {
@@ -173,14 +172,13 @@ def command(
         if scale_search.fidelity is not None:
             settings.setdefault("fidelity", scale_search.fidelity)
         shared.echo(scale_search.explanation, err=True)
-    request = Request(
-        options=evaluator_options,
-        strategy=strategy,
-        strategy_options=strategy_options,
-        genes=read_genes,
-        warm_start=first_genomes + [genome for source in warm_start for genome in read_genomes(source, Path(store))],
-        **request_values,
-    )
+    request |= {
+        "options": evaluator_options,
+        "strategy": strategy,
+        "strategy_options": strategy_options,
+        "genes": read_genes,
+        "warm_start": first_genomes + [genome for source in warm_start for genome in read_genomes(source, Path(store))],
+    }
     if name is not None:
         is_requeued = os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")  # SLURM starts its job again
         if is_requeued and Path(store, name, MANIFEST).is_file() and not dry_run:
@@ -190,14 +188,12 @@ def command(
     if dry_run:
         # Not `named_evaluator`, which would note that the file is trusted: nothing is written here.
         code = patched_code(evaluator, **patch_flags, store=Path(store), genes=read_genes)
-        plugin = find_evaluator(evaluator, read_genes, evaluator_options)
-        if code is not None:
-            plugin = find_evaluator(evaluator, {**read_genes, **code.patches.genes}, evaluator_options, code.patches)
-            request = replace(request, code=code)
-        print_plan(plugin, request, settings, Path(store), output)
+        patches = None if code is None else code.patches
+        all_genes = {**read_genes, **(patches.genes if patches else {})}
+        plugin = find_evaluator(evaluator, all_genes, evaluator_options, patches)
+        print_plan(plugin, Request(**request, code=code), settings, Path(store), output)
         return 0
-    request_arguments = {key: value for key, value in vars(request).items() if key != "code"}
-    search = Search(evaluator, store=store, name=name, **request_arguments, **patch_flags, **settings)
+    search = Search(evaluator, store=store, name=name, **request, **patch_flags, **settings)
     return run_search(search, output, began)
 
 
