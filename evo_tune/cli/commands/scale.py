@@ -206,9 +206,7 @@ def _train(
     else:
         genes: dict[str, Any] = {}
         for gene, first in genomes[0].items():
-            values = tuple(dict.fromkeys(genome[gene] for genome in genomes))
-            numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-            genes[gene] = Choice(tuple(sorted(values)) if numbers else values, ordered=numbers, default=first)
+            genes[gene] = Choice(tuple(dict.fromkeys(genome[gene] for genome in genomes)), default=first)
         search = Search(
             plugin.reference,
             options={**run.manifest.options, **options},
