@@ -49,7 +49,6 @@ ELSEWHERE = {
     "options/target_size": "cli/test_for_scale",
     "loop/deadline": "loop/test_limits loop/test_hours",
     "loop/budget": "cli/test_planning",
-    "loop/project_export": "loop/test_patched_runs",
     "plugins/patches/__init__": "plugins/patches/test_patches",
     "plugins/patches/project": "loop/test_patched_runs",
     "plugins/code": "plugins/test_scripts plugins/test_plugins",

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
+from evo_tune.cli import cli
+from evo_tune.errors import OptionError, PluginError, UsageError
 from evo_tune.genome.trial import Candidate, Outcome, TrialCode
 from evo_tune.loop.code import load_code, patch_set_of, remember_patch
-from evo_tune.loop.project_export import README, export_project
 from evo_tune.loop.search import Search
 from evo_tune.loop.verifying import verify
 from evo_tune.plugins.patches import CODE_FOLDER, parse_patch, read_patches
@@ -592,22 +593,18 @@ def test_the_winning_project_is_exported(project: Path) -> None:
     before = contents(project)
     saved, target = warm_run(project).saved, project / "populations" / "out"
     target.mkdir()
-    export_project(saved, saved.candidates[1], target)
+    done = CliRunner().invoke(cli, ["export", saved.name, str(target), "--trial", "1"], catch_exceptions=False)
     assert contents(project) == before
     text = (target / "train.py").read_text()
     assert "gain = 0.25\n" in text
     assert "scale = 0.5\n" in text
-    readme = (target / README).read_text()
-    assert "| gain | 0.25" in readme
-    assert "python train.py 0.5 " in readme
+    assert "train it there: python train.py 0.5 " in done.output
 
 
-def test_an_export_that_cannot_be_written_is_one_line(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_of_changed_code_is_refused(project: Path) -> None:
     saved = warm_run(project).saved
-    with pytest.raises(StoreError, match="choose another DIR"):
-        export_project(saved, saved.candidates[1], project / "train.py" / "out")
     (saved.folder / CODE_FOLDER / saved.patches[0].hash).write_text("something else")
-    target = project / "populations" / "out"
-    target.mkdir()
-    with pytest.raises((StoreError, PluginError), match="has changed"):
-        export_project(saved, saved.candidates[1], target)
+    done = CliRunner().invoke(cli, ["export", saved.name, str(project / "populations" / "out"), "--trial", "1"])
+    assert isinstance(done.exception, PluginError)
+    assert "has changed" in str(done.exception)
+    assert not (project / "populations" / "out").exists()

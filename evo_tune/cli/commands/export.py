@@ -85,14 +85,17 @@ def command(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"DIR {target}: exists and is not an empty folder; choose another")
     if saved.patches:
-        from evo_tune.loop.project_export import README, export_project
+        from evo_tune.plugins.command import command_of
+        from evo_tune.plugins.patches.project import write_copy
 
+        code, outcome, manifest = saved.code_of(candidate.genome), saved.outcomes.get(candidate.id), saved.manifest
+        assert code is not None, "the run has patches"
         with _new_folder(target) as part:
-            export_project(saved, candidate, part)
-        outcome = saved.outcomes.get(candidate.id)
-        metrics = {} if outcome is None else outcome.metrics
-        wrote, usage = f"wrote {target}: the project of trial {candidate.id}", f"verdict and command: {target / README}"
-        _print_exported(saved, candidate, target, metrics, output_format, wrote, usage)
+            write_copy(saved.folder, code, candidate.genome, part)
+        device, metrics = ("cpu", {}) if outcome is None else (outcome.device or "cpu", outcome.metrics)
+        typed = command_of(manifest.evaluator, candidate, manifest.options, device, manifest.threads)
+        wrote = f"wrote {target}: the project of trial {candidate.id}"
+        _print_exported(saved, candidate, target, metrics, output_format, wrote, f"train it there: {typed}")
         return
     bound = plugin.bind({**saved.manifest.options, **split_assignments(options, "-o")}).for_run(rungs=False)
     for name in budget:  # only one of the three may be set
