@@ -1,4 +1,4 @@
-"""An FT-Transformer on a table: CSV or Parquet, or scikit-learn's breast cancer; minimises val_loss.
+"""A Transformer, boosted trees or a linear model on a table: CSV, Parquet or breast cancer; minimises val_loss.
 
 `-o data=FILE -o target=COLUMN` names the table and the column to predict from the others. A target of numbers with
 fractions, or of more than 20 different ones, is regression, any other classification; `-o task=` says otherwise.

@@ -51,6 +51,7 @@ def test_a_card_is_valid_and_says_where_the_model_is_from(exported: Exported) ->
     assert python
     compile(python[0].replace("(…)", "()"), "card", "exec")
     assert "## Limits" in text
+    assert ("| classes |" in text) == model.task.endswith("classification")
 
 
 @pytest.mark.parametrize("kind", ["FTTransformer", "TextClassifier", "ViT", "Forecaster"])
