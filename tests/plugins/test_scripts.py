@@ -210,7 +210,9 @@ def test_numbers_found_by_their_names_make_a_curve() -> None:
     assert [point["v"] for _, point in read(["v 3", '{"v": 2}', '{"v": 1}'], [])._context.curve] == [2.0, 1.0]
 
 
-@pytest.mark.parametrize(("metric", "first"), [("val_loss", "final error"), ("test_score", "accuracy")])
+@pytest.mark.parametrize(
+    ("metric", "first"), [("val_loss", "final error"), ("test_score", "accuracy"), ("epok", "epoch")]
+)
 def test_a_number_of_the_same_kind_is_suggested_first(metric: str, first: str) -> None:
     lines = ["final error: 0.1 (accuracy 0.9)", "final error: 0.1, accuracy 0.9, epoch 3"]
     assert likely_numbers(lines, metric)[0][1] == first

@@ -8,6 +8,7 @@ metric counts, and each line with an objective is a point of the learning curve.
 """
 
 import contextlib
+import difflib
 import math
 import os
 import re
@@ -567,7 +568,8 @@ def find_by_name(line: str, name: str) -> list[NamedValue]:
 def likely_numbers(lines: Iterable[str], name: str) -> list[re.Match[str]]:
     """Return the matches of `NUMBER_WITH_LABEL` in lines that may be a metric, the likeliest first.
 
-    A label that shares words with the metric's name is likelier, and then one that has a word of the same kind.
+    A label that shares words with the metric's name is likelier, then one that has a word of the same kind, and then
+    one with similar letters: the name may be misspelt.
 
     Args:
         lines: Last lines of the output.
@@ -577,9 +579,10 @@ def likely_numbers(lines: Iterable[str], name: str) -> list[re.Match[str]]:
     name_words = {*_words(name)}
     words_of_same_kind = {word for kind in METRIC_WORDS_BY_DIRECTION if kind & name_words for word in kind}
 
-    def likeliness(match: re.Match[str]) -> tuple[int, bool]:
+    def likeliness(match: re.Match[str]) -> tuple[int, bool, float]:
         words = {*_words(match[1])}
-        return len(name_words & words), bool(words_of_same_kind & words)
+        similarity = difflib.SequenceMatcher(None, name.lower(), match[1].lower()).ratio()
+        return len(name_words & words), bool(words_of_same_kind & words), similarity
 
     latest_first = list(latest.values())[::-1]  # which stays the order of equally likely ones
     return sorted(latest_first, key=likeliness, reverse=True)[:MOST_SUGGESTIONS]
