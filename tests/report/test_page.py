@@ -76,6 +76,13 @@ def test_no_text_of_a_run_is_a_template() -> None:
         assert f"<dt>{name}</dt><dd>{word}" in text
 
 
+@pytest.mark.parametrize(("count", "first"), [(3, 3), (500, 20)])
+def test_without_a_script_a_table_says_how_many_rows_it_shows(count: int, first: int) -> None:
+    text = page("t", {}, {"verdict": Part("t", "t", table={"status": ["ok"] * count})}, "../x.js")
+    assert f"The first {first} of {count} rows." in text
+    assert text.count(">ok</td>") == first
+
+
 def test_no_template_trusts_a_value_that_claims_to_be_html() -> None:
     class Claims(str):
         def __html__(self) -> str:
