@@ -113,7 +113,7 @@ def time_for_model(search: Search) -> Callable[[float], float]:
         best = search.best
         genome = search.space.default() if best is None else best.candidate.genome
         fits = min((count_trainings(search.evaluator, genome) - 1) * SLACK * training, FITS_SHARE * seconds)
-        return max(share * seconds, SLACK * training + fits + members + start)
+        return max(share * seconds, SLACK * training + fits + members + start + WRITING_SHARE * seconds)
 
     return seconds_to_reserve
 
