@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -135,7 +135,7 @@ def test_what_may_run_side_by_side_is_wanted_at_once() -> None:
     wanted = made(3, 3).state({}).next_trainings
     assert [(one.id, one.purpose) for one in wanted] == [*((id, "choose") for id in (1, 2, 3)), *[(0, "report")] * 2]
     assert not made(3, 0).state({}).next_trainings
-    assert made(0, 3).state({}) == ComparisonState()
+    assert astuple(made(0, 3).state({})) == astuple(ComparisonState())  # NaN is not equal to NaN from Python 3.13 on
 
 
 def test_ties_go_to_the_better_of_the_search() -> None:
@@ -204,7 +204,7 @@ def test_failures_come_last_and_are_no_pairs() -> None:
     assert default[1].pairs == default[1].seeds - 1
     nothing = play(made(1, 3), lambda one: 1.0 if one.id else None)[1]
     assert (nothing.chosen, nothing.beats, nothing.pairs) == (1, None, 0)
-    assert play(made(3, 3), lambda one: None if one.id else 1.0)[1] == ComparisonState()
+    assert astuple(play(made(3, 3), lambda one: None if one.id else 1.0)[1]) == astuple(ComparisonState())
 
 
 @pytest.mark.parametrize(

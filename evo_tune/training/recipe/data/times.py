@@ -323,8 +323,8 @@ class Grid:
         if self.kind == "business":
             days = np.busday_offset(first, positions)
         else:
-            months = origin.astype("datetime64[M]") + self.step * positions
-            starts, after = months.astype("datetime64[D]"), (months + 1).astype("datetime64[D]")
+            months = origin.astype("datetime64[M]") + (self.step * positions).astype("timedelta64[M]")
+            starts, after = (month.astype("datetime64[D]") for month in (months, months + np.timedelta64(1, "M")))
             last = after - np.timedelta64(1, "D")
             days = last if self.month_end else np.minimum(starts + (first - first.astype("datetime64[M]")), last)
         return np.asarray(days + (origin - first))

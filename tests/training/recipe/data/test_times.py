@@ -167,7 +167,8 @@ def test_irregular_times_get_the_shortest_calendar_step_that_is_nearly_full() ->
         assert (positions >= 0).all()
         assert len(np.unique(positions)) >= 0.8 * (np.ptp(positions) + 1)
         distance = times - grid.times(positions)
-        assert (np.abs(distance + (grid.step // 2 * (way == "nearest"))) < np.timedelta64(grid.step, "ns")).all()
+        middle = np.timedelta64(grid.step // 2 * (way == "nearest"), "ns")
+        assert (np.abs(distance + middle) < np.timedelta64(grid.step, "ns")).all()
     gap = np.delete(pd.date_range("2024-01-01", periods=40).to_numpy("datetime64[ns]"), np.arange(5, 30))
     assert average_grid([gap]) is None
 
