@@ -26,6 +26,7 @@ from evo_tune.loop.search import Search
 from evo_tune.report.data import AutoModel, run_summary
 from evo_tune.store.run import Run
 from tests.cli.conftest import Typed
+from tests.extras import need
 from tests.pages import ROOT
 
 TABLE = "width,height,kind\n" + "".join(f"{n % 7},{n * n % 11},{'ab'[n % 7 > 3]}\n" for n in range(80))
@@ -441,6 +442,7 @@ def test_a_run_that_was_killed_at_once_is_begun_again(data: Path, typed: Typed) 
 
 
 def test_the_json_has_each_comparison_of_the_verdict_as_numbers(data: Path, typed: Typed) -> None:
+    need("sklearn")  # the baseline
     done = typed(*AUTO, "--format", "json")
     printed = msgspec.json.decode(done.out, type=AutoModel)
     run = Run.open(data / "populations" / "mine")
@@ -465,6 +467,7 @@ def test_the_json_has_each_comparison_of_the_verdict_as_numbers(data: Path, type
 
 
 def test_a_table_is_searched_over_all_families_unless_the_user_names_some(data: Path, typed: Typed) -> None:
+    need("boosting")
     words = (
         "auto",
         "table.csv",

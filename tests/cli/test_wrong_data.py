@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import Result, Typed
+from tests.extras import need
 
 ROWS = [(n % 7, n * n % 11, "ab"[n % 7 > 3]) for n in range(80)]
 DAYS = [f"2024-{1 + n // 28:02}-{1 + n % 28:02}" for n in range(84)]
@@ -108,6 +109,8 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], list[str], list[str]]] = {
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_wrong_folders_are_refused_in_one_line(name: str, typed: Typed, folder: Path) -> None:
+    if name == "broken images":
+        need("images")
     make, given, words = FOLDERS[name]
     make(folder)
     before = sorted(folder.rglob("*"))

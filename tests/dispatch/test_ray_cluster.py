@@ -26,6 +26,7 @@ from evo_tune.dispatch.clusters.remote import Cluster, RemoteSlot
 from evo_tune.dispatch.devices import CPU, Plan
 from evo_tune.errors import ClusterLost, OptionError, RunError
 from evo_tune.store.run import Run
+from tests.extras import need
 
 
 class Ray:
@@ -196,6 +197,7 @@ def test_a_ray_of_ones_own_is_asked_for_by_name(monkeypatch):
 
 
 def test_what_ends_a_process_is_told_to_nobody_but_its_user():
+    need("ray")
     """Ray's own hook, set when it is imported, asks a head that is gone, and after a minute Ray ends the process."""
     code = "import sys; from evo_tune.dispatch.clusters.ray_cluster import import_ray as i; h = sys.excepthook; i(); "
     code += "print(sys.excepthook is h, 'ray' in sys.modules)"

@@ -14,6 +14,7 @@ from evo_tune.loop.search import Search
 from evo_tune.store.run import Run
 from evo_tune.strategies import random
 from tests.conftest import drive
+from tests.extras import need
 from tests.loop.cases import TASK, Begin
 
 
@@ -151,6 +152,8 @@ def test_a_strategy_that_is_no_file_cannot_have_moved(begin: Begin, resume: Begi
 def test_what_is_wrong_is_said_before_anything_is_made(
     begin: Begin, tmp_path: Path, fields: dict[str, Any], error: type[UsageError], message: str
 ) -> None:
+    if fields.get("strategy") == "cma":
+        need("cma")
     with pytest.raises(error, match=message) as caught:
         begin(**fields)
     assert "\n" not in str(caught.value)
