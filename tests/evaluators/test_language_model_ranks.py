@@ -98,7 +98,7 @@ def test_more_ranks_than_gpus_are_refused_before_data_is_read(
 
 def test_a_gpus_memory_is_predicted_for_the_pass_of_one_rank(evaluator: Evaluator, default: dict[str, Any]) -> None:
     genome = {**default, "batch": 1024, "context": 64}
-    shape = {name: default[name] for name in ("depth", "width", "heads", "position")}
+    shape = {name: default[name] for name in ("depth", "width", "heads", "position", "ngrams")}
     config = GPTConfig(context=64, **shape)
 
     def predicted(**options: Any) -> float:
@@ -115,7 +115,7 @@ def test_too_little_memory_changes_the_micro_batch_and_no_result(
     evaluator: Evaluator, default: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     default = {**default, "batch": 1024}
-    shape = {name: default[name] for name in ("depth", "width", "heads", "position")}
+    shape = {name: default[name] for name in ("depth", "width", "heads", "position", "ngrams")}
     config = GPTConfig(context=64, **shape)
     roomy = judge(evaluator, default, Context(seed=1, folder=tmp_path))
     assert roomy["micro_batch"] == 1024
