@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
     from evo_tune.genome.genes import Gene
-    from evo_tune.genome.trial import Trial
+    from evo_tune.genome.trial import Candidate, Trial
     from evo_tune.plugins.evaluator import BoundEvaluator
     from evo_tune.store.run import Run
 
@@ -212,21 +212,27 @@ def ask_function() -> Callable[[str], bool] | None:
     return lambda question: click.confirm(escape_unprintable(question), err=True)
 
 
+def command_in_project(run: Run, candidate: Candidate) -> str:
+    """Return the command that trains a candidate in its project; '' for an evaluator, a damaged and a huge command."""
+    from evo_tune.plugins.command import command_of
+
+    manifest, outcome = run.manifest, run.outcomes.get(candidate.id)
+    device = "cpu" if outcome is None else outcome.device or "cpu"
+    if len(str(manifest.options)) > MOST_OPTIONS:  # perhaps a stranger's configuration file, slow to read
+        return ""
+    try:
+        return command_of(manifest.evaluator, candidate, manifest.options, device, manifest.threads)
+    except EvoTuneError:
+        return ""
+
+
 def training_command(run: Run, trial: Trial) -> str:
     """Return the command that trains a trial of a script's run once more; '' for other, damaged and huge commands.
 
     With patches, the project of the trial is written first.
     """
-    from evo_tune.plugins.command import command_of
-
-    manifest, device = run.manifest, trial.outcome.device or "cpu"
-    if len(str(manifest.options)) > MOST_OPTIONS:  # perhaps a stranger's configuration file, slow to read
-        return ""
-    try:
-        typed = command_of(manifest.evaluator, trial.candidate, manifest.options, device, manifest.threads)
-    except EvoTuneError:
-        return ""
-    if trial.candidate.code is None or not trial.candidate.code.patches:
+    typed = command_in_project(run, trial.candidate)
+    if not typed or trial.candidate.code is None or not trial.candidate.code.patches:
         return typed
     folder = f"{run.name}-{trial.id}"
     export = ["evo-tune", "export", run.name, folder, "--trial", str(trial.id)]

@@ -601,6 +601,18 @@ def test_the_winning_project_is_exported(project: Path) -> None:
     assert "train it there: python train.py 0.5 " in done.output
 
 
+def test_a_project_is_exported_without_a_command_that_is_too_long(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger may have written the run."""
+    saved = warm_run(project).saved
+    monkeypatch.setattr("evo_tune.cli.shared.MOST_OPTIONS", 0)
+    done = CliRunner().invoke(cli, ["export", saved.name, "populations/out", "--trial", "1"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "wrote populations/out" in done.output
+    assert "train it there" not in done.output
+
+
 def test_an_export_of_changed_code_is_refused(project: Path) -> None:
     saved = warm_run(project).saved
     (saved.folder / CODE_FOLDER / saved.patches[0].hash).write_text("something else")

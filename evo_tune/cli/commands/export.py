@@ -85,17 +85,17 @@ def command(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UsageError(f"DIR {target}: exists and is not an empty folder; choose another")
     if saved.patches:
-        from evo_tune.plugins.command import command_of
         from evo_tune.plugins.patches.project import write_copy
 
-        code, outcome, manifest = saved.code_of(candidate.genome), saved.outcomes.get(candidate.id), saved.manifest
+        code, outcome = saved.code_of(candidate.genome), saved.outcomes.get(candidate.id)
         assert code is not None, "the run has patches"
         with _new_folder(target) as part:
             write_copy(saved.folder, code, candidate.genome, part)
-        device, metrics = ("cpu", {}) if outcome is None else (outcome.device or "cpu", outcome.metrics)
-        typed = command_of(manifest.evaluator, candidate, manifest.options, device, manifest.threads)
-        wrote = f"wrote {target}: the project of trial {candidate.id}"
-        _print_exported(saved, candidate, target, metrics, output_format, wrote, f"train it there: {typed}")
+        metrics = {} if outcome is None else outcome.metrics
+        lines = [f"wrote {target}: the project of trial {candidate.id}"]
+        if typed := shared.command_in_project(saved, candidate):
+            lines.append(f"train it there: {typed}")
+        _print_exported(saved, candidate, target, metrics, output_format, *lines)
         return
     bound = plugin.bind({**saved.manifest.options, **split_assignments(options, "-o")}).for_run(rungs=False)
     for name in budget:  # only one of the three may be set
