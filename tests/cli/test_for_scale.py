@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 import evo_tune.loop.slots
-from evo_tune import Choice, Float, Search
+from evo_tune import Choice, Search
 from evo_tune.cli import cli
 from evo_tune.cli.training.scaling import (
     TRAININGS,
@@ -37,20 +37,6 @@ from tests.here import Here
 SMALL = {"size": "2x64x64x512", "tokens": 4096}
 
 
-def test_a_given_size_is_searched_at_two_widths_with_what_does_not_transfer_fixed() -> None:
-    target_size, plugin = parse_target_size("24x1024"), find_evaluator("bundled:language_model")
-    found = plan_scale_search(target_size, plugin, SMALL, {"lr": Float(1e-3, 1e-2, log=True)})
-    assert found.options == {"param": "completep", **SMALL}
-    assert found.genes["width"].values == found.genes["width"].widest == (64, 96)
-    assert found.genes["depth"].values == (2,)
-    assert found.genes["dropout"].values == (0.0,)
-    assert {"lr", "context"} <= set(found.genes)
-    assert plan_scale_search(target_size, plugin, {**SMALL, "param": "mup"}, {}).options["param"] == "mup"
-    (wide,) = wider_default(plugin, found.options, found.genes)
-    assert (wide["width"], wide["depth"], wide["dropout"]) == (96, 2, 0.0)
-    assert wider_default(plugin, found.options, {**found.genes, "width": Choice((64,))}) == [], "the user's own"
-
-
 def test_proxies_have_the_targets_context_and_head_and_batches_from_half_the_usual_one() -> None:
     target_size, plugin = parse_target_size("8x256x3e7"), find_evaluator("bundled:language_model")
     found = plan_scale_search(target_size, plugin, {}, {})
@@ -65,6 +51,12 @@ def test_proxies_have_the_targets_context_and_head_and_batches_from_half_the_usu
     assert found.fidelity == "1/4,1"
     assert str(found.options["tokens"]) in found.explanation.replace(",", "")
     assert plan_scale_search(target_size, plugin, {"tokens": "5000"}, {}).options["tokens"] == "5000", "the user's own"
+    assert plan_scale_search(target_size, plugin, {"param": "mup"}, {}).options["param"] == "mup"
+    assert found.genes["dropout"].values == (0.0,)
+    narrow, wider = found.genes["width"].values
+    (wide,) = wider_default(plugin, found.options, found.genes)
+    assert (wide["width"], wide["depth"], wide["dropout"]) == (wider, usual["depth"], 0.0)
+    assert wider_default(plugin, found.options, {**found.genes, "width": Choice((narrow,))}) == [], "the user's own"
     with pytest.raises(OptionError, match="seconds"):
         plan_scale_search(target_size, plugin, {"seconds": "5"}, {})
 
@@ -107,7 +99,7 @@ def test_an_aim_that_is_none_is_said(text: str) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["language_model", "-o", "size=2x64", "--for-scale", "2x32"], "expected at least the search's own 2x96"),
+        (["language_model", "-o", "size=2x64", "--for-scale", "4x256"], "expected no -o size="),
         (["language_model", "--for-scale", "4x250"], "a multiple of 8, as a head has: 4x248"),
         (["image_classification", "--for-scale", "8x512"], "transfer"),
         (["python train.py --lr {lr}", "--for-scale", "8x512"], "command"),

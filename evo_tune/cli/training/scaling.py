@@ -36,7 +36,6 @@ from evo_tune.training.recipe import (
     default_context_and_batch,
     default_head_dim,
     proxy_for,
-    second_width,
 )
 from evo_tune.training.scale.laws import Observation, compute_optimal_tokens
 from evo_tune.training.scale.recipe import (
@@ -65,10 +64,6 @@ CHEAP_FACTOR = 20
 
 # Tokens per weight of a target without given tokens (arXiv:2203.15556).
 PER_WEIGHT = 20
-
-# Genes that depend on the text and not on the size: fixed at this value; None: at the default of the space.
-UNTRANSFERABLE = {"dropout": 0.0, "context": None, "window": None}
-
 
 # Options and genes that the user gave; None: the gene as the evaluator declares it.
 Options: TypeAlias = Mapping[str, Any]
@@ -119,9 +114,9 @@ def plan_scale_search(
         raise OptionError(f"--for-scale: evaluator {plugin.name} has {missing}")
     if options.get("seconds"):
         raise OptionError("--for-scale: expected no -o seconds=: give --hours, or -o tokens= or -o flops=")
-    target = target_training(target_size, plugin, options)
     if "size" in options:
-        return _search_at_given_size(target, plugin, options, genes)
+        raise OptionError("--for-scale: expected no -o size=: it chooses the sizes of its proxies")
+    target = target_training(target_size, plugin, options)
     without_budget = {name: value for name, value in options.items() if name not in ("flops", "tokens")}
     bound = plugin.bind(without_budget).for_run(rungs=True)
     default_flops = bound.estimate(bound.space.default())["flops"]
@@ -195,34 +190,6 @@ def proxy_search(target: LargeTraining, proxy: Proxy, options: Options, genes: G
     return ScaleSearch(
         options={**base, **budget, **options}, genes={**proxy_genes, **genes}, fidelity=BUDGETS, explanation=explanation
     )
-
-
-def _search_at_given_size(target: LargeTraining, plugin: Evaluator, options: Options, genes: Genes) -> ScaleSearch:
-    """Return a search of the size that the user gave, with a second width.
-
-    Raises:
-        OptionError: The size is not below the target.
-    """
-    options = {"param": "completep", **options}
-    bound = plugin.bind(options).for_run(rungs=True)
-    default = bound.space.default()
-    width, depth = int(default["width"]), int(default["depth"])
-    head = int(bound.options["base_head"] or width // int(default["heads"]))
-    wider = second_width(width, head)
-    if target.width < wider or target.depth < depth or target.width % head:
-        expected = f"expected at least the search's own {depth}x{wider}, and a multiple of {head}, as a head has"
-        raise OptionError(f"--for-scale {target.depth}x{target.width}: {expected}; leave out -o size=")
-    fixed = {
-        name: Choice((default[name] if value is None else value,))
-        for name, value in UNTRANSFERABLE.items()
-        if name in bound.space.genes
-    }
-    sizes = {
-        "width": Choice((width, wider), ordered=True, default=width, widest=(width, wider)),
-        "depth": Choice((depth,)),
-    }
-    explanation = f"--for-scale: searches with the given size, {depth}x{width} and {depth}x{wider}"
-    return ScaleSearch(options=options, genes={**fixed, **sizes, **genes}, fidelity=BUDGETS, explanation=explanation)
 
 
 def wider_default(plugin: Evaluator, options: Options, genes: Genes) -> list[dict[str, Any]]:
