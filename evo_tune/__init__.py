@@ -6,20 +6,29 @@ This module has the public names. Importing it loads neither torch nor DEAP nor 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from evo_tune.errors import EvoTuneError
+from evo_tune.errors import EvoTuneError as EvoTuneError
 
 if TYPE_CHECKING:
-    from evo_tune.genome.genes import Choice, Float, Gene, Int
-    from evo_tune.genome.history import History
-    from evo_tune.genome.space import SearchSpace
-    from evo_tune.genome.trial import Candidate, Maximize, Minimize, Outcome, Proposal, Trial
-    from evo_tune.loop.search import Search
-    from evo_tune.options.declare import Options, option
-    from evo_tune.plugins.context import Context
-    from evo_tune.plugins.scripts.script import Script
-    from evo_tune.plugins.strategy import Strategy
-    from evo_tune.report.page import load
-    from evo_tune.training.prediction.loading import load_model
+    from evo_tune.genome.genes import Choice as Choice
+    from evo_tune.genome.genes import Float as Float
+    from evo_tune.genome.genes import Gene as Gene
+    from evo_tune.genome.genes import Int as Int
+    from evo_tune.genome.history import History as History
+    from evo_tune.genome.space import SearchSpace as SearchSpace
+    from evo_tune.genome.trial import Candidate as Candidate
+    from evo_tune.genome.trial import Maximize as Maximize
+    from evo_tune.genome.trial import Minimize as Minimize
+    from evo_tune.genome.trial import Outcome as Outcome
+    from evo_tune.genome.trial import Proposal as Proposal
+    from evo_tune.genome.trial import Trial as Trial
+    from evo_tune.loop.search import Search as Search
+    from evo_tune.options.declare import Options as Options
+    from evo_tune.options.declare import option as option
+    from evo_tune.plugins.context import Context as Context
+    from evo_tune.plugins.scripts.script import Script as Script
+    from evo_tune.plugins.strategy import Strategy as Strategy
+    from evo_tune.report.page import load as load
+    from evo_tune.training.prediction.loading import load_model as load_model
 
 __version__ = "1.0.0"
 
@@ -38,29 +47,7 @@ _HOMES = {
     "training.prediction.loading": ("load_model",),
 }
 
-__all__ = [
-    "Candidate",
-    "Choice",
-    "Context",
-    "EvoTuneError",
-    "Float",
-    "Gene",
-    "History",
-    "Int",
-    "Maximize",
-    "Minimize",
-    "Options",
-    "Outcome",
-    "Proposal",
-    "Script",
-    "Search",
-    "SearchSpace",
-    "Strategy",
-    "Trial",
-    "load",
-    "load_model",
-    "option",
-]
+__all__ = sorted(["EvoTuneError", *(name for names in _HOMES.values() for name in names)])
 
 
 def __getattr__(name: str) -> Any:

@@ -272,14 +272,12 @@ def _reasons(plan: Plan) -> Iterator[str]:
     if plan.slots[0] == CPU:
         yield f"no GPU is used: {no_gpu_reason() if not find_gpus()[0] else 'the CPU was asked for'}"
         yield "one slot per core with one thread each, which is faster than fewer slots with more threads"
-        yield "precision: bf16 if the first training measures it as faster"
     else:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         yield "GPUs as nvidia-smi lists them" if visible is None else f"GPUs by CUDA_VISIBLE_DEVICES={visible}"
         if plan.memory:
             least = min(plan.memory.values()) / 2**30
             yield f"the slots of a GPU share its memory ({least:.1f} GiB or more): a training begins when it fits"
-        yield "precision: bf16 on GPUs with compute capability 8.0 or more, else fp16"
     yield "--devices, --slots, --per-device and --threads change this"
 
 

@@ -18,7 +18,6 @@ from evo_tune.loop.driving import NO_MORE_JOBS, Job, JobOrEnd
 from evo_tune.loop.generations import remove_checkpoint
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining
 from evo_tune.report.recommendation import comparison_results, current_comparison, fresh_seed, genome_without
-from evo_tune.store.events import journal_round_trip
 from evo_tune.store.run import FreshResult, Run
 from evo_tune.store.table import unrecorded_comparison, write_comparison
 
@@ -52,8 +51,8 @@ def _folder_name(training: FreshTraining) -> str:
 
 def record_result(run: Run, candidate: Candidate, outcome: Outcome) -> None:
     """Record one result of the run's final comparison, durably, and write its file."""
-    # Rounded as in the journal, so that a resumed run sees the same values; -1: not reported to the strategy.
-    trial = Trial.of(candidate, journal_round_trip(outcome), -1, run.objectives, run.constraints)
+    # -1: not reported to the strategy.
+    trial = Trial.of(candidate, outcome, -1, run.objectives, run.constraints)
     result = FreshResult(trial, run.evaluator_hash, run.fingerprint)
     run.record_fresh(*unrecorded_comparison(run), result)
     write_comparison(run)

@@ -101,8 +101,6 @@ class Drivers:
         self._time_is_over = False
         # Whether any slot has asked for a job.
         self._has_asked = False
-        # Number of trainings that were ended because their time was over.
-        self.interrupted = 0
         # Devices that were already reported as set aside.
         self._named: set[str] = set()
         self._started = time.monotonic()
@@ -165,8 +163,8 @@ class Drivers:
                         return
                 except NoMachine:
                     self._put_back(job)
-                except SlotInterrupted:  # it has no result; a resume trains it
-                    self.interrupted += 1
+                except SlotInterrupted:
+                    pass  # it has no result; a resume trains it
                 finally:
                     with self._changed:
                         self._busy_slots.discard(slot.name)

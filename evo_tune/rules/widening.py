@@ -4,7 +4,6 @@ The decision is a pure function of the history (law 1). It does not know journal
 was settled when the run began.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -99,12 +98,10 @@ def leaders_needed(leaders: int, share: float) -> int:
         leaders: Number of leaders.
         share: Share of the range that counts as its end.
     """
-    at_least = 1.0
-    for count in range(leaders + 1):
-        if count >= MIN_AT_END and at_least <= CHANCE:
-            return count
-        at_least -= math.comb(leaders, count) * share**count * (1.0 - share) ** (leaders - count)
-    return leaders + 1
+    from scipy.special import bdtrc  # takes a tenth of a second to import, and few runs need it
+
+    counts = range(MIN_AT_END, leaders + 1)
+    return next((count for count in counts if bdtrc(count - 1, leaders, share) <= CHANCE), leaders + 1)
 
 
 def _exceed_earlier_range(values: Sequence[Value], history: RunHistory, name: str, end: End) -> bool:

@@ -420,10 +420,3 @@ def check_event(event: Event) -> tuple[bytes, Event]:
     if len(line) >= LONGEST - LINK - SEAL:
         raise ValueError(f"it has {len(line)} bytes, expected less than {LONGEST}: report fewer points of a curve")
     return line, read(line)
-
-
-def journal_round_trip(outcome: Outcome) -> Outcome:
-    """Return an outcome, converted as if read from the journal."""
-    _, event = check_event(Recorded(id=0, outcome=Result.of(outcome), time=0.0))
-    assert isinstance(event, Recorded)
-    return event.outcome.outcome()

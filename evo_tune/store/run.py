@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -474,7 +473,6 @@ class Run:
         self.genes = widen_genes(self.genes, genes)
         self.widened.append(Widening(len(self.candidates), len(self.reported), genes, self.genes, reason, submitted))
         self._by_hand |= not reason
-        self.__dict__.pop("widest_genes", None)  # follows from the ranges
         genomes = [*self.manifest.warm_start, *(candidate.genome for candidate in self.candidates)]
         self._early = set(map(genome_key, genomes))
 
@@ -502,11 +500,9 @@ class Run:
         ]
         self._trials.clear()
         self.planned = None
-        for name in ("widest_genes", "patch_hashes"):
-            self.__dict__.pop(name, None)
         self._early |= {genome_key(candidate.genome) for candidate in self.candidates}
 
-    @cached_property
+    @property
     def patch_hashes(self) -> dict[str, str]:
         """SHA-256 of the text of each patch by name, in the order in which they are applied."""
         return {patch.name: patch.hash for patch in self.patches}
@@ -529,7 +525,7 @@ class Run:
         inactive = inactive_genes(candidate.genome, genes, resolve_conditions(genes, {}))
         return {name: value for name, value in candidate.genome.items() if name not in inactive}
 
-    @cached_property
+    @property
     def widest_genes(self) -> dict[str, Gene]:
         """The genes with the widest ranges that the run may give them by itself, by name."""
         return {name: widen_to_limits(gene, self.manifest.limits.get(name)) for name, gene in self.genes.items()}
