@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evo_tune.plugins.context import Context
-from evo_tune.training.evaluation import Errors, Scores, model_outputs
+from evo_tune.training.evaluation import Errors, Evaluation, Scores, model_outputs
 from evo_tune.training.hardware.device import MicroBatch, reproducible, seed_for
 from evo_tune.training.models.fitted import FitRows, FittedModel, Floats
 from evo_tune.training.recipe.classifying import SampleTask
@@ -121,7 +121,9 @@ def fit_task(plan: SampleTask, kind: type[SampleTraining], run: Context, refit: 
         return Fit(model, metrics, sum(len(part[0]) for part in learned))
 
 
-def score_metrics(group: str, held_out: Scores | Errors, test: Scores | Errors | None) -> dict[str, float]:
+def score_metrics(
+    group: str, held_out: Evaluation | Scores | Errors, test: Evaluation | Scores | Errors | None
+) -> dict[str, float]:
     """Return the rows of `METRICS` that are scores of predictions.
 
     Args:

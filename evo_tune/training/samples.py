@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from evo_tune.plugins.context import Context
 from evo_tune.training.data.batches import Epochs, steps_of
-from evo_tune.training.evaluation import Errors, Evaluation, Scores, evaluate, model_outputs, score_logits
+from evo_tune.training.evaluation import Errors, Evaluation, Scores, model_outputs, score_logits
 from evo_tune.training.hardware.device import MicroBatch, seed_for
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.models.encoder import Encoder
@@ -177,9 +177,9 @@ class SampleTraining(Task):
 
     # Judging.
 
-    def score(self, outputs: Tensor, targets: Tensor) -> Scores | Errors:
+    def score(self, outputs: Tensor, targets: Tensor) -> Evaluation | Scores | Errors:
         """Return the scores of a model's outputs, (n, outputs), float32."""
-        raise AssertionError(f"{type(self).__name__} scores no outputs")
+        return Evaluation(float(self.loss.sum_losses(outputs.double(), targets)), self.loss.count(targets))
 
     def predictions(self, outputs: Tensor, targets: Tensor, seconds: float = 0.0) -> PartPredictions:
         """Return the predictions that a model's outputs, (n, outputs), float32, stand for, with the truth."""
@@ -201,8 +201,8 @@ class SampleTraining(Task):
         self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None
     ) -> Evaluation | Scores | Errors | ForecastScores:
         """Evaluate the trainer's model, or another, on samples."""
-        evaluated_model = trainer.model if model is None else model
-        return evaluate(evaluated_model, samples, loss=self.loss, batch=256, **trainer.evaluation)
+        outputs = model_outputs(trainer.model if model is None else model, samples, **trainer.evaluation)
+        return self.score(outputs, samples[1])
 
     def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
         (inputs, targets), places = self.held_out, spaced_places(len(self.held_out[1]))
@@ -248,11 +248,6 @@ class ClassifierTraining(SampleTraining):
         self.classes = model.config.outputs
         return model
 
-    def evaluate(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Scores:
-        return self.score(
-            model_outputs(trainer.model if model is None else model, samples, **trainer.evaluation), samples[1]
-        )
-
     def score(self, outputs: Tensor, targets: Tensor) -> Scores:
         return score_logits(outputs, targets)
 
@@ -273,11 +268,6 @@ class RegressionTraining(SampleTraining):
     def training_targets(self, targets: Tensor) -> Tensor:
         mean, deviation = self.plan.scale
         return ((targets - mean) / deviation).float()
-
-    def evaluate(self, trainer: Trainer, samples: MicroBatch, model: nn.Module | None = None) -> Errors:
-        return self.score(
-            model_outputs(trainer.model if model is None else model, samples, **trainer.evaluation), samples[1]
-        )
 
     def score(self, outputs: Tensor, targets: Tensor) -> Errors:
         predicted = self.predictions(outputs, targets)

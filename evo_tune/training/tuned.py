@@ -130,7 +130,8 @@ class TuningTraining(Task):
     # Judging.
 
     def curve_point(self, trainer: Trainer) -> Mapping[str, float]:
-        return {"val_loss": self.evaluate(trainer, split_windows(self.text.held_out_windows())[0]).loss}
+        inputs, targets = self.text.held_out_windows()
+        return {"val_loss": self.evaluate(trainer, (inputs[::4], targets[::4])).loss}
 
     def training_loss(self, trainer: Trainer) -> float:
         return self.evaluate(trainer, self.text.training_windows()).loss
@@ -149,13 +150,6 @@ class TuningTraining(Task):
         return TuningResult(self, training_run, resumed)
 
 
-def split_windows(windows: MicroBatch) -> tuple[MicroBatch, MicroBatch]:
-    """Return every fourth window, for the curve, and the others."""
-    inputs, targets = windows
-    curve = torch.arange(len(inputs)) % 4 == 0
-    return (inputs[curve], targets[curve]), (inputs[~curve], targets[~curve])
-
-
 class TuningResult(TrainingResult):
     """A finished tuning.
 
@@ -171,14 +165,14 @@ class TuningResult(TrainingResult):
             training_run, resumed, flops=trainer.targets * flops_per_token, flops_per_target=flops_per_token
         )
         self.micro_batch *= task.text.context
-        self.scores = evaluate_text(trainer.model, task.text, **trainer.evaluation)
+        self.scores = evaluate_windows(trainer.model, task.text.held_out_windows(), **trainer.evaluation)
         self.bits_per_byte = self.scores.bits * task.text.tokens_per_byte
         self.training_scores = task.evaluate(trainer, task.text.training_windows())
         self.base_loss = task.base_loss()
         self.trainable, self.tokens = task.plan.numbers.count(task.plan.base), trainer.targets
 
     def loss_of(self, model: nn.Module) -> float:
-        return evaluate_text(model, self.task.text, **self.trainer.evaluation).loss
+        return evaluate_windows(model, self.task.text.held_out_windows(), **self.trainer.evaluation).loss
 
 
 @lru_cache(maxsize=1)  # the loss is the same for every genome
@@ -233,7 +227,8 @@ def export_tuning(
         written_metrics, parts = dict(metrics), {"val": text, "test": text.on_test_set()}
         with reproducible(run.threads, run.device):
             for name in ("val", "test") if run.test else ("val",):
-                evaluation = evaluate_text(written.to(run.device).eval(), parts[name], device=run.device)
+                windows = parts[name].held_out_windows()
+                evaluation = evaluate_windows(written.to(run.device).eval(), windows, device=run.device)
                 size = evaluation.count / parts[name].tokens_per_byte
                 written_metrics[f"{name}_loss"] = evaluation.loss
                 written_metrics[f"{name}_bpb"] = evaluation.nll / math.log(2.0) / size
@@ -245,12 +240,6 @@ def export_tuning(
     if average is not None:
         metrics["val_loss_ema"] = write(Path(folder) / "averaged", average.module)["val_loss"]
     return write(Path(folder), training_run.model)
-
-
-def evaluate_text(model: nn.Module, text: pretrained.TuningText, **how: Any) -> Evaluation:
-    """Evaluate a model on the windows that judge a tuning; see `judge_windows`."""
-    curve_part, other_part = (evaluate_windows(model, part, **how) for part in split_windows(text.held_out_windows()))
-    return curve_part + other_part
 
 
 def prepare_base(options: TuningOptions) -> BaseModel:

@@ -134,7 +134,7 @@ def _fill(text: str, value_of: ValueOf, has_literals: bool) -> str:
         if "?" in match[0] or not has_literals:
             return f"{quote}{value}{quote}"
         is_alone = BEFORE.search(text[max(0, match.start() - 200) : match.start()]) and BEHIND.match(text, match.end())
-        return _literal(value) if quote or is_alone or not isinstance(value, str) else _literal(value)[1:-1]
+        return literal(value) if quote or is_alone or not isinstance(value, str) else literal(value)[1:-1]
 
     return PLACEHOLDER.sub(put, text)
 
@@ -152,7 +152,7 @@ def _assigned_value(text: str, value_of: ValueOf) -> Any:
         return filled
 
 
-def _literal(value: Any) -> str:
+def literal(value: Any) -> str:
     """Return a value as YAML, JSON and TOML write it; '1.0e-05', because '1e-05' is a text in YAML 1.1."""
     if isinstance(value, float):
         return re.sub(r"^(-?\d+)e", r"\1.0e", repr(value))
@@ -167,7 +167,7 @@ def _edit_json(content: str, values: Mapping[str, Any]) -> str:
 
 def _edit_toml(content: str, values: Mapping[str, Any]) -> str:
     data = _with_values(load_toml(content), values)
-    return "".join(f"{_literal(key)} = {_toml(value)}\n" for key, value in data.items())
+    return "".join(f"{literal(key)} = {_toml(value)}\n" for key, value in data.items())
 
 
 def load_toml(content: str) -> dict[str, Any]:
@@ -191,10 +191,10 @@ def load_toml(content: str) -> dict[str, Any]:
 
 def _toml(value: Any) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_literal(key)} = {_toml(inner)}" for key, inner in value.items()) + "}"
+        return "{" + ", ".join(f"{literal(key)} = {_toml(inner)}" for key, inner in value.items()) + "}"
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
-    return _literal(value) if isinstance(value, str | bool | int) else str(value)  # a number, a date or a time
+    return literal(value) if isinstance(value, str | bool | int) else str(value)  # a number, a date or a time
 
 
 def _with_values(data: Any, values: Mapping[str, Any]) -> Any:
@@ -233,7 +233,7 @@ def _edit_yaml(content: str, values: Mapping[str, Any]) -> str:
         if not isinstance(node.value, str) and not node.flow_style:
             raise LookupError(f"{name} is no single value: expected a name inside of it")
         space, line_end = " " * (content[start - 1 : start] == ":"), "\n" * content[start:end].endswith("\n")
-        content = f"{content[:start]}{space}{_literal(value)}{line_end}{content[end:]}"
+        content = f"{content[:start]}{space}{literal(value)}{line_end}{content[end:]}"
     return content
 
 

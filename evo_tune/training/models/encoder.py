@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from evo_tune.training.hardware.device import run_block
 from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout, DropPath
-from evo_tune.training.models.model_files import SavedModel, TableFacts, skip_initialisation
+from evo_tune.training.models.model_files import SavedModel, TableFacts
 from evo_tune.training.recipe.data.labelled_texts import PADDING
 from evo_tune.training.recipe.data.tables import Columns
 from evo_tune.training.recipe.models.encoder_config import (
@@ -54,7 +54,7 @@ class Encoder(SavedModel):
 
     def __init__(self, config: Any, seed: int = 0, *, labels: Sequence[str] | None = None) -> None:
         super().__init__(config, labels)
-        with skip_initialisation():  # the modules' own initialisation would be overwritten
+        with torch.random.fork_rng(devices=[]):  # the modules' own initialisation is overwritten
             self.dropout = Dropout(config.dropout)
             self.blocks = nn.ModuleList(self.make_blocks(config))
             self.norm = nn.LayerNorm(config.last_width)
@@ -348,10 +348,8 @@ class FTTransformer(TableFacts, Encoder):
         if self.quantiles is not None:
             self.quantiles.learn(rows[:, : self.config.numeric])
         values = rows[:, : self.config.numeric].double()
-        present = ~values.isnan()
-        count = present.sum(0).clamp(min=1)
-        mean = values.nan_to_num().sum(0) / count
-        spread = (((values - mean).nan_to_num() ** 2).sum(0) / count).sqrt()
+        mean = values.nanmean(0).nan_to_num()
+        spread = ((values - mean) ** 2).nanmean(0).nan_to_num().sqrt()
         self.mean.copy_(mean)
         self.deviation.copy_(torch.where(spread > 0, spread, 1.0))
 

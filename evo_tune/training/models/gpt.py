@@ -14,7 +14,7 @@ from evo_tune.options.declare import check_integer, check_number
 from evo_tune.training.hardware.device import run_block
 from evo_tune.training.models import block as blocks
 from evo_tune.training.models.dropout import Dropout
-from evo_tune.training.models.model_files import read_model, read_verified, skip_initialisation, write_model
+from evo_tune.training.models.model_files import read_model, read_verified, write_model
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer
 from evo_tune.training.recipe.models.gpt_config import LARGE_VOCABULARY, GPTConfig
 
@@ -127,7 +127,7 @@ class GPT(nn.Module):
         self.config = config
         self.recompute = recompute
         self.tokenizer: Tokenizer | None = Bytes() if config.vocab_size == 256 else None
-        with skip_initialisation():  # the modules' own initialisation would be overwritten
+        with torch.random.fork_rng(devices=[]):  # the modules' own initialisation is overwritten
             self.embedding = nn.Embedding(config.vocab_size, config.width)
             self.positions = nn.Embedding(config.context, config.width) if config.position == "learned" else None
             self.ngrams = nn.ModuleList(nn.Embedding(config.ngram_rows, config.width) for _ in range(config.ngrams - 1))

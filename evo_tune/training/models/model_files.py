@@ -6,8 +6,7 @@ A folder that is read may be a stranger's: `trust.safe_files` opens its files wi
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -18,36 +17,12 @@ from msgspec import MsgspecError
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from evo_tune.errors import RecipeError
 from evo_tune.training.recipe.data.tables import Columns
 from evo_tune.training.recipe.models.base import parse_json
 from evo_tune.training.recipe.models.rules import ShapeConfig
 from evo_tune.trust import safe_files
-
-
-class _Unfilled(TorchFunctionMode):
-    """Skips the functions of `torch.nn.init`."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def skip_initialisation() -> Iterator[None]:
-    """Leave the weights of modules built inside this context uninitialised, on the CPU.
-
-    The meta device has the same effect, but it imports sympy, and its modules must be moved before they are filled.
-    """
-    with torch.device("cpu"), _Unfilled():
-        yield
-
 
 M = TypeVar("M", bound=nn.Module)
 

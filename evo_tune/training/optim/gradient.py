@@ -95,15 +95,6 @@ def accumulate(
     return total, targets
 
 
-def split(window: Sequence[MicroBatch], parts: int) -> list[MicroBatch]:
-    """Return the window with each micro-batch cut into up to `parts` smaller ones, which gives the same gradient."""
-    return [
-        (inputs, targets)
-        for micro in window
-        for inputs, targets in zip(*(part.chunk(parts) for part in micro), strict=True)
-    ]
-
-
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """Return the L2 norm over all gradients (a scalar); parameters without a gradient count as zero."""
     gradients = [p.grad for p in parameters if p.grad is not None]

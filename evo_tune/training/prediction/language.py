@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from evo_tune.errors import UsageError
 from evo_tune.training import TuningText, evaluation_blocks
 from evo_tune.training import encode as encode_by_folder
-from evo_tune.training.evaluation import AT_ONCE
+from evo_tune.training.evaluation import AT_ONCE, evaluate_windows
 from evo_tune.training.models.gpt import stream_tokens
 from evo_tune.training.prediction.about import ScoredText, TrainingFacts
 from evo_tune.training.prediction.memory import tokens_bytes
@@ -24,7 +24,6 @@ from evo_tune.training.reading import evaluate_halves
 from evo_tune.training.recipe import Tokenizer
 from evo_tune.training.recipe.models.base import BaseModel
 from evo_tune.training.recipe.models.gpt_config import GPTConfig
-from evo_tune.training.tuned import evaluate_text
 from evo_tune.training.tuning.pretrained import tokenizer_of
 
 # Tokens to add to a prompt by default, and the temperature.
@@ -179,8 +178,8 @@ class LanguageModel(Model):
             if self.tuned:
                 tokens = encode(text)
                 share = len(tokens) / max(1, len(text))
-                windows = TuningText(tokens, tokens, tokens, share, share, judged.block, judged.count)
-                total = evaluate_text(self.network, windows, **how)
+                tuning = TuningText(tokens, tokens, tokens, share, share, judged.block, judged.count)
+                total = evaluate_windows(self.network, tuning.held_out_windows(), **how)
                 size = total.count / share
             else:
                 blocks = evaluation_blocks(text, encode, context=context, count=judged.count, block=judged.block)

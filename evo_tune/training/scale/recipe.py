@@ -3,9 +3,7 @@
 Everything is plain data; this module trains, reads and writes nothing.
 """
 
-import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +16,7 @@ from evo_tune.errors import PluginError, UsageError
 from evo_tune.genome.trial import Trial
 from evo_tune.options.declare import Option
 from evo_tune.plugins.evaluator import BoundEvaluator
+from evo_tune.plugins.scripts.template import literal
 from evo_tune.text import one_line
 from evo_tune.training.recipe.transferring import TrainingSize, TransferResult
 from evo_tune.training.scale import laws
@@ -259,7 +258,7 @@ def recipe_config_toml(
     """
     # Options that differ from their default; genes follow in their own section.
     values = {
-        key: value
+        key: "none" if value is None else value  # TOML has no null; `--config` reads this text as None
         for key, value in {**options, **recipe.options}.items()
         if key in declared and key not in recipe.genome and (declared[key].required or declared[key].default != value)
     }
@@ -269,27 +268,18 @@ def recipe_config_toml(
         f"# A recipe of run {one_line(str(recipe.run))}, transferred to depth {recipe.target.depth}, "
         f"width {recipe.target.width}:",
         "# evo-tune run --config FILE",
-        f"evaluator = {_toml(evaluator)}",
-        f"name = {_toml(name)}",
+        f"evaluator = {literal(evaluator)}",
+        f"name = {literal(name)}",
         "trials = 1",
         "final_seeds = 0",
         "",
         "[option]",
-        *(f"{_key(key)} = {_toml(value)}" for key, value in values.items()),
+        *(f"{literal(key)} = {literal(value)}" for key, value in values.items()),
         "",
         "[gene]",
-        *(f"{_key(key)} = {_toml(value)}" for key, value in genes.items()),
+        *(f"{literal(key)} = {literal(value)}" for key, value in genes.items()),
     ]
     return "\n".join(lines) + "\n"
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII) else _toml(name)
-
-
-def _toml(value: Any) -> str:
-    # TOML has no null; `--config` reads this text as None.
-    return json.dumps("none" if value is None else value, ensure_ascii=False)
 
 
 def probe_sizes(run_size: TrainingSize, target: TrainingSize, count: int) -> list[TransferRequest]:

@@ -9,7 +9,6 @@ from torch import Tensor
 from evo_tune.training.hardware.device import MicroBatch, onto
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.hardware.memory import device_memory
-from evo_tune.training.optim.gradient import split
 from evo_tune.training.optim.losses import CrossEntropy
 from evo_tune.training.optim.optimizer import HiddenMatrices, OptimizerPair
 from evo_tune.training.optim.watching import Number
@@ -48,7 +47,7 @@ class Fed(NamedTuple):
             return self
         window, samples = [], []
         for micro, numbers in zip(self.window, self.samples, strict=True):
-            pieces = split([micro], parts)
+            pieces = list(zip(*(part.chunk(parts) for part in micro), strict=True))
             window += pieces
             samples += _ranges(numbers.start, pieces)
         return Fed(window, samples, self.targets)

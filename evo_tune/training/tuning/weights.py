@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import check_integer, check_number
 from evo_tune.training.models.dropout import Dropout
-from evo_tune.training.models.model_files import ERRORS, read_json, read_verified, skip_initialisation
+from evo_tune.training.models.model_files import ERRORS, read_json, read_verified
 from evo_tune.training.recipe.models.base import check_targets, matching_layers
 
 
@@ -199,7 +199,7 @@ class Adapter(nn.Module):
 
     def __init__(self, width: int, bottleneck: int) -> None:
         super().__init__()
-        with skip_initialisation():  # filled by add_adapters, so that no other random numbers are drawn
+        with torch.random.fork_rng(devices=[]):  # filled by add_adapters
             self.down = nn.Linear(width, bottleneck)
             self.up = nn.Linear(bottleneck, width)
 

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from evo_tune.errors import RecipeError
 from evo_tune.training import GPT, IGNORE, CrossEntropy, Trainer, TrainingWindows, accumulate
 from evo_tune.training.hardware.device import MicroBatch
-from evo_tune.training.optim.gradient import split
 from evo_tune.training.optim.losses import z_sum
 from evo_tune.training.recipe import GPTConfig
+from evo_tune.training.stepping.feeding import Fed
 
 CONFIG = GPTConfig(vocab_size=16, context=12, depth=2, width=16, heads=2)
 
@@ -71,7 +71,8 @@ def test_micro_batches_without_targets_are_harmless() -> None:
 def test_splitting_keeps_every_sample_in_order(sizes: list[int], parts: int) -> None:
     samples = torch.arange(sum(sizes))[:, None]
     window = [(piece, piece + 100) for piece in samples.split(sizes)]  # type: ignore[no-untyped-call]
-    pieces = split(window, parts)
+    fed = Fed(window, [range(size) for size in sizes], targets=1)
+    pieces = fed.split(parts).window
     assert torch.equal(torch.cat([inputs for inputs, _ in pieces]), samples)
     assert all(torch.equal(targets, inputs + 100) for inputs, targets in pieces)
     assert max(len(inputs) for inputs, _ in pieces) == max(-(-size // parts) for size in sizes)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
-from evo_tune.training.recipe.data.reading import LINES, read_csv, read_json_lines
+from evo_tune.training.recipe.data.reading import LINES, json_lines, read_csv
 from evo_tune.training.recipe.data.splitting import Division
 from evo_tune.training.recipe.data.tables import check_class_sizes, data_hash, describe_classes
 from evo_tune.training.recipe.models.encoder_config import TextConfig
@@ -157,7 +157,7 @@ def _rows(data: str, names: Sequence[str]) -> list[tuple[str, ...]]:
     if not path.is_file():
         raise OptionError(f"-o data={data} is no file (from {Path.cwd()}): give a CSV or JSONL file, or leave it out")
     try:
-        rows = read_json_lines(path) if path.suffix in LINES else _read_rows_of_csv(path)
+        rows = list(json_lines(path)) if path.suffix in LINES else _read_rows_of_csv(path)
     except Exception as error:  # pandas and the modules that unpack raise many types
         reason = " ".join(str(error).split())
         raise OptionError(f"-o data={data}: cannot read it ({reason}): give a CSV or JSONL file in UTF-8") from None

@@ -17,8 +17,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -117,82 +116,57 @@ def open_packed(path: Path) -> BinaryIO:
     return io.BufferedReader(_BoundedStream(unpack(path), max_unpacked_size(path.stat().st_size)), 1 << 20)
 
 
-@dataclass(frozen=True)
-class CsvFormat:
-    """How a CSV file is written, as its first line and the next bytes show.
+def csv_settings(path: Path, header: bool = True) -> dict[str, Any]:
+    """Return the arguments of `pandas.read_csv` for a CSV file, as its first line and the next bytes show them.
 
     Args:
-        encoding: Its encoding.
-        separator: Character between cells.
-        decimal: Decimal mark of numbers.
-        thousands: Whether points separate thousands.
-        spaces: Whether a space follows each separator.
+        path: The file, which may be packed.
         header: Whether the first line has the names of the columns; otherwise they are column1, column2 and so on.
+
+    Raises:
+        ValueError: Its first line is too long, has too many columns, or names one twice; or there is a NUL byte.
     """
+    with open_packed(path) as file:  # pandas would take minutes to tell the number of a million columns
+        first = file.readline(LONGEST_HEADER + 1)
+        rest = file.read(SAMPLE_BYTES)
+    if len(first) > LONGEST_HEADER:
+        raise ValueError(f"its first line has more than {LONGEST_HEADER} bytes")
+    _check_columns(max(map(first.count, (b",", b";", b"\t", b"|"))) + 1)
+    settings: dict[str, Any] = {} if header else {"header": None}
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return {**settings, "encoding": "utf-16"}
+    if b"\0" in first + rest:
+        line = (first + rest).partition(b"\0")[0].count(b"\n") + 1
+        remedy = "write the file anew, or remove these bytes"
+        raise TableProblem(f"line {line} has a NUL byte, which no text has: {remedy}")
+    text = first.decode("utf-8-sig", "replace")
+    names = next(csv.reader([text]), [])
+    separators = [mark for mark in ";\t|" if len(names) == 1 and mark in names[0]]
+    if separators:
+        names = next(csv.reader([text], delimiter=separators[0]), [])
+    twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
+    if header and twice:
+        raise TableProblem(f"two columns are named {twice[0][:80]!r}: rename one")
+    separator = separators[0] if separators else ","
+    cells = [] if separator == "," else re.split(f"[{re.escape(separator)}\r\n]", rest.decode("utf-8", "replace"))
+    thousands = any("," in cell and "." in cell and THOUSANDS.fullmatch(cell) for cell in cells)
+    points = [cell for cell in cells if DECIMAL_POINT.fullmatch(cell) and not (thousands and THOUSANDS.fullmatch(cell))]
+    spaces = len(names) > 1 and all(name.startswith(" ") for name in names[1:])
+    settings |= {"encoding": "utf-8-sig", "sep": separator, "skipinitialspace": spaces}
+    if not points and any(map(DECIMAL_COMMA.fullmatch, cells)):
+        settings |= {"decimal": ",", "thousands": "." if thousands else None}
+    return settings
 
-    encoding: str
-    separator: str = ","
-    decimal: str = "."
-    thousands: bool = False
-    spaces: bool = False
-    header: bool = True
 
-    @classmethod
-    def of(cls, path: Path, header: bool = True) -> CsvFormat:
-        """Return the format of a file.
-
-        Raises:
-            ValueError: Its first line is too long, has too many columns, or names one twice; or there is a NUL byte.
-        """
-        with open_packed(path) as file:  # pandas would take minutes to tell the number of a million columns
-            first = file.readline(LONGEST_HEADER + 1)
-            rest = file.read(SAMPLE_BYTES)
-        if len(first) > LONGEST_HEADER:
-            raise ValueError(f"its first line has more than {LONGEST_HEADER} bytes")
-        _check_columns(max(map(first.count, (b",", b";", b"\t", b"|"))) + 1)
-        if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            return cls("utf-16", header=header)
-        if b"\0" in first + rest:
-            line = (first + rest).partition(b"\0")[0].count(b"\n") + 1
-            remedy = "write the file anew, or remove these bytes"
-            raise TableProblem(f"line {line} has a NUL byte, which no text has: {remedy}")
-        text = first.decode("utf-8-sig", "replace")
-        names = next(csv.reader([text]), [])
-        separators = [mark for mark in ";\t|" if len(names) == 1 and mark in names[0]]
-        if separators:
-            names = next(csv.reader([text], delimiter=separators[0]), [])
-        twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
-        if header and twice:
-            raise TableProblem(f"two columns are named {twice[0][:80]!r}: rename one")
-        separator = separators[0] if separators else ","
-        cells = [] if separator == "," else re.split(f"[{re.escape(separator)}\r\n]", rest.decode("utf-8", "replace"))
-        thousands = any("," in cell and "." in cell and THOUSANDS.fullmatch(cell) for cell in cells)
-        points = [
-            cell for cell in cells if DECIMAL_POINT.fullmatch(cell) and not (thousands and THOUSANDS.fullmatch(cell))
-        ]
-        commas = not points and any(map(DECIMAL_COMMA.fullmatch, cells))
-        spaces = len(names) > 1 and all(name.startswith(" ") for name in names[1:])
-        return cls("utf-8-sig", separator, "," if commas else ".", commas and thousands, spaces, header)
-
-    def describe(self) -> str:
-        """Return in words what differs from the usual format; '' for nothing."""
-        separator = "tabs" if self.separator == "\t" else repr(self.separator)
-        words = ["" if self.separator == "," else f"{separator} between cells"]
-        words.append("decimal commas" if self.decimal == "," else "")
-        words.append("points between thousands" if self.thousands else "")
-        words.append("" if self.header else "no line of names")
-        return ", ".join(filter(None, words))
-
-    def settings(self) -> dict[str, Any]:
-        """Return the arguments of `pandas.read_csv`."""
-        return {
-            "encoding": self.encoding,
-            "sep": self.separator,
-            "decimal": self.decimal,
-            "skipinitialspace": self.spaces,
-            **({"thousands": "."} if self.thousands else {}),
-            **({} if self.header else {"header": None}),
-        }
+def describe_csv_settings(settings: Mapping[str, Any]) -> str:
+    """Return in words what `csv_settings` says that differs from the usual format; '' for nothing."""
+    separator = settings.get("sep", ",")
+    shown = "tabs" if separator == "\t" else repr(separator)
+    words = ["" if separator == "," else f"{shown} between cells"]
+    words.append("decimal commas" if "decimal" in settings else "")
+    words.append("points between thousands" if settings.get("thousands") else "")
+    words.append("no line of names" if "header" in settings else "")
+    return ", ".join(filter(None, words))
 
 
 def read_csv(path: Path, header: bool = True, **settings: Any) -> pd.DataFrame:
@@ -200,7 +174,7 @@ def read_csv(path: Path, header: bool = True, **settings: Any) -> pd.DataFrame:
 
     Args:
         path: The file.
-        header: See `CsvFormat`.
+        header: See `csv_settings`.
         settings: Arguments of `pandas.read_csv`.
 
     Raises:
@@ -208,7 +182,7 @@ def read_csv(path: Path, header: bool = True, **settings: Any) -> pd.DataFrame:
     """
     import pandas as pd
 
-    settings = CsvFormat.of(path, header).settings() | settings
+    settings = csv_settings(path, header) | settings
     try:
         with open_packed(path) as file:
             table: pd.DataFrame = pd.read_csv(file, **settings)
@@ -221,8 +195,8 @@ def csv_parts(path: Path, rows: int, header: bool = True, **settings: Any) -> It
     """Yield the table of a CSV file in parts of `rows` rows; see `read_csv`."""
     import pandas as pd
 
-    settings = CsvFormat.of(path, header).settings() | settings
-    dtypes = settings.get("dtype", {}) if settings["decimal"] == "," else {}
+    settings = csv_settings(path, header) | settings
+    dtypes = settings.get("dtype", {}) if "decimal" in settings else {}
     texts = [name for name, kind in dtypes.items() if kind is str]
     try:
         with open_packed(path) as file, pd.read_csv(file, chunksize=rows, **settings) as parts:
@@ -243,11 +217,6 @@ def _with_decimal_point(number: re.Match[str]) -> str:
 def number_columns(table: pd.DataFrame) -> pd.DataFrame:
     """Return a table whose columns are named column1, column2 and so on."""
     return cast("pd.DataFrame", table.set_axis([f"column{place}" for place in range(1, table.shape[1] + 1)], axis=1))
-
-
-def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of `json_lines`."""
-    return list(json_lines(path))
 
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:

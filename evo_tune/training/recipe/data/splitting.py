@@ -242,14 +242,10 @@ def _divide_scarce(classes: Rows, groups: Rows, parts: int) -> Rows:
 
 def _number_by_first_row(count: int, groups: Rows | None) -> tuple[Rows, Rows, Rows]:
     """Return the first row of each group, in order; the number of each row's group in this order; and group sizes."""
-    if groups is None:
-        rows = np.arange(count)
-        return rows, rows, np.ones(count, np.int64)
+    groups = np.arange(count) if groups is None else groups
     _, firsts, inverse, sizes = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
     order = np.argsort(firsts)
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    return firsts[order], rank[inverse], sizes[order]
+    return firsts[order], np.argsort(order)[inverse], sizes[order]
 
 
 def _fill_parts(weights: Rows, sizes: Sequence[int]) -> Rows:

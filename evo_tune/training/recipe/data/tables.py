@@ -22,10 +22,11 @@ from evo_tune.training.recipe.data.reading import (
     LINES,
     NUMBER,
     PARQUET,
-    CsvFormat,
     TableProblem,
+    csv_settings,
+    describe_csv_settings,
+    json_lines,
     read_csv,
-    read_json_lines,
     read_parquet,
     table_of_objects,
 )
@@ -205,7 +206,7 @@ class TableSource:
         drop_unlabelled: Whether to leave out rows without a target.
         split_by: Name of the column by which rows are divided into parts (see `Division.by_column`); '': they are
             drawn, equal ones together.
-        header: 'first', or 'none' for a CSV file without names of columns (see `CsvFormat`).
+        header: 'first', or 'none' for a CSV file without names of columns (see `csv_settings`).
     """
 
     data: str
@@ -387,7 +388,7 @@ def _describe_format(source: TableSource) -> str:
     path = Path(source.data).expanduser()
     if not source.data or path.suffix in (*PARQUET, *LINES):
         return ""
-    return CsvFormat.of(path, source.header == "first").describe()
+    return describe_csv_settings(csv_settings(path, source.header == "first"))
 
 
 def _header_remark(source: TableSource, frame: pd.DataFrame) -> str:
@@ -452,7 +453,7 @@ def read_file(data: str, header: bool = True) -> pd.DataFrame:
         if path.suffix in PARQUET:
             frame = read_parquet(path)
         elif path.suffix in LINES:
-            frame = table_of_objects(path, read_json_lines(path))
+            frame = table_of_objects(path, list(json_lines(path)))
         else:
             frame = read_csv(path, header)
     except Exception as error:  # pandas and pyarrow raise many types
