@@ -170,41 +170,20 @@ OPENS, CLOSES = b": this, () => {", b"\n}));"
 # Largest plotly script, in bytes.
 LARGEST = 1 << 25
 
-# Kinds of traces that charts use, besides scatter, which plotly always has.
-TRACES = ("heatmap",)
-
 
 def plotly_script() -> bytes:
     """Return plotly's script, changed in two places so that a browser starts it in less than half of the time.
 
-    It registers only the kinds of traces in `TRACES`. And one pair of brackets is added: a browser compiles a function
-    in brackets at once. Without them it first skims all 4.8 MB, then compiles. A script of an unknown form is returned
-    as it is.
+    It registers no kind of trace, for charts have scatter only, which plotly always has. And one pair of brackets is
+    added: a browser compiles a function in brackets at once. Without them it first skims all 4.8 MB, then compiles. A
+    script of an unknown form is returned as it is.
     """
     path = distribution("plotly").locate_file("plotly/package_data/plotly.min.js")  # importing plotly takes longer
     script = Path(str(path)).read_bytes()
     if script.count(OPENS) != 1 or not script.rstrip().endswith(CLOSES):
         return script
-    registered = re.search(rb"\.register\(\[((?:[\w$]+\(\),?)+)\]\)", script)
-    required = [_trace_loader(script, kind) for kind in TRACES]
-    if registered is not None and set(required) <= set(registered[1].split(b",")):
-        script = script[: registered.start(1)] + b",".join(required) + script[registered.end(1) :]
+    script = re.sub(rb"(\.register\(\[)(?:[\w$]+\(\),?)+(?=\]\))", rb"\1", script, count=1)
     return script.rstrip().removesuffix(CLOSES).replace(OPENS, OPENS.replace(b"()", b"(()")) + b"\n})));\n"
-
-
-def _trace_loader(script: bytes, kind: str) -> bytes:
-    """Return the call that loads a kind of trace in plotly's script, where a module of one line names another; or b''.
-
-    `var A=W((e,t)=>{"use strict";t.exports=B()}), …, B=W((e,t)=>{"use strict"; … moduleType:"trace",name:KIND` gives
-    `A()`.
-    """
-    begins = script.rfind(b'=>{"use strict";', 0, max(0, script.find(b'moduleType:"trace",name:"%b"' % kind.encode())))
-    inner = re.search(rb"([\w$]+)=[\w$]+\(\([\w$,]*\)$", script[max(0, begins - 60) : max(0, begins)])
-    if inner is None:
-        return b""
-    exports = rb'\b([\w$]+)=[\w$]+\(\([\w$]+,([\w$]+)\)=>\{"use strict";\2\.exports=%b\(\)\}\)' % re.escape(inner[1])
-    outer = re.search(exports, script)
-    return outer[1] + b"()" if outer else b""
 
 
 def write_shared_library(store: Path) -> str:

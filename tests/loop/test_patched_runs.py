@@ -552,8 +552,8 @@ def test_the_report_draws_the_pairs_of_patches(project: Path) -> None:
     figure = patches.draw(RunData(run))
     assert figure is not None
     assert figure["layout"]["xaxis"]["ticktext"] == ["gain", "scale", "worse"]
-    gains = figure["data"][0]["z"]
-    assert gains[1][1] > 0.0 > gains[2][2]
+    gains = figure["data"][0]["marker"]["color"]
+    assert gains[4] > 0.0 > gains[8]
     part = patches.part(RunData(run))
     assert part is not None
     assert [row["verdict"] for row in part.rows if row["patch"] == "worse"] == ["not in the best"]

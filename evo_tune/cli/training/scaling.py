@@ -25,6 +25,7 @@ from evo_tune.plugins.command import is_command
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.report.charts.scale import TransferredRecipe, write_recipe
+from evo_tune.report.data import fill
 from evo_tune.report.recommendation import recommend_trial
 from evo_tune.report.summary import candidate_costs
 from evo_tune.store.run import Run
@@ -201,7 +202,8 @@ def wider_default(plugin: Evaluator, options: Options, genes: Genes) -> list[dic
     from evo_tune.loop.genes import genes_with_defaults
 
     bound = plugin.bind(options).for_run(rungs=True)
-    space = bound.space_with(genes, genes_with_defaults(genes, bound.space, bound.gene_options, bound.options))
+    given_genes = genes_with_defaults(genes, bound.space, bound.gene_options, bound.options)
+    space = bound.space.including(genes).with_genes(given_genes)
     default = space.default()
     widest = space.snap(space.encode({**default, "width": space.genes["width"].decode(1.0)}))
     return [] if widest["width"] == default["width"] else [widest]
@@ -354,17 +356,16 @@ def transfer_to_target(run: Run, evaluator: BoundEvaluator) -> TransferredRecipe
         trial.outcome.metrics.get("flops", 0.0) * shares[trial.id] / trial.candidate.budget for trial in run.trials()
     ) + sum(trial.outcome.metrics.get("flops", 0.0) for trial in read_comparison(run))
     target_flops = recipe.target.flops
-    return TransferredRecipe(
+    return fill(
+        TransferredRecipe,
+        recipe.loss,
+        request,
         trial=best.id,
-        width=request.width,
-        depth=request.depth,
-        tokens=request.tokens,
         given_tokens=target_size.tokens is not None,
         lr=recipe.target.lr,
         search_flops=search_flops,
         target_flops=target_flops,
         share=search_flops / target_flops if target_flops > 0 else 0.0,
-        **{name: getattr(recipe.loss, name) for name in ("loss", "low", "high", "why", "narrow")},
     )
 
 

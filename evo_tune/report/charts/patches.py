@@ -8,7 +8,7 @@ import numpy as np
 
 from evo_tune.genome.trial import Trial
 from evo_tune.genome.values import genome_key
-from evo_tune.report.charts import CaptionedFigure, Part, Spec, axis, escape_label, figure, names_axis
+from evo_tune.report.charts import CaptionedFigure, Part, Spec, axis, escape_label, figure, names_axis, points
 from evo_tune.report.final_comparison import PatchVerdict
 from evo_tune.report.recommendation import comparison_result, fit_patches, genome_without
 from evo_tune.report.run_data import RunData
@@ -29,25 +29,19 @@ def draw(data: RunData) -> Spec | None:
     gains, errors = model.pair_gains()
     titles = [escape_label(patch.name, 24) for patch in data.run.patches]
     genes = [escape_label(patch.gene) for patch in data.run.patches]
-    largest, places = float(np.abs(gains).max()) or 1.0, range(len(titles))
+    largest = float(np.abs(gains).max()) or 1.0
 
     def show_gain(row: int, column: int) -> str:
         label = genes[row] if row == column else f"{genes[row]} and {genes[column]}, beyond both alone"
         return f"{label}: {gains[row, column]:.3g} ± {errors[row, column]:.2g}"
 
-    trace = {
-        "type": "heatmap",
-        "z": gains.round(9).tolist(),
-        "text": [[show_gain(row, column) for column in places] for row in places],
-        "hovertemplate": "%{text}<extra></extra>",
-        "colorscale": [[0.0, "#D55E00"], [0.5, "#f7f7f7"], [1.0, "#0072B2"]],
-        "zmin": -largest,
-        "zmax": largest,
-        "xgap": 1,
-        "ygap": 1,
-        "colorbar": {"thickness": 10, "title": {"text": "gain"}},
-    }
-    x_axis = axis("", tickmode="array", tickvals=list(places), ticktext=titles, tickangle=-40, automargin=True)
+    row_places, column_places = (indices.ravel() for indices in np.indices(gains.shape))
+    marker = {"symbol": "square", "size": 20, "color": gains.round(9).ravel(), "cmin": -largest, "cmax": largest}
+    marker |= {"colorscale": [[0.0, "#D55E00"], [0.5, "#f7f7f7"], [1.0, "#0072B2"]]}
+    marker |= {"colorbar": {"thickness": 10, "title": {"text": "gain"}}}
+    texts = [show_gain(row, column) for row, column in zip(row_places, column_places, strict=True)]
+    trace = points(column_places, row_places, "", "", "%{text}", text=texts, marker=marker)
+    x_axis = axis("", tickmode="array", tickvals=[*range(len(titles))], ticktext=titles, tickangle=-40, automargin=True)
     return figure([trace], x_axis, names_axis(titles, 24), height=140 + 26 * len(titles))
 
 

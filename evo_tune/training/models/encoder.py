@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -260,15 +261,11 @@ class Quantiles(nn.Module):
 
     def learn(self, rows: Tensor) -> None:
         """Store the quantiles of training rows, (n, columns), ignoring NaN; a column without numbers is unchanged."""
-        places = torch.linspace(0.0, 1.0, self.values.shape[1], dtype=torch.float64)
-        for column, numbers in enumerate(rows.double().cpu().T):
-            present = numbers[~numbers.isnan()].sort().values
+        shares = np.linspace(0.0, 1.0, self.values.shape[1])
+        for column, numbers in enumerate(rows.double().cpu().numpy().T):
+            present = numbers[~np.isnan(numbers)]
             if len(present):
-                positions = places * (len(present) - 1)
-                low, high = present[positions.floor().long()], present[positions.ceil().long()]
-                self.values[column] = torch.maximum(low, low + (high - low) * (positions - positions.floor())).to(
-                    self.values
-                )
+                self.values[column] = torch.from_numpy(np.quantile(present, shares))
 
     def forward(self, rows: Tensor) -> Tensor:
         """Return rows, (batch, columns), without missing numbers, mapped to normal distributions."""

@@ -274,11 +274,9 @@ class Table:
             return []
         if not self.regression and (target[judged] != np.bincount(target[training]).argmax()).sum() < FEWEST_OTHERS:
             return []
-        numeric, categorical = self.columns.numeric, list(self.columns.categorical)
-        first_category = self.inputs.shape[1] - len(categorical)
-        places = dict(zip(categorical, range(first_category, self.inputs.shape[1]), strict=True))
-        places = dict(zip(numeric, range(len(numeric)), strict=True)) | places
-        return [name for name, place in places.items() if self._error_left(place) <= MOST_ERROR]
+        dates = [None] * (len(DATE_PARTS) * len(self.columns.dates))  # their numbers have no name
+        names = [*self.columns.numeric, *dates, *self.columns.categorical]
+        return [name for place, name in enumerate(names) if name is not None and self._error_left(place) <= MOST_ERROR]
 
     def _error_left(self, place: int) -> float:
         """Return the error of a prediction for the validation part from one input, as a share of that from none."""
