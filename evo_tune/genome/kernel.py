@@ -99,8 +99,6 @@ class FeatureLayout:
         """
         features = encode_features(units, self.category_counts)
         conditional = self.space.conditional
-        if not conditional.any():
-            return features
         absent_values = np.where(self.category_counts > 0, self.category_counts, ABSENT)
         return np.where(conditional & ~self.space.active(units), absent_values, features)
 

@@ -91,15 +91,15 @@ class GaussianProcess:
             precise: Whether scores may have no noise at all. Then features matter about alike while points are few,
                 and the scale is fitted too; otherwise it is 1.
         """
-        age_differences = None if ages is None else np.abs(ages[:, None] - ages[None, :])
+        ages = np.zeros(len(points)) if ages is None else ages
+        age_differences = np.abs(ages[:, None] - ages[None, :])
         features = len(kinds)
-        # Logarithms of relevances (-2 log length), then of the noise, then of the drift if there is one.
+        # Logarithms of relevances (-2 log length), then of the noise, then of the drift.
         relevance_median = -2.0 * math.log(kernels.LENGTH_MEDIAN * math.sqrt(features))
-        medians = np.append(np.full(features, relevance_median), math.log(NOISE_MEDIAN))
+        medians = np.append(np.full(features, relevance_median), [math.log(NOISE_MEDIAN), math.log(DRIFT_MEDIAN)])
         noise_deviation = PRECISE_NOISE_LOG_DEVIATION if precise else NOISE_LOG_DEVIATION
-        deviations = np.append(np.full(features, 2.0 * kernels.LENGTH_LOG_DEVIATION), noise_deviation)
-        if ages is not None:
-            medians, deviations = np.append(medians, math.log(DRIFT_MEDIAN)), np.append(deviations, DRIFT_LOG_DEVIATION)
+        length_deviations = np.full(features, 2.0 * kernels.LENGTH_LOG_DEVIATION)
+        deviations = np.append(length_deviations, [noise_deviation, DRIFT_LOG_DEVIATION])
         reach = 3.0 * deviations
         if precise:
             evidence = min(1.0, len(points) / (POINTS_PER_FEATURE * features))
@@ -110,15 +110,11 @@ class GaussianProcess:
             return likelihood_gradient(points, kinds, scores, logs, age_differences, precise)
 
         logs = kernels.find_posterior_mode(gradient, medians, deviations, reach)
-        relevance, noise = np.exp(logs[:features]), math.exp(logs[features])
-        kernel = kernels.covariance(relevance, points, points, kinds)
-        drift = 0.0 if ages is None else math.exp(logs[-1])
-        if age_differences is not None:
-            kernel *= np.exp(-drift * age_differences)
+        relevance, noise, drift = np.exp(logs[:features]), math.exp(logs[features]), math.exp(logs[-1])
+        kernel = kernels.covariance(relevance, points, points, kinds) * np.exp(-drift * age_differences)
         whitening = kernels.inverse_cholesky_factor(kernel + noise * np.eye(len(kernel)))
         weights = whitening.T @ (whitening @ scores)
         scale = _scale(scores, weights) if precise else 1.0
-        ages = np.zeros(len(points)) if ages is None else ages
         return cls(points, kinds, relevance, whitening, weights, scale * noise, scale, ages, drift)
 
     def with_pending(self, pending: np.ndarray) -> GaussianProcess:
@@ -222,19 +218,18 @@ def likelihood_gradient(
     kinds: np.ndarray,
     scores: np.ndarray,
     logs: np.ndarray,
-    age_differences: np.ndarray | None = None,
+    age_differences: np.ndarray,
     precise: bool = False,
 ) -> np.ndarray:
-    """Return the gradient of the log likelihood by log relevances, log noise and, if any, log drift, shape (logs,).
+    """Return the gradient of the log likelihood by log relevances, log noise and log drift, shape (logs,).
 
     Rasmussen & Williams, equation 5.9. For a precise process, noise is relative to the scale, which has its most
     probable value, so the likelihood does not change with it.
     """
     relevance, noise = np.exp(logs[: len(kinds)]), math.exp(logs[len(kinds)])
     kernel, slope = kernels.matern(kernels.square_distances(relevance, points, points, kinds))
-    if age_differences is not None:
-        correlation = np.exp(-math.exp(logs[-1]) * age_differences)
-        kernel, slope = kernel * correlation, slope * correlation
+    correlation = np.exp(-math.exp(logs[-1]) * age_differences)
+    kernel, slope = kernel * correlation, slope * correlation
     whitening = kernels.inverse_cholesky_factor(kernel + noise * np.eye(len(kernel)))
     weights = whitening.T @ (whitening @ scores)
     scale = _scale(scores, weights) if precise else 1.0
@@ -242,8 +237,6 @@ def likelihood_gradient(
     by_covariance = np.outer(weights, weights) / scale - kernels.matrix_product(whitening.T, whitening)
     by_relevance = relevance * kernels.gradient_by_relevance(by_covariance * slope, points, points, kinds)
     gradient = 0.5 * np.append(by_relevance, noise * np.trace(by_covariance))
-    if age_differences is None:
-        return gradient
     return np.append(gradient, -0.5 * math.exp(logs[-1]) * (by_covariance * kernel * age_differences).sum())
 
 

@@ -148,8 +148,6 @@ class GenomeTable:
     violation: GrowingArray = field(default_factory=lambda: GrowingArray(0.0))
     first_ids: GrowingArray = field(default_factory=lambda: GrowingArray(0.0))
     _losses: dict[float, GrowingArray] = field(default_factory=dict)
-    # Losses and their ranks, by objective and `constrained`.
-    _ranks: dict[tuple[int, bool], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def update(self, genome: GenomeTrials) -> None:
         """Update the row of a genome from all of its results."""
@@ -193,10 +191,7 @@ class GenomeTable:
         ranked[infeasible] = (len(feasible) + ranks(violation[infeasible]))[:, None]
         if len(feasible):
             losses = np.stack([self.losses(count, rung)[feasible, objective] for rung in rungs], axis=1)
-            cached = self._ranks.get((objective, constrained))
-            if cached is None or not np.array_equal(cached[0], losses, equal_nan=True):
-                cached = self._ranks[objective, constrained] = losses, np.stack(list(ranks_by_rung(losses.T)), axis=1)
-            ranked[feasible] = cached[1]
+            ranked[feasible] = np.stack(list(ranks_by_rung(losses.T)), axis=1)
         return ranked
 
 

@@ -82,8 +82,6 @@ class StrategySampler(BaseSampler):
         self._priors = dict(priors or {})
         # Saves the constraints of a trial as Optuna's samplers do; only they have a public way to it.
         self._constraint_saver = constraints_func and NSGAIISampler(constraints_func=constraints_func)
-        # Finished trials as trials of a space, by number, with the study, the space and the distributions.
-        self._converted: tuple[Any, dict[int, ExternalTrial]] = None, {}
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return each parameter of the study that a gene can represent, with the widest range that it ever had."""
@@ -114,15 +112,7 @@ class StrategySampler(BaseSampler):
         """Return the parameters of the next proposal, which the trial now has as an attribute."""
         trials = self._trials(study, trial)
         space = self._space(distributions, trials)
-        key = study.study_name, space, dict(distributions)
-        cache = self._converted  # another thread may replace it
-        if cache[0] != key:
-            cache = self._converted = key, {}
-        converted, external_trials = cache[1], []
-        for earlier in trials:
-            external_trials.append(converted.get(earlier.number) or _external_trial(earlier, space, distributions))
-            if earlier.state.is_finished():
-                converted[earlier.number] = external_trials[-1]
+        external_trials = [_external_trial(earlier, space, distributions) for earlier in trials]
         directions = ["min" if direction == StudyDirection.MINIMIZE else "max" for direction in study.directions]
         rng = np.random.default_rng([self._seed, 0, trial.number])
         proposal = propose_external(self._strategy, space, directions, external_trials, rng)

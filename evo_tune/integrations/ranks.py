@@ -18,7 +18,6 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from evo_tune.errors import PluginError
 from evo_tune.genome.values import Value
 from evo_tune.plugins.context import Context, Pruned
 from evo_tune.plugins.ranks import Group, function_reference, launch, load_function
@@ -51,16 +50,12 @@ def on_ranks(
     """
     if ranks == 1:
         return function(genome, context, **options)
-    reference = function_reference(function)
-    if reference is None:
-        name = getattr(function, "__qualname__", repr(function))
-        raise PluginError(f"on_ranks({name}): expected a function at the top level of a file, to be found there again")
     fields = {name: getattr(context, name) for name in ("threads", "seed", "budget", "test")}
     folders = {"folder": context.folder, "resume_folder": context.resume_folder}
     fields |= {name: None if path is None else str(path) for name, path in folders.items()}
     return launch(
         in_rank,
-        {"reference": reference, "genome": dict(genome), "fields": fields, "options": options},
+        {"reference": function_reference(function), "genome": dict(genome), "fields": fields, "options": options},
         ranks=ranks,
         device=context.device.partition(":")[0],
         threads=context.threads,

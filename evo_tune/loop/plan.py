@@ -336,7 +336,7 @@ def _draft(checked: _CheckedRequest, evaluator: BoundEvaluator, settings: RunSet
     requested, evaluator = evaluator, evaluator.for_run(len(settings.rungs) > 1)
     own_space = evaluator.space
     given_genes = genes_with_defaults(request.genes, own_space, evaluator.gene_options, evaluator.options)
-    space = evaluator.space_with(request.genes, given_genes)
+    space = own_space.including(request.genes).with_genes(given_genes, optional={})
     check_repair(space)
     check_ends(evaluator, space, request.genes)
     estimates = evaluator.estimate(space.default())  # an error here would fail every trial

@@ -34,9 +34,6 @@ NOISE = 0.1
 # Standard deviation of the prior of a cost's logarithm: with a usual cost, and without.
 KNOWN, UNKNOWN = 0.5, 2.0
 
-# Maximum number of Gauss-Newton iterations; some ten are enough.
-ITERATIONS = 100
-
 # Smallest cost of a unit of work in seconds, so that the number of steps stays finite.
 LEAST_COST = 1e-30
 
@@ -154,7 +151,7 @@ class Cost(msgspec.Struct, frozen=True, rename={"unit_costs": "each"}):
 
 
 def fit_costs(work: Array, seconds: Array, usual: Array, spread: Array) -> Array:
-    """Return costs of work, above 0, by Gauss-Newton in their logarithms.
+    """Return costs of work, above 0, by least squares in their logarithms.
 
     Args:
         work: Amount of each kind of work in each measurement, (measurements, kinds).
@@ -165,18 +162,13 @@ def fit_costs(work: Array, seconds: Array, usual: Array, spread: Array) -> Array
     Returns:
         Seconds of a unit of each kind, (kinds,).
     """
+    from scipy.optimize import least_squares  # takes a tenth of a second, needed only where costs are measured
+
     seconds = np.maximum(seconds, 1e-9)
     prior = np.log(usual) + np.median(np.log(seconds / (work @ usual)))
-    logs, weight = prior.copy(), (NOISE / spread) ** 2
-    for _ in range(ITERATIONS):
-        parts = work * np.exp(logs)
-        total = parts.sum(axis=1)
-        slopes = parts / total[:, None]
-        residuals = np.log(seconds / total)
-        curvature = slopes.T @ slopes + np.diag(weight)
-        change = np.linalg.solve(curvature, slopes.T @ residuals + weight * (prior - logs))
-        logs += np.clip(change, -1.0, 1.0)
-        if np.abs(change).max() < 1e-9:
-            break
-    costs: Array = np.exp(logs)
+
+    def errors(logs: Array) -> Array:
+        return np.append(np.log(work @ np.exp(logs) / seconds), NOISE / spread * (logs - prior))
+
+    costs: Array = np.exp(least_squares(errors, prior).x)
     return costs

@@ -182,7 +182,7 @@ class BoundEvaluator:
     """An evaluator with checked options.
 
     A process binds an evaluator once. `for_run` and `with_options` return a changed copy: they do not parse the options
-    again. Each object calls SPACE at most once, on the first use of `space`, `gene_options` or `space_with`.
+    again. Each object calls SPACE at most once, on the first use of `space` or `gene_options`.
 
     Args:
         plugin: The evaluator.
@@ -233,18 +233,6 @@ class BoundEvaluator:
             PluginError: SPACE is neither a SearchSpace nor a function that returns one.
         """
         return self._file_space.with_genes({}, optional=self.optional_genes)
-
-    def space_with(self, genes: Mapping[str, Gene | None], replaced: Mapping[str, Gene]) -> SearchSpace:
-        """Return the space of a run: the file's genes, the optional ones that a user named, and the user's own.
-
-        This is `space.including(genes)` with `replaced` in it, built at once and without optional genes.
-
-        Args:
-            genes: Names of optional genes to switch on; other names are ignored, and so are the values.
-            replaced: Genes that replace those of the same name or are added.
-        """
-        chosen = {name: gene for name, gene in self.optional_genes.items() if name in genes}
-        return self._file_space.with_genes({**chosen, **replaced}, optional={})
 
     @cached_property
     def optional_genes(self) -> dict[str, Gene]:

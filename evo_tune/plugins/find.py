@@ -290,11 +290,6 @@ def execute_file(name: str, path: Path, content: bytes) -> ModuleType:
     return module
 
 
-def render(name: str) -> str:
-    """Return the text of a new evaluator, given its name, as `write` accepts it."""
-    return TEMPLATE.read_text(encoding="utf-8").replace("NAME", name)
-
-
 def write(name: str, folder: Path) -> Path:
     """Write a new evaluator and return its file, FOLDER/NAME.py; the folder is made if it does not exist.
 
@@ -315,7 +310,7 @@ def write(name: str, folder: Path) -> Path:
     with explain_error(UsageError, f"cannot write {path}", "choose a folder that can be written"):
         folder.mkdir(parents=True, exist_ok=True)
         with open(path, "x", encoding="utf-8") as file:
-            file.write(render(name))
+            file.write(TEMPLATE.read_text(encoding="utf-8").replace("NAME", name))
     return path
 
 

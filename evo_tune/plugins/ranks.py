@@ -25,7 +25,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from evo_tune.errors import EvoTuneError, RecipeError, RunError, is_out_of_memory
+from evo_tune.errors import EvoTuneError, PluginError, RecipeError, RunError, is_out_of_memory
 from evo_tune.options.declare import check_integer, check_name, check_number
 from evo_tune.plugins.find import execute_file
 
@@ -205,17 +205,15 @@ def launch(
         parts: See `Group`.
 
     Raises:
-        RecipeError: More ranks than GPUs, or a function that cannot be found by its file and name.
+        PluginError: The function is not at the top level of a file.
+        RecipeError: More ranks than GPUs.
         RankFailed: A rank raised an error or died.
     """
     check_ranks(ranks, device)
     check_integer("threads", threads, 1)
-    reference = function_reference(function)
-    if reference is None:
-        raise RecipeError("function", getattr(function, "__qualname__", repr(function)), "a function of a file")
     with tempfile.TemporaryDirectory(prefix="evo-tune-ranks-") as folder:
         order = {
-            "function": reference,
+            "function": function_reference(function),
             "group": {"module": group.__module__, "name": group.__name__},
             "arguments": dict(arguments),
             "device": device,
@@ -249,11 +247,16 @@ def launch(
                     process.stdin.close()
 
 
-def function_reference(function: Callable[..., Any]) -> dict[str, str] | None:
-    """Return file and name of a function, for `load_function`; None unless it is at the top level of a file."""
+def function_reference(function: Callable[..., Any]) -> dict[str, str]:
+    """Return file and name of a function, for `load_function`.
+
+    Raises:
+        PluginError: It is not at the top level of a file.
+    """
     code = getattr(function, "__code__", None)
     if code is None or function.__qualname__ != function.__name__:
-        return None
+        name = getattr(function, "__qualname__", repr(function))
+        raise PluginError(f"{name}: expected a function at the top level of a file, to be found there again")
     return {"file": os.path.abspath(code.co_filename), "name": function.__name__}
 
 

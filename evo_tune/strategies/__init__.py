@@ -12,7 +12,7 @@ import numpy as np
 
 from evo_tune.genome.history import History
 from evo_tune.genome.space import SearchSpace
-from evo_tune.genome.trial import Proposal, Trial
+from evo_tune.genome.trial import Proposal
 from evo_tune.genome.values import Genome, genome_key
 
 __all__ = ["fold_seed", "fresh", "spread", "unseen"]
@@ -79,11 +79,14 @@ def unseen(history: History, rng: np.random.Generator) -> Proposal | None:
     proposal = _first_new(history, rng, history.space.sample, DRAWS)
     if proposal is not None:
         return proposal
-    genomes = history.fold(f"{__name__}.Remaining", lambda: Remaining(history.space), Remaining.without).genomes
-    start = int(rng.integers(len(genomes))) if genomes else 0
-    in_turn = (genomes[(start + offset) % len(genomes)] for offset in range(len(genomes)))
-    # Some are those of pending trials.
-    return next((Proposal(genome, "enumeration") for genome in in_turn if not history.seen(genome)), None)
+    genomes = history.fold(f"{__name__}.grid", lambda: distinct_genomes(history.space), lambda genomes, trial: genomes)
+    remaining = [genome for genome in genomes if not history.seen(genome)]  # those of pending trials are seen
+    return Proposal(remaining[int(rng.integers(len(remaining)))], "enumeration") if remaining else None
+
+
+def distinct_genomes(space: SearchSpace) -> list[Genome]:
+    """Return the genomes of a finite space, each once."""
+    return list({genome_key(genome): genome for genome in space.grid()}.values())
 
 
 def _first_new(
@@ -92,31 +95,6 @@ def _first_new(
     """Return the first new genome of `draws` random ones; None if none is new."""
     samples = (sample(rng) for _ in range(draws))
     return next((Proposal(genome, "random") for genome in samples if not history.seen(genome)), None)
-
-
-class Remaining:
-    """Distinct genomes of a finite space without a completed trial; the state of a fold.
-
-    Args:
-        space: Search space; each of its cells is repaired once.
-    """
-
-    def __init__(self, space: SearchSpace) -> None:
-        distinct = {genome_key(genome): genome for genome in space.grid()}
-        self.genomes: list[Genome] = list(distinct.values())
-        self._places = {key: place for place, key in enumerate(distinct)}
-
-    def without(self, trial: Trial) -> Remaining:
-        """Remove the genome of a trial; the last genome moves to its index."""
-        candidate = trial.candidate
-        full = candidate.budget == 1.0 and candidate.extra_seed == 0
-        place = self._places.pop(genome_key(candidate.genome), None) if full else None
-        if place is not None:
-            last = self.genomes.pop()
-            if place < len(self.genomes):
-                self.genomes[place] = last
-                self._places[genome_key(last)] = place
-        return self
 
 
 def fold_seed(ids: Iterable[int]) -> int:

@@ -122,50 +122,18 @@ def select_by_crowding(pool: Sequence[Individual], size: int) -> list[Individual
 def best_by_crowding(history: History, size: int) -> dict[int, Individual]:
     """Return the `size` individuals that NSGA-II keeps of all completed trials, by their index in `ranking`.
 
-    The result equals that of `select_by_crowding`, with its order and crowding distances. DEAP itself takes quadratic
-    time in the number of trials.
-    """
-    ranking, survivors = history.ranking, dict[int, Individual]()
-    fronts = _fronts(history.ranked_losses(), size) if len(ranking) else []
-    for front in fronts:
-        pool = {row: Individual.of(ranking[row], history) for row in front}
-        deap_emo.assignCrowdingDist(list(pool.values()))
-        if front is fronts[-1]:
-            by_crowding = sorted(pool.items(), key=lambda item: item[1].fitness.crowding_dist, reverse=True)
-            pool = dict(by_crowding[: size - len(survivors)])
-        survivors |= pool
-    return survivors
-
-
-def _fronts(losses: np.ndarray, size: int) -> list[list[int]]:
-    """Return the rows of the first fronts with at least `size` points in total, in DEAP's order.
-
-    Within a front, points are sorted by the last point of the previous front that dominates them, then by age, with
-    equal points together.
-
-    Args:
-        losses: Losses. Shape (points, objectives).
-        size: Number of points.
+    The result equals that of `select_by_crowding`, with its order and crowding distances. DEAP sees only the trials of
+    the first fronts, because it takes quadratic time in their number.
     """
     import moocore  # takes a quarter of a second, needed for several objectives only
 
-    numbers = moocore.pareto_rank(losses)
-    fronts: list[list[int]] = []
-    previous: np.ndarray | None = None
-    for number in np.unique(numbers):
-        if sum(map(len, fronts)) >= size:
-            break
-        rows_by_point: dict[tuple[float, ...], list[int]] = {}
-        for row in np.flatnonzero(numbers == number).tolist():
-            rows_by_point.setdefault(tuple((SHRINK * losses[row]).tolist()), []).append(row)
-        points, order = np.array(list(rows_by_point)), np.arange(len(rows_by_point))
-        if previous is not None:
-            dominates = np.all(previous[:, None] <= points, axis=2) & np.any(previous[:, None] < points, axis=2)
-            order = np.lexsort((order, len(previous) - np.argmax(dominates[::-1], axis=0)))
-        groups = list(rows_by_point.values())
-        fronts.append([row for index in order.tolist() for row in groups[index]])
-        previous = points[order]
-    return fronts
+    if not len(history.ranking):
+        return {}
+    fronts = moocore.pareto_rank(history.ranked_losses())
+    rows = np.flatnonzero(fronts <= np.sort(fronts)[:size][-1]).tolist()
+    pool = [Individual.of(history.ranking[row], history) for row in rows]
+    row_by_id = {individual.id: row for individual, row in zip(pool, rows, strict=True)}
+    return {row_by_id[individual.id]: individual for individual in deap_emo.selNSGA2(pool, size)}
 
 
 def select_by_reference(pool: Sequence[Individual], size: int) -> list[Individual]:

@@ -6,15 +6,15 @@ between two proposals.
 Source: Bergstra, Yamins & Cox, Making a science of model search (ICML 2013).
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from evo_tune.genome.genes import Choice, Float, Gene, Int
+from evo_tune.genome.genes import Float, Gene, centre
 from evo_tune.genome.history import History
+from evo_tune.genome.space import has_order
 from evo_tune.genome.trial import Proposal
 from evo_tune.genome.values import Genome, Value
 from evo_tune.options.declare import option
@@ -56,46 +56,36 @@ class Hyperopt(Strategy):
         domain = Domain(lambda point: 0.0, {name: _parameter(name, gene) for name, gene in genes.items()})
         for _ in range(ATTEMPTS):
             seed, next_ids = int(rng.integers(2**31)), [history.proposed_count]
-            with np.errstate(all="ignore"):  # a range of 1e300 overflows in it
-                suggestions = tpe.suggest(next_ids, domain, trials, seed, n_startup_jobs=self.first, verbose=False)
+            suggestions = tpe.suggest(next_ids, domain, trials, seed, n_startup_jobs=self.first, verbose=False)
             point = suggestions[0]["misc"]["vals"]
             genome = {name: _from_parameter(gene, point[name][0]) for name, gene in genes.items()}
             yield Proposal(history.space.check(genome, fill_defaults=True), "tpe")
 
 
+def _is_continuous(gene: Gene) -> bool:
+    """Return whether Hyperopt gets the unit coordinate of a gene; else it gets the index of the value."""
+    return isinstance(gene, Float) or getattr(gene, "log", False)
+
+
 def _parameter(name: str, gene: Gene) -> Any:
-    """Return a gene as a Hyperopt parameter; its logarithmic priors take logarithms as bounds."""
+    """Return a gene as a Hyperopt parameter."""
     from hyperopt import hp
 
-    if isinstance(gene, Float):
-        if gene.log:
-            return hp.loguniform(name, math.log(gene.low), math.log(gene.high))
-        return hp.uniform(name, gene.low, gene.high)
-    if isinstance(gene, Int) and gene.log:
-        return hp.qloguniform(name, math.log(gene.low - 0.5), math.log(gene.high + 0.5), 1)
-    if isinstance(gene, Choice) and not gene.ordered:
-        return hp.choice(name, list(range(gene.size)))
-    return hp.uniformint(name, 0, int(gene.size) - 1)  # of an Int its steps, so that each is as likely as the others
+    if _is_continuous(gene):
+        return hp.uniform(name, 0.0, 1.0)
+    if has_order(gene):
+        return hp.uniformint(name, 0, int(gene.size) - 1)
+    return hp.choice(name, list(range(int(gene.size))))
 
 
 def _from_parameter(gene: Gene, number: float) -> Value:
     """Return a gene's value for a number that Hyperopt suggests."""
-    if isinstance(gene, Choice):
-        return gene.values[int(number)]
-    if isinstance(gene, Int):
-        value = int(number) if gene.log else gene.low + gene.step * int(number)
-        return min(max(value, gene.low), gene.high)
-    assert isinstance(gene, Float)
-    return gene.check(min(max(float(number), gene.low), gene.high))  # exp(log(low)) may be just below low
+    return gene.decode(number if _is_continuous(gene) else centre(int(number), int(gene.size)))
 
 
 def _to_parameter(gene: Gene, value: Value) -> float:
     """Return a gene's value as Hyperopt's number, the inverse of `_from_parameter`."""
-    if isinstance(gene, Choice):
-        return int(gene.encode(value) * gene.size)
-    if isinstance(gene, Int) and not gene.log:
-        return (int(value) - gene.low) // gene.step
-    return float(value)
+    return gene.encode(value) if _is_continuous(gene) else int(gene.encode(value) * gene.size)
 
 
 def _document(id: int, genome: Genome, result: dict[str, Any], genes: Mapping[str, Gene]) -> dict[str, Any]:

@@ -174,11 +174,11 @@ def test_single_options_change_without_another_bind(settling: Evaluator, monkeyp
 def test_a_run_has_the_genes_that_are_on(settling: Evaluator) -> None:
     bound = settling.bind({"kind": "whole"})
     half = Float(0.0, 0.5)
-    space = bound.space_with({"x": half, "kind": None}, {"x": half})
+    space = bound.space.including(["x", "kind"]).with_genes({"x": half}, optional={})
     assert (list(space.genes), space.optional) == (["x", "kind"], {})
     assert space.genes["x"] == half
     assert space.default()["kind"] == "whole"
-    assert list(bound.space_with({}, {}).genes) == ["x"]
+    assert list(bound.space.genes) == ["x"]
 
 
 def test_what_is_wrong_with_settling_names_file_and_line(settling: Evaluator) -> None:

@@ -10,7 +10,7 @@ from evo_tune import Context, Search
 from evo_tune.cli.commands.new import command as new_command
 from evo_tune.errors import UsageError
 from evo_tune.plugins.evaluator import Evaluator
-from evo_tune.plugins.find import find_evaluator, render, write
+from evo_tune.plugins.find import find_evaluator, write
 
 
 @pytest.fixture
@@ -143,8 +143,8 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         write("mine", tmp_path / "evaluators" / "deeper")
 
 
-def test_it_is_rendered_with_its_name_and_short_lines() -> None:
-    text = render("my_task")
+def test_it_has_its_name_and_short_lines(tmp_path: Path) -> None:
+    text = write("my_task", tmp_path).read_text(encoding="utf-8")
     assert "evo-tune run my_task" in text
     assert "NAME" not in text
     assert max(len(line) for line in text.splitlines()) <= 120

@@ -46,9 +46,9 @@ def test_hyperopt_gets_the_history(monkeypatch: pytest.MonkeyPatch) -> None:
         point = {name: values[0] for name, values in doc["misc"]["vals"].items()}
         genome = candidate.genome
         assert point == {
-            "x": genome["x"],
+            "x": space.genes["x"].encode(genome["x"]),
             "n": int(genome["n"]) // 16 - 1,
-            "log": genome["log"],
+            "log": space.genes["log"].encode(genome["log"]),
             "kind": ["a", True, 1].index(genome["kind"]) if genome["kind"] == "a" else 1 + (genome["kind"] is not True),
         }
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from evo_tune.errors import RecipeError
+from evo_tune.errors import PluginError, RecipeError
 from evo_tune.training import RankFailed, Ranks, launch
 
 ROOT = Path(__file__).parents[3]
@@ -140,7 +140,7 @@ def test_what_cannot_be_launched_is_refused_at_once() -> None:
             launch(add_up, {}, ranks=ranks)  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="threads"):
         launch(add_up, {}, ranks=2, threads=0)
-    with pytest.raises(RecipeError, match="function"):
+    with pytest.raises(PluginError, match="function"):
         launch(lambda ranks, tell: None, {}, ranks=2)
     if not torch.cuda.is_available():
         with pytest.raises(RecipeError, match="at most 0, the number of GPUs"):
