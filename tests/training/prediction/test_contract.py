@@ -52,7 +52,9 @@ def test_held_out_rows_get_the_metrics_of_the_training_to_the_last_digit(
     known = {"loss": "val_loss", "bpb": "val_bpb"}
     names = {name: f"test_{name}" if test else known.get(name, name) for name in done["metrics"]}
     assert {"loss"} < names.keys()
-    assert done["metrics"] == {name: reported[other] for name, other in names.items()}
+    expected = {name: reported[other] for name, other in names.items()}
+    # Before version 3, pandas reads the last digit of a number in a CSV file otherwise than Python.
+    assert done["metrics"] == (expected if pd.__version__ >= "3" else pytest.approx(expected, rel=1e-12))
     assert done["remarks"] in ([], ["only a part of the text was scored, as in training"])
     assert len(pd.read_csv(written)) == done["rows"]
 

@@ -142,9 +142,9 @@ def _parse(texts: pd.Series[Any], name: str, day_first: bool | None) -> tuple[pd
                 problem = problem or str(error).lower()
             if readings and not ambiguous:
                 break
-        if readings:
-            return min(readings, key=lambda reading: _unevenness(reading[0]))
         offsets = texts.str.extract(OFFSET)[1]
+        if readings and offsets.isna().nunique() < 2:  # pandas 2 reads times with and without a zone as one kind
+            return min(readings, key=lambda reading: _unevenness(reading[0]))
         if offsets.notna().all() and offsets.nunique() > 1:  # those of a place with summer time
             local, order = _parse(texts.str.replace(OFFSET, r"\1", regex=True), name, day_first)
             are_dates = (local == local.dt.normalize()).all()
