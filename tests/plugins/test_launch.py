@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import math
 
 import pytest
 
@@ -36,7 +35,7 @@ def test_constants_are_replaced_by_their_like() -> None:
         ("'x'", "x"),
         ("1 / 0", UNKNOWN),
         ("10**9", UNKNOWN),
-        ("1e999", math.inf),
+        ("1e999", UNKNOWN),
         ("[1, 2]", UNKNOWN),
         ("().__class__.__name__", UNKNOWN),
         ("print(1)", UNKNOWN),

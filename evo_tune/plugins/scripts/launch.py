@@ -8,6 +8,7 @@ values.
 
 import ast
 import contextlib
+import math
 import os
 import re
 import sys
@@ -17,6 +18,9 @@ from typing import Any
 from evo_tune.errors import UsageError
 
 CONSTANT = re.compile(r"[A-Za-z_][\w.]*=")
+
+# Maximum characters and largest whole number of a constant that can be replaced.
+LONGEST, WHOLE = 200, 2**53
 
 # Nodes of an expression of numbers, beside the numbers.
 ARITHMETIC = (ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div)
@@ -89,11 +93,24 @@ def _replace(node: ast.stmt, prefix: str, values: dict[str, str], unused: dict[s
 
 def value_of(node: ast.expr | None) -> Any:
     """Return the value of a plain expression: a bool, a text, or numbers with +, -, * and /; else UNKNOWN."""
-    if node is not None and all(isinstance(part, (*ARITHMETIC, ast.Constant)) for part in ast.walk(node)):
-        with contextlib.suppress(ArithmeticError, RecursionError, TypeError):
+    parts = [] if node is None else list(ast.walk(node))
+    constants = [part.value for part in parts if isinstance(part, ast.Constant)]
+    others = [part for part in parts if not isinstance(part, (*ARITHMETIC, ast.Constant))]
+    value = UNKNOWN
+    if isinstance(node, ast.Constant):
+        value = node.value
+    elif node is not None and not others and all(type(number) in (int, float) for number in constants):
+        with contextlib.suppress(ZeroDivisionError, OverflowError, RecursionError):
             value = eval(compile(ast.Expression(node), "constant", "eval"))
-            return value if isinstance(value, bool | int | float | str) else UNKNOWN
-    return UNKNOWN
+    return value if _is_plain(value) else UNKNOWN
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, str):
+        return len(value) <= LONGEST
+    if type(value) is float:
+        return math.isfinite(value)
+    return type(value) is bool or (type(value) is int and abs(value) <= WHOLE)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,11 @@ from evo_tune.training.recipe.data.series import SeriesData, SeriesFormat, find_
 
 DAYS = pd.date_range("2024-01-01", periods=40)
 
+# pandas 2 cannot read this date at all, so that no column holds times.
+NO_DATE = "'day': row 1 has '1500-01-01': expected dates from 1678 to 2261"
+if pd.__version__ < "3":
+    NO_DATE = "no column holds times"
+
 
 @pytest.fixture
 def wide() -> pd.DataFrame:
@@ -85,11 +90,7 @@ def test_tables_that_cannot_be_used_are_refused_in_one_line(wide: pd.DataFrame) 
     cases: list[tuple[pd.DataFrame, dict[str, Any], str]] = [
         (wide[["north", "south"]], {}, "no column holds times, of north, south: name it with -o time=COLUMN"),
         (wide.assign(also=wide["day"]), {}, r"2 columns hold times \(day, also\)"),
-        (  # the second is that of pandas 2
-            wide.assign(day="1500-01-01"),
-            {},
-            "'day': row 1 has '1500-01-01': expected dates from 1678 to 2261|no column holds times",
-        ),
+        (wide.assign(day="1500-01-01"), {}, NO_DATE),
         (
             wide.assign(day=["2024-01-01T00:00Z", "2024-01-02T00:00"] * 20),
             {},
