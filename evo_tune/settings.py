@@ -35,24 +35,19 @@ class _Training(Options):
         "arrival", help="Order in which the strategy sees results; proposal: the same run for any number of slots."
     )
     lag: int = option(
-        8,
-        bounds="[0, 1000000000]",
-        unit="trials",
-        help="With --order proposal: number of trials that may be proposed ahead of results.",
+        8, bounds="[0, 1000000000]", unit="trials", help="With --order proposal: trials proposed ahead of results."
     )
     fidelity: str = option(
         AUTO,
         unit="FRACTIONS",
-        help="Rungs, as shares of a full training, such as 1/9,1/3,1; the best are promoted; auto: if rungs pay.",
+        help="Rungs, as shares of a training: 1/9,1/3,1; the best are promoted; auto: if they pay.",
     )
     prune: bool = option(False, help="Stop a training whose learning curve is hopeless; begins after 5 full trainings.")
     widen: bool = option(
         True, help="Widen ranges of bundled evaluators, and those with `widest`, at whose end the best trials are."
     )
     for_scale: str = option(
-        "",
-        unit="DEPTHxWIDTH",
-        help="Search with smaller models for a larger one: 24x1024, or 24x1024x1e9 with its tokens.",
+        "", unit="DEPTHxWIDTH", help="Search with smaller models for a larger one: 24x1024, or 24x1024x1e9 with tokens."
     )
 
     def check(self) -> None:
@@ -142,9 +137,7 @@ class _Limits(Options):
     )
     retries: int = option(0, bounds="[0, 10000]", help="Number of retries after a worker crash.")
     give_up_after: int = option(
-        3,
-        bounds="[0, 10000]",
-        help="Stop if the first N trials fail with the same error, or a generation has no value; 0: never.",
+        3, bounds="[0, 10000]", help="Stop if the first N trials fail alike, or a generation has no value; 0: never."
     )
 
 
@@ -180,9 +173,7 @@ class _Comparison(Options):
     """Evaluation."""
 
     final_seeds: int = option(
-        0,
-        bounds="[0, 1000]",
-        help="Number of fresh seeds in the final comparison, which may use twice as many; 0: no comparison.",
+        0, bounds="[0, 1000]", help="Fresh seeds in the final comparison, which may use twice as many; 0: none."
     )
     baseline: bool = option(True, help="Train the evaluator's baseline once, and compare the best trial with it.")
     finalists: int = option(1, bounds="[1, 1000]", help="Number of finalists of the final comparison.")

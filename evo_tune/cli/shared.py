@@ -68,12 +68,7 @@ def complete_runs(ctx: click.Context, param: click.Parameter, incomplete: str) -
 run_argument = click.argument("run", required=False, shell_complete=complete_runs)
 
 store_option = click.option(
-    "--store",
-    default=STORE,
-    show_default=True,
-    metavar="DIR",
-    type=click.Path(file_okay=False),
-    help="Folder of the saved runs.",
+    "--store", default=STORE, show_default=True, metavar="DIR", type=click.Path(file_okay=False), help="Folder of runs."
 )
 
 evaluator_option = click.option("--evaluator", metavar="PATH", help="New path of the evaluator, if it has moved.")
@@ -100,9 +95,7 @@ per_device_option = click.option(
 )
 
 trust_option = click.option(
-    "--trust",
-    is_flag=True,
-    help="Trust RUN, which others may have written: execute the code and read the paths that it names.",
+    "--trust", is_flag=True, help="Trust RUN, which others may have written: run its code and read the paths it names."
 )
 
 

@@ -20,11 +20,7 @@ from evo_tune.cli.help import cli_command
     "wandb: a folder of offline runs.",
 )
 @click.option(
-    "-o",
-    "--output",
-    metavar="PATH",
-    type=click.Path(),
-    help="File or folder to write.  [default: RUN-optuna.log, RUN-tensorboard, …]",
+    "-o", "--output", metavar="PATH", type=click.Path(), help="File or folder to write.  [default: RUN-optuna.log, …]"
 )
 @shared.store_option
 def command(run: str | None, tool: str, output: str | None, store: str, output_format: str) -> None:

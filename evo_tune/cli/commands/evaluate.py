@@ -15,11 +15,7 @@ from evo_tune.errors import OptionError
 @shared.evaluator_options_option
 @click.option("--seed", type=shared.NOT_NEGATIVE, default=0, show_default=True, help="Seed of the training.")
 @click.option(
-    "--budget",
-    type=click.FloatRange(min=0, max=1, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Share of a full training.",
+    "--budget", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True, help="Share of a training."
 )
 @click.option("--devices", metavar="LIST", help="Device to use: 'cpu', or a GPU by number.")
 @click.option("--threads", type=shared.COUNT, help="CPU threads.  [default: 1]")

@@ -17,11 +17,7 @@ from evo_tune.cli.help import cli_command
 @shared.evaluator_option
 @click.option("--strategy", metavar="PATH", help="New path of the strategy's file, if it has moved.")
 @click.option(
-    "--gene",
-    "genes",
-    multiple=True,
-    metavar="NAME=GENE",
-    help="Wider range of a gene for later trials: lr=log(1e-5,1e0).",
+    "--gene", "genes", multiple=True, metavar="NAME=GENE", help="Wider range of a gene for new trials: lr=log(1e-5,1)."
 )
 @shared.trust_option
 def command(run: str | None, output: shared.OutputFlags, genes: tuple[str, ...], **flags: Any) -> int:

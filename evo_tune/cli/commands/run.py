@@ -27,12 +27,7 @@ if TYPE_CHECKING:
 )
 @click.argument("evaluator", default="language_model", type=click.Path())
 @shared.evaluator_options_option
-@click.option(
-    "--strategy",
-    metavar="NAME|FILE",
-    type=click.Path(),
-    help="Strategy by name or path.  [default: saea]",
-)
+@click.option("--strategy", metavar="NAME|FILE", type=click.Path(), help="Strategy by name or path.  [default: saea]")
 @shared.pairs_option("-s", "--strategy-option", metavar="NAME=VALUE", help="Strategy's option; repeatable.")
 @click.option("--ladder", metavar="SIZES", help="Sizes (depth x width) to try while larger ones are better: 2x64,4x96.")
 @shared.pairs_option(

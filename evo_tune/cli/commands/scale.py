@@ -67,9 +67,7 @@ def parse_count(text: str) -> int:
     "than the search did]",
 )
 @click.option(
-    "--emit",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File to write with the recipe as flags, for `evo-tune run --config`.",
+    "--emit", type=click.Path(dir_okay=False, path_type=Path), help="File to write, for `evo-tune run --config`."
 )
 @shared.store_option
 @shared.evaluator_option

@@ -36,9 +36,7 @@ class SplitOptions(Options):
     """Split of rows."""
 
     split_by: str = option(
-        "",
-        gene=None,
-        help="Column that divides the rows: at two times if it has dates, else each of its values is in one part",
+        "", gene=None, help="Column to split rows by: at two times if it has dates, else each value is in one part"
     )
 
 

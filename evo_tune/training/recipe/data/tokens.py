@@ -80,10 +80,7 @@ class BPE:
         tokenizer = library.Tokenizer(library.models.BPE())
         tokenizer.pre_tokenizer = library.pre_tokenizers.Split(library.Regex(_WORDS), "isolated")
         trainer = library.trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            min_frequency=2,
-            initial_alphabet=[chr(byte) for byte in range(256)],
-            show_progress=False,
+            vocab_size=vocab_size, min_frequency=2, initial_alphabet=list(map(chr, range(256))), show_progress=False
         )
         tokenizer.train_from_iterator((str(text[start:end], "latin-1") for start, end in pieces_of(text)), trainer)
         return cls(tokenizer.to_str(), vocab_size)

@@ -260,10 +260,7 @@ class AttentionWindowOptions(Options):
     """Attention windows."""
 
     window: int | None = option(
-        None,
-        bounds="[1, inf)",
-        unit="tokens",
-        help="Tokens that a token attends to, at most the context; none: the context",
+        None, bounds="[1, inf)", unit="tokens", help="Tokens that a token attends to, at most the context; none: all"
     )
     window_pattern: str = option("S", help="Window of each block, repeated: S limited, L unlimited; SSSL for example")
 
@@ -281,15 +278,10 @@ class ArchitectureOptions(Options):
         "gelu", help="Type of the feed-forward layers; relu2: square of a ReLU; reglu: gate by a ReLU"
     )
     ffn_mult: float = option(
-        4.0,
-        bounds="(0, 64]",
-        gene="2.0|2.667|4.0",
-        help="Width of the feed-forward layers, as a multiple of the model's",
+        4.0, bounds="(0, 64]", gene="2.0|2.667|4.0", help="Width of feed-forward layers, as a multiple of the model's"
     )
     kv_heads: int | None = option(
-        None,
-        bounds="[1, inf)",
-        help="Maximum heads of keys and values, rounded down to a divisor of heads; none: heads",
+        None, bounds="[1, inf)", help="Most heads of keys and values, rounded down to a divisor of heads; none: heads"
     )
     norm: Literal["layernorm", "rmsnorm"] = option("layernorm", help="Norm of the inputs of each layer and of the head")
     qk_norm: bool = option(False, help="Normalise queries and keys before their product")

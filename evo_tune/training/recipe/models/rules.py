@@ -229,15 +229,13 @@ class ParametrisationOptions(Options):
         "standard", help="Scaling of weights, rates and branches with size; mup: width, completep: width and depth"
     )
     base_width: int | None = fixed_option(
-        None, bounds="[1, inf)", help="mup, completep: width of the base model; none: the default of the size"
+        None, bounds="[1, inf)", help="mup, completep: width of the base model; none: the size's default"
     )
     base_depth: int | None = fixed_option(
-        None, bounds="[1, inf)", help="completep: blocks of the base model; none: the default of the size"
+        None, bounds="[1, inf)", help="completep: blocks of the base model; none: the size's default"
     )
     base_head: int | None = fixed_option(
-        None,
-        bounds="[1, inf)",
-        help="mup, completep: channels per head of the base model; none: the default of the size",
+        None, bounds="[1, inf)", help="mup, completep: channels per head of the base model; none: the size's default"
     )
 
     @property
