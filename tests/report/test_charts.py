@@ -128,7 +128,7 @@ def test_a_pause_between_sessions_is_no_time(tmp_path: Path) -> None:
     run = Run.open(SAMPLE)
     assert list(run.finished) == run.recorded
     assert max(run.finished.values()) <= run.seconds
-    assert run.resumed[0] == 0.0
+    assert run.resumed[0] < 0.1, "seconds of work before the first session"
 
 
 # Front and resources.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import pickle
@@ -35,7 +36,7 @@ from evo_tune.store.events import (
     read,
     write,
 )
-from evo_tune.store.journal import seal_line, unseal_line
+from evo_tune.store.journal import seal_line, split_link, unseal_line
 
 ROOT = Path(__file__).parents[2]
 NUMBER = st.floats(allow_nan=True, allow_infinity=True)
@@ -176,13 +177,19 @@ def test_the_schema_has_the_fields_of_what_it_stands_for() -> None:
     assert list(Result.__struct_fields__) == [field.name for field in fields(Outcome)]
 
 
-def test_the_sample_journal_would_be_written_the_same() -> None:
-    lines = (ROOT / "populations" / "sample" / "_journal.jsonl").read_bytes().splitlines()
-    assert len(lines) > 60
-    for line in lines:
-        event = unseal_line(line)
-        assert event is not None
-        assert seal_line(write(read(event))) == line
+JOURNALS = [ROOT / "populations" / "sample", *sorted((ROOT / "tests" / "written_by_1_0_0" / "runs").iterdir())]
+
+
+@pytest.mark.parametrize("folder", JOURNALS, ids=[folder.name for folder in JOURNALS])
+def test_a_saved_journal_would_be_written_the_same(folder: Path) -> None:
+    is_linked, lines_hash = folder.name == "sample", hashlib.sha256()  # 1.0.0 wrote no hash of the lines before
+    for line in (folder / "_journal.jsonl").read_bytes().splitlines(keepends=True):
+        sealed_event = unseal_line(line.rstrip(b"\n"))
+        assert sealed_event is not None
+        event, sha256_before = split_link(sealed_event)
+        assert sha256_before == (lines_hash.hexdigest() if is_linked else "")
+        assert seal_line(write(read(event)), sha256_before) + b"\n" == line
+        lines_hash.update(line)
 
 
 CANDIDATE = Candidate(1, 0, 7, 0, {"n": 1}, "given", stop_if=((0.5, "loss", 1.0),))
