@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+import subprocess
 from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -46,8 +47,12 @@ def typed(page: str, folder: Path) -> list[list[str] | str]:
         elif language == "python":
             found.append(body)
         elif language == "sh":
-            lines = [shlex.split(line, comments=True) for line in body.splitlines()]
-            found += [words for words in lines if words and shlex.join(words) not in TOO_LONG]
+            for line in body.splitlines():
+                words = shlex.split(line, comments=True)
+                if line.startswith("printf "):  # makes a file of the reader's
+                    subprocess.run(line, shell=True, cwd=folder, check=True)
+                elif words and shlex.join(words) not in TOO_LONG:
+                    found.append(words)
     return found
 
 
@@ -102,22 +107,29 @@ CORPUS = 69_000
 TOY = {"tokens": "1500", "epochs": "1"}
 
 
-TRAIN = '''"""A training script of the reader's own: flags in, a line of JSON out."""
+TRAIN = '''"""A training script of the reader's own: flags in, lines of JSON out."""
 
 import argparse
 import json
 
+LR = 1e-3
 flags = argparse.ArgumentParser()
-flags.add_argument("--lr", type=float, default=1e-3)
+flags.add_argument("--lr", type=float, default=LR)
 flags.add_argument("--depth", type=int, default=4)
+flags.add_argument("--config")
+flags.add_argument("--out")
 given = flags.parse_args()
-for step in range(1, 21):
-    print(json.dumps({"step": step, "val_loss": abs(given.lr - 3e-3) + given.depth / 100 + 1 / step}))
+losses = [abs(given.lr - 3e-3) + given.depth / 100 + 1 / step for step in range(1, 21)]
+lines = [json.dumps({"step": step, "val_loss": loss}) for step, loss in enumerate(losses, 1)]
+print("\\n".join(lines))
+if given.out:
+    with open(f"{given.out}/metrics.jsonl", "w") as file:
+        file.write("\\n".join(lines))
 '''
 
 
 def furnish(folder: Path, page: str) -> None:
-    """Put into a folder what a page's reader has: a text, a table, a script, flags, genomes, the sample."""
+    """Put into a folder what a page's reader has: data, a script with a configuration, flags, genomes, the sample."""
     (folder / "corpus").mkdir()
     text = (text_of("running.md") + text_of("evaluators.md")).encode()
     (folder / "corpus" / "text.txt").write_bytes((text * (CORPUS // len(text) + 1))[:CORPUS])
@@ -130,7 +142,8 @@ def furnish(folder: Path, page: str) -> None:
         'trials = 2\nfinal-seeds = 0\nname = "fromtoml"\n[option]\ntokens = 1500\neval_tokens = 1000\n'
     )
     (folder / "train.py").write_text(TRAIN)
-    (folder / "genomes.csv").write_text("lr,depth\n0.003,2\n0.01,1\n")
+    (folder / "genomes.csv").write_text("lr,depth\n0.01,2\n0.02,1\n")
+    (folder / "conf.yaml").write_text("model:\n  depth: 4\n")
     shutil.copytree(DOCS / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("sample", *([RUNS[page]] if page in RUNS else [])):
         shutil.copytree(ROOT / "populations" / "sample", folder / "populations" / name)
