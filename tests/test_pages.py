@@ -115,9 +115,9 @@ def environment() -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_everything_in_the_readme_and_the_tutorial_works(tmp_path: Path) -> None:
-    """The tutorial transfers a search to a large model: from `run --for-scale` over probes to the target, exported."""
-    pages = [("README.md", tmp_path / "readme"), ("scale.md", tmp_path / "scale")]
+def test_everything_in_the_readme_and_the_tutorials_works(tmp_path: Path) -> None:
+    """One tutorial transfers a search to a large model: from `run --for-scale` over probes to the target, exported."""
+    pages = [(page, tmp_path / page.removesuffix(".md").lower()) for page in ("README.md", "start.md", "scale.md")]
     for page, desk in pages:
         desk.mkdir()
         furnish(desk, page)
