@@ -4,6 +4,7 @@ Everything is plain data; this module trains, reads and writes nothing.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -274,12 +275,16 @@ def recipe_config_toml(
         "final_seeds = 0",
         "",
         "[option]",
-        *(f"{literal(key)} = {literal(value)}" for key, value in values.items()),
+        *(f"{_key(key)} = {literal(value)}" for key, value in values.items()),
         "",
         "[gene]",
-        *(f"{literal(key)} = {literal(value)}" for key, value in genes.items()),
+        *(f"{_key(key)} = {literal(value)}" for key, value in genes.items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name, re.ASCII) else literal(name)
 
 
 def probe_sizes(run_size: TrainingSize, target: TrainingSize, count: int) -> list[TransferRequest]:
