@@ -105,13 +105,8 @@ def function_evaluator(
     }
     used = _used_names(function)
     supports = [feature for feature, name in (("budget", "budget"), ("curve", "report")) if name in used]
-    vars(module).update(
-        evaluate=function,
-        SPACE=_no_space if space is None else space,
-        OBJECTIVES=[],
-        SUPPORTS=supports,
-        UNSUPPORTED=unsupported,
-    )
+    vars(module)["SPACE"] = _no_space if space is None else space
+    vars(module).update(evaluate=function, OBJECTIVES=[], SUPPORTS=supports, UNSUPPORTED=unsupported)
     return Evaluator(module, reference.name, str(reference), path, FUNCTION)
 
 

@@ -1,16 +1,16 @@
 """Extra seeds: which genome is trained with one more seed, by one of two rules.
 
-`leader_seed`: the genome with the best mean over its seeds, until it has had a fixed number. One lucky seed can
-bring a genome to the top; extra seeds must confirm it.
+`LeaderRanking`: the genome with the best mean over its seeds, until it has had a fixed number. One lucky seed can bring
+a genome to the top; extra seeds must confirm it.
 
 `SeedGains`: the genome whose extra seed has the highest expected gain, as long as that exceeds the gain of a new
 genome. The gain is the expected fall of the best genome's predicted loss once the result is known (`genome.seeds`).
 
-Both are functions of the history. Nothing here proposes a new genome.
+Both are states of a fold over the history. Nothing here proposes a new genome.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,26 +47,34 @@ STEP_DEVIATION = 0.2
 GROWTH = 1.1
 
 
-def leader_seed(genomes: Iterable[GenomeTrials], pending: Sequence[Candidate], max_seeds: int) -> Proposal | None:
-    """Return the extra seed of the leading genome; None if it has had enough, or no genome was fully trained.
+class LeaderRanking:
+    """Ranking of the fully trained genomes by the mean over their seeds."""
 
-    Args:
-        genomes: Genomes with all of their results.
-        pending: Pending candidates.
-        max_seeds: Maximum number of seeds per genome.
-    """
+    def __init__(self) -> None:
+        # By genome key: violation of constraints, mean losses and id of the first trial; the lowest leads.
+        self._genomes: dict[str, tuple[tuple[float, tuple[float, ...], int], GenomeTrials]] = {}
 
-    def rank(genome: GenomeTrials) -> tuple[float, tuple[float, ...], int]:
-        return genome.trial_by_budget[1.0].violation, genome.losses(1.0) or (), genome.first_candidate.id
+    def update(self, genome: GenomeTrials) -> None:
+        """Update a genome with all of its results."""
+        trial, losses = genome.trial_by_budget.get(1.0), genome.losses(1.0)
+        self._genomes.pop(genome.key, None)
+        if trial is not None and trial.ok and losses is not None:
+            self._genomes[genome.key] = (trial.violation, losses, genome.first_candidate.id), genome
 
-    trained = (genome for genome in genomes if 1.0 in genome.trial_by_budget and genome.trial_by_budget[1.0].ok)
-    leader = min(trained, key=rank, default=None)
-    if leader is None:
-        return None
-    pending_keys = [genome_key(candidate.genome) for candidate in pending if candidate.extra_seed]
-    seed = 1 + len(leader.extra_seed_trials) + pending_keys.count(leader.key)
-    first = leader.first_candidate
-    return Proposal(first.genome, EXTRA_SEED, first.parents, extra_seed=seed) if seed < max_seeds else None
+    def next_seed(self, pending: Sequence[Candidate], max_seeds: int) -> Proposal | None:
+        """Return the extra seed of the leading genome; None if it has had enough, or no genome was fully trained.
+
+        Args:
+            pending: Pending candidates.
+            max_seeds: Maximum number of seeds per genome.
+        """
+        _, leader = min(self._genomes.values(), key=lambda ranked: ranked[0], default=(None, None))
+        if leader is None:
+            return None
+        pending_keys = [genome_key(candidate.genome) for candidate in pending if candidate.extra_seed]
+        seed = 1 + len(leader.extra_seed_trials) + pending_keys.count(leader.key)
+        first = leader.first_candidate
+        return Proposal(first.genome, EXTRA_SEED, first.parents, extra_seed=seed) if seed < max_seeds else None
 
 
 @dataclass

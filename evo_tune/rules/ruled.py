@@ -29,7 +29,7 @@ from evo_tune.genome.values import Genome, genome_key
 from evo_tune.genome.view import GenomeTrials, RankedHistory, trials_by_genome
 from evo_tune.genome.widening import Range
 from evo_tune.plugins.strategy import Prospects, Strategy
-from evo_tune.rules.extra_seeds import SeedGains, leader_seed
+from evo_tune.rules.extra_seeds import LeaderRanking, SeedGains
 from evo_tune.rules.fidelity import Curves, audit_numbers, is_audit
 from evo_tune.rules.promotions import Rungs, fit_prospects, next_model_promotion
 from evo_tune.rules.screening import next_screening, without_failing
@@ -51,6 +51,7 @@ class RuleState(NamedTuple):
 
     rungs: Rungs
     curves: Curves
+    ranking: LeaderRanking
     seed_gains: SeedGains
 
 
@@ -142,9 +143,7 @@ class StrategyWithRules(Strategy):
             return promotion if genome_key(promotion.genome) in audits else self._with_bounds(promotion, history)
         if self.settings.seeds_are_automatic:
             return state.seed_gains.best_extra_seed(history.pending, state.rungs.mean_genome_cost())
-        if self.settings.most_seeds == 1:
-            return None
-        return leader_seed(trials_by_genome(history).values(), history.pending, self.settings.most_seeds)
+        return state.ranking.next_seed(history.pending, self.settings.most_seeds)
 
     def next_widening(self, history: RunHistory) -> Widening | None:
         """Return the range to widen before a new genome is proposed; None if there is none.
@@ -203,7 +202,7 @@ class StrategyWithRules(Strategy):
         def begin() -> RuleState:
             rungs = Rungs(settings.rungs, len(history.objectives))
             seed_gains = SeedGains(history.space, settings.most_seeds, not settings.own_seeds)
-            return RuleState(rungs, Curves(objective.metric, objective.sign), seed_gains)
+            return RuleState(rungs, Curves(objective.metric, objective.sign), LeaderRanking(), seed_gains)
 
         def step(state: RuleState, trial: Trial) -> RuleState:
             genome = genomes[genome_key(trial.genome)]
@@ -213,6 +212,8 @@ class StrategyWithRules(Strategy):
                 state.curves.update(genome)
             if settings.seeds_are_automatic:
                 state.seed_gains.update(trial, history.proposed_units[trial.id])
+            elif settings.most_seeds > 1:
+                state.ranking.update(genome)
             return state
 
         return history.fold((__name__, settings), begin, step)

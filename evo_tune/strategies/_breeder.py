@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Breeder(Strategy):
             last = history.fresh_count // self.population - 1
             if any(candidate.generation <= last for candidate in history.pending):
                 return None
-            pool = self._survivors_after(self._members(history), last)
+            pool = self._generations(history).survivors(self, last)
         else:
             pool = self._steady(history)
         # Half a population of parents is enough to start, because waiting for more wastes slots.
@@ -70,9 +70,10 @@ class Breeder(Strategy):
             return [individual.id for individual in self._steady(history)]
         proposed = history.fresh_count // self.population - 1
         complete = min([proposed, *(candidate.generation - 1 for candidate in history.pending)])
-        members = self._members(history)
-        pool = self._survivors_after(members, complete)
+        generations = self._generations(history)
+        pool = generations.survivors(self, complete)
         # Before the first generation is complete, and if all of it failed, select among all results so far.
+        members = generations.members
         pool = pool or self.survive([], [individual for number in sorted(members) for individual in members[number]])
         return [individual.id for individual in pool]
 
@@ -84,19 +85,13 @@ class Breeder(Strategy):
 
         return history.fold((__name__, "steady", self), list, step)
 
-    def _members(self, history: History) -> dict[int, list[Individual]]:
-        """Return the completed individuals of each generation."""
-
-        def step(members: dict[int, list[Individual]], trial: Trial) -> dict[int, list[Individual]]:
+    def _generations(self, history: History) -> Generations:
+        def step(generations: Generations, trial: Trial) -> Generations:
             if trial.rankable:
-                members.setdefault(trial.candidate.generation, []).append(Individual.of(trial, history))
-            return members
+                generations.members[trial.candidate.generation].append(Individual.of(trial, history))
+            return generations
 
-        return history.fold((__name__, "generations", self), dict, step)
-
-    def _survivors_after(self, members: dict[int, list[Individual]], last: int) -> list[Individual]:
-        """Return the survivors of the complete generations up to `last`; none if `last` is -1."""
-        return reduce(lambda pool, number: self.survive(pool, members.get(number, [])), range(last + 1), [])
+        return history.fold((__name__, "generations", self), Generations, step)
 
     def _children(self, history: History, rng: np.random.Generator, pool: Sequence[Individual]) -> Iterator[Proposal]:
         """Yield children, each mutated more than the one before, because the first may exist already."""
@@ -112,3 +107,25 @@ class Breeder(Strategy):
             genome = space.snap(mutate(units, space, rng, self.mutation * growth, min(1.0, scale * growth)))
             parents = (first.id, second.id) if crossed else (first.id,)
             yield Proposal(genome, "crossover+mutation" if crossed else "mutation", parents)
+
+
+@dataclass
+class Generations:
+    """Completed individuals of each generation, and the survivors of complete generations; the state of a fold.
+
+    A complete generation never changes, so its survivors are computed once.
+
+    Args:
+        members: Completed individuals of each generation.
+        closed: Survivors after each complete generation.
+    """
+
+    members: defaultdict[int, list[Individual]] = field(default_factory=lambda: defaultdict(list))
+    closed: list[list[Individual]] = field(default_factory=list)
+
+    def survivors(self, strategy: Breeder, last: int) -> list[Individual]:
+        """Return the survivors of the complete generations up to `last`; none if `last` is -1."""
+        while len(self.closed) <= last:
+            earlier = self.closed[-1] if self.closed else []
+            self.closed.append(strategy.survive(earlier, self.members.get(len(self.closed), [])))
+        return self.closed[last] if last >= 0 else []

@@ -108,12 +108,8 @@ class Ranks(launcher.Group):
 
         Buffers are not synchronised during a pass, see `settle`.
         """
-        return DistributedDataParallel(
-            model,
-            device_ids=None if self.device.type == "cpu" else [self.device],
-            gradient_as_bucket_view=True,
-            **_ALONE,
-        )
+        device_ids = None if self.device.type == "cpu" else [self.device]
+        return DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True, **_ALONE)
 
     def sync_batch_norms(self, model: nn.Module) -> nn.Module:
         """Return the model with batch norms over all ranks' samples; the same model if it has none.
