@@ -496,7 +496,11 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 if self.saved.rescued:  # nothing more can be written, and the error says where the results are
                     pass
                 elif self.drivers.error is None:
-                    self._trial_files.stop()
+                    try:
+                        self._trial_files.stop()
+                    except StoreError as error:
+                        self.saved.end(str(error))  # saves the results in another folder if this one is gone
+                        raise
                     reason = "interrupted" if self.stopping else (self.finished or "closed")
                     self.saved.end(reason)
                 else:

@@ -123,6 +123,13 @@ def test_a_removed_run_is_saved_once_and_its_end_says_nothing_else(search: Searc
     assert [path.name for path in search.saved.folder.parent.glob("mine*")] == ["mine-rescued"]
 
 
+def test_a_run_that_is_removed_before_its_end_is_saved_too(search: Search) -> None:
+    shutil.rmtree(search.saved.folder)
+    with pytest.raises(StoreError, match="all results are saved in"):
+        search.close()
+    assert len(Run.open(search.saved.folder.with_name("mine-rescued")).outcomes) == 4
+
+
 def test_an_earlier_rescue_is_left_as_it_is(search: Search) -> None:
     search.saved.folder.with_name("mine-rescued").touch()
     shutil.rmtree(search.saved.folder)
