@@ -68,7 +68,7 @@ AIMED = {
     "checks": ("scribble", "betray"),
     "checksum": ("flip",),
     "truncate": ("disk",),
-    "rename": ("newborn",),
+    "rename": ("parent",),
     "trust": ("returned",),
     "pid": ("recycle",),
     "cap": ("flood",),

@@ -30,10 +30,9 @@ from typing import Any
 from evo_tune import Search
 from evo_tune.dispatch import local
 from evo_tune.dispatch.clusters import ray_cluster
-from evo_tune.loop import code
 from evo_tune.store import journal, run
 from evo_tune.store.manifest import MANIFEST
-from evo_tune.trust import safe_files
+from evo_tune.trust import decide, safe_files
 
 TIMEOUT = 4.0
 """Seconds after which an evaluation that hangs is killed."""
@@ -290,8 +289,8 @@ def mutate(mutant: str) -> None:
     elif mutant == "checksum":
         journal.unseal_line = lambda line: line[: -journal.SEAL] + b"}"
     elif mutant == "trust":
-        code.reason_for_distrust = lambda folder, hashes: ""
-        code.allow_command = lambda *given: None
+        decide.reason_for_distrust = lambda folder, hashes: ""
+        decide.allow_command = lambda *given: None
     elif mutant == "pid":
         local.Process.kill = partialmethod(kill_group_later, local.Process.kill)  # type: ignore[assignment]
     elif mutant == "cap":
@@ -325,12 +324,13 @@ def kill_group_later(worker: local.Process, kill: Callable[[local.Process], None
     threading.Timer(0.5, again).start()
 
 
-def in_place(root: safe_files.Root, name: str, data: bytes, part: str, sync: bool = True) -> None:
+def in_place(root: safe_files.Root, name: str, data: bytes, part: str, sync: bool = True, mode: int = 0o644) -> None:
     """As `safe_files.replace`, but not whole or not at all."""
     with safe_files.folder(root) as at:
-        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644, dir_fd=at)
+        file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode, dir_fd=at)
         try:
             os.write(file, data[: len(data) // 2])
+            time.sleep(0.1)  # for a kill at this moment
             os.write(file, data[len(data) // 2 :])
             if sync:
                 os.fsync(file)
