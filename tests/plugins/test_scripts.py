@@ -27,6 +27,7 @@ from evo_tune.plugins.scripts.script import (
     CommandTemplate,
     OutputReader,
     find_by_name,
+    find_by_patterns,
     likely_numbers,
     parse_patterns,
     parse_progress,
@@ -216,6 +217,18 @@ def test_numbers_found_by_their_names_make_a_curve() -> None:
 def test_a_number_of_the_same_kind_is_suggested_first(metric: str, first: str) -> None:
     lines = ["final error: 0.1 (accuracy 0.9)", "final error: 0.1, accuracy 0.9, epoch 3"]
     assert likely_numbers(lines, metric)[0][1] == first
+
+
+@pytest.mark.parametrize("number", ["0.25", "1e-3", "nan", "-inf", "Infinity"])
+def test_a_number_that_is_not_finite_is_a_number_between_labels_too(number: str) -> None:
+    """Else a diverged training prints another kind of line, and counts with its last finite value."""
+    (finite,) = find_by_name("epoch 1 train loss 0.5 val loss 0.3", "val_loss")
+    (other,) = find_by_name(f"epoch 2 train loss {number} val loss {number}", "val_loss")
+    assert (other.words_before, other.pattern) == (finite.words_before, finite.pattern)
+    assert repr(other.value) == repr(float(number))
+    patterns = parse_patterns([f"val_loss={finite.pattern}"])
+    values = find_by_patterns(f"train loss {number} val loss {number}", patterns)
+    assert repr(values) == repr({"val_loss": float(number)})
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,9 @@ MOST_METRICS, MOST_POINTS = 500, 1000
 # A printed number. It may be nan, so that a diverged training does not count with its last finite value.
 NUMBER = r"[-+]?(?:\d+(?:_\d+)*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?:nan|inf(?:inity)?)\b)"
 
+# One that is no part of a word, such as acc@5.
+NUMBER_ALONE = re.compile(rf"(?<![\w.@/-]){NUMBER}(?!\w)", re.IGNORECASE)
+
 WORD = r"[^\W\d_][\w/@-]*"
 # Up to four words, and the number behind them.
 NUMBER_WITH_LABEL = re.compile(rf"(?<![\w/@-])({WORD}(?: {WORD}){{0,3}})[^\w.+-]+({NUMBER})", re.IGNORECASE)
@@ -550,7 +553,7 @@ def find_by_name(line: str, name: str) -> list[NamedValue]:
         return []
     values: list[NamedValue] = []
     for match in NUMBER_WITH_LABEL.finditer(line[:MAX_SEARCHED_CHARACTERS]):
-        label, text_before = match[1], line[: match.start()]
+        label, text_before = match[1], NUMBER_ALONE.sub("0", line[: match.start()])
         words = _words(label)
         exact = words == name_words
         if words[-len(name_words) :] == name_words and (exact or not any(value.exact for value in values)):
@@ -601,8 +604,9 @@ def metric_flag_hint(name: str, texts_with_patterns: Iterable[tuple[str, str]]) 
 
 
 def to_pattern(text: str) -> str:
-    """Return a text as a pattern that finds it, with any number in place of its numbers."""
-    return re.sub(r"\d+", r"\\d+", re.sub(r"([\\.^$*+?{}\[\]|()])", r"\\\1", text))
+    """Return a text as a pattern that finds it, with any number, also nan, in place of its numbers."""
+    parts = (re.sub(r"([\\.^$*+?{}\[\]|()])", r"\\\1", part) for part in NUMBER_ALONE.split(text))
+    return re.sub(r"\d+", r"\\d+", r"\S+".join(parts))
 
 
 def _words(text: str) -> list[str]:
