@@ -82,9 +82,7 @@ class SAEA(Strategy):
     """Surrogate-assisted evolution: breed many children, train the one that models find most promising."""
 
     first: int = option(
-        6,
-        bounds="[2, inf)",
-        help="Trials spread over the space before the models are used, the default included; at most 4 with priors.",
+        6, bounds="[2, inf)", help="First trials, spread over the space, with the default; at most 4 with priors."
     )
     gp_only: float = option(0.5, bounds="[0, 1]", help="Least probability that the Gaussian process judges alone.")
     rare_values: float = option(

@@ -102,7 +102,8 @@ def _input_path(data: str) -> Iterator[str]:
         yield data
         return
     with tempfile.TemporaryDirectory(prefix="evo-tune-") as folder:
-        first = sys.stdin.buffer.read(1)
+        if not (first := sys.stdin.buffer.read(1)):
+            raise UsageError("INPUT -: standard input is empty: expected CSV with a header, or JSON lines")
         path = Path(folder) / ("input.jsonl" if first == b"{" else "input.csv")
         with path.open("wb") as file:
             file.write(first)

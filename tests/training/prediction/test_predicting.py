@@ -72,6 +72,9 @@ def test_files_in_every_format_and_standard_input_have_the_same_predictions(
         with open(name, "rb") as file:
             piped = subprocess.run(command, stdin=file, capture_output=True, text=True, check=True)
         assert piped.stdout == plain.out
+    empty = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert empty.returncode == 2
+    assert empty.stderr == "Error: INPUT -: standard input is empty: expected CSV with a header, or JSON lines\n"
 
 
 def test_a_model_of_a_table_without_names_predicts_one_without_names(
