@@ -15,6 +15,7 @@ lists, documentation tables and genes are made from the declaration. `binding` c
 """
 
 import dataclasses
+import inspect
 import math
 import types
 import typing
@@ -217,7 +218,7 @@ def _read_options(group: Hashable) -> Mapping[str, Option]:
         factory: Any = field.default_factory
         default = field.default if factory is MISSING else factory()
         facts = {name: field.metadata[name] for name in ("help", "bounds", "unit", "choices", "gene") if field.metadata}
-        owners = [base for base in group.__mro__ if field.name in vars(base).get("__annotations__", {})]
+        owners = [base for base in group.__mro__ if field.name in inspect.get_annotations(base)]
         described = [base for base in owners if base.__doc__ and not base.__doc__.startswith(f"{base.__name__}(")]
         title = (described[-1].__doc__ or "").strip().partition("\n")[0].rstrip(".") if described else ""
         if not facts.get("choices"):  # the values of a Literal, alone or in a union with None

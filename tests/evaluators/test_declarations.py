@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
@@ -37,7 +38,7 @@ def declarations() -> Iterator[tuple[str, str, dict[str, Any], Any]]:
     groups = {group for plugin in PLUGINS.values() for group in (plugin.options_type or object).__mro__}
     for group in sorted(groups - {object, OptionGroup}, key=lambda group: (group.__module__, group.__qualname__)):
         for field in fields(group):
-            if field.name in vars(group).get("__annotations__", {}):
+            if field.name in inspect.get_annotations(group):
                 kind = dataclass_options(group)[field.name].type
                 yield field.name, group.__qualname__, {**field.metadata, "type": kind}, field.default
 
