@@ -51,7 +51,6 @@ from evo_tune.report.summary import NOTHING_LEFT
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import SessionSettings, parse_settings
 from evo_tune.store.inbox import submit
-from evo_tune.store.journal import Removed
 from evo_tune.store.manifest import space_of
 from evo_tune.store.run import Run, history_of, replay
 from evo_tune.store.run_folders import DEFAULT_STORE, copy_run, find_run
@@ -493,7 +492,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             if not self.saved.journal.is_claimed:
                 return
             try:
-                if self.saved.rescued:  # nothing more can be written, and the error says where the results are
+                if self.saved.rescued is not None:  # nothing more can be written
                     pass
                 elif self.drivers.error is None:
                     try:
@@ -504,15 +503,12 @@ class Search(contextlib.AbstractContextManager["Search"]):
                     reason = "interrupted" if self.stopping else (self.finished or "closed")
                     self.saved.end(reason)
                 else:
-                    try:
-                        with contextlib.suppress(RunError, StoreError):  # which may have ended the run
-                            self._trial_files.stop()
+                    with contextlib.suppress(RunError, StoreError):  # which may have ended the run
+                        self._trial_files.stop()
+                    with contextlib.suppress(StoreError):  # the disk may have ended the run
                         self.saved.end(str(self.drivers.error))
-                    except Removed as error:  # it says where the results are saved
-                        self.drivers.error = error
-                    except StoreError:  # the disk may have ended the run
-                        pass
             finally:
+                self.drivers.error = self.saved.rescued or self.drivers.error
                 self.saved.close()
 
     def __exit__(self, *error: object) -> None:

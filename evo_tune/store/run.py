@@ -157,7 +157,8 @@ class Run:
         self._reported_orders: dict[int, int] = {}
         self._trials: dict[int, Trial] = {}
         self._has_extra_seeds = False
-        self.rescued = False  # whether the journal was removed; what could be saved is in another folder
+        self.rescued: Removed | None = None  # error of a removed journal, which says where the results are saved
+        self._unsaved: list[bytes] = []  # lines that the removed journal lacks
         # Whether the user widened ranges since the last session.
         self._by_hand = False
         self._leader: tuple[float, tuple[float, ...], int] | None = None
@@ -377,8 +378,9 @@ class Run:
         try:
             self.journal.append(lines, sync)
         except Removed as error:
-            self.rescued = True
-            raise Removed(f"{error}: {self._rescue(lines)}") from None
+            self._unsaved += lines  # also those of other slots, which end later
+            self.rescued = Removed(f"{error}: {self._rescue(self._unsaved)}")
+            raise self.rescued from None
         for _, event in checked_events:
             self._apply(event)
 

@@ -123,6 +123,17 @@ def test_a_removed_run_is_saved_once_and_its_end_says_nothing_else(search: Searc
     assert [path.name for path in search.saved.folder.parent.glob("mine*")] == ["mine-rescued"]
 
 
+def test_the_last_rescue_has_the_results_of_all_slots(search: Search) -> None:
+    other = search.ask()
+    candidates = [search.saved.candidates[-2], other]
+    assert not search.saved.outcomes.keys() & {candidate.id for candidate in candidates}
+    shutil.rmtree(search.saved.folder)
+    for candidate, name in zip(candidates, ("mine-rescued", "mine-rescued-2"), strict=True):
+        with pytest.raises(StoreError, match=f"all results are saved in .*/{name}, "):
+            search.tell(candidate, evaluate(search, candidate))
+    assert len(Run.open(search.saved.folder.with_name("mine-rescued-2")).outcomes) == 6
+
+
 def test_a_run_that_is_removed_before_its_end_is_saved_too(search: Search) -> None:
     shutil.rmtree(search.saved.folder)
     with pytest.raises(StoreError, match="all results are saved in"):
@@ -253,3 +264,22 @@ def test_a_folder_that_is_gone_before_its_table_is_written_is_saved_too(
     with pytest.raises(StoreError, match=r"was removed while the run wrote it: all results are saved in .*-rescued"):
         search.run()
     assert len(Run.open(folder.with_name("mine-rescued")).outcomes) == 4
+
+
+def test_the_error_of_a_run_says_where_another_slot_has_saved_it(
+    begin: Begin, here: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = begin("mine", trials=8, slots=1)
+    record, folder = search.saved.record, search.saved.folder
+
+    def recorded(*given: Any, **named: Any) -> None:
+        record(*given, **named)
+        if len(search.saved.outcomes) == 4:
+            shutil.rmtree(folder)
+            with pytest.raises(StoreError, match="all results are saved in"):
+                search.saved.end("in another slot")  # before this one cannot write the table
+
+    monkeypatch.setattr(search.saved, "record", recorded)
+    with pytest.raises(StoreError, match=r"was removed while the run wrote it: all results are saved in .*-rescued,"):
+        search.run()
+    assert [path.name for path in folder.parent.glob("mine*")] == ["mine-rescued"]
