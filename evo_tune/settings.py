@@ -38,9 +38,7 @@ class _Training(Options):
         8, bounds="[0, 1000000000]", unit="trials", help="With --order proposal: trials proposed ahead of results."
     )
     fidelity: str = option(
-        AUTO,
-        unit="FRACTIONS",
-        help="Rungs, as shares of a training: 1/9,1/3,1; the best are promoted; auto: if they pay.",
+        AUTO, unit="FRACTIONS", help="Rungs, shares of a training: 1/9,1/3,1; the best are promoted; auto: if they pay."
     )
     prune: bool = option(False, help="Stop a training whose learning curve is hopeless; begins after 5 full trainings.")
     widen: bool = option(

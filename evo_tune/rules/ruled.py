@@ -47,7 +47,7 @@ TRIALS_PER_LEADER = 3
 
 
 class RuleState(NamedTuple):
-    """What the rules remember of the results: the state of a fold over the history."""
+    """Results as the rules need them: the state of a fold over the history."""
 
     rungs: Rungs
     curves: Curves

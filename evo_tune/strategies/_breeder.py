@@ -78,7 +78,7 @@ class Breeder(Strategy):
         return [individual.id for individual in pool]
 
     def _steady(self, history: History) -> list[Individual]:
-        """Return the survivors of all completed trials, each of which competed when its result was reported."""
+        """Return the survivors of all completed trials. Each competed when its result was reported."""
 
         def step(pool: list[Individual], trial: Trial) -> list[Individual]:
             return self.survive(pool, [Individual.of(trial, history)]) if trial.rankable else pool

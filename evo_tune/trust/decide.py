@@ -160,8 +160,7 @@ def allow_run(folder: Path, hashes: Hashes, actions: Mapping[str, Any], user: Co
     if not reason or not (actions or begun) or entry.get("allowed") == key:
         return user
     text = f"run {folder.name} {reason}" + (f"; it {' and '.join(actions)}" if actions else "")
-    remedy = f"then give --trust (after `auto`: `evo-tune resume {folder.name} --trust`; from Python: trust=True)"
-    user.require(text, "Go on?", f"look at it, {remedy}")
+    user.require(text, "Go on?", "look at it, then give --trust (from Python: trust=True)")
     remember_run(folder, {"allowed": key})
     return replace(user, trust=True)
 

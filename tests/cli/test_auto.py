@@ -412,6 +412,18 @@ def test_an_earlier_model_is_continued_or_replaced_on_demand(data: Path, typed: 
         assert "is neither an empty folder nor a model: choose another" in refused.err, "nothing else is replaced"
 
 
+def test_a_run_that_others_may_have_written_is_continued_with_trust(
+    data: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert typed(*AUTO).code == 0
+    monkeypatch.setenv("XDG_STATE_HOME", str(data / "another machine"))
+    refused = typed(*AUTO)
+    assert refused.code == 2
+    assert "was not begun by you here" in refused.err
+    assert "give --trust" in refused.err
+    assert typed(*AUTO, "--trust").code == 0
+
+
 def test_a_model_is_replaced_as_a_whole(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("new", "old"):
         (folder / name).mkdir()

@@ -267,7 +267,7 @@ def test_in_bf16_the_base_is_stored_in_half_and_what_is_trained_in_full(
     for precision in ("fp32", "bf16"):
         bound = evaluator.module.Options(**options, precision=precision)
         genome = {**space_of(evaluator, base=base, method=method).default(), "lr": 1e-2}
-        run = Context(seed=2, folder=tmp_path)  # with 1, both happen to have one training loss
+        run = Context(seed=2, folder=tmp_path)  # with 1, both training losses happen to be equal
         found[precision] = training.train(evaluator.module._task(genome, bound), run, TuningTraining)
     for precision, stored in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         model = found[precision][0].model

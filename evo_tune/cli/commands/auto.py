@@ -12,6 +12,8 @@ from evo_tune.cli.help import cli_command
 from evo_tune.errors import UsageError
 
 if TYPE_CHECKING:
+    from evo_tune.cli.training.auto import DataTask
+    from evo_tune.cli.training.final_training import Wish
     from evo_tune.loop.search import Search
     from evo_tune.plugins.evaluator import Evaluator
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 @click.option("--devices", metavar="LIST", help="Devices: cpu, cuda, or GPUs by number: 0,2.")
 @click.option("--name", metavar="NAME", help="Name of the run; an earlier run of `auto` with this name is continued.")
 @shared.store_option
+@shared.trust_option
 @click.option("--dry-run", is_flag=True, help="Print the task, what was read, and a forecast, without starting a run.")
 @click.option("--quiet", is_flag=True, help="Print the verdict only.")
 def command(
@@ -53,6 +56,7 @@ def command(
     options: tuple[str, ...],
     name: str | None,
     store: str,
+    trust: bool,
     dry_run: bool,
     quiet: bool,
     output_format: str,
@@ -70,7 +74,7 @@ def command(
     from evo_tune.cli.flags import RUN_DEFAULTS
     from evo_tune.cli.session import print_plan, run_search
     from evo_tune.cli.training.auto import check_model_folder, choose_task, copy_model, read_facts, verdict_lines
-    from evo_tune.cli.training.final_training import MODEL
+    from evo_tune.cli.training.final_training import MODEL, Wish
     from evo_tune.loop.plan import Request
     from evo_tune.options.binding import split_assignments
     from evo_tune.plugins.find import find_evaluator
@@ -105,7 +109,7 @@ def command(
         return 0
     limit = f"{trials} trials, however long they take" if hours is None else f"at most {hours:g} hours, model included"
     shared.echo(f"this takes {limit} (--hours); --dry-run predicts the time", err=True)
-    search = _start_or_resume(plugin, task.options, settings, name, Path(store), single)
+    search = _start_or_resume(plugin, task, settings, name, Path(store), Wish(single=single), trust)
     run_name = search.saved.name
     output = shared.OutputFlags("none" if output_format == "json" else output_format, quiet)
     exit_code = run_search(search, output, began, continue_hint=f"the same command with --name {run_name}")
@@ -131,22 +135,23 @@ def command(
 
 
 def _start_or_resume(
-    plugin: Evaluator, options: dict[str, str], settings: dict[str, Any], name: str | None, store: Path, single: bool
+    plugin: Evaluator, task: DataTask, settings: dict[str, Any], name: str | None, store: Path, wish: Wish, trust: bool
 ) -> Search:
     """Return a new run, or the run of this name if `auto` began it with the same evaluator and data.
 
     Args:
         plugin: The evaluator.
-        options: Its options.
+        task: Its options and data.
         settings: Settings of the run.
         name: Name of the run; None for a new one.
         store: Folder of the runs.
-        single: Whether a new run ends with one model, and no ensemble.
+        wish: How a new run ends.
+        trust: Whether an earlier run is trusted.
 
     Raises:
         UsageError: There is another run of this name.
     """
-    from evo_tune.cli.training.final_training import Wish, read_wish, write_wish
+    from evo_tune.cli.training.final_training import read_wish, write_wish
     from evo_tune.loop.search import Search
     from evo_tune.store.manifest import MANIFEST
     from evo_tune.store.run import Run
@@ -155,11 +160,11 @@ def _start_or_resume(
         run = Run.open(store / name)
         is_new = read_wish(run) is None and not run.candidates  # it was killed before the wish was noted
         same = run.manifest.evaluator == plugin.reference and (is_new or read_wish(run) is not None)
-        if not same or run.manifest.options.get("data") != options.get("data"):
+        if not same or run.manifest.options.get("data") != task.options.get("data"):
             raise UsageError(f"--name {name}: there is another run of this name: choose another name")
         if is_new:
-            write_wish(run, Wish(single=single))
-        return Search.resume(name, store=store, ask=shared.ask_function())
-    search = Search(plugin.reference, options=options, store=store, name=name, **settings)
-    write_wish(search.saved, Wish(single=single))
+            write_wish(run, wish)
+        return Search.resume(name, store=store, trust=trust, ask=shared.ask_function())
+    search = Search(plugin.reference, options=task.options, store=store, name=name, **settings)
+    write_wish(search.saved, wish)
     return search

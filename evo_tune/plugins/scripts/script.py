@@ -41,7 +41,7 @@ MOST_METRICS, MOST_POINTS = 500, 1000
 # A printed number. It may be nan, so that a diverged training does not count with its last finite value.
 NUMBER = r"[-+]?(?:\d+(?:_\d+)*\.?\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|(?:nan|inf(?:inity)?)\b)"
 
-# One that is no part of a word, such as acc@5.
+# A number of its own. That of 'acc@5' is part of a name.
 NUMBER_ALONE = re.compile(rf"(?<![\w.@/-]){NUMBER}(?!\w)", re.IGNORECASE)
 
 WORD = r"[^\W\d_][\w/@-]*"
@@ -553,15 +553,15 @@ def find_by_name(line: str, name: str) -> list[NamedValue]:
         return []
     values: list[NamedValue] = []
     for match in NUMBER_WITH_LABEL.finditer(line[:MAX_SEARCHED_CHARACTERS]):
-        label, text_before = match[1], NUMBER_ALONE.sub("0", line[: match.start()])
-        words = _words(label)
+        words = _words(match[1])
         exact = words == name_words
         if words[-len(name_words) :] == name_words and (exact or not any(value.exact for value in values)):
+            text_before = NUMBER_ALONE.sub("0", line[: match.start()])
             words_before = [*_words(text_before), *words[: -len(name_words)]]
             # No numbers, no units.
             distinctive_words = tuple(word for word in words_before if word.isalpha() and len(word) > 2)
             word_before = re.search(rf"{WORD}[^A-Za-z]*$", text_before)  # the word before the label, if on the line
-            pattern = to_pattern((word_before[0] if word_before else "") + label)
+            pattern = to_pattern((word_before[0] if word_before else "") + match[1])
             if exact:
                 values.clear()
             values.append(NamedValue(float(match[2]), exact, distinctive_words, match[0].strip(), pattern))
@@ -604,7 +604,7 @@ def metric_flag_hint(name: str, texts_with_patterns: Iterable[tuple[str, str]]) 
 
 
 def to_pattern(text: str) -> str:
-    """Return a text as a pattern that finds it, with any number, also nan, in place of its numbers."""
+    """Return a text as a pattern that finds it, with any number in place of its numbers; nan is one too."""
     parts = (re.sub(r"([\\.^$*+?{}\[\]|()])", r"\\\1", part) for part in NUMBER_ALONE.split(text))
     return re.sub(r"\d+", r"\\d+", r"\S+".join(parts))
 

@@ -83,7 +83,7 @@ class TextOptions(Options):
         None, bounds="[2, inf)", unit="tokens", help="Tokens per window; none: a gene; fine-tuning: up to 512"
     )
     eval_tokens: int | None = fixed_option(
-        None, bounds="[1, inf)", unit="bytes", help="Held-out bytes scored at the end; none: about 1% of the FLOPs"
+        None, bounds="[1, inf)", unit="bytes", help="Held-out bytes scored at the end; none: about 1% of training FLOPs"
     )
 
     @property
