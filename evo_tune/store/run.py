@@ -401,7 +401,8 @@ class Run:
         except (OSError, StoreError) as error:
             cause = one_line(str(error))
             return f"results since its last copy are lost, because {folder} cannot be made ({cause}); restore the copy"
-        return f"all results are saved in {folder}, without checkpoints; `evo-tune resume {run_reference(folder)}`"
+        remedy = f"`evo-tune resume {run_reference(folder)} --trust`"
+        return f"all results are saved in {folder}, without checkpoints; {remedy}"
 
     def _apply(self, event: events.Event) -> None:
         """Follow an event, and add the time that was spent since the last one.

@@ -20,6 +20,7 @@ from evo_tune.errors import StoreError
 from evo_tune.genome.trial import Candidate
 from evo_tune.loop.search import Search
 from evo_tune.store.run import Run
+from evo_tune.store.run_folders import run_reference
 from tests.conftest import drive, evaluate, rows
 from tests.journals import line_of
 
@@ -100,7 +101,9 @@ def test_a_run_whose_journal_is_gone_is_saved_beside_it(
 ) -> None:
     change(search.saved.journal.path)
     folder = search.saved.folder.with_name("mine-rescued")
-    assert str(folder) in refused(search)
+    assert f"saved in {folder}, without checkpoints; `evo-tune resume {run_reference(folder)} --trust`" in refused(
+        search
+    )
     saved = Run.open(folder)
     assert rows(saved)[:4] == rows(search)
     assert len(saved.outcomes) == 5, "the result at hand is saved too"
