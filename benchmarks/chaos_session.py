@@ -330,7 +330,7 @@ def in_place(root: safe_files.Root, name: str, data: bytes, part: str, sync: boo
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode, dir_fd=at)
         try:
             os.write(file, data[: len(data) // 2])
-            time.sleep(0.1)  # for a kill at this moment
+            time.sleep(0.5)  # for a kill at this moment
             os.write(file, data[len(data) // 2 :])
             if sync:
                 os.fsync(file)
