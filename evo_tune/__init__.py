@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from evo_tune.report.page import load as load
     from evo_tune.training.prediction.loading import load_model as load_model
 
-__version__ = "1.0.0"
+__version__ = "1.1.0"
 
 # Public names by the module that has them.
 _HOMES = {
