@@ -20,6 +20,9 @@ from evo_tune.options.declare import AUTO, Options, dataclass_options, option
 # Settings that end a session. New limits replace all earlier ones.
 LIMITS = ("trials", "generations", "budget", "hours")
 
+# Limit in generations of a run without any limit.
+DEFAULT_GENERATIONS = 5
+
 # Maximum number of seeds per genome with `--seeds-per-trial auto`.
 MAX_AUTOMATIC_SEEDS = 4
 
@@ -195,6 +198,10 @@ class SessionSettings(_Comparison, _DeviceSettings, _Limits):
     def has_limits(self) -> bool:
         """Whether any limit is set."""
         return any(getattr(self, name) is not None for name in LIMITS)
+
+    def with_default_limit(self) -> "SessionSettings":
+        """Return the settings with the default limit if none is set."""
+        return self if self.has_limits else self.with_changes(generations=DEFAULT_GENERATIONS)
 
     def with_changes(self, **changes: Any) -> "SessionSettings":
         """Return the settings with some of them changed.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct, convert, field
 
 from evo_tune.cli import formats, shared
-from evo_tune.forecast import RunForecast, forecast_line
+from evo_tune.forecast import RunForecast, forecast_line, forecast_run
 from evo_tune.genome.values import Genome
 from evo_tune.report import summary as report
 from evo_tune.report.data import RunSummary, TrialSummary, fill
@@ -304,12 +304,10 @@ class ProgressLines:
 
     def _update_forecast(self, search: Search) -> None:
         """Update the forecast every few seconds, as it reads all results; print it if the end leaves its interval."""
-        from evo_tune.loop.slots import forecast_session
-
-        if time.monotonic() >= self._next_forecast or search.pace is not self._pace:
-            self._forecast_time, self._pace = time.monotonic(), search.pace
+        if time.monotonic() >= self._next_forecast or search.clock.pace is not self._pace:
+            self._forecast_time, self._pace = time.monotonic(), search.clock.pace
             slots = len(search.drivers.slots)
-            forecast = forecast_session(search.saved.manifest, search.session, slots, search.pace, search.saved)
+            forecast = forecast_run(search.saved.manifest, search.session, slots, search.clock)
             self._forecast = forecast and forecast.with_cost(self._price)
             # The forecast of a long run takes a while, and the main thread must not hold the drivers up.
             duration = time.monotonic() - self._forecast_time

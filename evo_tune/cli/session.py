@@ -11,12 +11,12 @@ from msgspec import Struct
 from evo_tune.cli import shared
 from evo_tune.cli.output import End, EventStream, ProgressLines, ignore_after_error
 from evo_tune.cli.training.final_training import read_wish, time_for_model, train_final_model
-from evo_tune.forecast import RunForecast, forecast_line
+from evo_tune.forecast import RunForecast, forecast_line, forecast_run
+from evo_tune.forecast.clock import Clock
 from evo_tune.forecast.timing import TIMING
 from evo_tune.genome.values import Value
 from evo_tune.loop.plan import Request, plan_run
 from evo_tune.loop.search import Search
-from evo_tune.loop.slots import forecast_session
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.report import summary as report
 from evo_tune.report.charts.next_steps import range_end_lines
@@ -277,7 +277,7 @@ def print_plan(
     """
     run_settings, session = parse_settings(settings)
     plan = plan_run(plugin, request, run_settings, session, store, forecast=True)
-    run_forecast = forecast_session(plan.manifest, session, plan.slots, plan.pace)
+    run_forecast = forecast_run(plan.manifest, session, plan.slots, Clock(pace=plan.pace))
     if output.output_format != "table":
         shared.print_json(
             fill(

@@ -19,19 +19,18 @@ from types import MappingProxyType
 from msgspec import UNSET, Struct, structs
 from rich.filesize import decimal
 
+from evo_tune.forecast.clock import MIN_RESULTS, Clock
 from evo_tune.forecast.timing import Pace
 from evo_tune.report import final_comparison
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining, Results
 from evo_tune.report.recommendation import comparison_results, current_comparison
 from evo_tune.report.summary import candidate_costs
+from evo_tune.rules.fidelity import mean_genome_cost
 from evo_tune.settings import SessionSettings
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import Run
 from evo_tune.store.table import read_comparison
 from evo_tune.text import show_seconds, with_plural
-
-# Number of results that allow a forecast without timings. Timings count as much as this many results.
-MIN_RESULTS = 3
 
 # Expected change of the mean time as the search concentrates, in standard deviations of the genomes' times.
 DRIFT = 0.5
@@ -121,26 +120,21 @@ class RunForecast(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 
 
 def forecast_run(
-    manifest: Manifest,
-    session: SessionSettings,
-    slots: int,
-    cost_with_promotions: float,
-    pace: Pace | None = None,
-    run: Run | None = None,
+    manifest: Manifest, session: SessionSettings, slots: int, clock: Clock | None = None
 ) -> RunForecast | None:
     """Forecast a run.
 
     Args:
         manifest: Settings of the run.
-        session: Limits and final comparison; at least one limit.
+        session: Limits and final comparison; the default limit if none is set.
         slots: Number of trainings at once.
-        cost_with_promotions: Expected cost of a genome and its promotions, in full trainings.
-        pace: Timed steps, if there are any.
-        run: The run so far; None before it begins.
+        clock: Durations, with the run so far; None before it begins, if no steps were timed.
 
     Returns:
         The forecast; None without timings while fewer than `MIN_RESULTS` results, or none with a usable time, exist.
     """
+    session, clock = session.with_default_limit(), clock or Clock()
+    pace, run = clock.pace, clock.run
     outcomes = [] if run is None else list(run.outcomes.items())
     if (pace is None and len(outcomes) < MIN_RESULTS) or not slots:
         return None
@@ -150,20 +144,9 @@ def forecast_run(
     finished_genomes = 0 if run is None else sum(run.candidates[id].fresh for id, _ in outcomes)
     has_pending = len(costs) > len(outcomes)
 
-    # The mean time of a full training. A search concentrates on good genomes, so later results predict it better.
-    # Timings count as much as `MIN_RESULTS` trainings.
-    has_many = len(outcomes) >= 2 * manifest.population
-    recent_outcomes = outcomes[len(outcomes) // 2 :] if has_many else outcomes
-    recent_cost = sum(costs[id] for id, _ in recent_outcomes)
-    weight, timed_seconds = (0, 0.0) if pace is None else (MIN_RESULTS, fmean(pace.families or [pace.mean_seconds]))
-    training_seconds = 0.0
-    if weight + recent_cost > 0:
-        recent_seconds = sum(outcome.seconds for _, outcome in recent_outcomes)
-        training_seconds = (weight * timed_seconds + recent_seconds) / (weight + recent_cost)
-
     # The number of trainings: what the limits in trials and in full trainings ask for, if the hours suffice.
-    max_genomes = session.max_genomes(manifest.population)
-    cost = genome_cost(manifest, max(1, int(max_genomes) if math.isfinite(max_genomes) else 100), cost_with_promotions)
+    training_seconds, max_genomes = clock.mean_seconds, session.max_genomes(manifest.population)
+    cost = genome_cost(manifest, max(1, int(max_genomes) if math.isfinite(max_genomes) else 100))
     # The more genomes the run has trained, the more their own cost counts.
     cost = (cost * manifest.population + finished_cost) / (manifest.population + finished_genomes)
     more_genomes = max_genomes > finished_genomes or has_pending
@@ -249,14 +232,14 @@ def _seconds_between_trainings(run: Run) -> float:
     return sum(max(0.0, median(seconds)) for seconds in (proposing, sending) if seconds)
 
 
-def genome_cost(manifest: Manifest, genomes: int, cost_with_promotions: float) -> float:
+def genome_cost(manifest: Manifest, genomes: int) -> float:
     """Return the expected cost of a genome with its promotions and extra seeds, in full trainings.
 
     Args:
         manifest: Settings of the run, with its rules.
         genomes: Number of genomes in the run (int ≥ 1).
-        cost_with_promotions: Cost of a genome with its promotions (see `rules.fidelity.mean_genome_cost`).
     """
+    cost_with_promotions = mean_genome_cost(manifest.settings.rungs, genomes)
     if manifest.settings.seeds_are_automatic:
         return cost_with_promotions + EXTRA_SEEDS_PER_GENOME
     # The leader changes as often as a series of n random numbers has a new record: H(n) times.

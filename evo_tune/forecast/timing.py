@@ -14,17 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean, geometric_mean, median, stdev
+from statistics import fmean, geometric_mean, stdev
 
 import numpy as np
 
 from evo_tune.dispatch.slot import NoMachine, Slot, SlotClosed, SlotUnfit
-from evo_tune.errors import EvoTuneError
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.report.summary import training_share
-from evo_tune.store.run import Run
 
 # Entry in SUPPORTS of an evaluator that can time its steps.
 TIMING = "timing"
@@ -76,12 +73,12 @@ class Pace:
 
     @property
     def mean_seconds(self) -> float:
-        """Expected seconds of a full training in a search: the geometric mean over the space.
+        """Expected seconds of a full training in a search: the geometric mean over the space, or that of the families.
 
         Durations differ by factors, so the few slowest genomes would dominate an arithmetic mean. A search rarely
         trains these, and mostly genomes near the best ones.
         """
-        return geometric_mean(self.seconds)
+        return fmean(self.families) if self.families else geometric_mean(self.seconds)
 
     @property
     def spread(self) -> float:
@@ -206,93 +203,3 @@ def pace_of(rows: Mapping[int, Mapping[str, float]], worker: int = 0, corners: S
     means = {field: fmean(row.get(name, 0.0) for row in valid.values()) for field, name in names.items()}
     memory = max(row.get("memory", 0.0) for row in valid.values())
     return Pace(typical or extremes, extremes, worker=worker, memory=memory, families=(), **means)
-
-
-# Predicted durations of single trainings
-
-# Metric in which `estimate` predicts the seconds of a full training.
-ESTIMATED_SECONDS = "seconds"
-
-# Number of latest trainings that predict: the load of the machine changes.
-MOST_RECENT = 24
-
-# Number of the most similar of these that predict the duration of a genome, if the evaluator predicts none.
-MOST_SIMILAR = 5
-
-# Largest ratio of the shares of two trainings of which one predicts the other, if there are such trainings. A start, a
-# checkpoint and an evaluation cost a short training relatively more.
-MAX_SHARE_RATIO = 2.0
-
-
-class Durations:
-    """Predicted durations of the trainings of a run, from its results so far.
-
-    Args:
-        run: Run with its results.
-        space: Present space of the run.
-        estimate: Function that returns the metrics of a genome that are known before its training.
-        pace: Times of a few steps, if they were measured; they predict until `MOST_SIMILAR` trainings have ended.
-    """
-
-    def __init__(
-        self, run: Run, space: SearchSpace, estimate: Callable[[Genome], Mapping[str, float]], pace: Pace | None
-    ) -> None:
-        self._space, self._estimate, self._pace = space, estimate, pace
-        shares = {id: training_share(run, run.candidates[id]) for id in run.recorded if run.outcomes[id].metrics}
-        ids = [id for id, share in shares.items() if share > 0][-MOST_RECENT:]
-        genomes = [run.candidates[id].genome for id in ids]
-        self._shares = np.array([shares[id] for id in ids])
-        self._seconds = np.array([run.outcomes[id].seconds for id in ids])
-        self._units = np.array([space.encode(genome) for genome in genomes]).reshape(len(ids), len(space.genes))
-        self._estimates = np.array([self._estimate_seconds(genome) for genome in genomes])
-
-    def predict_range(self, genome: Genome) -> tuple[float, float]:
-        """Return the shortest and the longest seconds that a genome's full training may take; 0 if unknown."""
-        predictions = self._predictions(genome, 1.0) or [0.0]
-        return predictions[0], predictions[-1]
-
-    def predict_seconds(self, genome: Genome, share: float = 1.0) -> float:
-        """Return the expected seconds of a share of a genome's training; 0 if unknown."""
-        return median(self._predictions(genome, share) or [0.0])
-
-    @property
-    def mean_seconds(self) -> float:
-        """Mean seconds of a full training; 0 if unknown."""
-        if not len(self._seconds):
-            return self._pace.mean_seconds if self._pace is not None else 0.0
-        comparable = self._comparable(1.0)
-        return float(np.mean(self._seconds[comparable] / self._shares[comparable]))
-
-    def _predictions(self, genome: Genome, share: float) -> list[float]:
-        """Return predicted seconds of a share of a genome's training, increasing; empty if nothing is known.
-
-        If the evaluator estimates seconds, each is this estimate times the error of an earlier one. Otherwise each is
-        the time of a similar training, or of a timed one.
-        """
-        indices = self._comparable(share)
-        estimate = self._estimate_seconds(genome)
-        if not math.isnan(estimate):
-            indices = indices[np.isfinite(self._estimates[indices])]
-            errors = self._seconds[indices] / (self._shares[indices] * self._estimates[indices])
-            return sorted((share * estimate * (errors if len(errors) else np.ones(1))).tolist())
-        distances = np.abs(self._units[indices] - self._space.encode(genome)).sum(axis=1)
-        similar = indices[np.argsort(distances, kind="stable")[:MOST_SIMILAR]]
-        predictions: list[float] = (share * self._seconds[similar] / self._shares[similar]).tolist()
-        if self._pace is not None and len(similar) < MOST_SIMILAR:
-            judging = self._pace.judging
-            predictions += [judging + (seconds - judging) * share for seconds in self._pace.seconds]
-        return sorted(predictions)
-
-    def _comparable(self, share: float) -> np.ndarray:
-        """Return the indices of the trainings of about this share; of all trainings if there are none."""
-        distances = np.abs(np.log(self._shares / share))
-        indices = np.flatnonzero(distances <= math.log(MAX_SHARE_RATIO) + 1e-9)
-        return indices if len(indices) else np.arange(len(distances))
-
-    def _estimate_seconds(self, genome: Genome) -> float:
-        """Return the seconds of a full training as the evaluator estimates them; NaN if it does not."""
-        try:
-            seconds = float(self._estimate(genome).get(ESTIMATED_SECONDS, math.nan))
-        except EvoTuneError:  # the training reports the same error
-            return math.nan
-        return seconds if 0.0 < seconds < math.inf else math.nan

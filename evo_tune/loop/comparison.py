@@ -140,4 +140,4 @@ class ComparisonJobs:
         """Return the predicted seconds of a training: the mean of this genome's, if it was trained here."""
         assert self._deadline is not None
         durations = self._durations_by_trial.get(id)
-        return fmean(durations) if durations else self._deadline.predicted_seconds(id)
+        return fmean(durations) if durations else self._deadline.clock.repeat_seconds(id)

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from evo_tune.forecast import CLOSING_SECONDS, comparison_end_times, comparison_seconds
-from evo_tune.forecast.timing import Durations, Pace
-from evo_tune.genome.space import SearchSpace
+from evo_tune.forecast.clock import Clock
 from evo_tune.genome.trial import Candidate, Proposal
-from evo_tune.genome.values import Genome
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining, Results
 from evo_tune.report.recommendation import comparison_as_requested, comparison_results
 from evo_tune.report.summary import training_share
@@ -55,25 +53,21 @@ class Deadline:
     Args:
         run: Run in progress.
         session: Its session, with a limit in hours.
-        space: Returns the present space of the run.
-        estimate: Returns the metrics of a genome that are known before training.
+        clock: Durations of its trainings.
         slots: Number of slots (int ≥ 1).
         elapsed: Returns the seconds that count towards the limit.
-        pace: Times of a few steps, if they were measured.
         after: Returns the seconds to leave after the final comparison, from those of one more training of the best
             genome: `evo-tune auto` trains a model then.
     """
 
     run: Run
     session: SessionSettings
-    space: Callable[[], SearchSpace]
-    estimate: Callable[[Genome], Mapping[str, float]]
+    clock: Clock
     slots: int
     elapsed: Callable[[], float]
-    pace: Pace | None = None
     after: Callable[[float], float] = lambda training: 0.0
-    # Numbers that change with each result, by name: with the number of results and the space that they follow from.
-    _memo: dict[str, tuple[int, SearchSpace, Any]] = field(default_factory=dict, init=False)
+    # Numbers that change with each result, by name, with the state of the clock that they follow from.
+    _memo: dict[str, tuple[Any, Any]] = field(default_factory=dict, init=False)
 
     @property
     def limit_seconds(self) -> float:
@@ -85,17 +79,12 @@ class Deadline:
         """Seconds until the trainings must have ended. The end of the workers, the report and `after` need the rest."""
         return self.limit_seconds - CLOSING_SECONDS - self._rest() - self.elapsed()
 
-    @property
-    def durations(self) -> Durations:
-        """Predicted durations, from the results so far and in the present space, which a run may widen."""
-        return self._remember("durations", lambda: Durations(self.run, self.space(), self.estimate, self.pace))
-
     def _remember(self, name: str, make: Callable[[], T]) -> T:
         """Return what a function makes, called again only after a new result or in a wider space."""
-        results, space = len(self.run.recorded), self.space()
-        if name not in self._memo or self._memo[name][0] != results or self._memo[name][1] is not space:
-            self._memo[name] = results, space, make()
-        made: T = self._memo[name][2]
+        state = self.clock.state
+        if name not in self._memo or self._memo[name][0] != state:
+            self._memo[name] = state, make()
+        made: T = self._memo[name][1]
         return made
 
     # The search.
@@ -111,9 +100,9 @@ class Deadline:
 
         It may take longer: then it is ended (`is_over`), and no more is lost than the slot would have been idle.
         """
-        share = max(0.0, training_share(self.run, proposal))
-        seconds = self.durations.predict_seconds(proposal.genome, share)
-        return share == 0.0 or seconds <= self.remaining - self._reserve()[0]
+        share = training_share(self.run, proposal)
+        time_left = self.remaining - self._reserve()[0]
+        return share <= 0.0 or self.clock.predict_seconds(proposal.genome, share) <= time_left
 
     def is_over(self) -> bool:
         """Return whether the search must end now, its running trainings included."""
@@ -140,7 +129,7 @@ class Deadline:
         Returns:
             Both; None if the duration of a training is unknown.
         """
-        default_seconds = self.durations.predict_seconds(self.space().default())
+        default_seconds = self.clock.predict_seconds(self.clock.space().default())
         if not default_seconds:
             return None
         compared = comparison_seconds(self.session, default_seconds, self.slots, len(self.run.patches))[1]
@@ -155,8 +144,8 @@ class Deadline:
         def seconds() -> float:
             requested = comparison_as_requested(self.run)
             ids = (*requested.finalists, requested.default) if requested.finalists else ()
-            predictions = (self.predicted_seconds(id) for id in ids if id is not None)
-            return self.after(max(predictions, default=self.durations.mean_seconds))
+            predictions = (self.clock.repeat_seconds(id) for id in ids if id is not None)
+            return self.after(max(predictions, default=self.clock.mean_seconds))
 
         return self._remember("rest", seconds)
 
@@ -165,7 +154,7 @@ class Deadline:
         return self._remember("reserve", self._comparison_seconds)
 
     def _comparison_seconds(self) -> tuple[float, float]:
-        if not self.session.final_seeds or not (mean_seconds := self.durations.mean_seconds):
+        if not self.session.final_seeds or not (mean_seconds := self.clock.mean_seconds):
             return 0.0, 0.0
         requested = comparison_as_requested(self.run)
         if not requested.finalists:  # nothing has beaten the default yet
@@ -173,7 +162,7 @@ class Deadline:
             requested = FinalComparison(finalists, requested.default, self.session.final_seeds)
 
         def seconds(id: int) -> float:
-            return mean_seconds if id < 0 else self.predicted_seconds(id)
+            return mean_seconds if id < 0 else self.clock.repeat_seconds(id)
 
         plans = requested.largest_first_alternatives()
         ends = [comparison_end_times(plan, seconds, self.slots) for plan in plans]
@@ -184,13 +173,6 @@ class Deadline:
         preferred = next((middle for middle in middles if middle <= SHARE * self.limit_seconds), least)
         return max(preferred, least) + START, least + START
 
-    def predicted_seconds(self, id: int) -> float:
-        """Return the predicted seconds of a full training of a trial's genome."""
-        low, high = self.durations.predict_range(self.run.candidates[id].genome)
-        own_training = own_seconds(self.run, id)
-        # The load of the machine may have changed since its own training, and workers started during the first ones.
-        return min(max(own_training, low), high) if own_training else high
-
     # The final comparison.
 
     def plan(self) -> None:
@@ -200,7 +182,7 @@ class Deadline:
         requested = comparison_as_requested(self.run)
         if requested.finalists:
             results = comparison_results(self.run, requested)
-            self.record(self.largest_in_time(requested, results, {}, self.predicted_seconds, MARGIN, ENOUGH_SEEDS))
+            self.record(self.largest_in_time(requested, results, {}, self.clock.repeat_seconds, MARGIN, ENOUGH_SEEDS))
 
     def largest_in_time(
         self,
@@ -246,16 +228,3 @@ class Deadline:
             self.run.plan_comparison((), None, ())
         else:
             self.run.plan_comparison(plan.finalists, plan.default, plan.look_seeds, bool(plan.patches))
-
-
-def own_seconds(run: Run, id: int) -> float:
-    """Return the seconds of a genome's own full training, from all its parts; 0 if that is unknown."""
-    seconds, share, part = 0.0, 0.0, run.candidates[id]
-    while True:
-        outcome = run.outcomes.get(part.id)
-        if outcome is None:
-            return 0.0
-        seconds, share = seconds + outcome.seconds, share + training_share(run, part)
-        if part.resumes is None:
-            return seconds / share if share > 0 else 0.0
-        part = run.candidates[part.resumes]

@@ -14,9 +14,6 @@ from evo_tune.settings import LIMITS, SessionSettings
 from evo_tune.store.run import Run
 from evo_tune.store.run_folders import run_reference
 
-# Default limit in generations, for a run without any limit.
-GENERATIONS = 5
-
 # Tolerance for the budget, because sums of thirds are not exact.
 SLACK = 1e-9
 
@@ -37,11 +34,6 @@ def next_session(last: SessionSettings, changes: Mapping[str, Any], seeds: int) 
     session = last.with_changes(**changes)
     check_noise(session, seeds)
     return session
-
-
-def with_default_limit(session: SessionSettings) -> SessionSettings:
-    """Return the settings with the default limit if none is set."""
-    return session if session.has_limits else session.with_changes(generations=GENERATIONS)
 
 
 def limit_reason(

@@ -20,7 +20,8 @@ from typing import Any
 from msgspec import UNSET
 
 from evo_tune.errors import EvoTuneError, OptionError, SpaceError, StoreError, UsageError
-from evo_tune.forecast.timing import ESTIMATED_SECONDS, TIMING, Pace, genomes_to_time, pace_of
+from evo_tune.forecast.clock import ESTIMATED_SECONDS, Clock
+from evo_tune.forecast.timing import TIMING, Pace, genomes_to_time, pace_of
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Constraint, Objective
@@ -29,7 +30,7 @@ from evo_tune.loop import budget
 from evo_tune.loop.checks import check_ends, check_learning, check_metric, check_repair, check_rules, check_suited
 from evo_tune.loop.code import hash_of
 from evo_tune.loop.genes import genes_with_defaults, limits_for
-from evo_tune.loop.limits import GENERATIONS, check_noise
+from evo_tune.loop.limits import check_noise
 from evo_tune.loop.slots import plan_slots
 from evo_tune.options.declare import AUTO
 from evo_tune.options.target_size import parse_target_size
@@ -38,7 +39,7 @@ from evo_tune.plugins.find import make_strategy
 from evo_tune.plugins.patches import Patch
 from evo_tune.plugins.patches.project import PatchedCode
 from evo_tune.rules.fidelity import rungs_that_pay
-from evo_tune.settings import RunSettings, SessionSettings
+from evo_tune.settings import DEFAULT_GENERATIONS, RunSettings, SessionSettings
 from evo_tune.store.manifest import Manifest, PatchedProject, PatchRecord
 from evo_tune.store.run import Run, copy_results
 from evo_tune.store.run_folders import find_run
@@ -87,7 +88,7 @@ class Draft:
     @property
     def default_seconds(self) -> float:
         """Seconds of a full training of the default genome, as the evaluator predicts them; 0 if it does not."""
-        return self.evaluator.estimate(self.space.default()).get(ESTIMATED_SECONDS, 0.0)
+        return Clock(space=lambda: self.space, estimate=self.evaluator.estimate).predict_seconds(self.space.default())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +163,7 @@ def plan_run(
         else:
             slot_plan = plan_slots(session, draft.manifest.threads, draft.manifest.options)
             slots, device, pace = len(slot_plan.slots), slot_plan.slots[0].name, None
-    seconds = draft.default_seconds if pace is None else pace.mean_seconds
+    seconds = draft.default_seconds if pace is None else Clock(pace=pace).mean_seconds
     planning = time.monotonic() - began if pace is not None or cost_is_open else 0.0
     draft, choice = _choose_rungs(checked, draft, slots, seconds, planning)
     choices += [choice] if choice else []
@@ -214,7 +215,8 @@ def _budget_in_time(
             seconds = given_seconds
             if seconds is None:
                 is_quick_search = not checked.request.options and not session.has_limits
-                trainings = GENERATIONS * int(checked.strategy.to_json()["population"]) if is_quick_search else None
+                population = int(checked.strategy.to_json()["population"])
+                trainings = DEFAULT_GENERATIONS * population if is_quick_search else None
                 limits = (session, timings.slots, time.monotonic() - began, trainings)
                 seconds, reason = budget.choose_seconds(draft.evaluator, draft.space.default(), cost, *limits)
                 choices.append(f"budget: {seconds:g} s a training (-o seconds={seconds:g}), {reason}")

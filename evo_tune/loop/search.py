@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from evo_tune.dispatch.slot import Slot
 from evo_tune.errors import RunError, StoreError, UsageError
+from evo_tune.forecast.clock import Clock
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, Trial, with_genes
@@ -200,7 +201,6 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self._arrival = run.manifest.settings.order == "arrival"
         self.finished: str | None = None  # why no more candidates will come
         self.stopping = False
-        self.pace = None if plan is None else plan.pace  # times of a few steps, if they were measured
         self._planning = 0.0 if plan is None else plan.seconds  # before the run began; `hours` includes it
         self.plan_timed_steps = self._planning > 0.0  # perhaps without a result
         self.choices = () if plan is None else plan.choices  # budget and rungs that were chosen for the run, in words
@@ -213,6 +213,9 @@ class Search(contextlib.AbstractContextManager["Search"]):
         self.history = history_of(run, space)
         self._trial_files = TrialFiles(run, self.strategy, history_of(run, space))
         replay(self.history, run)
+        # Durations, by the results and by a few timed steps, if they were measured.
+        pace = None if plan is None else plan.pace
+        self.clock = Clock(run, pace, lambda: self.history.space, evaluator.estimate)
         patches = evaluator.plugin.patches
         self._queue = ProposalQueue(run, self.history, self.strategy, self._trial_files, patches)
         if self._arrival:  # a torn tail may have recorded results without their report
@@ -398,7 +401,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 if watch is None:
                     print("stopping after the running trials; press Ctrl-C again to stop at once", file=sys.stderr)
 
-            self.session, self._planning = limits.with_default_limit(self.session), max(self._planning, planning)
+            self.session, self._planning = self.session.with_default_limit(), max(self._planning, planning)
             try:
                 with handle_interrupts(stop, self.kill):
                     self._run(look, forecast, after)
@@ -414,23 +417,22 @@ class Search(contextlib.AbstractContextManager["Search"]):
         try:
             self._queue.requeue_unfinished()  # including candidates that were asked for by hand
             drivers.slots = open_run_slots(run, self.session, self.evaluator, self.space)
-            if forecast and self.pace is None and not self.plan_timed_steps:
+            if forecast and self.clock.pace is None and not self.plan_timed_steps:
 
                 def watch_timing() -> None:
                     watch()
                     if self.stopping:  # at once, since no trial is running that it could lose
                         drivers.kill()
 
-                self.pace = time_few_steps(run, self.space, drivers.slots, watch_timing, lambda: self.stopping)
+                pace = time_few_steps(run, self.space, drivers.slots, watch_timing, lambda: self.stopping)
+                self.clock.pace = pace
             if self.session.hours is not None:
                 self.deadline = Deadline(
                     run=run,
                     session=self.session,
-                    space=lambda: self.history.space,
-                    estimate=self.evaluator.estimate,
+                    clock=self.clock,
                     slots=len(drivers.slots),
                     elapsed=lambda: self.seconds + self._planning,
-                    pace=self.pace,
                     after=after,
                 )
             baseline = run.baseline  # a failed one is trained again on resume

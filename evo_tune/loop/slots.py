@@ -3,7 +3,6 @@
 The module knows the user's settings and earlier measurements, and nothing of the loop that uses the slots.
 """
 
-import math
 import shutil
 import uuid
 import warnings
@@ -17,12 +16,10 @@ from evo_tune.dispatch.devices import AUTO, CPU, Plan, plan
 from evo_tune.dispatch.log import remove_stale_files
 from evo_tune.dispatch.packing import MemoryForecast
 from evo_tune.dispatch.slot import Slot, Task
-from evo_tune.forecast import MIN_RESULTS, RunForecast, forecast_run
+from evo_tune.forecast.clock import MIN_RESULTS
 from evo_tune.forecast.timing import Pace, Timing, genomes_to_time, pace_of, time_genomes
 from evo_tune.genome.space import SearchSpace
-from evo_tune.loop.limits import with_default_limit
 from evo_tune.plugins.evaluator import BoundEvaluator
-from evo_tune.rules.fidelity import mean_genome_cost
 from evo_tune.settings import SessionSettings
 from evo_tune.store.manifest import Manifest
 from evo_tune.store.run import TRIALS, Run
@@ -96,24 +93,6 @@ def time_few_steps(
         return None
     timing = Timing(folder=run.folder / TRIALS, watch=watch, stopping=stopping)
     return pace_of(*time_genomes(slots, genomes_to_time(space), timing))
-
-
-def forecast_session(
-    manifest: Manifest, session: SessionSettings, slots: int, pace: Pace | None = None, run: Run | None = None
-) -> RunForecast | None:
-    """Return the forecast of a run, or of a new run with this manifest; None without measurements.
-
-    Args:
-        manifest: Manifest of the run.
-        session: Limits; the default limit if none is set.
-        slots: Number of slots.
-        pace: Times of a few steps, if they were measured.
-        run: Run in progress, if it has begun.
-    """
-    session = with_default_limit(session)
-    genomes = session.max_genomes(manifest.population)
-    promoted = mean_genome_cost(manifest.settings.rungs, int(genomes) if math.isfinite(genomes) else 100)
-    return forecast_run(manifest, session, slots, promoted, pace, run)
 
 
 def open_slots_to_plan(

@@ -28,6 +28,7 @@ from evo_tune.cli.training.model_training import (
 )
 from evo_tune.dispatch.devices import plan
 from evo_tune.errors import PluginError
+from evo_tune.forecast.clock import Clock
 from evo_tune.genome.trial import Candidate
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.store.run import Run
@@ -134,7 +135,7 @@ def test_a_family_with_a_far_higher_loss_does_not_come_first(run: Run, monkeypat
 def test_fits_of_a_kept_model_are_counted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     best, reserves = run.ranked()[0], {}
     genome = best.candidate.genome
-    search: Any = SimpleNamespace(saved=run, pace=None, plan_timed_steps=None, best=best)
+    search: Any = SimpleNamespace(saved=run, clock=Clock(), plan_timed_steps=None, best=best)
     search.session = SimpleNamespace(hours=1.0)
     for refit, fits in (("none", 1.0), ("validation", 1.25), ("all", 1.5)):
         bound = search.evaluator = find_evaluator("tabular").bind({**run.manifest.options, "refit": refit})
@@ -332,7 +333,7 @@ def test_time_for_members_is_reserved_and_asked_for(data: Path, typed: Typed, mo
         monkeypatch.setattr(final_training, "read_wish", lambda run: wish)
         plugin = SimpleNamespace(name="tabular", supports=supports)
         best = SimpleNamespace(candidate=SimpleNamespace(genome={}))
-        search: Any = SimpleNamespace(saved=None, pace=None, plan_timed_steps=None, best=best)
+        search: Any = SimpleNamespace(saved=None, clock=Clock(), plan_timed_steps=None, best=best)
         search.evaluator = SimpleNamespace(plugin=plugin, options={}, values=None)
         search.session = SimpleNamespace(hours=hours)
         return final_training.time_for_model(search)(10.0)

@@ -131,7 +131,7 @@ def test_timings_are_no_trials_and_a_run_tells_its_forecast(timed: Path, typed: 
     assert not [name for name in files(runs[0].folder) if "timing" in name]
     with Search("timed.py", store="store", name="by-hand", trials=3, final_seeds=0) as search:
         search.run()
-        assert search.pace is None, "nobody asked"
+        assert search.clock.pace is None, "nobody asked"
 
 
 PRICED = '''"""A training that takes as many seconds as a step costs, by its option seconds."""

@@ -10,11 +10,19 @@ import numpy as np
 import pytest
 from msgspec import UNSET
 
-from evo_tune.forecast import Bounds, comparison_end_times, comparison_seconds, comparison_trainings, forecast_line
+from evo_tune.forecast import (
+    Bounds,
+    comparison_end_times,
+    comparison_seconds,
+    comparison_trainings,
+    forecast_line,
+    forecast_run,
+    genome_cost,
+)
+from evo_tune.forecast.clock import Clock
 from evo_tune.forecast.timing import Pace, genomes_to_time, pace_of
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.search import Search
-from evo_tune.loop.slots import forecast_session
 from evo_tune.report.final_comparison import FinalComparison, FreshTraining
 from evo_tune.rules.fidelity import mean_genome_cost
 from evo_tune.settings import SessionSettings, parse_settings
@@ -53,7 +61,7 @@ class Simulated:
                 candidate, Outcome("ok", {"loss": float(candidate.genome["x"]), "cost": 1.0}, seconds=took)
             )  # type: ignore[arg-type]
             if len(saved.outcomes) in self.looks:
-                ahead = forecast_session(saved.manifest, self.search.session, self.slots, None, saved)
+                ahead = forecast_run(saved.manifest, self.search.session, self.slots, Clock(saved))
                 assert ahead is not None
                 left = ahead.seconds
                 told.append(Bounds(low=now + left.low, expected=now + left.expected, high=now + left.high))
@@ -71,7 +79,7 @@ def test_a_forecast_holds_before_a_run_and_during_it(begin: Begin, fast_disk: No
     inside, near, late = [], [], []
     for seed, slots in SETTINGS:
         search = begin(generations=None, trials=40, population=8, seed=seed)
-        first = forecast_session(search.saved.manifest, search.session, slots, pace(search, seed))
+        first = forecast_run(search.saved.manifest, search.session, slots, Clock(pace=pace(search, seed)))
         assert first is not None
         end, told = Simulated(search, seed, slots, (10, 30)).play()
         for one in (first.seconds, *told):
@@ -107,15 +115,13 @@ def test_a_race_takes_between_the_least_and_the_most_that_is_told(slots: int, se
 
 
 def test_hours_are_never_promised_twice() -> None:
-    from evo_tune.forecast import forecast_run
-
     for draw in range(200):
         rng = np.random.default_rng(draw)
         rungs = ([1.0], [1 / 3, 1.0], [1 / 9, 1 / 3, 1.0])[draw % 3]
         manifest = _manifest(fidelity=rungs, seeds_per_trial=int(rng.integers(1, 4)))
         hours, slots, each = rng.uniform(0.01, 5.0), int(rng.integers(1, 20)), rng.uniform(0.1, 300.0)
         session = SessionSettings(hours=hours, final_seeds=draw % 4, finalists=2)
-        found = forecast_run(manifest, session, slots, mean_genome_cost(rungs, 50), Pace((each, each)))
+        found = forecast_run(manifest, session, slots, Clock(pace=Pace((each, each))))
         assert found is not None
         comparison = sum(comparison_seconds(session, each, slots)) / 2
         assert found.full_trainings * each / slots <= max(0.0, hours * 3600 - comparison) + 1e-6
@@ -159,10 +165,8 @@ def test_a_look_at_patches_takes_its_time() -> None:
 
 
 def test_further_seeds_by_worth_are_counted() -> None:
-    from evo_tune.forecast import genome_cost
-
-    cost = genome_cost(_manifest(seeds_per_trial="auto"), 50, 1.0)
-    assert 1.0 < cost < genome_cost(_manifest(seeds_per_trial=4), 50, 1.0)
+    cost = genome_cost(_manifest(seeds_per_trial="auto"), 50)
+    assert 1.0 < cost < genome_cost(_manifest(seeds_per_trial=4), 50)
 
 
 def test_rungs_cost_less_than_full_trainings_and_more_than_their_first() -> None:
@@ -174,10 +178,9 @@ def test_rungs_cost_less_than_full_trainings_and_more_than_their_first() -> None
 def test_a_forecast_in_words_and_as_data(begin: Begin) -> None:
     search = begin(trials=10, generations=None)
     manifest = search.saved.manifest
-    assert forecast_session(manifest, search.session, 2) is None, "nothing is known"
-    ahead = forecast_session(
-        manifest, SessionSettings(trials=10, final_seeds=3, finalists=2), 2, Pace((10.0,), worker=5 * 10**8)
-    )
+    assert forecast_run(manifest, search.session, 2) is None, "nothing is known"
+    session = SessionSettings(trials=10, final_seeds=3, finalists=2)
+    ahead = forecast_run(manifest, session, 2, Clock(pace=Pace((10.0,), worker=5 * 10**8)))
     assert ahead is not None
     assert ahead.cost is None
     assert ahead.seconds.expected == pytest.approx(10 * 10 / 2 + (30 + 70) / 2, abs=5)
@@ -190,7 +193,7 @@ def test_a_forecast_in_words_and_as_data(begin: Begin) -> None:
 
 
 def left(search: Search, pace: Pace | None = None) -> float:
-    found = forecast_session(search.saved.manifest, search.session, 1, pace, search.saved)
+    found = forecast_run(search.saved.manifest, search.session, 1, Clock(search.saved, pace))
     assert found is not None
     return found.seconds.expected
 
@@ -222,7 +225,7 @@ def test_a_few_long_genomes_do_not_make_a_first_forecast_too_long(begin: Begin) 
     assert found is not None
     assert found.mean_seconds == pytest.approx(took, rel=0.25)
     search = begin(trials=60, generations=None)
-    ahead = forecast_session(search.saved.manifest, search.session, 2, found)
+    ahead = forecast_run(search.saved.manifest, search.session, 2, Clock(pace=found))
     assert ahead is not None
     assert ahead.seconds.expected == pytest.approx(60 * took / 2, rel=0.3)
     assert ahead.seconds.low < 60 * took / 2 < ahead.seconds.high
@@ -233,7 +236,7 @@ def test_hours_are_shared_by_families_and_leave_time_for_the_start(begin: Begin)
     quick = Pace(seconds=(1.0,))
 
     def genomes(pace: Pace) -> int:
-        forecast = forecast_session(search.saved.manifest, search.session, 1, pace)
+        forecast = forecast_run(search.saved.manifest, search.session, 1, Clock(pace=pace))
         assert forecast is not None
         return forecast.genomes
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from evo_tune.forecast import CLOSING_SECONDS
+from evo_tune.forecast.clock import Clock
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop.comparison import ComparisonJobs
 from evo_tune.loop.deadline import Deadline
@@ -134,11 +135,14 @@ def ended(begin: Begin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast_di
         monkeypatch.setattr(time, "monotonic", lambda: world.now)
         given = {"final_seeds": 3, "finalists": 2, "generations": None, "strategy": "ga", "population": 8}
         search = begin(evaluator=str(parts), hours=HOURS, seed=world.seed, **{**given, **fields})
+
+        def estimate(genome: dict[str, object]) -> dict[str, float]:
+            return {"seconds": world.known(genome)} if world.known else {}
+
         search.deadline = Deadline(
             run=search.saved,
             session=search.session,
-            space=lambda: search.space,
-            estimate=lambda genome: {"seconds": world.known(genome)} if world.known else {},
+            clock=Clock(search.saved, None, lambda: search.space, estimate),
             slots=world.slots,
             elapsed=lambda: search.seconds,
             after=lambda training: after * training,

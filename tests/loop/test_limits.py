@@ -11,7 +11,8 @@ import pytest
 
 from evo_tune.errors import RunError
 from evo_tune.forecast import CLOSING_SECONDS
-from evo_tune.forecast.timing import Durations, Pace
+from evo_tune.forecast.clock import Clock
+from evo_tune.forecast.timing import Pace
 from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.genome.values import Genome, genome_key
 from evo_tune.loop.comparison import ComparisonJobs
@@ -74,13 +75,14 @@ def test_a_failed_training_counts_whole_as_long_as_nothing_is_known(begin: Begin
     assert len(search.trials) == 2
 
 
-def deadline_of(search: Search, clock: list[float], slots: int = 2, **fields: Any) -> Deadline:
+def deadline_of(
+    search: Search, clock: list[float], slots: int = 2, pace: Pace | None = None, **fields: Any
+) -> Deadline:
     """Return the limit in hours of a search whose time is that of a list."""
     return Deadline(
         run=search.saved,
         session=fields.pop("session", search.session),
-        space=lambda: search.space,
-        estimate=lambda genome: {},
+        clock=Clock(search.saved, pace, lambda: search.space),
         slots=slots,
         elapsed=lambda: clock[0],
         **fields,
@@ -155,7 +157,7 @@ def test_a_promotion_takes_what_it_adds(begin: Begin, tmp_path: Path) -> None:
     assert first is not None
     search.tell(first, Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=30.0))
     genome = first.genome
-    assert deadline_of(search, [0.0]).durations.predict_seconds(genome, 0.25) == pytest.approx(30.0)
+    assert deadline_of(search, [0.0]).clock.predict_seconds(genome, 0.25) == pytest.approx(30.0)
     promoted = search.ask()
     assert promoted is not None
     assert promoted.resumes == first.id
@@ -164,7 +166,7 @@ def test_a_promotion_takes_what_it_adds(begin: Begin, tmp_path: Path) -> None:
     clock[0] -= 2.0
     assert deadline_of(search, clock).fits(promoted)
     search.tell(promoted, Outcome("ok", {"loss": 1.0, "cost": 1.0}, seconds=45.0))
-    durations = deadline_of(search, clock).durations
+    durations = deadline_of(search, clock).clock
     assert durations.predict_seconds(genome, 0.75) == pytest.approx(45.0), "by other promotions"
     assert durations.predict_seconds(genome, 0.25) == pytest.approx(30.0)
 
@@ -251,7 +253,7 @@ def test_an_evaluators_prediction_is_corrected_by_what_trainings_took(begin: Beg
     def estimate(genome: Genome) -> dict[str, float]:
         return {"seconds": known.get(genome_key(genome), 200.0)}
 
-    durations = Durations(search.saved, search.space, estimate, None)
+    durations = Clock(search.saved, None, lambda: search.space, estimate)
     assert durations.predict_seconds(search.saved.candidates[0].genome) == pytest.approx(100.0)
     assert durations.predict_seconds({**search.saved.candidates[0].genome, "n": 64}, 0.5) == pytest.approx(200.0)
 

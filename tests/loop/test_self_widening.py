@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from evo_tune.errors import SpaceError, StoreError
+from evo_tune.forecast.clock import Clock
 from evo_tune.genome.genes import Choice, Float, Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Proposal
@@ -129,7 +130,7 @@ def test_a_limit_in_hours_predicts_the_duration_of_a_genome_in_a_widened_range(o
     space = SearchSpace(**run.genes)
     wide = SearchSpace(**{**run.genes, "batch": Choice((8, 16, 32, 64), ordered=True)})
     spaces = [space]
-    deadline = Deadline(run, run.sessions[-1], lambda: spaces[-1], lambda genome: {}, 1, lambda: 3500.0)
+    deadline = Deadline(run, run.sessions[-1], Clock(run, None, lambda: spaces[-1]), 1, lambda: 3500.0)
     assert deadline.fits(Proposal(space.default(), "random"))
     spaces.append(wide)  # between two results
     assert deadline.fits(Proposal({**space.default(), "batch": 8}, "random"))

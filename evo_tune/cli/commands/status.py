@@ -23,7 +23,8 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
     RUN is the latest one by default. Any machine that sees its folder may be used.
     """
     from evo_tune.cli.output import RunStatus
-    from evo_tune.loop.slots import forecast_session
+    from evo_tune.forecast import forecast_run
+    from evo_tune.forecast.clock import Clock
     from evo_tune.report.data import trial_summary
     from evo_tune.report.summary import present_beat, pruning_savings, state_in_words
     from evo_tune.store.inbox import waiting_files
@@ -33,7 +34,7 @@ def command(run: str | None, store: str, price_per_hour: float | None, output_fo
     running = beat is not None and beat.alive
     statuses = [outcome.status for outcome in saved.outcomes.values()]
     slots = beat.slots if beat is not None else ()
-    run_forecast = forecast_session(saved.manifest, saved.session, len(slots), run=saved) if running and slots else None
+    run_forecast = forecast_run(saved.manifest, saved.session, len(slots), Clock(saved)) if running and slots else None
     status = RunStatus(
         run=saved.name,
         state=state_in_words(saved, beat),

@@ -105,10 +105,10 @@ def time_for_model(search: Search) -> Callable[[float], float]:
     others = 0 if wish.single or ENSEMBLE not in plugin.supports else MEMBERS - 1
 
     def seconds_to_reserve(training: float) -> float:
-        if search.pace is None and search.plan_timed_steps:  # the machine is too busy even to time a step
+        if search.clock.pace is None and search.plan_timed_steps:  # the machine is too busy even to time a step
             return math.inf
         # A worker starts as the final training does.
-        start = max(STARTING_SECONDS, 0.0 if search.pace is None else search.pace.start)
+        start = max(STARTING_SECONDS, 0.0 if search.clock.pace is None else search.clock.pace.start)
         members = min(others * SLACK * training, MEMBERS_SHARE * seconds)
         best = search.best
         genome = search.space.default() if best is None else best.candidate.genome

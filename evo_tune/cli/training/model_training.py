@@ -24,10 +24,10 @@ from evo_tune.dispatch import open_slots
 from evo_tune.dispatch.devices import CPU, Plan, cpu_count
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import EvoTuneError, PluginError
+from evo_tune.forecast.clock import Clock
 from evo_tune.forecast.timing import TIMING, Timing, time_genomes
 from evo_tune.genome.trial import Candidate, Objective
 from evo_tune.genome.values import Genome, genome_key
-from evo_tune.loop.deadline import own_seconds
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.report.recommendation import comparison_objective, fresh_seed, fresh_values, rank_trials
@@ -98,7 +98,7 @@ def choose_pace(run: Run, bound: BoundEvaluator, candidate: Candidate, planned: 
     trial_threads, all_cores = run.manifest.threads, cpu_count()
     if threads not in (None, trial_threads):
         return Pace(threads, math.nan, "as given")
-    seconds, trial_seconds = math.nan, own_seconds(run, candidate.id) if run.candidates else 0.0
+    seconds, trial_seconds = math.nan, Clock(run).own_seconds(candidate.id) if run.candidates else 0.0
     with contextlib.suppress(EvoTuneError):  # the work of the training, compared with that of the trial
         trial_work = bound.plugin.bind(run.manifest.options).estimate(candidate.genome)
         work = bound.estimate(candidate.genome)
@@ -187,7 +187,7 @@ class Training:
             yield replace(self, candidate=candidate, pace=pace, seed=candidate.seed)
 
     def _seconds_of(self, candidate: Candidate) -> float:
-        return count_trainings(self.bound, candidate.genome) * own_seconds(self.run, candidate.id)
+        return count_trainings(self.bound, candidate.genome) * Clock(self.run).own_seconds(candidate.id)
 
     def fits(self, training: Training) -> bool:
         """Return whether there is time for another training; true without a limit."""
