@@ -61,7 +61,7 @@ TRIALS = 20
 
 PACKAGES = re.findall(
     r"\w+",
-    """accelerate click deap distributed duckdb hypothesis jinja2 joblib lightning matplotlib mlflow networkx numpy
+    """accelerate click deap distributed duckdb hypothesis jinja2 joblib lightning matplotlib networkx numpy
     optuna pandas plotly pyarrow ray rich scipy sklearn sphinx statsmodels sympy torch transformers""",
 )
 

@@ -66,8 +66,6 @@ COMMANDS = {
     "report": Command("report quick -o report{n}.html", ("report{n}.html",), ("quick",)),
     "report in the store": Command("report quick", ("populations/quick/report.html",), ("quick",)),
     "convert to Optuna": Command("convert quick --to optuna -o optuna{n}", ("optuna{n}",), ("quick",)),
-    "convert to TensorBoard": Command("convert quick --to tensorboard -o events{n}", ("events{n}",), ("quick",)),
-    "convert to MLflow": Command("convert quick --to mlflow -o mlflow{n}", ("mlflow{n}",), ("quick",)),
     "propose": Command("propose quick x=0.{n}7", (), ("quick",)),
 }
 

@@ -20,7 +20,6 @@ EXTRAS = {
     "images": ("PIL", "torchvision"),
     "lightning": ("lightning",),
     "mcp": ("mcp",),
-    "mlflow": ("mlflow", "sqlalchemy", "alembic"),
     "optuna": ("optuna",),
     "plots": ("matplotlib",),
     "ray": ("ray", "pydantic", "requests"),

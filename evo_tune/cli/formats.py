@@ -79,8 +79,8 @@ class ConvertedRun(Struct, forbid_unknown_fields=True, kw_only=True):
 
     Args:
         run: Name of the run.
-        tool: optuna, tensorboard, mlflow or wandb.
-        file: File or folder that was written.
+        tool: optuna.
+        file: File that was written.
         results: Number of results in it.
         open: Command that opens it.
     """

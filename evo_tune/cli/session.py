@@ -59,7 +59,7 @@ def run_search(search: Search, output: shared.OutputFlags, began: float, continu
     events = EventStream(search) if output.output_format == "jsonl" else None
     with ExitStack() as contexts:
         if output.tracks:
-            from evo_tune.integrations.converting import tracking
+            from evo_tune.integrations.tracking import tracking
 
             contexts.enter_context(tracking(run.folder, output.tracks))
         show = (lambda search: None) if silent else ProgressLines(run, output.price_per_hour).print_new

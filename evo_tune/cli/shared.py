@@ -147,7 +147,7 @@ def output_flags(command: Callable[..., int]) -> Callable[..., int]:
     def with_output_flags(**flags: Any) -> int:
         output = OutputFlags(**{field.name: flags.pop(field.name) for field in fields(OutputFlags)})
         if output.tracks:  # a path that cannot be used is refused before a run is made
-            from evo_tune.integrations.converting import check_track
+            from evo_tune.integrations.tracking import check_track
 
             for text in output.tracks:
                 check_track(text)

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from evo_tune.errors import UsageError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
-from evo_tune.integrations import silence_loggers
-from evo_tune.integrations.rows import Row, Rows, Sink
+from evo_tune.integrations.rows import Row, Rows, Sink, silence_loggers
 from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
 from evo_tune.text import one_line

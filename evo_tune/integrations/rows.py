@@ -4,8 +4,11 @@ Names and texts may come from a stranger, so each is one printable line here. Nu
 1970 and 2100.
 """
 
+import contextlib
+import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -32,8 +35,21 @@ State: TypeAlias = Literal["open", "whole", "part", "pruned", "failed"]
 Points: TypeAlias = Sequence[tuple[float, Mapping[str, float | None]]]
 
 
+@contextlib.contextmanager
+def silence_loggers() -> Iterator[None]:
+    """Silence warnings and logs below errors: tools comment on what is written for them on purpose."""
+    disabled_level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled_level)
+
+
 class Sink:
-    """Target that runs are written into; `converting.sink` makes it after a check of the path.
+    """Target that runs are written into; `tracking.open_sink` makes it after a check of the path.
 
     Args:
         path: File or folder of the target.
@@ -43,8 +59,6 @@ class Sink:
     def __init__(self, path: Path, flag: str) -> None:
         self.path = path
         self.flag = flag
-        # Name that the path gets when it is complete.
-        self.final_name = path.name
 
     def update(self, run: Run, pending_curves: Mapping[int, Curve] | None = None) -> None:
         """Write the parts of a run that are not written yet.
@@ -197,18 +211,11 @@ def step_of(share: float) -> int:
     return max(1, round(share * WHOLE))
 
 
-def unique_names(
-    names: Iterable[str], short: Callable[[str], str] = lambda name: one_line(name, NAME)
-) -> dict[str, str]:
-    """Return the printable form of each name, with numbers added where two are equal.
-
-    Args:
-        names: Names of any origin.
-        short: Function that makes a name printable.
-    """
+def unique_names(names: Iterable[str]) -> dict[str, str]:
+    """Return the printable form of each name of any origin, with numbers added where two are equal."""
     short_names: dict[str, str] = {}
     for name in dict.fromkeys(names):
-        line = first = short(name) or "_"
+        line = first = one_line(name, NAME) or "_"
         number = 2
         while line in short_names.values():
             line, number = f"{first} {number}", number + 1

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from evo_tune import Candidate, Outcome, Search
+from evo_tune.integrations.tracking import open_sink
 from evo_tune.store.run import Run
 from tests.conftest import drive
 from tests.training.forked import forked_ranks as forked_ranks
@@ -39,18 +40,10 @@ def eventful(begin: Begin, quick: Path) -> Run:
     return drive(search, slots=2, evaluate=evaluated).saved
 
 
-@pytest.fixture
-def converted(tmp_path: Path) -> Callable[[Run, str], Path]:
-    """Return a function that converts a run for a tool and returns where it lies."""
-    from evo_tune.integrations.converting import convert
-
-    def made(run: Run, tool: str) -> Path:
-        path = tmp_path / "out" / tool
-        path.parent.mkdir(exist_ok=True)
-        convert(run, tool, path)
-        return path
-
-    return made
+def write(run: Run, tool: str, path: Path) -> Path:
+    """Write a run for a tool, as its tracker does; return the path."""
+    open_sink(tool, path, f"--track {tool}").update(run)
+    return path
 
 
 def studies(path: Path) -> Any:

@@ -1,9 +1,14 @@
-"""Write a run as TensorBoard event files: a folder for each trial, with its curve as scalars and its genome as HParams.
+"""Write a run as TensorBoard event files, or as offline runs of Weights & Biases.
 
-The public interfaces fail here. `tensorboard.summary.Writer` names files by time and host, so that a second session
-could not append to the file of a pending trial, and it writes no HParams. `tensorboard.plugins.hparams.api` imports
-TensorFlow, and torch's `SummaryWriter` would load torch into the process of the run. So this module uses the parts that
-they are made of: `RecordWriter`, `summary_v2`, and the messages of HParams.
+TensorBoard gets a folder for each trial, with its curve as scalars and its genome as HParams. The public interfaces
+fail here: `tensorboard.summary.Writer` names files by time and host, so that a second session could not append to the
+file of a pending trial, and it writes no HParams; `tensorboard.plugins.hparams.api` imports TensorFlow. So this module
+uses the parts that they are made of: `RecordWriter`, `summary_v2`, and the messages of HParams.
+
+W&B gets a run for each trial with a result, in a group of the run's name. It writes offline by default: nothing leaves
+the machine before `wandb sync`. `WANDB_MODE=online` in the environment sends each trial when it ends, and
+`WANDB_PROJECT` names the project. W&B cannot append to an offline run of an earlier process, so a trial is written
+once. Its collection of program, host and load of the machine is switched off.
 """
 
 from __future__ import annotations
@@ -11,14 +16,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evo_tune.errors import UsageError
 from evo_tune.genome.genes import Choice, Float, Gene, Int
 from evo_tune.genome.values import Value
-from evo_tune.integrations.rows import WHOLE, Row, Rows, Sink
+from evo_tune.integrations.rows import WHOLE, Row, Rows, Sink, silence_loggers
 from evo_tune.store.heartbeat import Curve
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
@@ -32,7 +37,7 @@ EVENTS = "events.out.tfevents.evo-tune"
 # File with the identity of a folder's run.
 MARK = "evo-tune-run.txt"
 
-# File with the last written step of a pending trial.
+# File beside an unfinished event file, with its last step.
 GROWING = "growing"
 
 # Maximum bytes read of these two files.
@@ -57,29 +62,9 @@ class TensorBoardFolder(Sink):
         self._claim(folder, rows)
         for id in sorted((run.outcomes.keys() | rows.pending_curves.keys()) - self._written):
             if id < len(rows):
-                self._write(folder / _name(id), rows, rows.row(id))
+                _write_trial(folder / _name(id), rows, rows.row(id))
             if id in run.outcomes:
                 self._written.add(id)
-
-    def _write(self, folder: Path, rows: Rows, row: Row) -> None:
-        path, growing = folder / EVENTS, folder / GROWING
-        last_written = 0
-        if path.exists():
-            try:
-                with open(growing, encoding="ascii") as file:
-                    last_written = max(1, int(file.read(LONGEST)))
-            except OSError:
-                return  # complete
-            except ValueError:  # a process ended while it wrote the file
-                last_written = WHOLE
-        if row.state == "open":
-            folder.mkdir(exist_ok=True)
-            growing.write_text(f"{max([last_written, 1, *(step for step, _ in row.curve)])}\n", encoding="ascii")
-        with _events(path, is_new=not last_written) as write:
-            for time, step, summary in _summaries(rows, row, last_written):
-                write(time, step, summary)
-        if row.state != "open":
-            growing.unlink(missing_ok=True)
 
     def _claim(self, folder: Path, rows: Rows) -> None:
         """Make the run's folder with the description of its HParams, or check that it belongs to this run."""
@@ -96,9 +81,24 @@ class TensorBoardFolder(Sink):
         if rows.parts:
             genes.append(hparams.HParam(rows.parts, hparams.RealInterval(0.0, 1.0)))
         metrics = [hparams.Metric(name) for name in rows.objectives]
-        with _events(folder / EVENTS, is_new=True) as write:
-            write(0.0, 0, hparams.hparams_config_pb(genes, metrics, time_created_secs=0.0))
+        _append(folder / EVENTS, [(0.0, 0, hparams.hparams_config_pb(genes, metrics, time_created_secs=0.0))], True)
         (folder / MARK).write_text(mark, encoding="utf-8")
+
+
+def _write_trial(folder: Path, rows: Rows, row: Row) -> None:
+    """Append what a trial's event file lacks. The file beside it comes first, so a kill loses points, at worst."""
+    path, growing = folder / EVENTS, folder / GROWING
+    last_written = 0
+    if path.exists():
+        if not growing.exists():
+            return  # complete
+        digits = growing.read_bytes()[:LONGEST].strip()
+        last_written = max(1, int(digits)) if digits.isdigit() else WHOLE  # a process ended while it wrote the file
+    folder.mkdir(exist_ok=True)
+    growing.write_text(f"{max([last_written, 1, *(step for step, _ in row.curve)])}\n", encoding="ascii")
+    _append(path, _summaries(rows, row, last_written), is_new=not last_written)
+    if row.state != "open":
+        growing.unlink()
 
 
 def _name(id: int) -> str:
@@ -126,7 +126,7 @@ def _hparam_value(gene: Gene, value: Value) -> Value:
     return value if kinds == {bool} else one_line(str(value))
 
 
-def _summaries(rows: Rows, row: Row, last_written: int = 0) -> Iterator[tuple[float, int, Summary]]:
+def _summaries(rows: Rows, row: Row, last_written: int) -> Iterator[tuple[float, int, Summary]]:
     """Yield (time in seconds since 1970, step, summary) of one trial, in order.
 
     Args:
@@ -172,22 +172,57 @@ def _scalars(metrics: dict[str, float]) -> Summary:
     return Summary(value=[Summary.Value(tag=name, simple_value=value) for name, value in values.items()])
 
 
-@contextlib.contextmanager
-def _events(path: Path, is_new: bool) -> Iterator[Callable[[float, int, Summary], None]]:
-    """Yield a function that appends events to a file; a new file gets its name when it is complete."""
+def _append(path: Path, summaries: Iterable[tuple[float, int, Summary]], is_new: bool) -> None:
+    """Append events to a file."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_name("part") if is_new else path
-    with open(part, "wb" if is_new else "ab") as file:
+    with open(path, "ab") as file:
         records = RecordWriter(file)
         if is_new:
             records.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
+        for wall_time, step, summary in summaries:
+            records.write(Event(wall_time=wall_time, step=step, summary=summary).SerializeToString())
 
-        def write(time: float, step: int, summary: Summary) -> None:
-            records.write(Event(wall_time=time, step=step, summary=summary).SerializeToString())
 
-        yield write
-    if is_new:
-        os.rename(part, path)
+class WandbFolder(Sink):
+    """Folder for the folders of trials that W&B writes; several runs may share it."""
+
+    _written: set[int] | None = None
+
+    def update(self, run: Run, pending_curves: Mapping[int, Curve] | None = None) -> None:
+        """Write the trials that have a result and are not written yet, with their learning curves; see `Sink`."""
+        rows = Rows(run)
+        # The id of a trial's W&B run is the same in every session.
+        prefix = run.manifest.identity[:12]
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self._written is None:
+            self._written = {id for id in run.outcomes if any(self.path.glob(f"wandb/*run-*-{prefix}-{id}"))}
+        for id in sorted(run.outcomes.keys() - self._written):
+            self._write(rows, rows.row(id), f"{prefix}-{id}")
+            self._written.add(id)
+
+    def _write(self, rows: Rows, row: Row, wandb_id: str) -> None:
+        import wandb
+
+        settings = wandb.Settings(
+            console="off", silent=True, disable_git=True, save_code=False, host="evo-tune", program="evo-tune",
+            x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True, x_save_requirements=False,
+        )  # fmt: skip
+        mode: Any = os.environ.get("WANDB_MODE", "offline")
+        with silence_loggers():
+            wandb_run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "evo-tune"),
+                dir=self.path,
+                mode=mode,
+                id=wandb_id,
+                name=f"{rows.name} {row.id}",
+                group=rows.name,
+                job_type=row.state,
+                config={**row.genome, "trial": {"id": row.id, **row.facts}, "run": rows.facts},
+                settings=settings,
+            )
+            for step, metrics in row.curve:
+                wandb_run.log(metrics, step=step)
+            wandb_run.summary.update(row.metrics)
+            wandb_run.finish(exit_code=1 if row.state == "failed" else 0)

@@ -1,4 +1,4 @@
-"""Write a run for another tool: once (`convert`), or continuously during the run (`--track`).
+"""Write a run for another tool: continuously during the run (`--track`), or once (`convert --to optuna`).
 
 A tracker is a process of its own that reads the run's folder, so the run never waits for it, and a tracker that dies or
 hangs costs a warning. It ends when its standard input closes: at the end of the run, or with the process that started
@@ -16,51 +16,24 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
 
 from evo_tune.errors import EvoTuneError, OptionError, StoreError, UsageError, require_extra
-from evo_tune.integrations import silence_loggers
-from evo_tune.integrations.rows import Sink
+from evo_tune.integrations.rows import Sink, silence_loggers
 from evo_tune.store.heartbeat import Curve, running_curves
 from evo_tune.store.journal import JOURNAL
 from evo_tune.store.run import Run
 from evo_tune.text import one_line
 from evo_tune.trust.safe_files import complete_or_absent
 
-
-class _Tool(NamedTuple):
-    # Module and class of the sink.
-    home: str
-    # Modules that the extra brings.
-    packages: tuple[str, ...]
-    # Ending of the usual file name.
-    ending: str
-    # Whether the target is a folder, not a file.
-    is_folder: bool
-    # Command that opens the file or folder, or sends it to the tool's server.
-    opened: str
-
-
-# Tools by name. Each has a module in this folder, and an extra of its name.
+# Module and class of the sink of each tool, and a module that its extra brings. The extra has the tool's name.
 TOOLS = {
-    "optuna": _Tool("optuna_journal:OptunaJournal", ("optuna.storages",), "-optuna.log", False, "optuna-dashboard {}"),
-    "tensorboard": _Tool(
-        "tensorboard:TensorBoardFolder",
-        ("tensorboard.plugins.hparams.summary_v2", "tensorboard.summary.writer.record_writer"),
-        "-tensorboard", True, "tensorboard --logdir {}",
-    ),
-    "wandb": _Tool("wandb:WandbFolder", ("wandb",), "-wandb", True, "wandb sync {}/wandb/*run-*"),
-    "mlflow": _Tool(
-        "mlflow:MLflowDatabase", ("alembic", "mlflow", "sqlalchemy"), "-mlflow.db", False,
-        "mlflow ui --backend-store-uri sqlite:///{}",
-    ),
-}  # fmt: skip
-
-# Tools that a run can be written for while it goes on.
-TRACKERS = ("tensorboard", "optuna", "wandb")
+    "optuna": ("optuna_journal", "OptunaJournal", "optuna.storages"),
+    "tensorboard": ("boards", "TensorBoardFolder", "tensorboard.plugins.hparams.summary_v2"),
+    "wandb": ("boards", "WandbFolder", "wandb"),
+}
 
 
-def sink(tool: str, path: Path, flag: str) -> Sink:
+def open_sink(tool: str, path: Path, flag: str) -> Sink:
     """Return the target of a tool.
 
     Args:
@@ -71,36 +44,29 @@ def sink(tool: str, path: Path, flag: str) -> Sink:
     Raises:
         UsageError: The tool is not installed, or the path is not usable for it.
     """
-    module, name = TOOLS[tool].home.split(":")
+    module, name, package = TOOLS[tool]
     with require_extra(flag, tool), silence_loggers():
-        for package in TOOLS[tool].packages:
-            import_module(package)
-    if os.path.lexists(path) and not (path.is_dir() if TOOLS[tool].is_folder else path.is_file()):
-        raise UsageError(f"{flag}: {path} is no {'folder' if TOOLS[tool].is_folder else 'file'}; choose another")
+        import_module(package)
+    is_usable, expected = (path.is_file(), "file") if tool == "optuna" else (path.is_dir(), "folder")
+    if os.path.lexists(path) and not is_usable:
+        raise UsageError(f"{flag}: {path} is no {expected}; choose another")
     make: Callable[[Path, str], Sink] = getattr(import_module(f"evo_tune.integrations.{module}"), name)
     return make(path, flag)
 
 
-def default_path(run: Run, tool: str) -> Path:
-    """Return the default path of a target: in the working directory."""
-    return Path(f"{one_line(run.folder.resolve().name, 100)}{TOOLS[tool].ending}")
-
-
-def convert(run: Run, tool: str, path: Path) -> None:
-    """Write a run for a tool, into a new file or folder.
+def convert(run: Run, path: Path) -> None:
+    """Write a run into a new Optuna journal.
 
     Raises:
-        UsageError: The path exists, or the tool is not installed.
+        UsageError: The path exists, or Optuna is not installed.
         StoreError: The path cannot be written.
     """
-    flag = f"--to {tool}"
+    flag = "--to optuna"
     if os.path.lexists(path):
         raise UsageError(f"{flag}: {path} exists: choose another -o PATH, or remove it")
     try:
         with complete_or_absent(path) as part:
-            target = sink(tool, part, flag)
-            target.final_name = path.name
-            target.update(run)
+            open_sink("optuna", part, flag).update(run)
     except EvoTuneError:
         raise
     except Exception as error:
@@ -123,7 +89,7 @@ PATIENCE = 15.0
 # Code of the tracker's process: it takes this process's path, and nothing from the working directory.
 START = (
     "import sys; sys.path[:] = sys.argv[3:]; "
-    "from evo_tune.integrations.converting import main; main(sys.argv[1], sys.argv[2])"
+    "from evo_tune.integrations.tracking import main; main(sys.argv[1], sys.argv[2])"
 )
 
 
@@ -160,9 +126,9 @@ def check_track(text: str) -> Sink:
         UsageError: The tool is not installed, or the path is not usable for it.
     """
     tool, colon, path = text.partition(":")
-    if not colon or not path or tool not in TRACKERS:
+    if not colon or not path or tool not in TOOLS:
         raise OptionError(f"--track {text!r} is not understood: expected tensorboard:DIR, optuna:FILE or wandb:DIR")
-    return sink(tool, Path(path), f"--track {text}")
+    return open_sink(tool, Path(path), f"--track {text}")
 
 
 class _Tracker:
@@ -196,10 +162,10 @@ class _Tracker:
         self._output.seek(0)
         lines = self._output.read().decode("utf-8", "replace").strip().splitlines()
         why = one_line(lines[-1]) if lines else f"it ended with code {self._process.returncode}"
-        why, tool = "it does not answer" if self._is_late else why, self._text.partition(":")[0]
+        why = "it does not answer" if self._is_late else why
         warnings.warn(
             f"--track {self._text} is given up ({why}); the run continues, and all its results are saved: "
-            f"`evo-tune convert {self._folder} --to {tool}` writes it afterwards",
+            f"`evo-tune resume {self._folder} --track {self._text}` writes it afterwards",
             stacklevel=2,
         )
 
