@@ -39,7 +39,6 @@ ELSEWHERE = {
     "cli/training/scaling": "cli/test_for_scale cli/test_scale training/scale/test_transfer",
     "forecast/clock": "loop/test_limits loop/test_ending forecast/test_run_forecast",
     "forecast/timing": "cli/test_planning forecast/test_run_forecast",
-    "integrations/__init__": "integrations/test_tracking",
     "integrations/boards": "integrations/test_tracking",
     "integrations/_cross_validation": "integrations/test_sklearn",
     "integrations/optuna": "integrations/test_optuna_sampler",
