@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 @click.option(
     "--metrics-file",
     metavar="PATH",
-    help="For a command: file in which it writes metrics, '{folder}/metrics.json'; '{folder}' for TensorBoard, W&B.",
+    help="For a command: file in which it writes metrics, '{folder}/metrics.json'; '{folder}' for TensorBoard.",
 )
 @click.option(
     "--template",

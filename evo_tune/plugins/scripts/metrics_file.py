@@ -1,8 +1,8 @@
 """`MetricsFile`: the file into which a script writes its metrics, read again and again while the script runs.
 
-The file is in the trial's folder, so that no two trials share it. A folder in its place stands for all of TensorBoard's
-and W&B's files below it. A file there may be of any kind and change at any time. So links are not followed, and only
-regular files are opened: opening a FIFO would wait.
+The file is in the trial's folder, so that no two trials share it. A folder in its place stands for all event files of
+TensorBoard below it; TensorBoard's own loader reads them. A file there may be of any kind and change at any time. So
+links are not followed, and only regular files are opened: opening a FIFO would wait.
 """
 
 import contextlib
@@ -14,23 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
-from evo_tune.errors import OptionError
+from evo_tune.errors import OptionError, require_extra
 from evo_tune.plugins.scripts.processes import Ended
-from evo_tune.plugins.scripts.records import (
-    Row,
-    tensorboard_records,
-    tensorboard_rows,
-    text_rows,
-    wandb_records,
-    wandb_rows,
-)
+from evo_tune.plugins.scripts.records import Row, text_rows
 from evo_tune.text import one_line
 from evo_tune.trust import safe_files
 
-# Maximum bytes of a text file, which is read as a whole each time, and of a file of records.
-LARGEST_TEXT, LARGEST_RECORDS = 1 << 23, 1 << 40
+# Maximum bytes of a text file, which is read as a whole each time.
+LARGEST_TEXT = 1 << 23
 
 # Maximum number of files and folders that are looked at, and of folders inside each other.
 MOST_ENTRIES, DEEPEST = 2000, 8
@@ -40,8 +33,11 @@ PAUSE, PATIENCE = 0.2, 20.0
 
 TEXT_SUFFIXES = (".json", ".jsonl", ".csv")
 
-# Most names of metrics that an error lists, and that are remembered.
-MOST_NAMES, MOST_KEYS = 5, 1000
+# Part of the name of each event file of TensorBoard.
+EVENTS = "tfevents"
+
+# Most names of metrics that an error lists.
+MOST_NAMES = 5
 
 WHERE_TO_WRITE = (
     "tell the script to write there, such as --out {folder}, or for a logger of Lightning in a template "
@@ -77,13 +73,13 @@ class _FileState:
 
     Args:
         stamp: Its stamp at the last reading.
-        offset: Bytes of complete records that were read.
+        loader: TensorBoard's loader of an event file, which yields new events only.
         rows: Hashes of the rows that were read of a text file.
         problem: Why it could not be read at the last time; '' if it could.
     """
 
     stamp: _Stamp = (0, 0, 0)
-    offset: int = 0
+    loader: Any = None
     rows: list[int] = field(default_factory=list)
     problem: str = ""
 
@@ -148,7 +144,7 @@ class MetricsFile:
     def missing_metric_text(self, name: str) -> str:
         """Return why a metric has no value, and what to do."""
         if not self._states:
-            place = self._shown if self._names else "file of TensorBoard or W&B below the trial's folder"
+            place = self._shown if self._names else "event file of TensorBoard below the trial's folder"
             return f"there is no {place}: {other_files_hint(self._folder) or WHERE_TO_WRITE}"
         words = {*_words(name)}
         by_key = self._words_by_key  # most words of the name first, then metrics on validation data
@@ -168,16 +164,17 @@ class MetricsFile:
             state = self._states.setdefault(names, _FileState())
             if stamp == state.stamp and not is_complete:
                 continue
-            if stamp[0] != state.stamp[0] or stamp[1] < state.offset:  # another file of that name
-                state.offset = 0
+            if stamp[0] != state.stamp[0]:  # another file of that name
+                state.loader = None
             state.stamp, state.problem = stamp, ""
-            kind, origin = _kind(names[-1]), "/".join(names[len(self._names) : -1])
-            limit = LARGEST_RECORDS if kind else LARGEST_TEXT
             try:
-                with safe_files.open_to_read(self._folder, *names, limit=limit) as file:
-                    rows = _new_record_rows(kind, file, state) if kind else _new_text_rows(file, state, is_complete)
-                    for row in rows:
-                        self._take(self._with_wanted_names(row, origin))
+                if _is_event_file(names):
+                    rows = _new_event_rows(self._folder.joinpath(*names), state)
+                else:
+                    content = safe_files.read(self._folder, *names, limit=LARGEST_TEXT)
+                    rows = _new_text_rows(content.decode("utf-8-sig", "replace"), state, is_complete)
+                for row in rows:
+                    self._take(self._with_wanted_names(row, "/".join(names[len(self._names) : -1])))
             except (OSError, ValueError) as error:
                 state.problem = str(getattr(error, "strerror", None) or error)
 
@@ -188,13 +185,11 @@ class MetricsFile:
             row: Numbers by key.
             origin: Folder of the file, from the one that was named. 'validation/loss' is also the key 'loss' there.
         """
-        new_keys = (key for key in row if key not in self._words_by_key)
-        for key in islice(new_keys, max(0, MOST_KEYS - len(self._words_by_key))):
-            self._words_by_key[key] = _words(key)
+        self._words_by_key |= {key: _words(key) for key in row if key not in self._words_by_key}
         named: Row = {}
         for name, wanted in self._wanted_keys.items():
             words = _words(wanted)
-            keys = [wanted] if wanted in row else [key for key in row if self._words_by_key.get(key) == words]
+            keys = [wanted] if wanted in row else [key for key in row if self._words_by_key[key] == words]
             if keys and name not in self._progress_names and self._origins.setdefault(name, origin) != origin:
                 flag = shlex.quote(f"{name}={origin or '.'}/{keys[0]}")
                 places = f"{self._origins[name] or '.'} and {origin or '.'}"
@@ -206,8 +201,8 @@ class MetricsFile:
         return {key: value for key, value in row.items() if key not in self._wanted_keys} | named
 
     def _files(self) -> list[tuple[str, ...]]:
-        """Return the names of the file, or those of all files of records in the folder."""
-        files = [names for names in _list_files(self._folder, self._names) if _kind(names[-1])]
+        """Return the names of the file, or those of all event files in the folder."""
+        files = [*filter(_is_event_file, _list_files(self._folder, self._names))]
         return files or ([self._names] if self._names else [])
 
     def _stamp(self, names: tuple[str, ...]) -> _Stamp | None:
@@ -225,12 +220,12 @@ def other_files_hint(folder: Path, config_name: str = "") -> str:
         folder: The trial's folder.
         config_name: Name of the configuration file there, which the script did not write; '' for none.
     """
-    files = [names for names in _list_files(folder, ()) if _kind(names[-1]) or names[-1].endswith(TEXT_SUFFIXES)]
+    files = [names for names in _list_files(folder, ()) if _is_event_file(names) or names[-1].endswith(TEXT_SUFFIXES)]
     files = [names for names in files if names != (config_name,)]
     if not files:
         return ""
-    # A folder stands for all files of records in it.
-    names = files[0][:-1] if _kind(files[0][-1]) else files[0]
+    # A folder stands for all event files in it.
+    names = files[0][:-1] if _is_event_file(files[0]) else files[0]
     shown = ", ".join(map(_path_text, files[:MOST_NAMES]))
     return f"the script wrote {shown}: add --metrics-file {shlex.quote(_path_text(names))} to read metrics from there"
 
@@ -254,9 +249,9 @@ def _list_files(root: Path, names: tuple[str, ...]) -> list[tuple[str, ...]]:
     return sorted(files)
 
 
-def _new_text_rows(file: BinaryIO, state: _FileState, is_complete: bool) -> Iterator[Row]:
+def _new_text_rows(text: str, state: _FileState, is_complete: bool) -> Iterator[Row]:
     """Yield the rows of a text file from the first one that was not there at the last reading."""
-    text, is_new = file.read(LARGEST_TEXT).decode("utf-8-sig", "replace"), False
+    is_new = False
     for number, row in enumerate(text_rows(text, is_complete)):
         row_hash = hash(repr(row))
         is_new = is_new or number >= len(state.rows) or state.rows[number] != row_hash
@@ -266,21 +261,28 @@ def _new_text_rows(file: BinaryIO, state: _FileState, is_complete: bool) -> Iter
             yield row
 
 
-def _new_record_rows(kind: str, file: BinaryIO, state: _FileState) -> Iterator[Row]:
-    """Yield the rows of the records that have become complete since the last reading."""
-    read_records, rows_of = RECORDS[kind]
-    for record, offset in read_records(file, state.offset):
-        state.offset = offset
-        yield from rows_of(record)
+def _new_event_rows(path: Path, state: _FileState) -> Iterator[Row]:
+    """Yield the scalars of each new event of TensorBoard with its step: {'step': 10, 'val/loss': 1.7}.
+
+    Raises:
+        UsageError: TensorBoard is not installed.
+    """
+    with require_extra("--metrics-file with event files of TensorBoard", "tensorboard"):
+        from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+        from tensorboard.util import tensor_util
+    state.loader = state.loader or EventFileLoader(str(path))
+    for event in state.loader.Load():  # it stops at a record that is not complete, and continues there
+        scalars = {
+            value.tag: float(tensor_util.make_ndarray(value.tensor).item())
+            for value in event.summary.value
+            if value.metadata.plugin_data.plugin_name == "scalars"
+        }
+        if scalars:
+            yield {"step": float(event.step), **scalars}
 
 
-# Readers of the files of records and of a record, by a part of a file's name.
-RECORDS = {"tfevents": (tensorboard_records, tensorboard_rows), ".wandb": (wandb_records, wandb_rows)}
-
-
-def _kind(name: str) -> str:
-    """Return the kind of a file of records, by its name; '' for text."""
-    return next((kind for kind in RECORDS if kind in name), "")
+def _is_event_file(names: tuple[str, ...]) -> bool:
+    return bool(names) and EVENTS in names[-1]
 
 
 def _path_text(names: tuple[str, ...]) -> str:

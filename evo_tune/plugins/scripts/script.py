@@ -73,7 +73,7 @@ class Script:
         progress: Place of a point on the learning curve: '20', 'step/2000', 'fraction' (see `parse_progress`).
         shell: Whether /bin/sh runs the command, with quoted values.
         metrics_file: File of metrics in the trial's folder, '{folder}/metrics.json', which is read instead of the
-            output: JSON, JSON lines, CSV, or a folder with files of TensorBoard or W&B. `metrics` are then NAME=KEY.
+            output: JSON, JSON lines, CSV, or a folder with event files of TensorBoard. `metrics` are then NAME=KEY.
         template: File of which each trial gets a copy with its values, {config} (see `ConfigTemplate`).
         set_values: NAME={GENE} for values of the template that are replaced: 'model.depth={depth}'.
 
