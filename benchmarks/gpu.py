@@ -337,8 +337,8 @@ def trials(bench: Bench) -> Iterator[dict[str, Any]]:
 
 # config/train_gpt2.py and the defaults of train.py in nanoGPT: GPT-2 small, 0.5M tokens in a step.
 NANOGPT_OPTIONS = {
-    **{"position": "learned", "ffn": "gelu", "ffn_mult": 4.0, "norm": "layernorm", "bias": False, "tied": True},
-    **{"init": "normal", "lr_embedding": 1.0, "beta1": 0.9, "beta2": 0.95, "clip": 1.0},
+    **{"position": "learned", "ffn_mult": 4.0},
+    **{"lr_embedding": 1.0, "beta1": 0.9, "beta2": 0.95, "clip": 1.0},
     **{"schedule": "cosine", "min_lr_ratio": 0.1},
 }
 NANOGPT_GENES = {

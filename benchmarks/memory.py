@@ -212,8 +212,8 @@ def shape(depth: int, width: int, context: int, vocabulary: int, **options: Any)
     return {"heads": width // 64, **sizes, **options}
 
 
-MODERN: dict[str, Any] = {"norm": "rmsnorm", "position": "rope", "qk_norm": True, "ffn": "relu2"}
-LLAMA: dict[str, Any] = {"norm": "rmsnorm", "position": "rope", "ffn": "swiglu", "tied": False}
+MODERN: dict[str, Any] = {"position": "rope", "qk_norm": True}
+LLAMA: dict[str, Any] = {"position": "rope"}
 CARD: dict[str, Any] = {"device": "cuda", "precision": "bf16"}
 MUON = {"optimizer": "muon"}
 GPT2 = 50304
@@ -224,22 +224,22 @@ GENOMES = (
     Genome("cpu-10m-documents", 4, shape(6, 384, 512, 256, boundary=0), {"precision": "bf16"}),
     Genome("cpu-10m-window", 4, shape(6, 384, 1024, 256, window=128, **MODERN), {"precision": "bf16", "ema": True}),
     Genome("cpu-10m-sgd", 8, shape(6, 384, 256, 256), {"optimizer": "sgd"}),
-    Genome("cpu-20m-vocabulary", 4, shape(6, 384, 512, 8192, softcap=15.0), {"precision": "bf16"}),
-    Genome("cpu-30m-z-loss", 8, shape(8, 512, 256, 512, dropout=0.1), {"z_loss": True}),
+    Genome("cpu-20m-vocabulary", 4, shape(6, 384, 512, 8192), {"precision": "bf16"}),
+    Genome("cpu-30m-dropout", 8, shape(8, 512, 256, 512, dropout=0.1)),
     Genome("cpu-45m-passes", 4, shape(12, 512, 256, 8192, **LLAMA), {"ema": True}, passes=2),
     Genome("cpu-85m-recompute", 4, shape(12, 768, 1024, 256), {"recompute": 1}),
     Genome("cpu-125m-ranks", 2, shape(12, 768, 1024, GPT2), {"ranks": 2}),
     Genome("gpu-10m", 64, shape(6, 384, 256, 256), CARD),
     Genome("gpu-10m-few", 1, shape(6, 384, 256, 256), CARD),
     Genome("gpu-10m-muon", 64, shape(6, 384, 256, 256, **MODERN), {**CARD, **MUON, "ema": True}),
-    Genome("gpu-20m-window", 16, shape(6, 384, 2048, 4096, window=512, window_pattern="SSSL"), CARD),
+    Genome("gpu-20m-window", 16, shape(6, 384, 2048, 4096, window=512), CARD),
     Genome("gpu-20m-documents", 8, shape(6, 384, 2048, 4096, boundary=0), CARD),
     Genome("gpu-50m", 32, shape(12, 512, 1024, 8192, **LLAMA), {**CARD, "ema": True}),
     Genome("gpu-50m-fp32", 8, shape(12, 512, 1024, 8192), {"device": "cuda"}),
     Genome(
         "gpu-50m-values",
         16,
-        shape(12, 512, 1024, 4096, value_embeddings=True, residual_scaling=True, **MODERN),
+        shape(12, 512, 1024, 4096, value_embeddings=True, **MODERN),
         {**CARD, **MUON},
     ),
     Genome("gpu-100m-recompute-2", 16, shape(14, 768, 1024, 256), {**CARD, "recompute": 2}),
@@ -247,7 +247,6 @@ GENOMES = (
     Genome("gpu-125m-passes", 16, shape(12, 768, 1024, GPT2), CARD, passes=2),
     Genome("gpu-125m-ranks", 16, shape(12, 768, 1024, GPT2), {**CARD, "ranks": 8}),
     Genome("gpu-125m-ranks-muon", 4, shape(12, 768, 1024, GPT2, **MODERN), {**CARD, **MUON, "ranks": 8, "ema": True}),
-    Genome("gpu-125m-z-loss", 16, shape(12, 768, 1024, GPT2, softcap=30.0), {**CARD, "z_loss": True}),
     Genome("gpu-350m", 8, shape(24, 1024, 1024, GPT2, kv_heads=4, **LLAMA), {**CARD, "ema": True}),
     Genome("gpu-350m-recompute", 8, shape(24, 1024, 2048, GPT2, **LLAMA), {**CARD, "recompute": 1}),
     Genome(
@@ -270,7 +269,6 @@ def trainer_of(genome: Genome, ranks: Ranks | None) -> training.Trainer:
         weight_decay=WeightDecay(start=0.1),
         precision=training.Precision(name=setup["precision"]),
         ema=0.99 if setup.get("ema") else None,
-        z_loss=1e-4 if setup.get("z_loss") else 0.0,
     )
     model = training.GPT(config, recompute=setup.get("recompute")).train()
     trainer = training.Trainer(model, Windows(genome, config.context), recipe, device=setup["device"], ranks=ranks)

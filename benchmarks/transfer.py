@@ -13,7 +13,7 @@ recipe, and `param=standard` is the control.
     --part speed   Time of a step under completep relative to standard, in pairs.
 
     python benchmarks/transfer.py --part lr --text FILE --size 2x128 2x256 --seeds 3 --rows rows.jsonl
-    python benchmarks/transfer.py --part lr --text FILE --size 2x128 --optimizer muon --untied --flat
+    python benchmarks/transfer.py --part lr --text FILE --size 2x128 --optimizer muon --flat
 
 A training in the file of rows is not repeated, so a part can be killed and started again. One thread; --clock cpu
 counts the seconds of the process itself, for machines with other users.
@@ -116,7 +116,7 @@ def trained_with(given: argparse.Namespace) -> dict[str, Any]:
         own["vocab"] = given.vocab
     if given.ngrams is not None:
         own["ngrams"] = given.ngrams
-    return {**own, "tied": False} if given.untied else own
+    return own
 
 
 def _optimum(found: Valley) -> str:
@@ -323,7 +323,6 @@ def main() -> None:
     parser.add_argument("--optimizer", choices=sorted(START), default="adamw", help="for --part lr")
     parser.add_argument("--vocab", type=int, help="byte pairs, for --part lr; none: bytes")
     parser.add_argument("--ngrams", type=int, help="longest n-gram with an embedding, for --part lr")
-    parser.add_argument("--untied", action="store_true", help="give the head weights of its own, for --part lr")
     parser.add_argument("--defaults", action="store_true", help="use the evaluator's defaults in --part lr")
     parser.add_argument(
         "--flat", action="store_true", help="train at the bottoms of parabolas, at the base through five rates"

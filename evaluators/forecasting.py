@@ -19,7 +19,7 @@ The baseline is the seasonal naive forecast on the same windows; a run compares 
 
 The default genome is PatchTST (Nie et al., arXiv:2211.14730: patches that overlap by half, dropout 0.2, windows that
 are standardised by themselves) in a size that fits the data, with layer norms in place of batch norms. Its output is
-added to the forecast of seasonal exponential smoothing (`-o exponential_smoothing=`). How to train is
+added to the forecast of seasonal exponential smoothing. How to train is
 `evo_tune.training`'s. The parent process imports this file too, so torch is imported inside functions only.
 """
 
@@ -183,7 +183,7 @@ def _config(genome: Mapping[str, Any], options: Options) -> PatchConfig:
         levels=levels,
         past=len(format.past),
         known=len(format.known),
-        smoothing=options.exponential_smoothing and genome["context"] * horizon <= LARGEST_SMOOTHING,
+        smoothing=genome["context"] * horizon <= LARGEST_SMOOTHING,
         scaling=options.scaling,
         **{name: genome[name] for name in ("context", "patch", "depth", "width", "heads", "ffn_mult", "dropout")},
     )

@@ -26,7 +26,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
@@ -113,14 +113,13 @@ class Options(FamilyOptions, ClassifierOptions, AugmentationOptions):
     sizes = SIZES
     rivals = IMAGE_RIVALS
 
+    dropped: ClassVar = {"pooling": "mean"}  # options of earlier versions
+
     data: str = option(
         "", gene=None, help="Folder with one subfolder a class, or an .npz; empty: scikit-learn's digits"
     )
     image_size: int = option(
         32, bounds="[2, 1024]", unit="pixels", gene=None, help="Sides to which the images of a folder are resized"
-    )
-    pooling: Literal["mean", "cls"] = option(
-        "mean", help="Input of the head: the mean of the tokens, or a token of its own"
     )
     stem: Literal["none", "conv"] = option("none", help="conv: two convolutions with BatchNorm before the patches")
 
@@ -224,7 +223,6 @@ def _config(genome: Mapping[str, Any], options: Options) -> ViTConfig | ConvConf
         return ConvConfig(**shape, depth=genome["stages"], width=genome["channels"], heads=1)
     return ViTConfig(
         **shape,
-        pooling=options.pooling,
         stem=options.stem,
         scaling=options.scaling,
         **{name: genome[name] for name in ("patch", "depth", "width", "heads", "ffn_mult", "drop_path")},

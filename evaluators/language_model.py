@@ -121,7 +121,7 @@ def SPACE(options: Options) -> SearchSpace:  # noqa: N802
         return _merge_equal_genomes({**genome, "heads": _nearest_heads(genome, genes, size, options)}, genes, options)
 
     batches = tuple(batch for batch in size.batches if batch >= (options.context or 0))
-    least_width, largest_width, step, width = options.fast_widths((*size.widths, size.step, size.width))
+    least_width, largest_width, step, width = *size.widths, size.step, size.width
     rate = Float(
         float(f"{size.lr / 6:.2g}"), float(f"{size.lr * 6:.2g}"), log=True, default=size.lr, widest=(None, 1.0)
     )
@@ -170,7 +170,7 @@ def _nearest_heads(genome: Mapping[str, Any], genes: Mapping[str, Gene], size: G
     suitable = [n for n in counts if width % (8 * n) == 0 and low <= width // n <= high]
     for multiple in (2, 1):  # for widths of the user's own
         suitable = suitable or [n for n in counts if width % (multiple * n) == 0]
-    return min(options.fast_heads(width, suitable), key=lambda n: (abs(n - wanted_heads), n))
+    return min(suitable, key=lambda n: (abs(n - wanted_heads), n))
 
 
 def _merge_equal_genomes(genome: dict[str, Any], genes: Mapping[str, Gene], options: Options) -> dict[str, Any]:
@@ -190,21 +190,19 @@ def _merge_equal_genomes(genome: dict[str, Any], genes: Mapping[str, Gene], opti
         same = [value for value in values if largest_head_divisor(genome["heads"], value) == divisor]
         genome["kv_heads"] = min(same, default=genome["kv_heads"])
     if "ffn_mult" in genome:
-        genome["ffn_mult"] = _representative_ffn_mult(genome, genes["ffn_mult"], genome.get("ffn", options.ffn))
-    if "lr_head" in genome and genome.get("tied", options.tied):
-        genome["lr_head"] = genes["lr_head"].middle()
+        genome["ffn_mult"] = _representative_ffn_mult(genome, genes["ffn_mult"])
     for name in genome.keys() & unused_schedule_fields(genome.get("schedule", options.schedule)):
         genome[name] = genes[name].middle()
     return genome
 
 
-def _representative_ffn_mult(genome: Mapping[str, Any], gene: Gene, ffn: str) -> Any:
+def _representative_ffn_mult(genome: Mapping[str, Any], gene: Gene) -> Any:
     """Return one value of ffn_mult for all that make feed-forward layers of the same width."""
     width, ffn_mult = genome["width"], genome["ffn_mult"]
-    hidden = hidden_width(width, ffn_mult, ffn)
-    exact = hidden / width * (1.5 if ffn in ("swiglu", "reglu") else 1.0)
+    hidden = hidden_width(width, ffn_mult)
+    exact = hidden / width
     values = gene.values if isinstance(gene, Choice) else [gene.decode(min(1.0, max(0.0, gene.encode(exact))))]
-    return min((value for value in values if hidden_width(width, value, ffn) == hidden), default=ffn_mult)
+    return min((value for value in values if hidden_width(width, value) == hidden), default=ffn_mult)
 
 
 def _values(gene: Gene) -> Sequence[Any]:

@@ -23,8 +23,7 @@ it once and compares the best trial with it; `--no-baseline` leaves it out.
 The default genome of the Transformer follows the default of FT-Transformer's paper (Gorishniy et al., arXiv:2106.11959,
 appendix: 3 blocks of width 192 with 8 heads, feed-forward layers of 4/3, dropout 0.1, weight decay 1e-5), smaller and
 with a larger learning rate where the data is small (see `SIZES`). Two things differ from the paper. Feed-forward layers
-have a GELU instead of ReGLU, which was not better (-.007 ±.042 of the logarithm of the loss); the paper's is
-`-o ffn=reglu -g ffn_mult=2`.
+have a GELU instead of ReGLU, which was not better (-.007 ±.042 of the logarithm of the loss).
 Dropout is that of the residual branches; the paper's is inside the feed-forward layers and in attention. How to train
 is `evo_tune.training`'s. The parent process imports this file too, so torch is imported inside functions only.
 """
@@ -34,7 +33,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
@@ -44,7 +43,6 @@ from evo_tune.training.recipe import (
     TABLE_RIVALS,
     TRANSFORMER,
     UNIT_COSTS,
-    ArchitectureOptions,
     ClassifierOptions,
     ClassifierTask,
     EncoderSize,
@@ -117,6 +115,8 @@ class Options(FittedFamilyOptions, TableOptions, SplitOptions, ClassifierOptions
     sizes = SIZES
     rivals = TABLE_RIVALS
 
+    dropped: ClassVar = {"ffn": "gelu"}  # options of earlier versions
+
     data: str = option("", gene=None, help="CSV, Parquet or JSONL file; empty: scikit-learn's breast cancer")
     header: Literal["first", "none"] = option(
         "first", gene=None, help="Where a CSV file names its columns; none: they are column1, column2, …"
@@ -138,7 +138,6 @@ class Options(FittedFamilyOptions, TableOptions, SplitOptions, ClassifierOptions
         False, gene=None, help="Leave out rows without a target; otherwise they are an error"
     )
     categorical: str = option("", gene=None, help="Columns of numbers that are categories, with commas between them")
-    ffn: Literal["gelu", "swiglu", "relu2", "reglu"] = redeclare(ArchitectureOptions, "ffn")
     # Small tables are learnt by heart soon after they are learnt. The patience is that of the paper.
     evaluations: int = redeclare(StoppingOptions, "evaluations", 32, reason="often, so that patience stops in time")
     patience: int | None = redeclare(StoppingOptions, "patience", 16, reason="small tables are soon learnt by heart")
@@ -267,7 +266,6 @@ def _config(genome: Mapping[str, Any], options: Options) -> FTConfig:
         numeric=numeric,
         categories=categories,
         quantiles=options.quantiles_of(len(table.training)),
-        ffn=options.ffn,
         scaling=options.scaling,
         **{name: genome[name] for name in ("depth", "width", "heads", "ffn_mult", "dropout")},
     )

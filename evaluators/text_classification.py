@@ -26,7 +26,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace, option
 from evo_tune.errors import OptionError
@@ -103,6 +103,10 @@ SIZES = {
 }
 
 
+# Number of hashes that words fall on; words that share one are the same to the model.
+BUCKETS = 65536
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options(FittedFamilyOptions, SplitOptions, ClassifierOptions):
     """The texts."""
@@ -110,16 +114,12 @@ class Options(FittedFamilyOptions, SplitOptions, ClassifierOptions):
     sizes = SIZES
     rivals = TEXT_RIVALS
 
+    dropped: ClassVar = {"buckets": 65536}  # options of earlier versions
+
     data: str = option("", gene=None, help="CSV or JSONL file; empty: docstrings of installed packages")
     text: str = option("text", gene=None, help="Name of the column of texts")
     label: str = option("label", gene=None, help="Name of the column of labels")
     unit: Literal["words", "bytes"] = option("words", help="Tokens of a text")
-    buckets: int = option(
-        65536,
-        bounds="[1, 16777216]",
-        gene="4096|16384|65536",
-        help="Number of hashes that words fall on; words that share one are the same to the model",
-    )
     length: int | None = option(
         None,
         bounds="[2, 4096]",
@@ -210,7 +210,7 @@ def _config(genome: Mapping[str, Any], options: Options) -> TextConfig:
     return TextConfig(
         outputs=len(options.texts.labels),
         unit=options.unit,
-        buckets=options.buckets,
+        buckets=BUCKETS,
         length=genome.get("length", options.length),
         scaling=options.scaling,
         **{name: genome[name] for name in ("depth", "width", "heads", "ffn_mult", "dropout")},

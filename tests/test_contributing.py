@@ -71,7 +71,7 @@ def test_changes_made_as_the_page_says_pass_its_tests(changed: Path) -> None:
 @pytest.mark.extended
 def test_the_new_flag_schedule_strategy_and_evaluator_can_be_used(changed: Path) -> None:
     assert "--failures" in run(changed, "-m", "evo_tune", "run", "--help")
-    program = "from evo_tune.training.recipe import Schedule\nprint(Schedule(steps=8, name='parabola')(4))"
+    program = "from evo_tune.training.recipe import Schedule\nprint(Schedule(steps=8, schedule='parabola')(4))"
     assert float(run(changed, "-c", program)) == pytest.approx(1 - (3 / 7) ** 2)
     assert "climber" in run(changed, "-m", "evo_tune", "strategies")
     words = ["run", "polynomial", "--trials", "4", "--strategy", "climber", "--final-seeds", "0", "--slots", "1"]

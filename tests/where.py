@@ -78,7 +78,7 @@ ELSEWHERE = {
     "training/recipe/data/texts": "training/recipe/data/test_text",
     "training/recipe/data/tokens": "training/recipe/data/test_tokenizer",
     "training/recipe/forecasting": "evaluators/test_forecasting",
-    "training/recipe/hardware/computing": "training/recipe/hardware/test_profile training/recipe/hardware/test_cost",
+    "training/recipe/hardware/computing": "training/recipe/hardware/test_cost",
     "training/recipe/language": "evaluators/test_language_model",
     "training/recipe/models/base": "training/tuning/test_pretrained",
     "training/recipe/models/encoder_config": "training/recipe/hardware/test_cost training/models/test_encoder",

@@ -16,7 +16,7 @@ config = GPTConfig(vocab_size=256, context=64, depth=2, width=32, heads=2, posit
 source = training.TrainingWindows(seen, context=64, batch=16, total=16 * 40, seed=1, micro_batch=8)
 recipe = training.Recipe(
     optimizer=training.AdamW(lr=4e-3),
-    schedule=Schedule(steps=source.steps, name="wsd"),
+    schedule=Schedule(steps=source.steps, schedule="wsd"),
     weight_decay=WeightDecay(start=0.01, end=0.1),
 )
 with training.reproducible(threads=1):

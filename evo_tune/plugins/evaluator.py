@@ -16,6 +16,7 @@ import copy
 import dataclasses
 import inspect
 import traceback
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -396,7 +397,8 @@ class BoundEvaluator:
 
 
 def _make_bound(plugin: Evaluator, values: Mapping[str, Any]) -> BoundEvaluator:
-    dropped = getattr(plugin.options_type, "dropped", {}).items()
+    groups = () if plugin.options_type is None else plugin.options_type.__mro__
+    dropped = ChainMap(*(vars(group).get("dropped", {}) for group in groups)).items()
     if isinstance(values, Mapping):
         values = {name: value for name, value in values.items() if (name, value) not in dropped}
     options = bind_options(values, plugin.options, plugin.name, "-o")

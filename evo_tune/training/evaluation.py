@@ -149,8 +149,8 @@ def map_batches(
     return scores
 
 
-def _token_losses(targets: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, softcap: float) -> torch.Tensor:
-    return token_losses_in_pieces(x[: len(targets)], weight, softcap, targets=targets)
+def _token_losses(targets: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return token_losses_in_pieces(x[: len(targets)], weight, targets=targets)
 
 
 def evaluate_by_position(

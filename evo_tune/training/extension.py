@@ -29,7 +29,7 @@ def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None,
         seed: Seed of the new weights that are not initially zero.
 
     Raises:
-        RecipeError: A size would shrink, or blocks with and without a window or value embeddings would change places.
+        RecipeError: A size would shrink, or blocks with and without value embeddings would change places.
     """
     old = model.config
     depth, ffn_mult = depth or old.depth, ffn_mult or old.ffn_mult
@@ -37,8 +37,6 @@ def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None,
     config = replace(old, depth=depth, ffn_mult=ffn_mult)
     if config.ffn_width < old.ffn_width:
         raise RecipeError("ffn_mult", ffn_mult, f"{old.ffn_mult} or more")
-    if depth > old.depth and len({*old.windows, *config.windows}) > 1:
-        raise RecipeError("depth", depth, f"{old.depth} with window_pattern={old.window_pattern!r}")
     old_block_at = {(block + 1) * depth // old.depth - 1: block for block in range(old.depth)}
     if not all(config.embeds_values[new] for new, block in old_block_at.items() if old.embeds_values[block]):
         raise RecipeError("depth", depth, f"{old.depth} or {2 * old.depth} with value_embeddings")
@@ -50,17 +48,15 @@ def grow(model: GPT, *, depth: int | None = None, ffn_mult: float | None = None,
             if name.startswith("blocks."):
                 _, number, part = name.split(".", 2)
                 old_name = f"blocks.{old_block_at.get(int(number))}.{part}"
-            ends_branch = name.endswith((".out.weight", ".out.bias"))
+            ends_branch = name.endswith(".out.weight")
             if old_name not in old_weights:  # of a new block
                 if ends_branch:
                     weight.zero_()
                 continue
             if name.endswith("ffn.out.weight"):
                 weight.zero_()
-            # With a gate, its rows come first, then those of the value.
-            halves = config.ffn_maps if ".ffn.up." in name else 1
-            for target, source in zip(weight.chunk(halves), old_weights[old_name].chunk(halves), strict=True):
-                target[tuple(map(slice, source.shape))] = source
+            source = old_weights[old_name]
+            weight[tuple(map(slice, source.shape))] = source
             if ends_branch:  # a deeper model may multiply its branches by a smaller factor
                 weight.mul_(old.branch / config.branch)
     return grown.to(model.embedding.weight).train(model.training)

@@ -236,7 +236,7 @@ class ClassifierTraining(SampleTraining):
     def loss(self) -> Loss:
         assert self.classes is not None
         smoothing = float(self.plan.genome.get("label_smoothing", 0.0))
-        return CrossEntropy(self.plan.options.z_loss, self.plan.class_weights(self.classes), smoothing)
+        return CrossEntropy(self.plan.class_weights(self.classes), smoothing)
 
     @property
     def ceiling(self) -> float:

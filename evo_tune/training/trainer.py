@@ -24,7 +24,6 @@ from evo_tune.training.models.dropout import attach_noise
 from evo_tune.training.optim import watching
 from evo_tune.training.optim.gradient import accumulate, clip, gradient_norm
 from evo_tune.training.optim.losses import CrossEntropy, Loss
-from evo_tune.training.optim.optimizer import Muon
 from evo_tune.training.recipe.optim.optimisation import ema_decay
 from evo_tune.training.recipe.optim.schedule import GapDecay, GapDecayState, WeightDecay
 from evo_tune.training.stepping import feeding
@@ -144,9 +143,7 @@ class Trainer:
         self.late = (feeding.STEPS_AHEAD if gpu else 0) if late is None else late
         watch_device = self.device if self.late else None
         self.watch = watching.DivergenceWatch(recipe.schedule.warmup, recipe.ceiling, watch_device)
-        self.loss = CrossEntropy(recipe.z_loss) if loss is None else loss
-        if recipe.z_loss and not isinstance(self.loss, CrossEntropy):
-            raise RecipeError("z_loss", recipe.z_loss, "0: only cross-entropy has logits whose size it limits")
+        self.loss = CrossEntropy() if loss is None else loss
         self.feed = feeding.Feed(self.device, ranks, getattr(self.model, "shorten", None), self.loss.count)
         # Steps that were sent to the device: number, learning rate, counted targets, and a function that waits for and
         # returns the fields of the `Verdict`, then the scale of clipping.
@@ -273,22 +270,19 @@ class Trainer:
         return {"device": self.device, "ranks": self.ranks, "precision": self.recipe.precision}
 
     def set_rates(self) -> float:
-        """Set this step's rates in each group: learning rate, weight decay and Muon's momentum.
+        """Set this step's rates in each group: learning rate and weight decay.
 
         Returns:
             The first group's learning rate.
         """
         recipe, steps = self.recipe, self.recipe.schedule.steps
-        factor, optimizer = recipe.schedule(self.step), recipe.optimizer
+        factor = recipe.schedule(self.step)
         if isinstance(recipe.weight_decay, WeightDecay):
             decay = recipe.weight_decay.at(self.step, steps)
         else:
             assert self.gap is not None
             decay = self.gap.value
-        momentum = optimizer.momentum_at(self.step, steps) if isinstance(optimizer, Muon) else None
         for group in self.optimizer.param_groups:
-            if momentum is not None and "momentum" in group:
-                group["momentum"] = momentum
             group["lr"] = group["initial_lr"] * factor
             group["weight_decay"] = decay * group["decay"]
         return float(self.optimizer.param_groups[0]["lr"])

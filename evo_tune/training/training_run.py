@@ -253,7 +253,7 @@ class TrainingRun:
         # Early stopping, which restores the best weights; None: no early stopping.
         self.stopping: EarlyStopping | None = None
         if options.patience is not None:
-            settings = {name: getattr(options, name) for name in ("patience", "min_delta", "smoothing")}
+            settings = {name: getattr(options, name) for name in ("patience", "min_delta")}
             self.stopping = EarlyStopping(**settings)
         # Function called after each evaluation with the share of the full training, the point of the curve, and whether
         # the final decay of the learning rate has begun.

@@ -51,7 +51,7 @@ def test_proxies_have_the_targets_context_and_head_and_batches_from_half_the_usu
     assert found.fidelity == "1/4,1"
     assert str(found.options["tokens"]) in found.explanation.replace(",", "")
     assert plan_scale_search(target_size, plugin, {"tokens": "5000"}, {}).options["tokens"] == "5000", "the user's own"
-    assert plan_scale_search(target_size, plugin, {"param": "mup"}, {}).options["param"] == "mup"
+    assert plan_scale_search(target_size, plugin, {"param": "completep"}, {}).options["param"] == "completep"
     assert found.genes["dropout"].values == (0.0,)
     narrow, wider = found.genes["width"].values
     (wide,) = wider_default(plugin, found.options, found.genes)

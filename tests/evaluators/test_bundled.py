@@ -199,10 +199,10 @@ def test_what_it_returns_is_what_it_declares(plain: tuple[dict[str, float], Cont
 def test_every_schedule_is_taken_with_all_of_its_options(
     evaluator: Evaluator, options: dict[str, Any], train: Train, name: str
 ) -> None:
-    own = {"min_lr_ratio": 0.25, "decay_fraction": 0.6, "decay_shape": "sqrt", "cycle_growth": 2, "gamma": 0.5}
+    own = {"min_lr_ratio": 0.25, "decay_fraction": 0.6, "gamma": 0.5}
     metrics, _ = train({**own, "schedule": name, "cycle": 0.3, "evaluations": 1})
     steps, warmup = int(metrics["steps"]), evaluator.bind(options).space.default()["warmup"]
-    expected = Schedule(steps=steps, name=name, warmup_fraction=warmup, cycle=max(1, round(0.3 * steps)), **own)
+    expected = Schedule(steps=steps, schedule=name, warmup_fraction=warmup, cycle=0.3, **own)
     assert metrics["final_lr_fraction"] == expected(steps - 1)
 
 

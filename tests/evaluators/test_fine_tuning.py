@@ -66,7 +66,7 @@ def evaluator(cache: Path) -> Iterator[Evaluator]:
 @pytest.fixture(scope="module")
 def gpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gpt")
-    GPT(GPTConfig(context=32, depth=2, width=16, heads=2, dropout=0.1, tied=False, bias=True), seed=3).save(folder)
+    GPT(GPTConfig(context=32, depth=2, width=16, heads=2, dropout=0.1), seed=3).save(folder)
     return folder
 
 

@@ -117,7 +117,7 @@ def test_the_best_weights_of_a_rung_may_be_those_after_its_decay(train: Train, m
     plain, _ = train(0.5)
     kept, _ = train(0.5, patience=8)
     assert kept["val_loss"] == plain["val_loss"], "the decay brought the best"
-    monkeypatch.setattr(ForkedSchedule, "__call__", lambda self, step: 50.0 if step >= self.fork else 1.0)
+    monkeypatch.setattr(ForkedSchedule, "__call__", lambda self, step: 50.0 if step >= self.first else 1.0)
     spoilt, _ = train(0.5, patience=8)
     assert spoilt["val_loss"] < 0.9 * train(0.5)[0]["val_loss"], "the best came before"
 

@@ -51,12 +51,11 @@ CPU = torch.device("cpu")
 SHAPE: dict[str, Any] = {"outputs": 3, "depth": 2, "width": 32, "heads": 4}
 ENCODERS: dict[str, tuple[type[Encoder], EncoderConfig]] = {
     "vit": (ViT, ViTConfig(**SHAPE, patch=8, drop_path=0.1, ffn_mult=2.0)),
-    "vit-cls-dropout": (ViT, ViTConfig(**SHAPE, patch=8, pooling="cls", dropout=0.1)),
+    "vit-dropout": (ViT, ViTConfig(**SHAPE, patch=8, dropout=0.1)),
     "vit-conv": (ViT, ViTConfig(**SHAPE, patch=8, channels=1, stem="conv")),
     "convolutions": (ConvNet, ConvConfig(**SHAPE, channels=3)),
     "ft-numbers": (FTTransformer, FTConfig(**SHAPE, numeric=12, quantiles=8, ffn_mult=1.333)),
     "ft-dropout": (FTTransformer, FTConfig(**SHAPE, numeric=5, categories=(4, 5, 6), dropout=0.1)),
-    "ft-gated": (FTTransformer, FTConfig(**SHAPE, numeric=12, ffn="reglu", ffn_mult=2.0)),
     "text": (TextClassifier, TextConfig(**SHAPE, length=32, dropout=0.1, ffn_mult=1.0)),
     "text-long": (TextClassifier, TextConfig(**SHAPE, length=64)),
     "series": (
@@ -116,16 +115,15 @@ def test_blocks_to_be_computed_again_keep_their_input_only(every: int) -> None:
     assert formula - 16 * one == pytest.approx(kept(model, inputs_of(config, 16), "fp32"), rel=0.02)
 
 
-GPTS = ("gpt", "gated", "modern", "valued")
+GPTS = ("gpt", "shared", "valued")
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder, shape = tmp_path_factory.mktemp("bases"), {"context": 64, "depth": 2, "width": 64, "heads": 4}
-    gated = {"kv_heads": 2, "ffn": "swiglu", "position": "rope", "bias": True, "dropout": 0.1}
-    modern = {"norm": "rmsnorm", "ffn": "relu2", "residual_scaling": True}
-    valued = {"value_embeddings": True, "position": "rope", "kv_heads": 2, "ffn": "reglu"}
-    for name, options in {"gpt": {}, "gated": gated, "modern": modern, "valued": valued}.items():
+    shared = {"kv_heads": 2, "position": "rope", "dropout": 0.1}
+    valued = {"value_embeddings": True, "position": "rope", "kv_heads": 2}
+    for name, options in {"gpt": {}, "shared": shared, "valued": valued}.items():
         GPT(GPTConfig(**{**shape, **options})).save(folder / name)
     return {kind: folder / kind for kind in GPTS} | {
         kind: make_folder(folder / kind, kind) for kind in ("llama", "gpt2")

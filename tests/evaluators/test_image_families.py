@@ -48,7 +48,7 @@ def test_the_genes_of_the_convolution_are_active_in_its_genomes_only(data: Path)
     assert (other["lr"], other["depth"]) == (0.01, 4)
     assert other["channels"] == space.default()["channels"] != 24
     only = set(bind(data, "convolution").space.genes)
-    assert only == {*OWN_GENES, "lr", "batch", "weight_decay", "label_smoothing", "mixup", "warmup"}
+    assert only == {*OWN_GENES, "lr", "batch", "weight_decay", "label_smoothing", "mixup", "warcompletep"}
 
 
 def test_it_is_better_than_the_transformer_in_less_time_and_exports_its_scores(data: Path, tmp_path: Path) -> None:
@@ -112,5 +112,5 @@ def test_what_does_not_fit_a_batch_norm_is_refused(data: Path, tmp_path: Path) -
     bound = bind(data, "convolution", micro_batch=8)
     with pytest.raises((OptionError, UsageError), match=r"family convolution.* sees one pass"):
         bound.estimate(bound.space.default())
-    with pytest.raises(OptionError, match="param=mup: a convolution has the standard parametrisation only"):
-        _ = bind(data, "convolution", param="mup").space
+    with pytest.raises(OptionError, match="param=completep: a convolution has the standard parametrisation only"):
+        _ = bind(data, "convolution", param="completep").space

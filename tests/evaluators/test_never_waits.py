@@ -22,7 +22,7 @@ from tests.evaluators.test_option_effects import GENOMES, NAMES, Bench, _found, 
 
 pytestmark = pytest.mark.extended
 
-BUSY = {"ema": 0.9, "z_loss": 1e-4, "label_smoothing": 0.1, "mixup": 0.2, "attention_dropout": 0.1}
+BUSY = {"ema": 0.9, "label_smoothing": 0.1, "mixup": 0.2}
 SIZES = {"context": 16, "length": 16}
 
 
@@ -41,8 +41,6 @@ def trainer(
     """The trainer of an evaluator's own training, with much switched on, on the CPU."""
     evaluator = _found(request.param)
     given = {name: value for name, value in {**BUSY, **SIZES}.items() if name in evaluator.options}
-    if request.param == "forecasting":
-        del given["z_loss"]  # only logits have one
     bench = Bench(evaluator, places, tmp_path)
     options = bench.options(given)
     space = options.space

@@ -64,36 +64,23 @@ EFFECTS: dict[str, Effect] = {
     "schedule": Effect("linear"),
     "fork": Effect(True, given={"schedule": "wsd", "fork": False}, budget=0.5),
     "decay_fraction": Effect(given=WSD),
-    "decay_shape": Effect(given=WSD),
     "cycle": Effect(0.4, given={"schedule": "sgdr"}),
-    "cycle_growth": Effect(2, given=SGDR),
     "gamma": Effect(given=SGDR),
     "min_lr_ratio": Effect(0.5),
     "beta1": Effect(0.5),
     "eps": Effect(1e-3),
     "momentum": Effect(0.5, given={"optimizer": "sgd"}),
-    "momentum_warmup": Effect(1.0, given={"optimizer": "muon"}),
-    "lr_head": Effect(0.1, given={"tied": False}),
-    "softcap": Effect(0.5),
     "lr_rule": Effect("linear", genome={"batch": max}),
-    "z_loss": Effect(0.1),
     "clip": Effect(0.01),
     "weight_decay": Effect(0.5),
     "weight_decay_end": Effect(1.0),
-    "weight_decay_shape": Effect(given={"weight_decay_end": 1.0}),
     "gap_patience": Effect(1, given=RISING),
-    "gap_factor": Effect(
-        50.0,
-        given={**RISING, "gap_patience": 1, "schedule": "constant"},
-        genome={"lr": 0.03, "weight_decay": 0.01, "lr_embedding": 1.0, "label_smoothing": 0.0, "ffn_mult": 4},
-    ),
     "ramp_from": Effect(1, sees="steps", genome={"batch": max}),
     "ramp_share": Effect(1.0, given={"ramp_from": 1}, sees="steps", genome={"batch": max}),
     "ema": Effect(0.1, given={"ema": 0.9}, sees="val_loss_ema", same="val_loss"),
     "evaluations": Effect(8, sees="points", same="val_loss"),
     "patience": Effect(1, given={"min_delta": 100.0, **EVALUATED}, sees="steps"),
     "min_delta": Effect(100.0, given={"patience": 2, **EVALUATED}, sees="steps", genome={"lr": min}),
-    "smoothing": Effect(0.9, given={"patience": 8, **EVALUATED}, sees="best"),
     "precision": Effect("bf16"),
     "compile": Effect(True, sees="compiled", same="val_loss"),
     "deterministic": Effect(False, sees="strict", same="val_loss"),
@@ -103,20 +90,17 @@ EFFECTS: dict[str, Effect] = {
     "save": Effect(True, sees="checkpoint", same="val_loss"),
     "checkpoint_minutes": Effect(1e-9, sees="checkpoint", same="val_loss"),
     # Shapes.
-    "rope_base": Effect(100.0, given=ROPE),
     "window": Effect(4),
-    "window_pattern": Effect("SL", given={"window": 4}, genome={"depth": 2}),
     "kv_heads": Effect(1, genome={"heads": 2}),
     "ngrams": Effect(3),
-    "attention_dropout": Effect(0.5),
     "ffn_mult": Effect(2.0),
     "extend_from": Effect(16, given={"context": 64}),
     "extension": Effect("ntk", given={**LONG, **ROPE}),
     "extend_share": Effect(0.6, given=LONG),
     "param": Effect("completep", given=SMALLER),
-    "base_width": Effect(24, given={"param": "mup", **SMALLER}),
+    "base_width": Effect(24, given={"param": "completep", **SMALLER}),
     "base_depth": Effect(3, given={"param": "completep", **SMALLER}),
-    "base_head": Effect(64, given={"param": "mup", "base_width": 8}),
+    "base_head": Effect(64, given={"param": "completep", "base_width": 8}),
     # Budgets and data.
     "tokens": Effect(8192, sees="steps"),
     "flops": Effect(2e8, given={"flops": 5e7, "tokens": None, "epochs": None}, sees="steps"),
@@ -124,7 +108,6 @@ EFFECTS: dict[str, Effect] = {
     "seconds": Effect(0.02, given={"seconds": 2e-3, "cost": COST, "tokens": None, "epochs": None}, sees="steps"),
     "cost": Effect(DEARER, given={"seconds": 0.02, "cost": COST, "tokens": None, "epochs": None}, sees="steps"),
     "size": Effect("large", sees="space"),
-    "profile": Effect("width 32, heads 16", sees="space"),
     "eval_tokens": Effect(8192),
     "data": Effect("{other}"),
     "split": Effect("even"),
@@ -159,12 +142,10 @@ EFFECTS: dict[str, Effect] = {
     "past": Effect("y2", given={"target": "y1"}),
     "loss": Effect("mse"),
     "levels": Effect("0.25,0.5"),
-    "exponential_smoothing": Effect(False),
     "compare": Effect("theta", sees="theta_mase", same="val_loss"),
     "text": Effect("other_text"),
     "label": Effect("other_label"),
     "length": Effect(4),
-    "buckets": Effect(3),
 }
 
 TINY: dict[str, dict[str, Any]] = {
@@ -295,7 +276,6 @@ COMMON = {*dataclass_options(TrainingOptions), "epochs", "flops", "seconds", "va
 """Options of those lines alone; `recompute` is each model's own."""
 
 CASES = [(name, option) for name in NAMES for option in find_evaluator(f"bundled:{name}").options]
-CASES.remove(("forecasting", "z_loss"))  # an error there: only logits have one
 
 
 @cache

@@ -88,11 +88,6 @@ def test_all_numbers_count_and_of_classes_only_those_that_are_no_padding() -> No
     assert CrossEntropy().count(torch.full((3, 2), 0.5)) == 3
 
 
-def test_a_z_loss_needs_logits(evaluator: Evaluator, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="z_loss"):
-        fit(evaluator, tmp_path, {**RECIPE, "z_loss": 1e-4})
-
-
 def test_mixup_averages_numbers_and_label_smoothing_is_refused() -> None:
     inputs, numbers = torch.randn(8, 2), torch.arange(8.0)[:, None] - 4.0
     given_: dict[str, Any] = {"classes": None, "batch": 8, "total": 8, "seed": 1}

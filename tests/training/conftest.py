@@ -47,7 +47,7 @@ def make_trainer(text: torch.Tensor) -> Callable[..., Trainer]:
         source = TrainingWindows(text, context=8, batch=batch, total=steps * batch, seed=seed, micro_batch=micro_batch)
         made = Recipe(
             optimizer={"adamw": AdamW, "sgd": SGD, "muon": Muon}[optimizer](lr=lr),
-            schedule=Schedule(steps=steps, name=schedule),
+            schedule=Schedule(steps=steps, schedule=schedule),
             weight_decay=weight_decay or WeightDecay(start=0.1),
             clip=clip,
             **(recipe or {}),

@@ -27,11 +27,11 @@ def test_each_rank_fits_its_share_and_all_do_what_the_least_can(monkeypatch: pyt
         return Fit(4, None, Memory(1.0, 1.0, 1.0))
 
     monkeypatch.setattr(reading, "fit_device", fit_device)
-    options = TrainingOptions(precision="bf16", z_loss=1e-4)
+    options = TrainingOptions(precision="bf16")
     plan: Any = SimpleNamespace(options=options)
     run: Any = SimpleNamespace(device="cuda:0")
     phase = Phase(config=GPTConfig(), windows=100, per_step=9)
     for ranks, micro, recompute, each in ((None, 4, None, 9), (Other(0, 2, torch.device("cuda", 0)), 3, 1, 5)):
         assert LanguageTraining(plan, run, ranks).passes(phase) == StepSplit(micro, recompute)
         assert (seen["batch"], seen["sharing"]) == (each, 1 if ranks is None else 2)
-        assert seen["z_loss"]
+        assert seen["precision"] == "bf16"

@@ -114,7 +114,7 @@ def test_the_test_set_is_judged_where_it_is_asked_for_and_changes_nothing_else(t
 
 WHOLE = [
     ({"schedule": "wsd"}, {"drop_path": 0.3, "dropout": 0.1}),
-    ({"schedule": "constant"}, {"stem": "conv", "pooling": "cls", "patch": 1}),
+    ({"schedule": "constant"}, {"stem": "conv", "patch": 1}),
     ({"schedule": "cosine", "optimizer": "muon", "ema": 0.9, "precision": "bf16"}, {}),
     ({"precision": "fp16", "patience": 9, "evaluations": 9, "weight_decay_end": 0.5, "gap_patience": 1}, {}),
     ({"optimizer": "sgd", "recompute": 1, "clip": None, "micro_batch": 5}, {"dropout": 0.1}),
@@ -295,6 +295,6 @@ def test_a_plan_counts_samples() -> None:
 
 def test_schedules_of_classifiers_end_at_zero() -> None:
     plan = SampleOptions()
-    expected = Schedule(steps=20, warmup_fraction=0.1, min_lr_ratio=0.0, decay_fraction=plan.decay_fraction, cycle=2)
+    expected = Schedule(steps=20, warmup_fraction=0.1, min_lr_ratio=0.0, decay_fraction=plan.decay_fraction)
     assert plan.rates(20, 0.1) == expected
-    assert SampleOptions(cycle=0.25, schedule="sgdr").rates(20, 0.0).first_cycle == 5
+    assert SampleOptions(cycle=0.25, schedule="sgdr").rates(20, 0.0).cycle_steps == 5

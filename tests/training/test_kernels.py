@@ -31,7 +31,7 @@ class Kernels(TorchDispatchMode):
 
 def kernels(depth: int, optimizer: AdamW | Muon, late: int, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
     """Return the kernels of the passes of a step, and those of its other parts."""
-    shape = {"norm": "rmsnorm", "ffn": "relu2", "position": "rope", "qk_norm": True}
+    shape = {"position": "rope", "qk_norm": True}
     config = GPTConfig(context=32, depth=depth, width=32, heads=2, **shape)  # type: ignore[arg-type]
     recipe = Recipe(
         optimizer=optimizer, schedule=Schedule(steps=10), weight_decay=WeightDecay(start=0.1), ema=0.9, clip=1e-3

@@ -25,7 +25,7 @@ from evo_tune.training import (
 from evo_tune.training.models.dropout import attach_noise
 from evo_tune.training.recipe import FTConfig, GPTConfig, Schedule, TextConfig, ViTConfig, WeightDecay
 
-SHAPE: dict[str, Any] = {"depth": 2, "width": 16, "heads": 2, "dropout": 0.2, "attention_dropout": 0.2}
+SHAPE: dict[str, Any] = {"depth": 2, "width": 16, "heads": 2, "dropout": 0.2}
 STEPS, BATCH = 3, 8
 
 
@@ -49,9 +49,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "vit": lambda: ViT(ViTConfig(outputs=3, image_height=4, image_width=4, patch=2, drop_path=0.3, **SHAPE), seed=1),
     "table": lambda: FTTransformer(FTConfig(outputs=3, numeric=5, drop_path=0.3, **SHAPE), seed=1),
     "text": lambda: TextClassifier(TextConfig(outputs=3, length=9, buckets=20, drop_path=0.3, **SHAPE), seed=1),
-    "text trimmed": lambda: TextClassifier(
-        TextConfig(outputs=3, length=9, buckets=20, **{**SHAPE, "attention_dropout": 0.0}), seed=1
-    ),
+    "text trimmed": lambda: TextClassifier(TextConfig(outputs=3, length=9, buckets=20, **SHAPE), seed=1),
 }
 
 
@@ -155,7 +153,7 @@ def test_a_pass_outside_of_a_training_draws_from_torchs_generator() -> None:
 
 
 def test_noise_is_drawn_only_where_something_is_dropped() -> None:
-    assert attach_noise(gpt(dropout=0.0, attention_dropout=0.0), 1) is None
+    assert attach_noise(gpt(dropout=0.0), 1) is None
     model = gpt()
     noise = attach_noise(model, 1)
     assert noise is not None

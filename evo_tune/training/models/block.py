@@ -1,7 +1,6 @@
 """A block of a Transformer: norms, attention, feed-forward layer, and positions."""
 
 import math
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -48,35 +47,14 @@ class _RMSNormed(torch.autograd.Function):
         return torch.mul(slope, weight).addcmul_(x, towards).mul_(inverse), of_weight, None
 
 
-def squared_relu(x: Tensor) -> Tensor:
-    """Return max(x, 0)² (Primer, arXiv:2109.08668)."""
-    return x.relu().square()
-
-
-def cap_logits(logits: Tensor, softcap: float) -> Tensor:
-    """Return c · tanh(logits / c), in at least float32 (Gemma 2, arXiv:2408.00118).
-
-    Args:
-        logits: Logits of any shape.
-        softcap: Bound c; 0: the logits unchanged.
-    """
-    if not softcap:
-        return logits
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return torch.tanh(wide / softcap) * softcap
-
-
 _SLOW, _FAST = 1.0, 32.0  # turns within T: pairs below are interpolated, pairs above unchanged (YaRN's α, β)
 
 
-def rotary_frequencies(
-    head_dim: int, base: float = 10000.0, *, context: int = 1, stretch: float = 1.0, method: str = "linear"
-) -> Tensor:
+def rotary_frequencies(head_dim: int, *, context: int = 1, stretch: float = 1.0, method: str = "linear") -> Tensor:
     """Return the angle per position of each pair of channels, in radians.
 
     Args:
         head_dim: Channels of a head (even int); above 2 for 'ntk'.
-        base: Base of the frequencies; the slowest pair turns about 1/base radians per position.
         context: Length T of the training, in tokens.
         stretch: s = T'/T, 1 or more; 1 changes nothing.
         method: 'linear', 'ntk' or 'yarn'.
@@ -84,6 +62,7 @@ def rotary_frequencies(
     Returns:
         (head_dim / 2), float64, descending.
     """
+    base = 10000.0  # the slowest pair turns about 1/base radians per position
     if method == "ntk":
         base = base * stretch ** (head_dim / (head_dim - 2))
     plain: Tensor = base ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
@@ -117,23 +96,6 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, first * sin + second * cos), -1).to(x.dtype)
 
 
-def sinusoids(length: int, width: int, stretch: float = 1.0) -> Tensor:
-    """Return the fixed positions of Vaswani et al. (arXiv:1706.03762), each channel within ±1.
-
-    Args:
-        length: Number of positions.
-        width: Channels: sines in the first half, cosines in the second (one fewer if odd).
-        stretch: Divisor of the positions.
-
-    Returns:
-        (length, width), float64.
-    """
-    half = -(-width // 2)
-    frequencies = 10000.0 ** -(torch.arange(half, dtype=torch.float64) / half)
-    angles = torch.arange(length, dtype=torch.float64)[:, None] / stretch * frequencies
-    return torch.cat((angles.sin(), angles.cos()), 1)[:, :width]
-
-
 def interpolate_positions(table: Tensor, length: int) -> Tensor:
     """Return a learned table stretched to `length` positions; the first and the last are unchanged.
 
@@ -153,7 +115,6 @@ def attend(
     k: Tensor,
     v: Tensor,
     mask: Tensor | None = None,
-    dropout: Dropout | None = None,
     *,
     causal: bool = True,
     scale: float | None = None,
@@ -167,7 +128,6 @@ def attend(
         mask: Bool: keys that each query may attend to, (length, keys), or if not causal broadcastable to
             (batch, heads, length, keys). None: all keys, or if causal the query's own and earlier ones; then there must
             be as many keys as queries.
-        dropout: Dropout of the weights; None: no dropout.
         causal: Whether attention is causal without a mask.
         scale: Factor of q · k; None: 1/√head_dim.
 
@@ -176,8 +136,6 @@ def attend(
     """
     if scale is not None:  # the functions below multiply by 1/√head_dim
         q = q * (scale * math.sqrt(q.shape[-1]))
-    if dropout is not None:  # a sample's dropout does not depend on the other samples
-        return (_attend_plainly if causal else _attend_all)(q, k, v, mask, dropout)
     if q.device.type == "cpu" and uses_plain_products(_PRECISIONS.get(q.dtype, ""), k.shape[2]):
         return (_attend_plainly if causal else _attend_all)(q, k, v, mask)
     return F.scaled_dot_product_attention(
@@ -185,7 +143,7 @@ def attend(
     )
 
 
-def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: Dropout | None = None) -> Tensor:
+def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     batch, heads, length, head_dim = q.shape
     kv_heads, keys = k.shape[1:3]
     bias = q.new_full((length, keys), -torch.inf)
@@ -196,19 +154,16 @@ def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropou
     q = q.reshape(batch * kv_heads, shared * length, head_dim).contiguous()
     k, v = (x.reshape(batch * kv_heads, keys, head_dim).contiguous() for x in (k, v))
     scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=head_dim**-0.5)
-    weights = scores.softmax(-1)
-    if dropout is not None:
-        weights = dropout(weights)
-    return torch.bmm(weights, v).view(batch, heads, length, head_dim)
+    return torch.bmm(scores.softmax(-1), v).view(batch, heads, length, head_dim)
 
 
-def _attend_all(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: Dropout | None = None) -> Tensor:
+def _attend_all(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     if q.shape[1] != k.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    weights: Tensor = scores.softmax(-1) if dropout is None else dropout(scores.softmax(-1))
+    weights: Tensor = scores.softmax(-1)
     return weights @ v
 
 
@@ -245,9 +200,7 @@ def chunk_mask(chunk: int, window: int) -> Tensor:
     return (distance >= 0) & (distance < window)
 
 
-def attend_in_window(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, dropout: Dropout | None = None, scale: float | None = None
-) -> Tensor:
+def attend_in_window(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float | None = None) -> Tensor:
     """Return the result of `attend` with the full mask of a window, up to rounding, chunk by chunk.
 
     Args:
@@ -255,7 +208,6 @@ def attend_in_window(
         k: (batch, kv_heads, length, head_dim); each is shared by heads / kv_heads query heads.
         v: Same shape as `k`.
         mask: Mask from `chunk_mask`; its shape gives the lengths of chunk and window.
-        dropout: Dropout of the weights, different in each chunk; None: no dropout.
         scale: See `attend`.
 
     Returns:
@@ -264,14 +216,12 @@ def attend_in_window(
     length, (chunk, reach) = q.shape[2], mask.shape
     window = reach - chunk + 1
     outputs = []
-    for number, (first, start, end) in enumerate(window_chunks(window, length, chunk)):
-        if dropout is not None:
-            dropout.draw_index = number
+    for first, start, end in window_chunks(window, length, chunk):
         missing = first - (start - window + 1)  # columns of the mask for keys before the first token
         visible = mask[: end - start, missing : end - start + window - 1]
         plain = is_causal_chunk(first, start, end, window)
         keys, values = k[:, :, first:end], v[:, :, first:end]
-        y = attend(q[:, :, start:end], keys, values, None if plain else visible, dropout, scale=scale)
+        y = attend(q[:, :, start:end], keys, values, None if plain else visible, scale=scale)
         outputs.append(y.transpose(1, 2))
     # Joined in the layers' order, (batch, length, heads, head_dim), to avoid another copy.
     return torch.cat(outputs, 1).transpose(1, 2)
@@ -366,7 +316,6 @@ class Attention(nn.Module):
         super().__init__()
         self.windowed = windowed
         self.heads, self.kv_heads = config.heads, config.key_value_heads
-        self.dropout = Dropout(config.attention_dropout)  # drops attention weights
         self.causal, self.scale = config.causal, config.attention_scale
         width, head_dim = config.width, config.width // config.heads
         self.qkv = FusedLinear(width, (width, *2 * (self.kv_heads * head_dim,)), bias=config.bias)
@@ -390,7 +339,7 @@ class Attention(nn.Module):
             rotation: (2, length, head_dim / 2), from `rotary_table`; None: no rotation of queries and keys.
             mask: Mask broadcastable to (batch, heads, length, length), or if windowed from `chunk_mask`; None:
                 all tokens, or if causal all earlier ones. A mask of four dimensions is complete: it is causal if the
-                attention is. Or a BlockMask for `attend_by_flex`; then weights are not dropped.
+                attention is. Or a BlockMask for `attend_by_flex`.
             tokens: (batch, length), required by value embeddings.
         """
         batch, length, width = x.shape
@@ -406,53 +355,33 @@ class Attention(nn.Module):
         if self.values is not None:
             v = v + self.values(tokens).view(v.shape).to(v.dtype)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        dropout = self.dropout if self.dropout.active else None
         flex = mask is not None and not isinstance(mask, Tensor)
         whole = mask is not None and not flex and mask.ndim == 4
         if flex:
             y = attend_by_flex(q, k, v, mask, self.scale)
         elif whole or mask is None or not self.windowed:
-            y = attend(q, k, v, mask, dropout, causal=self.causal and not whole, scale=self.scale)
+            y = attend(q, k, v, mask, causal=self.causal and not whole, scale=self.scale)
         else:
-            y = attend_in_window(q, k, v, mask, dropout, self.scale)
+            y = attend_in_window(q, k, v, mask, self.scale)
         attended: Tensor = self.out(y.transpose(1, 2).reshape(batch, length, width))
         return attended
 
 
-# Activation of the hidden layer, or of its gate.
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "relu2": squared_relu,
-    "swiglu": F.silu,
-    "reglu": F.relu,
-}
-
-
 class FeedForward(nn.Module):
-    """Two linear layers with a GELU, a squared ReLU or a gate (SwiGLU or ReGLU, arXiv:2002.05202) in between."""
+    """Two linear layers with a GELU in between."""
 
     def __init__(self, config: GPTConfig | EncoderConfig) -> None:
         super().__init__()
-        self.gated = config.ffn_maps == 2
-        self.activation = ACTIVATIONS[config.ffn]
-        self.up = FusedLinear(config.width, (config.ffn_width,) * config.ffn_maps, bias=config.bias)
+        self.up = nn.Linear(config.width, config.ffn_width, bias=config.bias)
         self.out = nn.Linear(config.ffn_width, config.width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.up(x)
-        if self.gated:
-            gate, value = hidden.chunk(2, -1)
-            hidden = self.activation(gate) * value
-        else:
-            hidden = self.activation(hidden)
-        y: Tensor = self.out(hidden)
+        y: Tensor = self.out(F.gelu(self.up(x)))
         return y
 
 
 def norm_of(config: GPTConfig | EncoderConfig) -> nn.Module:
     """Return a norm of the residual stream."""
-    if config.norm == "rmsnorm":
-        return RMSNorm(config.width, eps=config.norm_eps)
     return nn.LayerNorm(config.width, eps=config.norm_eps, bias=config.bias)
 
 
@@ -471,8 +400,6 @@ class Block(nn.Module):
         self.attention = Attention(config, windowed=windowed, vocabulary=vocabulary)
         self.ffn_norm = norm_of(config)
         self.ffn = FeedForward(config)
-        # λ and μ of `GPTConfig.residual_scaling`.
-        self.scales = nn.Parameter(torch.tensor([1.0, 0.0])) if config.residual_scaling else None
         # Separate layers, since each has its own noise.
         self.dropout: nn.Module = Dropout(config.dropout)
         self.ffn_dropout: nn.Module = Dropout(config.dropout)
@@ -483,7 +410,6 @@ class Block(nn.Module):
         rotation: Tensor | None = None,
         mask: Tensor | Any | None = None,
         tokens: Tensor | None = None,
-        first: Tensor | None = None,
     ) -> Tensor:
         """Return the residual stream after the block.
 
@@ -492,11 +418,7 @@ class Block(nn.Module):
             rotation: See `Attention.forward`.
             mask: See `Attention.forward`.
             tokens: See `Attention.forward`.
-            first: Input of the first block, same shape as `x`; required by residual scaling.
         """
-        if self.scales is not None:
-            assert first is not None
-            x = self.scales[0] * x + self.scales[1] * first
         # One kernel for any factor.
         # Without a name of its own, the attention's output is freed before the feed-forward layers.
         x = torch.add(

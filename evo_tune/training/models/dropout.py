@@ -69,7 +69,7 @@ class NoiseSource:
         # A copy of a model, such as its average, is not part of the pass.
         return NoiseSource(self.seed, self.layer_count)
 
-    def draw_int16(self, layer_index: int, shape: torch.Size, draw_index: int = 0) -> Tensor:
+    def draw_int16(self, layer_index: int, shape: torch.Size) -> Tensor:
         """Return uniformly distributed 16-bit integers, int16.
 
         A sample's values do not depend on the number of samples; those of a longer sample begin with a shorter one's.
@@ -77,11 +77,10 @@ class NoiseSource:
         Args:
             layer_index: Number of the layer.
             shape: (samples, …), or (samples · n, …) with each sample's n rows consecutive.
-            draw_index: Number of the draw, for a layer that draws several times per pass.
         """
         assert self.keys is not None
         assert self._generator is not None
-        self._generator.manual_seed(self._layer_seeds[layer_index] + draw_index)
+        self._generator.manual_seed(self._layer_seeds[layer_index])
         return _draw_int16(shape, self.keys, self._generator)
 
     def prepare_for_compiler(self, layers: "Iterable[NoiseLayer]") -> None:
@@ -113,13 +112,13 @@ def register_drop_mask() -> None:
     """Register the operator that draws noise in a compiled graph, where seeding a generator cannot be traced."""
 
     @torch.library.custom_op("evo_tune::drop_mask", mutates_args=())
-    def drop_mask(shape: list[int], keys: Tensor, seed_and_threshold: Tensor, draw_index: int) -> Tensor:
+    def drop_mask(shape: list[int], keys: Tensor, seed_and_threshold: Tensor) -> Tensor:
         seed, threshold = seed_and_threshold.tolist()
-        generator = torch.Generator(keys.device).manual_seed(seed + draw_index)
+        generator = torch.Generator(keys.device).manual_seed(seed)
         return cast(Tensor, _draw_int16(shape, keys, generator) < threshold)
 
     @drop_mask.register_fake
-    def _(shape: list[int], keys: Tensor, seed_and_threshold: Tensor, draw_index: int) -> Tensor:
+    def _(shape: list[int], keys: Tensor, seed_and_threshold: Tensor) -> Tensor:
         return keys.new_empty(shape, dtype=torch.bool)
 
 
@@ -159,7 +158,6 @@ class NoiseLayer(nn.Module):
     """
 
     layer_index: int = 0
-    draw_index: int = 0  # set by a layer that draws several times in a pass, before each draw
     noise: NoiseSource | None = None
     # Set by `NoiseSource.prepare_for_compiler`, so that one compiled graph serves layers with different shares.
     seed_and_threshold: Tensor | None = None
@@ -188,9 +186,9 @@ class NoiseLayer(nn.Module):
         """Return a mask of the dropped values, bool, and the factor of the others."""
         if self.noise is not None and self.noise.keys is not None:
             if self.seed_and_threshold is not None and torch.compiler.is_compiling():
-                arguments = shape, self.noise.keys, self.seed_and_threshold, self.draw_index
+                arguments = shape, self.noise.keys, self.seed_and_threshold
                 return torch.ops.evo_tune.drop_mask(*arguments), self.scale_tensor
-            integers = self.noise.draw_int16(self.layer_index, shape, self.draw_index)
+            integers = self.noise.draw_int16(self.layer_index, shape)
         else:
             n = shape.numel()
             integers = _draw_words(n, device).view(torch.int16)[:n].view(shape)

@@ -176,7 +176,6 @@ class ViT(ImageEncoder):
         super().build(config)
         self.patches = nn.Linear(config.patch_values, config.width)
         self.positions = nn.Embedding(config.tokens, config.width)
-        self.cls = nn.Embedding(1, config.width) if config.pooling == "cls" else None
         self.stem = None
         if config.stem == "conv":
             first, second = (nn.Conv2d(n, STEM, 3, padding=1, bias=False) for n in (config.channels, STEM))
@@ -200,12 +199,9 @@ class ViT(ImageEncoder):
         batch, channels, height, width = x.shape
         p = self.config.patch
         x = x.view(batch, channels, height // p, p, width // p, p).permute(0, 2, 4, 1, 3, 5)
-        x = self.patches(x.reshape(batch, self.config.patches, self.config.patch_values))
-        if self.cls is not None:
-            x = torch.cat((self.cls.weight.expand(batch, 1, -1), x), 1)
+        x = self.patches(x.reshape(batch, self.config.tokens, self.config.patch_values))
         x = self.encode(x + self.positions.weight)
-        # A copy, since a view would keep the states of all tokens for the backward pass.
-        logits: Tensor = self.head(x.mean(1) if self.cls is None else x[:, 0].contiguous())
+        logits: Tensor = self.head(x.mean(1))
         return logits
 
 
@@ -222,9 +218,7 @@ class TextClassifier(Encoder):
         self.positions = nn.Embedding(config.length, config.width)
 
     def shorten(self, inputs: Tensor) -> Tensor:
-        """Remove the padding common to all texts, unless attention dropout would then drop other weights."""
-        if self.training and self.config.attention_dropout:
-            return inputs
+        """Remove the padding common to all texts."""
         longest = int((inputs != PADDING).sum(1).max()) if len(inputs) else 0
         return inputs[:, : max(1, longest)]
 

@@ -116,7 +116,6 @@ class GPT(nn.Module):
 
     # Whether blocks are compiled, and whether their masks are those of flex_attention; set by `stepping.compiling`.
     compiled = flex = False
-    fixed: Tensor | None
     rotation: Tensor | None
     mask: Tensor | None
 
@@ -132,41 +131,34 @@ class GPT(nn.Module):
             self.positions = nn.Embedding(config.context, config.width) if config.position == "learned" else None
             self.ngrams = nn.ModuleList(nn.Embedding(config.ngram_rows, config.width) for _ in range(config.ngrams - 1))
             self.dropout = Dropout(config.dropout)
+            windowed = config.reach < config.context
             self.blocks = nn.ModuleList(
-                blocks.Block(config, windowed=window < config.context, vocabulary=config.vocab_size if embeds else None)
-                for window, embeds in zip(config.windows, config.embeds_values, strict=True)
+                blocks.Block(config, windowed=windowed, vocabulary=config.vocab_size if embeds else None)
+                for embeds in config.embeds_values
             )
             self.norm = blocks.norm_of(config)
-            self.head = None if config.tied else nn.Linear(config.width, config.vocab_size, bias=False)
         self._initialise(torch.Generator().manual_seed(seed))
         # Tables that depend on the shape alone are not saved with the weights.
-        fixed, rotation, mask, stretch = None, None, None, config.stretch
-        if config.position == "sinusoidal":
-            # The size of the initial embeddings: 0.02 in root mean square.
-            fixed = (0.02 * math.sqrt(2.0) * blocks.sinusoids(config.context, config.width, stretch)).float()
+        rotation, mask, stretch = None, None, config.stretch
         if config.position == "rope":
             head_dim, trained = config.width // config.heads, config.extended_from or config.context
-            frequencies = blocks.rotary_frequencies(
-                head_dim, config.rope_base, context=trained, stretch=stretch, method=config.extension
-            )
+            frequencies = blocks.rotary_frequencies(head_dim, context=trained, stretch=stretch, method=config.extension)
             gain = 0.1 * math.log(stretch) + 1.0 if config.extension == "yarn" else 1.0
             rotation = blocks.rotary_table(config.context, frequencies, gain).float()
-        if min(config.windows) < config.context:
-            mask = blocks.chunk_mask(config.chunk, min(config.windows))
-        for name, table in (("fixed", fixed), ("rotation", rotation), ("mask", mask)):
+        if windowed:
+            mask = blocks.chunk_mask(config.chunk, config.reach)
+        for name, table in (("rotation", rotation), ("mask", mask)):
             self.register_buffer(name, table, persistent=False)
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
-        """Draw the weights according to `GPTConfig.init`; norms and residual scaling begin as identities."""
+        """Draw the weights according to `GPTConfig.init`; norms begin as identities."""
         config, scaling = self.config, self.config.scaling
         for name, parameter in self.named_parameters():
             if "norm" in name:
-                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
-            elif name.endswith(("bias", ".values.weight")) or name.startswith("ngrams."):
+                parameter.fill_(1.0)
+            elif name.endswith(".values.weight") or name.startswith("ngrams."):
                 parameter.zero_()
-            elif name.endswith(".scales"):
-                parameter.copy_(torch.tensor([1.0, 0.0]))
             else:
                 hidden, residual = name.startswith("blocks."), name.endswith(".out.weight")
                 if config.init == "fan_in" and hidden:
@@ -181,16 +173,15 @@ class GPT(nn.Module):
     @property
     def in_pieces(self) -> bool:
         """Whether the logits are so large that a training should not hold them all."""
-        plain = self.head is None or type(self.head) is nn.Linear
-        return plain and self.config.vocab_size >= LARGE_VOCABULARY
+        return self.config.vocab_size >= LARGE_VOCABULARY
 
-    def forward(self, tokens: Tensor, read: Callable[[Tensor, Tensor, float], Any] | None = None) -> Any:
+    def forward(self, tokens: Tensor, read: Callable[[Tensor, Tensor], Any] | None = None) -> Any:
         """Return logits for the token after each position.
 
         Args:
             tokens: (batch, length), integers below vocab_size; length up to the context.
-            read: Function called instead of computing logits, with the head's inputs, (batch, length, width), its
-                weight, (vocab_size, width), and the softcap; for models with `in_pieces`.
+            read: Function called instead of computing logits, with the head's inputs, (batch, length, width), and its
+                weight, (vocab_size, width); for models with `in_pieces`.
 
         Returns:
             (batch, length, vocab_size); or the result of `read`.
@@ -206,36 +197,25 @@ class GPT(nn.Module):
         x = self.embedding(tokens)
         for embedding, rows in zip(self.ngrams, ngram_hashes(tokens, self.config), strict=True):
             x = x + embedding(rows)
-        table = self.fixed if self.positions is None else self.positions.weight
-        x = self.dropout(x if table is None else x + table[:length])
+        x = self.dropout(x if self.positions is None else x + self.positions.weight[:length])
         rotation = None if self.rotation is None else self.rotation[:, :length]
-        first = x if self.config.residual_scaling else None
-        if self.compiled and first is not None:
-            first = x.view_as(x)  # the first block would be compiled once more for two inputs that are the same tensor
-        masks = self._masks(tokens)
-        for number, (block, window) in enumerate(zip(self.blocks, self.config.windows, strict=True)):
-            x = run_block(block, number, self.recompute, x, rotation, masks[window], tokens, first)
+        mask = self._mask(tokens)
+        for number, block in enumerate(self.blocks):
+            x = run_block(block, number, self.recompute, x, rotation, mask, tokens)
         x = self.norm(x)
         if read is not None:
-            return read(x, self.embedding.weight if self.head is None else self.head.weight, self.config.softcap)
-        logits: Tensor = F.linear(x, self.embedding.weight) if self.head is None else self.head(x)
-        return blocks.cap_logits(logits, self.config.softcap)
+            return read(x, self.embedding.weight)
+        return F.linear(x, self.embedding.weight)
 
-    def _masks(self, tokens: Tensor) -> dict[int, Any]:
-        """Return the mask of each window, see `Attention.forward`."""
-        length, boundary = tokens.shape[1], self.config.boundary
-        by_flex = self.flex and not (self.training and self.config.attention_dropout)
+    def _mask(self, tokens: Tensor) -> Any:
+        """Return the mask of all blocks, see `Attention.forward`."""
+        length, boundary, window = tokens.shape[1], self.config.boundary, self.config.reach
         if boundary is not None:
-            mask_of = blocks.flex_document_mask if by_flex else blocks.document_mask
-            return {window: mask_of(tokens, boundary, window) for window in {*self.config.windows}}
-        return {
-            window: None
-            if window >= length
-            else blocks.flex_window_mask(length, window, tokens.device)
-            if by_flex
-            else self.mask
-            for window in self.config.windows
-        }
+            mask_of = blocks.flex_document_mask if self.flex else blocks.document_mask
+            return mask_of(tokens, boundary, window)
+        if window >= length:
+            return None
+        return blocks.flex_window_mask(length, window, tokens.device) if self.flex else self.mask
 
     def save(self, folder: Path | str, **notes: Any) -> None:
         """Write the model to a folder for `load`; the files cannot run code.

@@ -19,11 +19,10 @@ from torch import Tensor
 
 from evo_tune.errors import RecipeError
 from evo_tune.training.hardware.device import IGNORE, onto
-from evo_tune.training.models.block import cap_logits
 from evo_tune.training.recipe.models.gpt_config import tokens_in_piece
 
-# Function of the head's inputs, its weight and the softcap, such as a partial `cross_entropy_in_pieces`.
-PiecewiseLoss = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+# Function of the head's inputs and its weight, such as a partial `cross_entropy_in_pieces`.
+PiecewiseLoss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Loss(ABC):
@@ -71,13 +70,11 @@ class CrossEntropy(Loss):
     where NaN does.
 
     Args:
-        z_loss: Weight of `z_sum` in the minimised loss (PaLM, arXiv:2204.02311).
         class_weights: Weight of each class in the minimised cross-entropy, (classes,); empty: all 1. The reported loss
             has no weights.
         label_smoothing: Label smoothing of targets that are probabilities; a sample's weight is that before smoothing.
     """
 
-    z_loss: float = 0.0
     class_weights: tuple[float, ...] = ()
     label_smoothing: float = 0.0
 
@@ -92,12 +89,12 @@ class CrossEntropy(Loss):
         if self.class_weights:  # divided by n, not by the sum of a batch's weights: no bias by the classes drawn
             weights = onto(torch.tensor(self.class_weights, dtype=outputs.dtype), outputs.device)
             minimised = weighted_cross_entropy_sum(outputs, targets, weights, self.label_smoothing) / n
-        return entropy, minimised + (self.z_loss / n) * z_sum(outputs, targets) if self.z_loss else minimised
+        return entropy, minimised
 
     def of_pieces(self, targets: Tensor, factor: Tensor) -> PiecewiseLoss | None:
         if targets.is_floating_point() or self.class_weights:
             return None
-        return partial(cross_entropy_in_pieces, targets=targets, z_loss=self.z_loss, factor=factor)
+        return partial(cross_entropy_in_pieces, targets=targets, factor=factor)
 
 
 @dataclass(frozen=True)
@@ -167,16 +164,6 @@ def weighted_cross_entropy_sum(
     return (shares @ class_weights) @ F.cross_entropy(logits, targets, reduction="none")
 
 
-def z_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the summed square of log Σ exp(logits) over the targets that count (z-loss: PaLM, arXiv:2204.02311).
-
-    Args:
-        logits: (…, classes).
-        targets: (…), class numbers or IGNORE; or (…, classes), probabilities or NaN.
-    """
-    return torch.where(_counted(targets), logits.logsumexp(-1), 0.0).square().sum()
-
-
 def _counted(targets: Tensor) -> Tensor:
     """Return which targets of a cross-entropy count, (…), bool."""
     return ~targets[..., 0].isnan() if targets.is_floating_point() else targets != IGNORE
@@ -185,10 +172,8 @@ def _counted(targets: Tensor) -> Tensor:
 def cross_entropy_in_pieces(
     x: Tensor,
     weight: Tensor,
-    softcap: float = 0.0,
     *,
     targets: Tensor,
-    z_loss: float = 0.0,
     factor: Tensor | float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Return the loss of the logits x · weightᵀ without holding all logits in memory.
@@ -196,39 +181,34 @@ def cross_entropy_in_pieces(
     Args:
         x: (…, width); under autocast, products use its precision, as those of a linear layer do; the rest uses float32.
         weight: (vocabulary, width).
-        softcap: Bound of the logits (see `capped`); 0: no bound.
         targets: (…), class numbers or IGNORE.
-        z_loss: Weight of `z_sum` added to the cross-entropy.
         factor: Scalar factor of the minimised loss. It is applied here, not afterwards, so that gradients computed in
             float16 have the size of a scaled loss.
 
     Returns:
-        factor · (cross-entropy + z_loss · `z_sum`), summed, with a gradient that can be propagated once; and
-        the summed cross-entropy in nats, without a gradient.
+        factor · cross-entropy, summed, with a gradient that can be propagated once; and the summed cross-entropy in
+        nats, without a gradient.
     """
     x, targets = x.flatten(0, -2), targets.flatten()
     kind = x.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    minimised, loss = _Pieces.apply(x, weight, targets, softcap, z_loss, factor, dtype)  # type: ignore[no-untyped-call]
+    minimised, loss = _Pieces.apply(x, weight, targets, factor, dtype)  # type: ignore[no-untyped-call]
     return minimised, loss
 
 
-def token_losses_in_pieces(x: Tensor, weight: Tensor, softcap: float = 0.0, *, targets: Tensor) -> Tensor:
+def token_losses_in_pieces(x: Tensor, weight: Tensor, *, targets: Tensor) -> Tensor:
     """Return the cross-entropy of each target for the logits x · weightᵀ, (…), in nats, 0 for IGNORE; without gradient.
 
     Args:
         x: Inputs of the head, (…, width).
         weight: Weight of the head, (vocabulary, width).
-        softcap: Bound of the logits (see `capped`); 0: no bound.
         targets: Class numbers or IGNORE, (…).
     """
     size = tokens_in_piece(len(weight), x.device.type)
     with torch.no_grad():
         pairs = zip(x.flatten(0, -2).split(size), targets.flatten().split(size), strict=True)  # type: ignore[no-untyped-call]
         losses = [
-            F.cross_entropy(
-                cap_logits(F.linear(rows, weight).float(), softcap), aims, ignore_index=IGNORE, reduction="none"
-            )
+            F.cross_entropy(F.linear(rows, weight).float(), aims, ignore_index=IGNORE, reduction="none")
             for rows, aims in pairs
         ]
     return torch.cat(losses).view_as(targets)
@@ -241,8 +221,6 @@ class _Pieces(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         targets: Tensor,
-        softcap: float,
-        z_loss: float,
         factor: Tensor | float,
         dtype: torch.dtype,
     ) -> tuple[Tensor, Tensor]:
@@ -255,8 +233,8 @@ class _Pieces(torch.autograd.Function):
             minimised = loss = torch.zeros((), dtype=wide, device=x.device)
             for first in range(0, len(x), size):
                 rows, aims = x[first : first + size].to(dtype), targets[first : first + size]
-                entropy, z, slope = _piece(F.linear(rows, low).to(wide), aims, softcap, z_loss)
-                loss, minimised = loss + entropy, minimised + (entropy + z_loss * z) * factor
+                entropy, slope = _piece(F.linear(rows, low).to(wide), aims)
+                loss, minimised = loss + entropy, minimised + entropy * factor
                 slope = slope.mul_(factor).to(dtype)
                 if of_x is not None:
                     of_x[first : first + size] = slope @ low
@@ -273,33 +251,23 @@ class _Pieces(torch.autograd.Function):
     def backward(ctx: Any, by: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         slopes = tuple(None if slope is None else slope.mul_(by) for slope in ctx.slopes)
         ctx.slopes = None  # multiplied in place to save a copy, so backward works only once
-        return *slopes, None, None, None, None, None
+        return *slopes, None, None, None
 
 
-def _piece(logits: Tensor, targets: Tensor, softcap: float, z_loss: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the summed cross-entropy, the summed squares of log Σ exp, and the gradient of their weighted sum.
+def _piece(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the summed cross-entropy and its gradient.
 
     Args:
         logits: (tokens, vocabulary); overwritten by the gradient.
         targets: (tokens), class numbers or IGNORE.
-        softcap: Bound of the logits (see `capped`); 0: no bound.
-        z_loss: Weight of the squares.
     """
-    bend = None
-    if softcap:
-        bend = logits.div_(softcap).tanh_().square().neg_().add_(1.0)  # 1 − tanh², the derivative of the bound
-        logits.mul_(softcap)
     valid, aims = targets != IGNORE, targets.clamp(min=0)[:, None]
     largest = logits.amax(1, keepdim=True)
     picked = logits.gather(1, aims) - largest
     slope = logits.sub_(largest).exp_()
     total = slope.sum(1, keepdim=True)
-    log_total = total.log()
-    entropy = torch.where(valid[:, None], log_total - picked, 0.0).sum()
-    z = torch.where(valid[:, None], log_total + largest, 0.0)
+    entropy = torch.where(valid[:, None], total.log() - picked, 0.0).sum()
     weight = valid[:, None].to(slope.dtype)
-    slope.mul_((1.0 + 2.0 * z_loss * z) * weight / total)
+    slope.mul_(weight / total)
     slope.scatter_add_(1, aims, -weight)
-    if bend is not None:
-        slope.mul_(bend)
-    return entropy, z.square().sum(), slope
+    return entropy, slope

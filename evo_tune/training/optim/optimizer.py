@@ -13,7 +13,7 @@ from evo_tune.errors import RecipeError
 from evo_tune.options.declare import check_number
 from evo_tune.training.hardware.distributed import Ranks
 from evo_tune.training.recipe.models.rules import Factors
-from evo_tune.training.recipe.optim.optimisation import FIRST_MOMENTUM, GroupFactors
+from evo_tune.training.recipe.optim.optimisation import GroupFactors
 
 _MATMULS = (nn.Linear, nn.Bilinear, nn.MultiheadAttention, nn.modules.conv._ConvNd)
 
@@ -88,7 +88,7 @@ def parameter_groups(
             if parameter in parameters:
                 kind = kinds[parameter]
                 factors = Factors() if scaling is None else scaling.factors(optimizer, kind, config)
-                same.setdefault((factors, rates.factor(kind, parameter.ndim)), []).append(parameter)
+                same.setdefault((factors, rates.factor(kind)), []).append(parameter)
         for (factors, rate), alike in same.items():
             group = {
                 "params": alike,
@@ -359,8 +359,6 @@ class Muon(AdamW):
         rates: See `AdamW`.
         momentum: Decay of Muon's momentum, in [0, 1).
         nesterov: Whether to use Nesterov momentum.
-        momentum_warmup: Share of the steps in which Muon's momentum rises linearly from 0.85, or from its final value
-            if that is smaller (modded-nanogpt); 0: constant.
 
     Raises:
         RecipeError: The learning rate, which a rule may have scaled, is out of its range.
@@ -368,13 +366,6 @@ class Muon(AdamW):
 
     momentum: float = 0.95
     nesterov: bool = True
-    momentum_warmup: float = 0.0
-
-    def momentum_at(self, step: int, steps: int) -> float:
-        """Return Muon's momentum at a step of a training of `steps` steps."""
-        rising = self.momentum_warmup * steps
-        first = min(FIRST_MOMENTUM, self.momentum)
-        return self.momentum if step >= rising else first + (self.momentum - first) * step / rising
 
     def build(self, model: nn.Module, precision: str = "fp32", ranks: Ranks | None = None) -> torch.optim.Optimizer:
         """Return the optimizers over a model's trainable parameters, as one optimizer.

@@ -186,22 +186,18 @@ class EarlyStopping:
     Args:
         patience: Evaluations without improvement before stopping (int ≥ 1).
         min_delta: Smallest fall of the loss that counts, 0 or more; a tie does not count.
-        smoothing: Decay β of the moving average of the loss that is compared instead of the loss, in [0, 1). The
-            average of n values is (1 - β) · Σ β^(n-i) · x_i / (1 - β^n), corrected for its start as Adam's moments
-            (Kingma & Ba, arXiv:1412.6980). Non-finite values are left out.
     """
 
-    STATE = ("best", "waited", "weights", "average", "weight")
+    STATE = ("best", "waited", "weights")
 
-    def __init__(self, *, patience: int = 5, min_delta: float = 0.0, smoothing: float = 0.0) -> None:
-        self.patience, self.min_delta, self.smoothing = patience, min_delta, smoothing
-        self.average, self.weight = 0.0, 0.0  # without correction, and the sum of its weights
+    def __init__(self, *, patience: int = 5, min_delta: float = 0.0) -> None:
+        self.patience, self.min_delta = patience, min_delta
         self.best = math.inf
         self.waited = 0
         self.weights: dict[str, Any] = {}
 
     def update(self, loss: float, model: nn.Module) -> bool:
-        """Record one evaluation, and keep the model's weights if the (smoothed) loss is the best so far.
+        """Record one evaluation, and keep the model's weights if the loss is the best so far.
 
         Args:
             loss: Loss on the held-out data; NaN is no improvement.
@@ -210,10 +206,6 @@ class EarlyStopping:
         Returns:
             Whether to stop now.
         """
-        if self.smoothing and math.isfinite(loss):
-            self.average += (1.0 - self.smoothing) * (loss - self.average)
-            self.weight += (1.0 - self.smoothing) * (1.0 - self.weight)
-            loss = self.average / self.weight
         if loss < self.best - self.min_delta:
             self.best, self.waited = loss, 0
             self.weights = {name: tensor.detach().clone() for name, tensor in unfrozen_state(model).items()}

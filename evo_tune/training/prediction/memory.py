@@ -101,7 +101,7 @@ def pass_bytes(config: EncoderConfig | FittedConfig, size: InputSize, batch: int
     else:
         if isinstance(config, TextConfig):
             config = replace(config, length=size.values)
-        block = replace(config, depth=1, dropout=0.0, attention_dropout=0.0, drop_path=0.0)
+        block = replace(config, depth=1, dropout=0.0, drop_path=0.0)
         per_sample = block.activation_bytes(4, 4)
     outputs = config.outputs * (24.0 * size.samples + 1000.0)
     return batch * (per_sample + 12.0 * size.values) + 8.0 * size.values * size.samples + outputs
@@ -119,7 +119,7 @@ def tokens_bytes(shape: GPTConfig | BaseModel, windows: int, length: int) -> flo
         length: Tokens per window.
     """
     if isinstance(shape, GPTConfig):
-        hidden = shape.ffn_maps * shape.ffn_width
+        hidden = shape.ffn_width
     else:
         hidden = max((max(sizes) for sizes in shape.linears.values()), default=0)
     per_key = 1.0

@@ -2,13 +2,13 @@
 
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evo_tune.errors import OptionError
-from evo_tune.options.declare import fixed_option, option
+from evo_tune.options.declare import fixed_option
 from evo_tune.training.recipe.classifying import EncoderOptions, SampleTask, TableOptions
 from evo_tune.training.recipe.data.forecasts import SplitSeries, split_series
 from evo_tune.training.recipe.data.series import SeriesData, find_series, passengers
@@ -29,6 +29,8 @@ PATCH_LENGTHS = (2, 4, 8, 16, 32)
 class ForecastOptions(TableOptions, EncoderOptions):
     """The series."""
 
+    dropped: ClassVar = {"exponential_smoothing": True}  # options of earlier versions
+
     data: str = fixed_option("", help="CSV or Parquet file; empty: airline passengers in 144 months")
     time: str = fixed_option("", help="The time column; empty: the only one with times")
     key: str = fixed_option("", help="Column that tells series apart; empty: each column of numbers is a series")
@@ -48,7 +50,6 @@ class ForecastOptions(TableOptions, EncoderOptions):
         "quantile", help="Loss: of the quantiles in levels, or the squared error of a mean"
     )
     levels: str = fixed_option("0.1,0.5,0.9", help="Quantiles to forecast, 0.5 among them, with commas between")
-    exponential_smoothing: bool = option(True, help="Begin with the forecast of seasonal exponential smoothing")
 
     def check(self) -> None:
         """Require quantiles in order, with the median, and a file where columns are named.

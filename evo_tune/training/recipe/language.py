@@ -13,9 +13,9 @@ import evo_tune.training.recipe.plan as plans
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.plugins.cost import Cost
 from evo_tune.training.recipe.data.corpus import Corpus, TextOptions, bytes_to_train_on, validation_bytes
-from evo_tune.training.recipe.hardware.computing import ProfileOptions, gpt_work
+from evo_tune.training.recipe.hardware.computing import gpt_work
 from evo_tune.training.recipe.hardware.memory import predict_memory
-from evo_tune.training.recipe.models.gpt_config import GPTConfig, GPTShapeOptions, PositionOptions, flops_per_token
+from evo_tune.training.recipe.models.gpt_config import GPTConfig, GPTShapeOptions, flops_per_token
 from evo_tune.training.recipe.models.rules import ParametrisationOptions
 from evo_tune.training.recipe.optim.optimisation import GroupRateOptions
 from evo_tune.training.recipe.optim.schedule import RampOptions, ScheduleOptions
@@ -33,13 +33,11 @@ NGRAMS, NGRAM_EPOCHS = 5, 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageOptions(
-    ProfileOptions,
     ParametrisationOptions,
     GroupRateOptions,
     plans.TrainingOptions,
     RampOptions,
     GPTShapeOptions,
-    PositionOptions,
     ScheduleOptions,
     plans.TextBudget,
     TextOptions,
@@ -50,7 +48,7 @@ class LanguageOptions(
     of the bases changes the genomes of a seed.
     """
 
-    dropped: ClassVar = {"grow_from": None, "grow_share": 0.5}
+    dropped: ClassVar = {"grow_from": None, "grow_share": 0.5, "profile": "false"}
 
     def check(self) -> None:
         if self.extend_from is not None and (self.context is None or self.extend_from >= self.context):

@@ -163,7 +163,6 @@ class TrainingOptions(
             "precision": "fp32" if self.precision == "tf32" else self.precision,  # of stored weights
             "optimizer": self.optimizer_name,
             "ema": self.ema is not None,
-            "z_loss": self.z_loss > 0.0,
             "ranks": self.ranks,
         }
 

@@ -100,12 +100,8 @@ from evo_tune.training.recipe.models.encoder_config import (
     most_blocks,
 )
 from evo_tune.training.recipe.models.gpt_config import (
-    ArchitectureOptions,
-    AttentionWindowOptions,
-    ContextExtensionOptions,
     GPTConfig,
     GPTShapeOptions,
-    PositionOptions,
     flops_per_token,
     hidden_width,
     largest_head_divisor,

@@ -272,9 +272,7 @@ class _Transfer:
         genome, options, config = self.genome, self.task.options, self.task.config
         batch_ratio, sgd = self.batch / float(genome["batch"]), options.optimizer_name == "sgd"
         lr_ratio = 1.0 if options.lr_rule != "none" else batch_ratio if sgd else batch_ratio**0.5
-        name = self.parametrisation["param"]
-        lr_rule = f"the same by {name}"
-        lr_source = "arXiv:2505.01618" if name == "completep" else "arXiv:2203.03466"
+        lr_rule, lr_source = "the same by completep", "arXiv:2505.01618"
         if lr_ratio != 1.0:
             lr_rule += ", times the ratio of batches" if sgd else ", times the root of the ratio of batches"
             lr_source += ", arXiv:1706.02677" if sgd else ", arXiv:2205.10287"
@@ -322,11 +320,6 @@ class _Transfer:
             remarks.append(
                 f"the search ran under param=standard: its own size, {config.depth}x{config.width}, is "
                 "the base, at which completep equals standard"
-            )
-        if self.parametrisation["param"] == "mup" and self.depth != config.depth:
-            remarks.append(
-                f"mup says nothing of depth, which goes from {config.depth} to {self.depth}: search with "
-                "-o param=completep"
             )
         if self.epochs > MOST_EPOCHS:
             remarks.append(

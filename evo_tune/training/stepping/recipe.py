@@ -24,8 +24,6 @@ class Recipe:
         clip: Largest gradient norm, above 0; None: no limit.
         ceiling: Loss above which a training counts as diverged after warm-up; None: no ceiling.
         precision: Precision of the model's computations.
-        z_loss: Weight of the mean square of log Σ exp(logits) added to the loss, 0 to 1; 1e-4 keeps logits
-            from drifting (arXiv:2309.14322).
         ema: Decay of a moving average of the weights, in [0, 1); None: no average.
     """
 
@@ -35,18 +33,30 @@ class Recipe:
     clip: float | None = 1.0
     ceiling: float | None = None
     precision: Precision = field(default_factory=Precision)
-    z_loss: float = 0.0
     ema: float | None = None
 
     def __post_init__(self) -> None:
-        check_number("z_loss", self.z_loss, "[0, 1]")
         if self.ema is not None:
             check_number("ema", self.ema, "[0, 1)")
 
     @property
     def identity(self) -> str:
         """Hash of all fields: a checkpoint can be continued only with the same recipe."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        values = asdict(self)
+        # With the fields that 1.1 had in addition, and its names, so that its checkpoints continue.
+        schedule = values["schedule"]
+        for name in ("schedule", "fork", "cycle"):
+            del schedule[name]
+        schedule |= {
+            "name": self.schedule.schedule,
+            "cycle": self.schedule.cycle_steps,
+            "cycle_growth": 1,
+            "decay_shape": "linear",
+        }
+        values["optimizer"]["rates"] |= {"head": 1.0, "vectors": 1.0}
+        values["optimizer"] |= {"momentum_warmup": 0.0} if isinstance(self.optimizer, Muon) else {}
+        values["weight_decay"] |= {"shape": "linear"} if isinstance(self.weight_decay, WeightDecay) else {}
+        text = json.dumps({**values, "z_loss": 0.0}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -83,7 +93,6 @@ def recipe_of(
         clip=options.clip,
         ceiling=ceiling,
         precision=Precision(name=options.precision),
-        z_loss=options.z_loss,
         ema=options.ema,
     )
 
@@ -109,5 +118,5 @@ def optimizer_of(options: OptimizerOptions, lr: float, batch: float, reference: 
     if options.optimizer_name == "adamw":
         return AdamW(**common, **betas)
     if options.optimizer == "muon":
-        return Muon(**common, momentum=options.momentum, momentum_warmup=options.momentum_warmup, **betas)
+        return Muon(**common, momentum=options.momentum, **betas)
     return SGD(**common, momentum=options.momentum)

@@ -10,7 +10,7 @@ from evo_tune.training.recipe import GPTConfig
 
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_loss_and_gradient_are_the_same_to_the_bit_with_dropout(every: int) -> None:
-    config = GPTConfig(depth=3, width=32, heads=2, context=16, dropout=0.1, attention_dropout=0.1, position="rope")
+    config = GPTConfig(depth=3, width=32, heads=2, context=16, dropout=0.1, position="rope")
     tokens = torch.randint(0, 256, (4, 17), generator=torch.Generator().manual_seed(0))
     results = []
     for recompute in (None, every):
@@ -44,7 +44,7 @@ def test_only_every_so_manieth_block_is_computed_again(every: int) -> None:
 
 def test_frozen_inputs_do_not_lose_the_gradient() -> None:
     """Reentrant checkpoints would leave the blocks' gradients at None."""
-    model = GPT(GPTConfig(depth=2, width=16, heads=2, context=8, tied=False), recompute=1)
+    model = GPT(GPTConfig(depth=2, width=16, heads=2, context=8), recompute=1)
     model.embedding.requires_grad_(False)
     assert model.positions is not None
     model.positions.requires_grad_(False)

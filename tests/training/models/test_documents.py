@@ -20,7 +20,7 @@ def model(boundary: int | None, **shape: object) -> GPT:
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-@pytest.mark.parametrize("shape", [{}, {"window": 5}, {"window": 5, "window_pattern": "SL"}])
+@pytest.mark.parametrize("shape", [{}, {"window": 5}])
 def test_a_document_is_read_as_if_it_were_alone(
     shape: dict[str, object], kv_heads: int, precision: torch.dtype
 ) -> None:

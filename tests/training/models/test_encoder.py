@@ -44,13 +44,11 @@ SHAPE = {"outputs": 3, "depth": 2, "width": 16, "heads": 2, "ffn_mult": 1.5}
 
 MODELS: dict[str, Encoder] = {
     "vit": ViT(ViTConfig(image_height=8, image_width=4, patch=2, **SHAPE)),
-    "vit cls": ViT(ViTConfig(channels=1, image_height=4, image_width=4, patch=2, pooling="cls", **SHAPE)),
     "vit conv": ViT(ViTConfig(image_height=4, image_width=4, patch=4, stem="conv", **SHAPE)),
     "convolutions": ConvNet(ConvConfig(image_height=9, image_width=6, channels=2, **SHAPE)),
     "table": FTTransformer(FTConfig(numeric=3, categories=(4, 2), **SHAPE)),
     "numbers": FTTransformer(FTConfig(numeric=2, **SHAPE)),
     "categories": FTTransformer(FTConfig(numeric=0, categories=(5,), **SHAPE)),
-    "gated table": FTTransformer(FTConfig(numeric=3, ffn="reglu", **{**SHAPE, "ffn_mult": 3.0})),
     "words": TextClassifier(TextConfig(length=6, buckets=30, **SHAPE)),
     "bytes": TextClassifier(TextConfig(length=6, unit="bytes", **SHAPE)),
     "series": Forecaster(PatchConfig(context=11, patch=4, horizon=3, **SHAPE)),
@@ -270,7 +268,6 @@ def test_texts_are_cut_into_words_or_bytes() -> None:
         (EncoderConfig, {"dropout": math.nan}, "dropout"),
         (EncoderConfig, {"depth": True}, "depth"),
         (ViTConfig, {"patch": 5}, "patch"),
-        (ViTConfig, {"pooling": "max"}, "pooling"),
         (ViTConfig, {"stem": "deep"}, "stem"),
         (FTConfig, {"numeric": 0}, "numeric"),
         (FTConfig, {"categories": (0,)}, "categories"),

@@ -1,6 +1,5 @@
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +28,12 @@ def configs(draw: st.DrawFn) -> GPTConfig:
         vocab_size=draw(st.integers(2, 40)),
         context=context,
         ffn_mult=draw(st.sampled_from([1.0, 8 / 3, 4.0])),
-        bias=draw(st.booleans()),
-        tied=draw(st.booleans()),
         init=draw(st.sampled_from(["normal", "fan_in"])),
-        position=draw(st.sampled_from(["learned", "sinusoidal", "rope"])),
+        position=draw(st.sampled_from(["learned", "rope"])),
         window=draw(st.none() | st.integers(1, context)),
-        window_pattern=draw(st.sampled_from(["S", "SL", "SSSL"])),
         kv_heads=draw(st.none() | st.sampled_from([n for n in range(1, heads + 1) if heads % n == 0])),
         qk_norm=draw(st.booleans()),
-        ffn=draw(st.sampled_from(["gelu", "swiglu", "relu2", "reglu"])),
-        norm=draw(st.sampled_from(["layernorm", "rmsnorm"])),
-        softcap=draw(st.sampled_from([0.0, 15.0])),
         value_embeddings=draw(st.booleans()),
-        residual_scaling=draw(st.booleans()),
         ngrams=draw(st.sampled_from([1, 4])),
         ngram_rows=draw(st.integers(1, 50)),
         boundary=draw(st.sampled_from([None, 0])),
@@ -59,8 +51,8 @@ def test_parameters_equal_the_formula(config: GPTConfig) -> None:
 
 
 def test_gpt2_small_has_its_known_size() -> None:
-    config = GPTConfig(vocab_size=50257, context=1024, depth=12, width=768, heads=12, bias=True)
-    assert config.parameters == 124_439_808
+    config = GPTConfig(vocab_size=50257, context=1024, depth=12, width=768, heads=12)
+    assert config.parameters == 124_337_664  # 124,439,808 less the biases
 
 
 @settings(max_examples=30)
@@ -78,9 +70,8 @@ def test_no_output_sees_a_later_token(config: GPTConfig, data: st.DataObject) ->
 
 
 @pytest.mark.parametrize("init", ["normal", "fan_in"])
-@pytest.mark.parametrize("tied", [True, False])
-def test_an_untrained_model_knows_nothing(init: str, tied: bool) -> None:
-    model = GPT(GPTConfig(depth=4, width=128, heads=4, init=init, tied=tied), seed=2)
+def test_an_untrained_model_knows_nothing(init: str) -> None:
+    model = GPT(GPTConfig(depth=4, width=128, heads=4, init=init), seed=2)
     tokens = torch.randint(0, 256, (16, 129), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         loss = F.cross_entropy(model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
@@ -88,12 +79,10 @@ def test_an_untrained_model_knows_nothing(init: str, tied: bool) -> None:
 
 
 def test_weights_begin_as_said() -> None:
-    model = GPT(GPTConfig(depth=8, width=128, heads=4, bias=True, tied=False), seed=0)
+    model = GPT(GPTConfig(depth=8, width=128, heads=4), seed=0)
     for name, parameter in model.named_parameters():
         if "norm" in name:
-            assert torch.all(parameter == (1.0 if name.endswith("weight") else 0.0))
-        elif name.endswith("bias"):
-            assert not parameter.any()
+            assert torch.all(parameter == 1.0)
         else:
             std = 0.02 / 4 if name.endswith(".out.weight") else 0.02  # √(2 · 8) = 4
             assert float(parameter.detach().std()) == pytest.approx(std, rel=0.05), name
@@ -114,9 +103,8 @@ def test_weights_come_from_the_seed_alone() -> None:
     assert not torch.equal(first["embedding.weight"], other["embedding.weight"])
 
 
-@pytest.mark.parametrize("field", ["dropout", "attention_dropout"])
-def test_dropout_is_off_in_eval(field: str) -> None:
-    model = GPT(GPTConfig(depth=1, width=16, heads=2, **{field: 0.5}), seed=1)
+def test_dropout_is_off_in_eval() -> None:
+    model = GPT(GPTConfig(depth=1, width=16, heads=2, dropout=0.5), seed=1)
     plain = GPT(GPTConfig(depth=1, width=16, heads=2), seed=1)
     for parameter in (*model.parameters(), *plain.parameters()):
         parameter.data.mul_(20)  # so that attention is not flat
@@ -135,30 +123,20 @@ def test_dropout_is_off_in_eval(field: str) -> None:
         ("depth", True),
         ("width", -4),
         ("dropout", 1.0),
-        ("attention_dropout", math.nan),
         ("vocab_size", 1),
         ("ffn_mult", 0),
-        ("bias", 1),
         ("init", "zeros"),
         ("position", "alibi"),
-        ("rope_base", 1.0),
         ("extended_from", 129),
         ("extended_from", 0),
         ("extension", "yarn"),  # the positions are learned ones
         ("window", 0),
         ("window", 129),
         ("window", 2.0),
-        ("window_pattern", ""),
-        ("window_pattern", "SX"),
         ("kv_heads", 3),
         ("kv_heads", 0),
         ("qk_norm", 1),
-        ("ffn", "relu"),
-        ("norm", "batchnorm"),
-        ("softcap", -1.0),
-        ("softcap", math.inf),
         ("value_embeddings", 1),
-        ("residual_scaling", "yes"),
     ],
 )
 def test_shapes_out_of_range_are_refused(field: str, value: object) -> None:
@@ -175,27 +153,9 @@ def test_options_that_do_not_fit_each_other_are_refused() -> None:
 
 
 def test_sequences_beyond_the_context_are_refused() -> None:
-    for position in ("learned", "sinusoidal", "rope"):
+    for position in ("learned", "rope"):
         with pytest.raises(RecipeError, match="length"):
             GPT(GPTConfig(context=8, position=position))(torch.zeros(1, 9, dtype=torch.long))
-
-
-def test_a_llama_has_its_known_size() -> None:
-    """Llama 3 8B's shape: 8.03 billion, of which this model has all but its norms' kind."""
-    config = GPTConfig(
-        vocab_size=128256,
-        context=8192,
-        depth=32,
-        width=4096,
-        heads=32,
-        kv_heads=8,
-        ffn="swiglu",
-        ffn_mult=5.25,  # 14336
-        position="rope",
-        tied=False,
-    )
-    assert config.ffn_width == 14336
-    assert config.parameters == 8_030_261_248
 
 
 def test_shared_keys_and_values_are_those_of_a_model_that_repeats_them() -> None:
@@ -236,40 +196,21 @@ def test_gains_of_queries_and_keys_are_of_channels_before_the_rotation() -> None
     assert torch.allclose(attention(x, model.rotation), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("ffn", "activation"), [("swiglu", F.silu), ("reglu", F.relu)])
-def test_a_gated_layer_is_a_gate_times_a_value(ffn: str, activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    config = GPTConfig(depth=1, width=48, heads=2, ffn=ffn)
-    assert config.ffn_width == 128  # two thirds of 4 · 48
-    layer = GPT(config, seed=1).blocks[0].ffn
-    x = torch.randn(3, 48, generator=torch.Generator().manual_seed(0))
-    gate, value = layer.up.weight.split(128)
-    expected = (activation(x @ gate.T) * (x @ value.T)) @ layer.out.weight.T
-    assert torch.allclose(layer(x), expected, atol=1e-7)
-
-
-def test_swiglus_of_small_models_differ_by_their_multiple() -> None:
-    widths = [GPTConfig(width=32, ffn="swiglu", ffn_mult=mult).ffn_width for mult in (2.0, 8 / 3, 4.0)]
-    assert widths == [40, 56, 88]
-    assert GPTConfig(width=8, heads=1, ffn="swiglu", ffn_mult=0.1).ffn_width == 8
-
-
-def test_a_saved_swiglu_keeps_the_multiple_of_its_width(tmp_path: Path) -> None:
-    model = GPT(GPTConfig(depth=1, width=32, heads=2, ffn="swiglu", ffn_multiple=64), seed=1)
-    assert model.config.ffn_width == 64
-    model.save(tmp_path)
-    loaded, tokens = GPT.load(tmp_path), torch.arange(9)[None]
-    assert loaded.config == model.config
-    assert torch.equal(loaded(tokens), model.eval()(tokens))
-
-
 def test_unknown_fields_are_refused() -> None:
     with pytest.raises(RecipeError, match="layers"):
         GPTConfig.from_json({"layers": 3})
 
 
-@pytest.mark.parametrize(
-    "options", [{"tied": True}, {"tied": False}, {"position": "rope", "window": 4}, {"position": "sinusoidal"}]
-)
+def test_a_part_that_is_gone_is_named() -> None:
+    config = GPTConfig(depth=3)
+    assert GPTConfig.from_json({**config.to_json(), "softcap": 0.0}) == config
+    with pytest.raises(
+        RecipeError, match=r"softcap=15\.0 is not allowed: expected 0\.0, or a version of evo-tune before 2\.0"
+    ):
+        GPTConfig.from_json({**config.to_json(), "softcap": 15.0})
+
+
+@pytest.mark.parametrize("options", [{}, {"position": "rope", "window": 4}])
 def test_a_saved_model_is_the_same_model(tmp_path: Path, options: dict[str, object]) -> None:
     model = GPT(GPTConfig(depth=1, width=16, heads=2, dropout=0.1, **options), seed=1).eval()  # type: ignore[arg-type]
     model.save(tmp_path / "model", note={"loss": 1.0})
@@ -304,7 +245,7 @@ def logits_of(model: GPT) -> torch.Tensor:
 SMALL = {"depth": 3, "width": 32, "heads": 4, "init": "fan_in"}
 
 
-@pytest.mark.parametrize("options", [{"value_embeddings": True}, {"residual_scaling": True}, {"ngrams": 4}], ids=str)
+@pytest.mark.parametrize("options", [{"value_embeddings": True}, {"ngrams": 4}], ids=str)
 def test_optional_parts_begin_without_effect(options: dict[str, Any]) -> None:
     plain, model = GPT(GPTConfig(**SMALL), seed=1), GPT(GPTConfig(**SMALL, **options), seed=1)
     assert torch.equal(logits_of(model), logits_of(plain))
@@ -314,7 +255,6 @@ def test_optional_parts_begin_without_effect(options: dict[str, Any]) -> None:
     ("options", "name"),
     [
         ({"value_embeddings": True}, "blocks.0.attention.values.weight"),
-        ({"residual_scaling": True}, "blocks.1.scales"),
         ({"ngrams": 3, "ngram_rows": 20}, "ngrams.1.weight"),
     ],
 )
@@ -328,7 +268,7 @@ def test_optional_parts_have_a_gradient_at_once(options: dict[str, Any], name: s
         rows = list(ngram_hashes(tokens[:, :-1], model.config))[1].unique()
         assert gradient.any(-1).nonzero().flatten().tolist() == rows.tolist()
     else:
-        assert gradient[: 1 if name.endswith("scales") else 30].flatten(1 - gradient.ndim).any(-1).all()
+        assert gradient[:30].any(-1).all()
 
 
 def test_equal_ngrams_have_equal_rows_and_others_spread_over_all() -> None:
@@ -376,47 +316,6 @@ def test_value_embeddings_are_added_to_the_values() -> None:
     means = values.cumsum(1) / torch.arange(1, 6)[:, None]
     repeated = means.view(2, 5, 2, 8).repeat_interleave(2, 2).flatten(2)
     assert torch.allclose(attention(x, tokens=tokens), repeated, rtol=0, atol=1e-5)
-
-
-def test_a_scaled_block_takes_a_mixture_of_stream_and_first_input() -> None:
-    model, plain = (GPT(GPTConfig(**{**SMALL, "init": "normal"}, residual_scaling=on), seed=1) for on in (True, False))
-    rng = torch.Generator().manual_seed(2)
-    x, first = torch.randn(2, 5, 32, generator=rng), torch.randn(2, 5, 32, generator=rng)
-    with torch.no_grad():
-        model.blocks[1].scales.copy_(torch.tensor([0.5, 2.0]))
-    assert torch.allclose(model.blocks[1](x, first=first), plain.blocks[1](0.5 * x + 2.0 * first), rtol=0, atol=1e-6)
-
-
-def test_the_first_input_reaches_every_block() -> None:
-    model = GPT(GPTConfig(**SMALL, residual_scaling=True), seed=1)  # blocks are identities, since `out` is zero
-    with torch.no_grad():
-        for block, scales in zip(model.blocks, ([1.0, 1.0], [2.0, 0.0], [1.0, 3.0]), strict=True):
-            block.scales.copy_(torch.tensor(scales))
-    stream: list[torch.Tensor] = []
-    model.norm.register_forward_pre_hook(lambda module, inputs: stream.append(inputs[0]))
-    logits_of(model)
-    first = model.embedding.weight[:30] + model.positions.weight[:30]  # type: ignore[union-attr]
-    assert torch.allclose(stream[0][0], 7.0 * first, rtol=0, atol=1e-6)  # 2 · (1 + 1) + 3
-
-
-@pytest.mark.parametrize("norm", ["attention_norm", "ffn_norm", "norm"])
-def test_rmsnorm_replaces_every_norm_of_the_stream(norm: str) -> None:
-    model = GPT(GPTConfig(**SMALL, norm="rmsnorm", norm_eps=1e-3, bias=True), seed=1)
-    module = model.norm if norm == "norm" else getattr(model.blocks[1], norm)
-    x = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(module(x), F.rms_norm(x, (32,), module.weight, 1e-3), rtol=0, atol=1e-6)
-
-
-def test_a_feed_forward_layer_of_relu2_squares_a_relu() -> None:
-    ffn = GPT(GPTConfig(**{**SMALL, "init": "normal"}, ffn="relu2"), seed=1).blocks[0].ffn
-    x = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(0))
-    expected = F.linear(F.relu(F.linear(x, ffn.up.weight)) ** 2, ffn.out.weight)
-    assert torch.allclose(ffn(x), expected, rtol=0, atol=1e-7)
-
-
-def test_a_softcap_bounds_the_logits_of_a_model() -> None:
-    plain, model = (GPT(GPTConfig(**SMALL, softcap=softcap), seed=1) for softcap in (0.0, 0.05))
-    assert torch.allclose(logits_of(model), 0.05 * torch.tanh(logits_of(plain) / 0.05), rtol=0, atol=1e-6)
 
 
 def generated(model: GPT, length: int, **sampling: Any) -> list[int]:

@@ -10,7 +10,6 @@ from evo_tune.training.models.block import (
     rotary_frequencies,
     rotary_table,
     rotate,
-    sinusoids,
 )
 from evo_tune.training.recipe import GPTConfig
 
@@ -21,12 +20,6 @@ def products(table: torch.Tensor) -> torch.Tensor:
     q, k = torch.randn(2, 1, 16, generator=rng, dtype=torch.float64)
     length = table.shape[1]
     return rotate(q.expand(length, 16), table) @ rotate(k.expand(length, 16), table).T
-
-
-def test_sinusoids_are_as_large_as_initial_embeddings() -> None:
-    model = GPT(GPTConfig(position="sinusoidal", context=64, width=64))
-    assert model.fixed is not None
-    assert float(model.fixed.square().mean().sqrt()) == pytest.approx(0.02, rel=1e-5)
 
 
 @pytest.mark.parametrize("method", ["linear", "ntk", "yarn"])
@@ -74,17 +67,6 @@ def test_a_stretch_of_one_is_the_identity(method: str) -> None:
     assert torch.allclose(rotary_frequencies(16, context=64, stretch=1.0, method=method), plain, rtol=1e-15, atol=0)
 
 
-def test_sinusoids_are_those_of_the_paper() -> None:
-    table = sinusoids(50, 32)
-    assert torch.allclose(table[7, 3], torch.tensor(7 / 10000 ** (3 / 16), dtype=torch.float64).sin())
-    assert torch.allclose(table[7, 19], torch.tensor(7 / 10000 ** (3 / 16), dtype=torch.float64).cos())
-    scores = table @ table.T
-    for distance in (0, 5, 30):
-        assert float((scores.diagonal(distance) - scores.diagonal(distance)[0]).abs().max()) < 1e-12
-    assert torch.equal(sinusoids(50, 32, 2.0)[::2], sinusoids(25, 32))
-    assert sinusoids(5, 3).shape == (5, 3)
-
-
 def test_learned_positions_keep_their_ends() -> None:
     table = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
     longer = interpolate_positions(table, 15)
@@ -96,7 +78,7 @@ def test_learned_positions_keep_their_ends() -> None:
 
 @pytest.mark.parametrize(
     ("position", "method"),
-    [("learned", "linear"), ("sinusoidal", "linear"), ("rope", "linear"), ("rope", "ntk"), ("rope", "yarn")],
+    [("learned", "linear"), ("rope", "linear"), ("rope", "ntk"), ("rope", "yarn")],
 )
 def test_a_model_is_extended(position: str, method: str) -> None:
     model = GPT(GPTConfig(context=16, depth=1, width=32, heads=2, position=position, window=12), seed=1)

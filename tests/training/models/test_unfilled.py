@@ -14,7 +14,7 @@ from evo_tune.training.recipe import FTConfig, GPTConfig, ViTConfig
 SHAPE = {"width": 16, "depth": 1, "heads": 2}
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "learned": lambda: GPT(GPTConfig(context=8, position="learned", tied=False, **SHAPE)),
+    "learned": lambda: GPT(GPTConfig(context=8, position="learned", **SHAPE)),
     "rope": lambda: GPT(GPTConfig(context=8, position="rope", **SHAPE)),
     "images": lambda: ViT(ViTConfig(image_height=4, image_width=4, patch=4, stem="conv", outputs=3, **SHAPE)),
     "table": lambda: FTTransformer(FTConfig(numeric=3, categories=(4, 2), outputs=3, **SHAPE)),

@@ -7,7 +7,6 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from evo_tune.training import GPT, extend_context
 from evo_tune.training.models.block import attend, attend_in_window, chunk_mask
-from evo_tune.training.models.dropout import Dropout, attach_noise
 from evo_tune.training.recipe import GPTConfig
 
 
@@ -50,7 +49,7 @@ def test_in_bf16_chunks_are_as_near_as_a_mask_is(length: int) -> None:
     assert on < 1.5 * off < 0.01
 
 
-OPTIONS = [{}, {"position": "rope", "qk_norm": True, "kv_heads": 2}, {"window_pattern": "SL", "bias": True}]
+OPTIONS = [{}, {"position": "rope", "qk_norm": True, "kv_heads": 2}]
 
 
 @pytest.mark.parametrize("options", OPTIONS)
@@ -67,7 +66,7 @@ def test_a_model_with_a_window_is_one_with_a_mask(
         if masked:
             monkeypatch.setattr(
                 "evo_tune.training.models.block.attend_in_window",
-                lambda q, k, v, mask, dropout, scale: attend(q, k, v, everywhere, dropout, scale=scale),
+                lambda q, k, v, mask, scale: attend(q, k, v, everywhere, scale=scale),
             )
         model = GPT(config, seed=1, recompute=recompute).double()
         for block in model.blocks:  # whose branches begin at zero
@@ -121,12 +120,6 @@ def test_a_window_of_the_whole_context_is_plain_causal_attention() -> None:
     assert not torch.allclose(plain(tokens), some(tokens), atol=1e-6)
 
 
-def test_blocks_have_windows_by_the_pattern() -> None:
-    config = GPTConfig(context=16, depth=6, window=4, window_pattern="SSSL")
-    assert config.windows == (4, 4, 4, 16, 4, 4)
-    assert GPTConfig(context=16, depth=2, window_pattern="SL").windows == (16, 16)
-
-
 def test_flex_attention_sees_the_same() -> None:
     q, k, v = torch.randn(3, 2, 2, 128, 16, generator=torch.Generator().manual_seed(0))
     expected = F.scaled_dot_product_attention(q, k, v, attn_mask=window_mask(128, 20))
@@ -138,16 +131,3 @@ def test_flex_attention_sees_the_same() -> None:
         warnings.simplefilter("ignore")  # that it is not compiled, which would take long
         given = flex_attention(q, k, v, block_mask=create_block_mask(seen, None, None, 128, 128, device="cpu"))
     assert float((given - expected).abs().max()) < 1e-6
-
-
-def test_each_chunk_drops_other_weights() -> None:
-    layer = Dropout(0.5).train()
-    noise = attach_noise(layer, 3)
-    assert noise is not None
-    noise.begin(0, range(2), torch.device("cpu"))
-    same = torch.zeros(2, 1, 64, 4)  # every query weighs all keys alike
-    marks = torch.rand(8, 4).repeat(8, 1).expand(2, 1, 64, 4)  # and a chunk's keys are those of the one before
-    y = attend_in_window(same, same, marks, chunk_mask(8, 8), layer)
-    assert not torch.equal(y[:, :, 16:24], y[:, :, 24:32])
-    again = attend_in_window(same, same, marks, chunk_mask(8, 8), layer)
-    assert torch.equal(y, again)

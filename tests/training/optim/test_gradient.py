@@ -6,9 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evo_tune.errors import RecipeError
-from evo_tune.training import GPT, IGNORE, CrossEntropy, Trainer, TrainingWindows, accumulate
+from evo_tune.training import GPT, IGNORE, Trainer, TrainingWindows, accumulate
 from evo_tune.training.hardware.device import MicroBatch
-from evo_tune.training.optim.losses import z_sum
 from evo_tune.training.recipe import GPTConfig
 from evo_tune.training.stepping.feeding import Fed
 
@@ -99,25 +98,3 @@ def test_a_training_in_micro_batches_is_the_same_training(
         trainer.run(20)
     for expected, given_ in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         assert torch.allclose(given_, expected, rtol=0, atol=1e-12)
-
-
-def test_z_loss_has_its_known_gradient() -> None:
-    rng = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 3, 5, generator=rng, dtype=torch.float64, requires_grad=True)
-    targets = torch.tensor([[1, IGNORE, 2], [0, 4, IGNORE]])
-    (1e-4 * z_sum(logits, targets) / 4).backward()
-    z = logits.detach().logsumexp(-1, keepdim=True)
-    expected = 1e-4 * 2 * z * logits.detach().softmax(-1) / 4 * (targets != IGNORE)[..., None]
-    assert torch.allclose(logits.grad, expected, rtol=1e-12, atol=0)
-
-
-def test_z_loss_bends_the_gradient_and_not_the_loss_that_is_told() -> None:
-    whole, parts = ragged([3, 12, 7])
-    results = []
-    for window, weight in (([whole], 0.0), ([whole], 0.1), (parts, 0.1)):
-        model = GPT(CONFIG, seed=1).double()
-        loss, _ = accumulate(model, window, loss=CrossEntropy(weight))
-        results.append((float(loss), model.norm.weight.grad))
-    assert results[0][0] == pytest.approx(results[1][0], rel=1e-12)
-    assert not torch.allclose(results[0][1], results[1][1])
-    assert torch.allclose(results[1][1], results[2][1], rtol=1e-10)

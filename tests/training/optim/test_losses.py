@@ -16,7 +16,6 @@ from evo_tune.training.optim.losses import (
     SquaredError,
     cross_entropy_in_pieces,
     cross_entropy_sum,
-    z_sum,
 )
 from evo_tune.training.recipe import GPTConfig, predict_memory
 from evo_tune.training.recipe.hardware.memory import Setup, activation_bytes, logit_bytes
@@ -39,16 +38,13 @@ def case(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.usefixtures("small_pieces")
-@pytest.mark.parametrize("softcap", [0.0, 2.0])
-@pytest.mark.parametrize("z_loss", [0.0, 0.1])
-def test_loss_and_gradients_are_those_of_whole_logits(z_loss: float, softcap: float) -> None:
+def test_loss_and_gradients_are_those_of_whole_logits() -> None:
     x, weight, targets = case(torch.float64)
-    logits = F.linear(x, weight) if not softcap else softcap * torch.tanh(F.linear(x, weight) / softcap)
-    expected = cross_entropy_sum(logits, targets)
-    (0.25 * (expected + z_loss * z_sum(logits, targets))).backward()
+    expected = cross_entropy_sum(F.linear(x, weight), targets)
+    (0.25 * expected).backward()
     whole = x.grad, weight.grad
     x.grad = weight.grad = None
-    minimised, loss = cross_entropy_in_pieces(x, weight, softcap, targets=targets, z_loss=z_loss, factor=0.25)
+    minimised, loss = cross_entropy_in_pieces(x, weight, targets=targets, factor=0.25)
     assert not loss.requires_grad
     assert loss.item() == pytest.approx(expected.item(), rel=1e-14)
     (3.0 * minimised).backward()  # type: ignore[no-untyped-call]
@@ -68,13 +64,9 @@ def test_large_logits_do_not_overflow_and_frozen_parts_get_no_gradient() -> None
     assert weight.grad is None
 
 
-def gradient(
-    model: GPT, precision: str, window: Any, *, z_loss: float = 1e-3, scale: Any = None
-) -> tuple[torch.Tensor, float]:
+def gradient(model: GPT, precision: str, window: Any, *, scale: Any = None) -> tuple[torch.Tensor, float]:
     autocast = Precision(name=precision).autocast
-    loss, _ = accumulate(
-        model, window, loss=CrossEntropy(z_loss), scale=scale, autocast=lambda: autocast(torch.device("cpu"))
-    )
+    loss, _ = accumulate(model, window, scale=scale, autocast=lambda: autocast(torch.device("cpu")))
     trained = [p for p in model.parameters() if p.requires_grad]
     return torch.cat([p.grad.flatten() for p in trained if p.grad is not None]), float(loss)
 
@@ -90,7 +82,7 @@ def model_of(vocab_size: int, *, lora: bool = False, **options: Any) -> GPT:
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 0.02), ("fp16", 0.02)])
-@pytest.mark.parametrize("options", [{}, {"tied": False, "softcap": 1.0}, {"tied": False, "lora": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"lora": True}], ids=str)
 def test_a_model_of_many_words_learns_the_same_in_pieces(
     options: dict[str, Any], precision: str, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -100,10 +92,10 @@ def test_a_model_of_many_words_learns_the_same_in_pieces(
     targets[0, 4:] = IGNORE
     window = [(inputs[:2], targets[:2]), (inputs[2:], targets[2:])]
     scale = (lambda loss: loss * 1024.0) if precision == "fp16" else None
-    calls: list[float] = []
+    calls: list[str] = []
 
     def counted(*args: Any, **options: Any) -> Any:
-        calls.append(options["z_loss"])
+        calls.append("pieces")
         return cross_entropy_in_pieces(*args, **options)
 
     monkeypatch.setattr(losses, "cross_entropy_in_pieces", counted)
@@ -112,16 +104,15 @@ def test_a_model_of_many_words_learns_the_same_in_pieces(
     whole, plain_loss = gradient(model_of(LARGE_VOCABULARY, **options), precision, window, scale=scale)
     assert loss == pytest.approx(plain_loss, rel=1e-6)
     assert float((pieces - whole).norm() / whole.norm()) < tolerance
-    assert calls == [1e-3, 1e-3]
+    assert calls == ["pieces", "pieces"]
 
 
-@pytest.mark.parametrize("softcap", [0.0, 0.1])
-def test_a_model_of_many_words_is_judged_the_same_in_pieces(softcap: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_many_words_is_judged_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = torch.randint(0, LARGE_VOCABULARY, (5, 17), generator=torch.Generator().manual_seed(2))
     window = tokens[:, :-1], tokens[:, 1:].clone()
     window[1][0, 4:] = IGNORE
     monkeypatch.setattr(losses, "tokens_in_piece", lambda vocab_size, device: 7)
-    model, found = model_of(LARGE_VOCABULARY, softcap=softcap), []
+    model, found = model_of(LARGE_VOCABULARY), []
     for in_pieces in (True, False):
         monkeypatch.setattr(GPT, "in_pieces", in_pieces)
         places = evaluate_by_position(model, window, batch=2)
@@ -129,20 +120,17 @@ def test_a_model_of_many_words_is_judged_the_same_in_pieces(softcap: float, monk
     assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
-def test_small_vocabularies_and_heads_of_another_kind_are_left_alone() -> None:
+def test_small_vocabularies_are_left_alone() -> None:
     assert not model_of(LARGE_VOCABULARY - 1).in_pieces
-    model = model_of(LARGE_VOCABULARY, tied=False)
-    assert model.in_pieces
-    model.head = nn.Sequential(nn.Linear(32, LARGE_VOCABULARY))  # type: ignore[assignment]
-    assert not model.in_pieces
+    assert model_of(LARGE_VOCABULARY).in_pieces
 
 
-def peak_bytes(model: GPT, tokens: torch.Tensor, precision: str, z_loss: float) -> int:
+def peak_bytes(model: GPT, tokens: torch.Tensor, precision: str) -> int:
     """Most memory that was allocated at once for the gradient of a batch, as torch's profiler saw it."""
     from torch._C._profiler import _EventType
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        gradient(model, precision, [(tokens, tokens)], z_loss=z_loss)
+        gradient(model, precision, [(tokens, tokens)])
     events: list[tuple[int, int]] = []
     rest = list(profiled.profiler.kineto_results.experimental_event_tree())  # type: ignore[union-attr]
     while rest:
@@ -157,31 +145,20 @@ def peak_bytes(model: GPT, tokens: torch.Tensor, precision: str, z_loss: float) 
     return most
 
 
-@pytest.mark.parametrize("z_loss", [0.0, 1e-4])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("vocab_size", [256, 1000, 4096, 16384])
-def test_predicted_memory_is_what_a_profiler_sees(vocab_size: int, precision: str, z_loss: float) -> None:
-    check_memory(GPTConfig(vocab_size=vocab_size, context=128, depth=2, width=64, heads=4), precision, z_loss)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("vocab_size", [1000, 4096])
-def test_predicted_memory_of_a_softcap_is_what_a_profiler_sees(vocab_size: int, precision: str) -> None:
-    check_memory(GPTConfig(vocab_size=vocab_size, context=128, depth=1, width=32, softcap=15.0), precision, 0.0)
-
-
-def check_memory(config: GPTConfig, precision: str, z_loss: float) -> None:
+def test_predicted_memory_is_what_a_profiler_sees(vocab_size: int, precision: str) -> None:
+    config = GPTConfig(vocab_size=vocab_size, context=128, depth=2, width=64, heads=4)
     tokens = torch.randint(0, config.vocab_size, (8, 128), generator=torch.Generator().manual_seed(0))
-    measured = peak_bytes(GPT(config), tokens, precision, z_loss)
-    memory = predict_memory(config, 8, precision=precision, z_loss=z_loss > 0)
-    assert memory.activations + memory.logits == pytest.approx(measured, rel=0.05)
+    memory = predict_memory(config, 8, precision=precision)
+    assert memory.activations + memory.logits == pytest.approx(peak_bytes(GPT(config), tokens, precision), rel=0.05)
 
 
 def test_a_large_vocabularys_logits_are_a_small_part() -> None:
     """16 windows of 2048 tokens: 80.5 GB whole, of which the logits alone are 32."""
-    config = GPTConfig(vocab_size=65536, context=2048, depth=8, width=512, heads=8, tied=False)
+    config = GPTConfig(vocab_size=65536, context=2048, depth=8, width=512, heads=8)
     tokens = 16 * 2048
-    logits = predict_memory(config, 16, precision="bf16", device="cuda", z_loss=True).logits
+    logits = predict_memory(config, 16, precision="bf16", device="cuda").logits
     assert logits == 6 * tokens_in_piece(65536, "cuda") * 65536 + 4 * 512 * (65536 + tokens)
     assert logits < 1e9 < 0.05 * 20 * tokens * 65536
     assert logits < 0.2 * activation_bytes(config, 16, Setup(precision="bf16", device="cuda"))
@@ -217,7 +194,7 @@ def test_missing_targets_change_no_gradient_in_micro_batches_of_any_size(loss: A
         assert torch.allclose(mine.grad, plain.grad, rtol=1e-12, atol=1e-15)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("loss", [*REAL_LOSSES, CrossEntropy(0.1), CrossEntropy(0.1, (1.0, 2.0, 3.0), 0.1)])
+@pytest.mark.parametrize("loss", [*REAL_LOSSES, CrossEntropy(), CrossEntropy((1.0, 2.0, 3.0), 0.1)])
 def test_a_rank_without_samples_adds_nothing_to_a_loss_of_real_numbers(loss: Any) -> None:
     targets = torch.full((1, 3), 1.0 / 3.0)
     ((_, aims),) = Ranks(2, 3, torch.device("cpu")).share([(torch.ones(1, 4), targets)])

@@ -1,6 +1,5 @@
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,9 +12,8 @@ from evo_tune.training.optim.optimizer import HiddenMatrices, fused_map_sizes, h
 from evo_tune.training.recipe import GPTConfig, ViTConfig
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_it_takes_the_matrices_inside_the_blocks_and_no_other(tied: bool) -> None:
-    model = GPT(GPTConfig(tied=tied, bias=True, depth=2))
+def test_it_takes_the_matrices_inside_the_blocks_and_no_other() -> None:
+    model = GPT(GPTConfig(depth=2))
     expected = {id(p) for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2}
     assert {id(p) for p in hidden_matrices(model)} == expected
     optimizer = Muon(lr=1e-3).build(model)
@@ -109,23 +107,6 @@ def test_it_learns(optimizer: str, make_trainer: Callable[..., Trainer]) -> None
     assert sum(losses[-10:]) / 10 < 0.9 * losses[0]
 
 
-@pytest.mark.parametrize(("momentum", "first"), [(0.95, 0.85), (0.5, 0.5)])
-def test_momentum_rises_over_its_share_of_the_steps(
-    make_trainer: Callable[..., Trainer], momentum: float, first: float
-) -> None:
-    trainer = make_trainer(steps=20, optimizer="muon")
-    trainer.recipe = replace(trainer.recipe, optimizer=Muon(lr=0.01, momentum=momentum, momentum_warmup=0.5))
-    found = []
-    for step in (0, 5, 10, 19):
-        trainer.step = step
-        trainer.set_rates()
-        muon, adamw = trainer.optimizer.param_groups
-        found.append(muon["momentum"])
-        assert "momentum" not in adamw
-    assert found == pytest.approx([first, (first + momentum) / 2, momentum, momentum])
-    assert Muon(lr=0.01).momentum_at(0, 20) == 0.95
-
-
 def test_group_rates_keep_their_ratio(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer(optimizer="muon")
     trainer.optimizer.param_groups[1]["initial_lr"] *= 0.25
@@ -176,17 +157,12 @@ def singular_values(optimizer: torch.optim.Optimizer, weight: torch.Tensor, size
 
 
 @pytest.mark.parametrize(("kv_heads", "sizes"), [(None, (32, 32, 32)), (1, (32, 8, 8))])
-def test_queries_keys_values_gate_and_value_are_made_orthogonal_each(
-    kv_heads: int | None, sizes: tuple[int, ...]
-) -> None:
-    model = GPT(GPTConfig(width=32, heads=4, kv_heads=kv_heads, depth=1, ffn="swiglu", ffn_mult=2.0))
+def test_queries_keys_and_values_are_made_orthogonal_each(kv_heads: int | None, sizes: tuple[int, ...]) -> None:
+    model = GPT(GPTConfig(width=32, heads=4, kv_heads=kv_heads, depth=1, ffn_mult=2.0))
     block: Any = model.blocks[0]
-    hidden = model.config.ffn_width
-    for weight, maps in ((block.attention.qkv.weight, sizes), (block.ffn.up.weight, (hidden, hidden))):
-        values = singular_values(Muon(lr=0.1).build(model), weight, maps)
-        assert 0.3 < min(values) < max(values) < 1.5
-    weights = {"blocks.0.attention.qkv.weight": (sum(sizes), 32), "blocks.0.ffn.up.weight": (2 * hidden, 32)}
-    assert {name: tuple(model.state_dict()[name].shape) for name in weights} == weights
+    values = singular_values(Muon(lr=0.1).build(model), block.attention.qkv.weight, sizes)
+    assert 0.3 < min(values) < max(values) < 1.5
+    assert tuple(block.attention.qkv.weight.shape) == (sum(sizes), 32)
 
 
 def test_encoders_have_their_maps_taken_apart_too() -> None:

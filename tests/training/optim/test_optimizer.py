@@ -39,8 +39,7 @@ def names(model: nn.Module, group: list[nn.Parameter]) -> set[str]:
     "build",
     [
         Tied,
-        lambda: GPT(GPTConfig(tied=True, bias=True)),
-        lambda: GPT(GPTConfig(tied=False)),
+        lambda: GPT(GPTConfig()),
         lambda: nn.Sequential(nn.Linear(2, 2, bias=False)),
     ],
 )
@@ -66,22 +65,19 @@ def test_only_matrices_that_multiply_decay() -> None:
     )
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_gpt_decays_its_matrices_but_no_embedding(tied: bool) -> None:
-    model = GPT(GPTConfig(tied=tied, bias=True))
+def test_a_gpt_decays_its_matrices_but_no_embedding() -> None:
+    model = GPT(GPTConfig())
     decayed = names(model, decay_groups(model)[0])
     blocks = {name for name, p in model.named_parameters() if name.startswith("blocks.") and p.ndim == 2}
-    assert decayed == blocks | (set() if tied else {"head.weight"})
+    assert decayed == blocks
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_each_parameter_of_a_gpt_has_its_kind(tied: bool) -> None:
-    model = GPT(GPTConfig(depth=1, tied=tied, bias=True))
+def test_each_parameter_of_a_gpt_has_its_kind() -> None:
+    model = GPT(GPTConfig(depth=1))
     kinds = parameter_kinds(model)
     found = {name: kinds[weight] for name, weight in model.named_parameters()}
     assert found.pop("embedding.weight") == found.pop("positions.weight") == "embedding"
-    assert found.pop("norm.weight") == found.pop("norm.bias") == "other"
-    assert tied or found.pop("head.weight") == "head"
+    assert found.pop("norm.weight") == "other"
     matrices = {name for name in found if name.endswith((".qkv.weight", ".out.weight", ".up.weight"))}
     assert {name for name, kind in found.items() if kind == "hidden"} == matrices
     assert {found[name] for name in found.keys() - matrices} == {"block"}
@@ -118,29 +114,28 @@ def test_with_zero_gradients_weights_shrink_by_the_product(
 
 
 @pytest.mark.parametrize("build", [AdamW, SGD, Muon])
-@pytest.mark.parametrize("tied", [True, False])
-def test_groups_of_parameters_have_their_own_rates(build: type[AdamW | SGD | Muon], tied: bool) -> None:
-    model = GPT(GPTConfig(depth=2, tied=tied, bias=True, value_embeddings=True, residual_scaling=True, ngrams=2))
-    optimizer = build(lr=0.01, rates=GroupFactors(embedding=2.0, head=3.0, vectors=5.0)).build(model)
+def test_groups_of_parameters_have_their_own_rates(build: type[AdamW | SGD | Muon]) -> None:
+    model = GPT(GPTConfig(depth=2, value_embeddings=True, ngrams=2))
+    optimizer = build(lr=0.01, rates=GroupFactors(embedding=2.0)).build(model)
     names = {weight: name for name, weight in model.named_parameters()}
     found = {names[p]: group["initial_lr"] for group in optimizer.param_groups for p in group["params"]}
     assert found.pop("embedding.weight") == found.pop("positions.weight") == 0.02
     assert found.pop("blocks.1.attention.values.weight") == 0.02
-    assert tied or found.pop("head.weight") == 0.03
-    for name, rate in found.items():
-        assert rate == (0.05 if model.get_parameter(name).ndim == 1 else 0.01), name
+    assert set(found.values()) == {0.01}
 
 
 def test_group_rates_multiply_those_of_the_parametrisation() -> None:
-    base = Parametrisation(name="mup", width=16, depth=2, head=16)
+    base = Parametrisation(name="completep", width=16, depth=2, head=16)
     model = GPT(GPTConfig(width=64, heads=4, ngrams=2, scaling=base))
-    plain, scaled = (AdamW(lr=0.01, rates=GroupFactors(vectors=v)).build(model) for v in (1.0, 7.0))
+    plain, scaled = (AdamW(lr=0.01, rates=GroupFactors(embedding=v)).build(model) for v in (1.0, 7.0))
     rates = [
         {p: (group["initial_lr"], group["decay"], group["eps"]) for group in made.param_groups for p in group["params"]}
         for made in (plain, scaled)
     ]
+    tables = [model.embedding.weight, model.positions.weight]  # type: ignore[union-attr]
     for weight, (lr, decay, eps) in rates[0].items():
-        assert rates[1][weight] == (lr * (7.0 if weight.ndim == 1 else 1.0), decay, eps)
+        is_embedding = any(weight is table for table in tables)
+        assert rates[1][weight] == (lr * (7.0 if is_embedding else 1.0), decay, eps)
     assert {lr for lr, _, _ in rates[0].values()} == {0.01, 0.005, 0.0025}
     assert {rates[0][table][0] for table in model.ngrams.parameters()} == {0.005}, "as the embedding of tokens"
 

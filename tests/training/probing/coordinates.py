@@ -103,14 +103,13 @@ def check_coordinates(
     lr: float | None = None,
     seed: int = 0,
     vocabulary: int = VOCABULARY,
-    tied: bool = True,
 ) -> list[Slopes]:
     """Return the slopes of the stream and of logits over width, and of the stream over depth.
 
-    Slopes over depth have bounds for completep, and for standard, which should fail; mup makes no claim about depth.
+    Slopes over depth have bounds for completep, and for standard, which should fail.
 
     Args:
-        param: 'standard', 'mup' or 'completep'; the base model has the smallest width and depth.
+        param: 'standard' or 'completep'; the base model has the smallest width and depth.
         optimizer: 'adamw', 'muon' or 'sgd'.
         init: Initialisation of the weights (see `GPTConfig`). With 'fan_in', outputs begin at zero, and updates at the
             second and third step grow with the number of blocks.
@@ -120,12 +119,11 @@ def check_coordinates(
         lr: Peak learning rate of the base model; None: a large one.
         seed: Seed of weights and tokens.
         vocabulary: Number of tokens (int ≥ 2).
-        tied: Whether the output head shares the embedding's weights.
 
     Raises:
         RecipeError: An argument is out of its range.
     """
-    check_name("param", param, ("standard", "mup", "completep"))
+    check_name("param", param, ("standard", "completep"))
     check_integer("vocabulary", vocabulary, 2)
     check_name("optimizer", optimizer, tuple(LARGE_LEARNING_RATES))
     check_integer("steps", steps, 1)
@@ -138,7 +136,7 @@ def check_coordinates(
     scaling = None
     if param != "standard":
         scaling = Parametrisation(name=param, width=smallest_width, depth=smallest_depth, head=HEAD_WIDTH)
-    common: dict[str, Any] = {"vocab_size": vocabulary, "context": CONTEXT, "init": init, "tied": tied}
+    common: dict[str, Any] = {"vocab_size": vocabulary, "context": CONTEXT, "init": init}
 
     def train_size(width: int, depth: int) -> NDArray[np.float64]:
         config = GPTConfig(**common, depth=depth, width=width, heads=width // HEAD_WIDTH, scaling=scaling)
@@ -153,8 +151,7 @@ def check_coordinates(
         ]
         if depths:
             last_block_means = [train_size(2 * smallest_width, depth)[:, :, -2:-1] for depth in depths]
-            bounds = None if param == "mup" else DEPTH_SLOPE_BOUNDS
-            all_slopes.append(_slopes("stream", "depth", depths, last_block_means, bounds))
+            all_slopes.append(_slopes("stream", "depth", depths, last_block_means, DEPTH_SLOPE_BOUNDS))
     return all_slopes
 
 

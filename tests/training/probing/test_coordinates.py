@@ -16,10 +16,9 @@ SHORT = {"widths": (32, 64, 128), "depths": (2, 4, 8), "steps": 3}
 WIDTHS = {**SHORT, "depths": ()}
 
 
-@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
-def test_completep_keeps_the_size_of_stream_and_logits(optimizer: str, tied: bool) -> None:
-    found = check_coordinates("completep", optimizer=optimizer, tied=tied, **SHORT)
+def test_completep_keeps_the_size_of_stream_and_logits(optimizer: str) -> None:
+    found = check_coordinates("completep", optimizer=optimizer, **SHORT)
     assert [(one.quantity, one.against) for one in found] == [
         ("stream", "width"),
         ("logits", "width"),
@@ -30,9 +29,8 @@ def test_completep_keeps_the_size_of_stream_and_logits(optimizer: str, tied: boo
     assert all(one.passed for one in found)
 
 
-@pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("power", [-2, 1])
-def test_logits_that_move_with_the_width_fail(monkeypatch: pytest.MonkeyPatch, power: int, tied: bool) -> None:
+def test_logits_that_move_with_the_width_fail(monkeypatch: pytest.MonkeyPatch, power: int) -> None:
     forward = GPT.forward
 
     def scaled(self: GPT, tokens: torch.Tensor) -> torch.Tensor:
@@ -40,7 +38,7 @@ def test_logits_that_move_with_the_width_fail(monkeypatch: pytest.MonkeyPatch, p
         return logits
 
     monkeypatch.setattr(GPT, "forward", scaled)
-    logits = check_coordinates("completep", tied=tied, **WIDTHS)[1]
+    logits = check_coordinates("completep", **WIDTHS)[1]
     assert not logits.passed
     assert logits.least < -1.0 if power < 0 else logits.most > 1.0
 
@@ -54,11 +52,11 @@ def test_a_rate_that_grows_with_the_width_fails(monkeypatch: pytest.MonkeyPatch,
         return own._replace(lr=own.lr * self.wider(shape.width)) if of == kind else own
 
     monkeypatch.setattr(Parametrisation, "factors", faster)
-    assert not all(one.passed for one in check_coordinates("completep", tied=False, **WIDTHS))
+    assert not all(one.passed for one in check_coordinates("completep", **WIDTHS))
 
 
-def test_mup_keeps_the_size_from_outputs_of_zero_too() -> None:
-    assert all(one.passed for one in check_coordinates("mup", init="fan_in", **WIDTHS))
+def test_it_keeps_the_size_from_outputs_of_zero_too() -> None:
+    assert all(one.passed for one in check_coordinates("completep", init="fan_in", **WIDTHS))
 
 
 def test_with_muon_from_outputs_of_zero_a_width_of_fewer_channels_than_tokens_is_far_from_the_limit() -> None:
@@ -67,17 +65,14 @@ def test_with_muon_from_outputs_of_zero_a_width_of_fewer_channels_than_tokens_is
     assert few.activations[-1, -1] < many.activations[-1, -1] - 0.1
 
 
-def test_the_control_fails_and_mup_against_depth_does() -> None:
+def test_the_control_fails() -> None:
     width, _, depth = check_coordinates("standard", **SHORT)
     assert width.most > 0.5
     assert depth.most > 0.5
     assert not width.passed
     assert not depth.passed
-    width, _, depth = check_coordinates("mup", **SHORT)
-    assert width.passed
-    assert depth.most > 0.5
 
 
 def test_a_wrong_size_is_said() -> None:
     with pytest.raises(RecipeError, match="widths"):
-        check_coordinates("mup", widths=(30, 60))
+        check_coordinates("completep", widths=(30, 60))

@@ -82,7 +82,6 @@ GIVEN = {
     "text": None,
     "vocab": None,
     "ngrams": None,
-    "untied": False,
     "defaults": False,
     "flat": False,
 }
@@ -153,9 +152,9 @@ def test_a_flat_valley_gives_the_rates_at_the_bottoms_of_parabolas(
 def test_tokens_for_each_weight_and_the_other_options_reach_each_training(benchmark: ModuleType) -> None:
     fake, own = (
         Fake(benchmark.Rows(None)),
-        {"optimizer": "muon", "data": "text", "vocab": 512, "ngrams": 5, "tied": False},
+        {"optimizer": "muon", "data": "text", "vocab": 512, "ngrams": 5},
     )
-    changed = {"per_weight": 20.0, "optimizer": "muon", "text": Path("text"), "vocab": 512, "ngrams": 5, "untied": True}
+    changed = {"per_weight": 20.0, "optimizer": "muon", "text": Path("text"), "vocab": 512, "ngrams": 5}
     benchmark.learning_rates(fake, argparse.Namespace(**{**GIVEN, **changed, "size": [(2, 64)]}))
     for row in map(json.loads, fake.rows.known):
         assert {name: row[name] for name in own} == own

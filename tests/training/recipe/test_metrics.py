@@ -34,7 +34,7 @@ def test_what_has_no_value_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_values_are_of_the_steps_that_were_taken() -> None:
     """Of a partial training: three of its four steps were clipped, of ten in the full one."""
-    schedule = Schedule(steps=10, name="linear", warmup_fraction=0.0)
+    schedule = Schedule(steps=10, schedule="linear", warmup_fraction=0.0)
     trainer = SimpleNamespace(clipped=3, step=4, recipe=SimpleNamespace(schedule=schedule))
     training: Any = SimpleNamespace(trainer=trainer, scores=SimpleNamespace(loss=2.0))
     read: dict[str, Any] = {row.name: row.read for row in METRICS}

@@ -15,7 +15,6 @@ from evo_tune.training.stepping.recipe import optimizer_of, recipe_of
 OPTIONS: dict[str, Any] = {
     "lr_rule": "sqrt",
     "momentum": 0.9,
-    "momentum_warmup": 0.2,
     "beta1": 0.8,
     "beta2": 0.99,
     "eps": 1e-6,
@@ -28,7 +27,7 @@ MOMENTS = {"beta1": 0.2, "beta2": 0.96, "eps": 1e-6}
     "expected",
     [
         AdamW(lr=2e-3, **MOMENTS),
-        Muon(lr=2e-3, momentum=0.9, momentum_warmup=0.2, **MOMENTS),
+        Muon(lr=2e-3, momentum=0.9, **MOMENTS),
         SGD(lr=2e-3, momentum=0.9),
     ],
     ids=lambda optimizer: type(optimizer).__name__.lower(),
@@ -43,8 +42,8 @@ def test_options_reach_the_optimizer_scaled_by_the_batch(expected: AdamW | Muon 
 
 
 def test_options_reach_the_recipe() -> None:
-    options = TrainingOptions(clip=0.3, ema=0.7, z_loss=0.01, precision="bf16", weight_decay_end=0.2)
+    options = TrainingOptions(clip=0.3, ema=0.7, precision="bf16", weight_decay_end=0.2)
     recipe = recipe_of(options, 50, lr=1e-3, batch=1, reference=1, weight_decay=0.1, warmup=0.1, ceiling=9.0)
-    assert (recipe.clip, recipe.ema, recipe.z_loss, recipe.ceiling) == (0.3, 0.7, 0.01, 9.0)
+    assert (recipe.clip, recipe.ema, recipe.ceiling) == (0.3, 0.7, 9.0)
     assert (recipe.precision.name, recipe.schedule.steps, recipe.schedule.warmup) == ("bf16", 50, 5)
     assert recipe.weight_decay == options.decay(0.1)

@@ -44,7 +44,7 @@ from tests.hugging_face import CONTEXT, VOCABULARY, make_folder
 TEXT = "the quick brown fox: größer 大".encode()
 SHAPES = [
     GPTConfig(context=48, depth=2, width=16, heads=2),
-    GPTConfig(context=48, depth=1, width=16, heads=4, kv_heads=2, ffn="swiglu", tied=False, bias=True, window=8),
+    GPTConfig(context=48, depth=1, width=16, heads=4, kv_heads=2, window=8),
 ]
 
 

@@ -3,13 +3,8 @@
 `plugins.cost` fits the cost of each kind of work to measured steps.
 """
 
-import json
-import math
 import os
-import re
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -162,68 +157,6 @@ def _fast_multiple(speeds: Mapping[int, float]) -> int:
     return max(multiple for multiple in MULTIPLES if any(size % multiple == 0 for size in fast_sizes))
 
 
-# Minimum number of widths in a space after rounding.
-FEWEST = 4
-
-MEASURED_PROFILE = re.compile(r"width (\d+), heads (\d+(?: \d+)*)")
-
-P = TypeVar("P", bound="ProfileOptions")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProfileOptions(Options):
-    """Adaptation of the search space to the machine."""
-
-    profile: str = fixed_option(
-        "false", help="true: time this machine as a run starts, and limit widths and heads to fast sizes"
-    )
-
-    def settled(self: P, rungs: bool) -> P:
-        options = super().settled(rungs)
-        return replace(options, profile=_time_machine()) if self.profile == "true" else options
-
-    def check(self) -> None:
-        if self.profile not in ("true", "false") and not MEASURED_PROFILE.fullmatch(self.profile):
-            settled = "or what it was settled to: 'width 16, heads 32 64'"
-            raise OptionError(f"-o profile={self.profile}: expected true, false, {settled}")
-
-    def fast_widths(self, width: tuple[int, int, int, int]) -> tuple[int, int, int, int]:
-        """Return the widths of a space in steps that suit the machine, if enough widths remain.
-
-        Args:
-            width: Minimum, maximum, step and default.
-        """
-        measured = MEASURED_PROFILE.fullmatch(self.profile)
-        low, high, step, default = width
-        new_step = math.lcm(step, int(measured[1])) if measured else step
-        new_low = -(-low // new_step) * new_step
-        if default % new_step or (high - new_low) // new_step + 1 < FEWEST:
-            return width
-        return new_low, high // new_step * new_step, new_step, default
-
-    def fast_heads(self, width: int, counts: Sequence[int]) -> Sequence[int]:
-        """Return the head counts with the fastest channels per head; all counts if none qualifies."""
-        measured = MEASURED_PROFILE.fullmatch(self.profile)
-        fast_sizes = {int(size) for size in measured[2].split()} if measured else set()
-        return [count for count in counts if width / count in fast_sizes] or counts
-
-
-def _time_machine() -> str:
-    """Return the sizes that suit this machine.
-
-    Raises:
-        OptionError: The machine could not be timed.
-    """
-    command = [sys.executable, "-m", "evo_tune.training.hardware.timing", "cuda:0" if has_gpu() else "cpu", "1"]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
-    if process.returncode:
-        last_line = (process.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        reason = f"this machine could not be timed ({last_line})"
-        raise OptionError(f"-o profile=true: {reason}: expected false, or a GPU that is free")
-    suited = json.loads(process.stdout)["suited"]
-    return f"width {suited['width']}, heads {' '.join(map(str, suited['head_sizes']))}"
-
-
 # Tokens in a pass of an evaluation.
 AT_ONCE = 4096
 
@@ -292,8 +225,8 @@ def gpt_work(config: GPTConfig, windows: int, optimizer: str, judged: float = 0.
         optimizer: 'adamw', 'muon' or 'sgd'.
         judged: Tokens that all evaluations of a training score.
     """
-    keys = sum(config.keys(window, config.context) for window in config.windows)
-    channels = 8 * config.width + (1 + config.ffn_maps) * config.ffn_width
+    keys = config.depth * config.keys(config.context)
+    channels = 8 * config.width + 2 * config.ffn_width
     channels += 2 * config.width * ((config.position == "rope") + config.qk_norm)
     added = 3 * config.width * (config.ngrams - 1)  # look-ups, sums, and the gradient's
     passing = {
@@ -309,7 +242,7 @@ def gpt_work(config: GPTConfig, windows: int, optimizer: str, judged: float = 0.
     if optimizer == "muon":  # five Newton-Schulz iterations, each of 4m²n + 2m³ FLOPs for m ≤ n
         d, f = config.width, config.ffn_width
         shared = d * config.key_value_heads // config.heads
-        shapes = [(d, d), (d, d), (shared, d), (shared, d), (d, f)] + [(f, d)] * config.ffn_maps
+        shapes = [(d, d), (d, d), (shared, d), (shared, d), (d, f), (f, d)]
         flops = sum(4.0 * min(shape) ** 2 * max(shape) + 2.0 * min(shape) ** 3 for shape in shapes)
         work |= {"muon": 1.0, "orthogonalising": 5.0 * config.depth * flops}
     return work

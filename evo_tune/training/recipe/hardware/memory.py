@@ -65,7 +65,6 @@ class Setup:
         device: 'cpu' or 'cuda'.
         optimizer: 'adamw', 'muon' or 'sgd'.
         ema: Whether an average of the trained weights is kept.
-        z_loss: Whether the loss has a z-loss.
         ranks: Number of data-parallel processes.
         accumulated: Whether a step has several passes, so that gradients exist in the forward pass.
     """
@@ -75,7 +74,6 @@ class Setup:
     device: str = "cpu"
     optimizer: str = "adamw"
     ema: bool = False
-    z_loss: bool = False
     ranks: int = 1
     accumulated: bool = False
 
@@ -109,8 +107,7 @@ def activation_bytes(config: GPTConfig, batch: int, setup: Setup) -> float:
     Args:
         config: Shape of the model.
         batch: Sequences b per micro-batch.
-        setup: Precision, recomputed blocks and device. On a CPU dropout masks are larger, and attention with dropout is
-            not fused.
+        setup: Precision, recomputed blocks and device. On a CPU dropout masks are larger.
     """
     blocks, inputs, head, masks = _kept_bytes(config, batch, setup)
     recomputed = [] if setup.recompute is None else blocks[:: setup.recompute]
@@ -120,20 +117,17 @@ def activation_bytes(config: GPTConfig, batch: int, setup: Setup) -> float:
 def _kept_bytes(config: GPTConfig, batch: int, setup: Setup) -> tuple[list[float], list[float], float, float]:
     """Return the bytes kept by each block, by each until it is recomputed, by the head, and as document masks."""
     tokens, d, e, recompute = batch * config.context, config.width, setup.number_bytes, setup.recompute
-    blocks = [
-        _block_bytes(config, batch, window, setup, values=values)
-        for window, values in zip(config.windows, config.embeds_values, strict=True)
-    ]
+    blocks = [_block_bytes(config, batch, setup, values=values) for values in config.embeds_values]
     if setup.precision != "fp32":
         copies = e * (config.matmul_parameters - d * config.vocab_size) / config.depth
         blocks = [block + copies for block in blocks]
     # The last norm, its statistics, the tokens, and the rows of their n-grams.
-    head = tokens * ((4.0 + e) * d + _statistics(config) + 8 * config.ngrams)
+    head = tokens * ((4.0 + e) * d + 8 + 8 * config.ngrams)
     head += tokens * d * (1 if setup.device == "cuda" else 4) if config.dropout else 0
     head += e * d * config.vocab_size if setup.precision != "fp32" else 0
     masks = 0.0
     if config.boundary is not None and (recompute is not None or config.vocab_size >= gpt_config.LARGE_VOCABULARY):
-        masks = float(tokens * config.context * len(set(config.windows)))  # for blocks yet to be computed
+        masks = float(tokens * config.context)  # for blocks yet to be computed
     inputs = [
         block if recompute is None or number % recompute else 4.0 * tokens * d for number, block in enumerate(blocks)
     ]
@@ -163,13 +157,13 @@ def step_bytes(config: GPTConfig, batch: int, setup: Setup, states: float, logit
     last = copies + logits if config.vocab_size >= gpt_config.LARGE_VOCABULARY else max(copies, logits)
     sums = [sum(inputs) + head + masks + last - absent]
     # The gradients of the residual stream and of the widest layer, while a block's tensors are all in memory.
-    working = tokens * (4.0 * d + setup.number_bytes * f * config.ffn_maps)
+    working = tokens * (4.0 * d + setup.number_bytes * f)
     for number, block in enumerate(blocks):
         later = absent - head_gradient - 4.0 * hidden * (depth - 1 - number) / depth
         sums.append(sum(inputs[:number]) + block + masks + working - max(0.0, later))
     sums.append(head_gradient)  # that of the embedding, before it is added to the head's or to earlier ones
     if setup.optimizer == "muon":  # updates, those of one shape in one tensor, and its products in float32
-        largest = depth * d * f * (config.ffn_maps + 1)
+        largest = 2 * depth * d * f
         sums.append(4.0 * (hidden + largest) + (0.0 if setup.precision == "bf16" else 8.0 * largest * d / f))
     return states + max(sums)
 
@@ -179,20 +173,19 @@ def _hidden_weights(config: GPTConfig) -> int:
     return config.matmul_parameters - config.width * config.vocab_size
 
 
-def _block_bytes(config: GPTConfig, batch: int, window: int, setup: Setup, *, values: bool) -> float:
-    """Return the bytes that a block with a window keeps, without copies of its weights.
+def _block_bytes(config: GPTConfig, batch: int, setup: Setup, *, values: bool) -> float:
+    """Return the bytes that a block keeps, without copies of its weights.
 
     `values` says whether the block has value embeddings.
     """
     d, f, heads, length = config.width, config.ffn_width, config.heads, config.context
-    e, precision, device = setup.number_bytes, setup.precision, setup.device
+    e, precision, device, window = setup.number_bytes, setup.precision, setup.device, config.reach
     documents = config.boundary is not None  # their masks are not divided into chunks
     whole = documents or window >= length
     chunks = [(0, 0, length)] if whole else gpt_config.window_chunks(window, length, config.chunk)
     plain = [device == "cpu" and gpt_config.uses_plain_products(precision, end - first) for first, _, end in chunks]
     shared = d * config.key_value_heads // heads
-    norms = 2 * ((4 + e) * d + _statistics(config))  # inputs from the residual stream, outputs, statistics
-    scaled = 4 * d if config.residual_scaling else 0  # the residual stream before its factor
+    norms = 2 * ((4 + e) * d + 8)  # inputs from the residual stream, outputs, statistics
     attention = e * (d + 2 * shared) + e * d
     if config.qk_norm:
         # Inputs (a copy if in less than float32) and their inverse root mean squares.
@@ -201,28 +194,23 @@ def _block_bytes(config: GPTConfig, batch: int, window: int, setup: Setup, *, va
         attention += _qkv_copy_bytes(config, e, values=values)
     elif config.qk_norm and e == 4:
         attention += e * (d + 2 * shared)  # the layer's output, whose views are the norms' inputs
-    feed_forward = e * f * 2 * config.ffn_maps
+    feed_forward = e * f * 2
     mask = 1 if device == "cuda" else e
     dropped = 2 * mask * d if config.dropout else 0
-    total = float(batch * length * (norms + scaled + attention + feed_forward + dropped))
+    total = float(batch * length * (norms + attention + feed_forward + dropped))
     for (first, start, end), products in zip(chunks, plain, strict=True):
         queries, keys = end - start, end - first
         # Attention weights, which the fused kernel does not store (see `training.models.block`), or else a statistic of
-        # the softmax per query. Dropout keeps weights, mask and result.
-        if products:
-            weight_bytes = e * (3 if config.attention_dropout else 1)
-        elif config.attention_dropout:
-            weight_bytes = 12 if device == "cpu" else 9
-        else:
-            weight_bytes = 0
+        # the softmax per query.
+        weight_bytes = e if products else 0
         total += batch * float(weight_bytes * heads * queries * keys + (0 if products else 4 * heads * queries))
         if products:
             # Keys of overlapping chunks are copied; where the fused kernel keeps the source tensor, all of it is kept.
             total += batch * e * 2 * shared * (keys - queries)
             total += 0 if all(plain) else batch * e * (d + 2 * shared) * queries
         if documents:  # the mask: for plain products as booleans, else as numbers; shared keys and values are repeated
-            total += batch * queries * keys * (1 if products or config.attention_dropout else e)
-            total += batch * e * 2 * (d - shared) * keys if products or config.attention_dropout else 0
+            total += batch * queries * keys * (1 if products else e)
+            total += batch * e * 2 * (d - shared) * keys if products else 0
         elif not whole and not products:
             total += batch * e * d * queries  # the chunk, in addition to the joined tensor
             total += queries * keys * mask if first < start or queries > window else 0  # the mask; on a CPU as numbers
@@ -245,18 +233,12 @@ def _qkv_copy_bytes(config: GPTConfig, e: int, *, values: bool) -> int:
     return new - e * (d + 2 * shared) * freed
 
 
-def _statistics(config: GPTConfig) -> int:
-    """Return the bytes per token of a norm's statistics: mean and inverse deviation, or inverse root mean square."""
-    return 8 if config.norm == "layernorm" else 4
-
-
 def logit_bytes(config: GPTConfig, tokens: int, setup: Setup, *, frozen: bool = False) -> float:
     """Return the peak bytes of logits and of the tensors computed from them.
 
     Logits of a small vocabulary are complete, in float32. Log-softmax, its gradient and the logits' gradient take 12
-    bytes per logit; the z-loss also keeps the logits and another gradient; a softcap keeps its tanh. Logits of a large
-    vocabulary exist in pieces (see `training.optim.losses`), in float32 and in the precision of products. The gradients
-    of the head and its inputs, and the derivative of a softcap, are in memory with them.
+    bytes per logit. Logits of a large vocabulary exist in pieces (see `training.optim.losses`), in float32 and in the
+    precision of products. The gradients of the head and its inputs are in memory with them.
 
     Args:
         config: Shape of the model.
@@ -265,16 +247,15 @@ def logit_bytes(config: GPTConfig, tokens: int, setup: Setup, *, frozen: bool = 
         frozen: Whether the head is frozen.
     """
     d, vocabulary = config.width, config.vocab_size
-    bound = 4.0 if config.softcap else 0.0
     if vocabulary < gpt_config.LARGE_VOCABULARY:
-        return ((20.0 if setup.z_loss else 12.0) + bound) * tokens * vocabulary
+        return 12.0 * tokens * vocabulary
     words = min(tokens, gpt_config.tokens_in_piece(vocabulary, setup.device)) * vocabulary
     gradients = 4.0 * d * (tokens + (0 if frozen else vocabulary))
     if setup.precision == "fp32":
-        return (4.0 + bound) * words + gradients
+        return 4.0 * words + gradients
     # The head's gradient of one piece; on a CPU also a float32 copy before it is added to the sum.
     head_gradient = 0.0 if frozen else (6.0 if setup.device == "cpu" else 2.0) * d * vocabulary
-    return max(6.0 * words, (4.0 + bound) * words, 2.0 * words + head_gradient) + gradients
+    return max(6.0 * words, 2.0 * words + head_gradient) + gradients
 
 
 def predict_memory(config: GPTConfig, batch: int, **setup: Any) -> Memory:
@@ -442,8 +423,7 @@ def tuning_memory(base: BaseModel, new: NewWeights, window: int, batch: int, **s
         blocks = -(-base.depth // training_setup.recompute)  # that are recomputed
         activations *= (base.depth - blocks + 1) / base.depth
         activations += 4.0 * batch * window * base.width * blocks
-    softcap = 0.0 if base.gpt is None else base.gpt.softcap
-    head = GPTConfig(vocab_size=base.vocab_size, width=base.width, heads=1, softcap=softcap)
+    head = GPTConfig(vocab_size=base.vocab_size, width=base.width, heads=1)
     return Memory(
         states=state_bytes(trained, training_setup) + frozen,
         activations=activations,
@@ -472,7 +452,7 @@ def _tuning_bytes_per_token(base: BaseModel, new: NewWeights, window: int, setup
         if not ends_branch:
             total += (wide if tuned and not attention else e) * outputs
             continue
-        total += 4 * d + (8 if gpt is None else _statistics(gpt))  # the next norm's inputs and statistics
+        total += 4 * d + 8  # the next norm's inputs and statistics
         if gpt is not None and gpt.dropout:
             total += (1 if on_gpu else wide if tuned else e) * d
         if attention and not first:
@@ -501,7 +481,7 @@ def _attention_bytes(
 def _activation_copies(base: BaseModel) -> int:
     """Return how many tensors of the activation's size a feed-forward layer keeps, besides the activation's input."""
     if base.gpt is not None:
-        return base.gpt.ffn_maps - 1
+        return 0
     if base.config.get("activation_function") == "gelu_new":  # computed as separate operations
         return 3
     return 1 if any("gate" in name for name in base.linears) else 0

@@ -131,7 +131,7 @@ class BaseModel:
             of_block = {
                 "attention.qkv": (d, d + 2 * d * self.gpt.key_value_heads // self.gpt.heads),
                 "attention.out": (d, d),
-                "ffn.up": (d, f * self.gpt.ffn_maps),
+                "ffn.up": (d, f),
                 "ffn.out": (f, d),
             }
             return {f"blocks.{block}.{name}": sizes for block in range(self.depth) for name, sizes in of_block.items()}
@@ -184,7 +184,7 @@ class BaseModel:
         blocks = {match.group() for name in self.linears if (match := re.search(r".*?\.\d+(?=\.)", name))}
         multiply = sum(inputs * outputs for inputs, outputs in self.linears.values()) + self.width * self.vocab_size
         gpt = self.gpt
-        keys = sum(gpt.keys(window, length) for window in gpt.windows) if gpt else len(blocks) * (length + 1) / 2
+        keys = gpt.depth * gpt.keys(length) if gpt else len(blocks) * (length + 1) / 2
         return 4.0 * multiply + 6.0 * trainable + 12.0 * self.width * keys
 
     def sha256(self) -> str:

@@ -37,7 +37,6 @@ class EncoderConfig(ModelConfig):
         heads: Number of attention heads.
         ffn_mult: Width of the hidden layer of each block, as a multiple of d.
         dropout: Dropped share of the outputs of embeddings and residual branches, below 1.
-        attention_dropout: Dropped share of the attention weights, below 1.
         drop_path: Share of the samples that skip the last block in training, below 1. It falls linearly to 0 at the
             first block (arXiv:1603.09382).
         scaling: Parametrisation by size; None: standard.
@@ -50,8 +49,9 @@ class EncoderConfig(ModelConfig):
     bias: ClassVar[bool] = True
     norm_eps: ClassVar[float] = 1e-5
     qk_norm: ClassVar[bool] = False
-    norm: ClassVar[str] = "layernorm"
-    residual_scaling: ClassVar[bool] = False
+
+    # Fields of earlier versions, which model files contain.
+    dropped: ClassVar = {"attention_dropout": 0.0}
 
     outputs: int = option(bounds="[1, inf)")
     depth: int = option(4, bounds="[1, inf)")
@@ -70,7 +70,7 @@ class EncoderConfig(ModelConfig):
     @property
     def ffn_width(self) -> int:
         """Width f of the hidden layer of each block."""
-        return hidden_width(self.width, self.ffn_mult, self.ffn)
+        return hidden_width(self.width, self.ffn_mult)
 
     @property
     def drop_paths(self) -> tuple[float, ...]:
@@ -100,23 +100,20 @@ class EncoderConfig(ModelConfig):
             "attention": attention,
             "scores": float(self.heads * self.tokens * self.depth),
             "heads": self.depth * self.heads / self.tokens,
-            "elements": float(self.depth * (8 * self.width + (1 + self.ffn_maps) * self.ffn_width)),
+            "elements": float(self.depth * (8 * self.width + 2 * self.ffn_width)),
         }
 
     @property
     def encoder_parameters(self) -> int:
-        """Number of parameters of blocks, final norm and head of h inputs: (4d² + 2df + 9d + f) L + 2d + hC + C.
-
-        A gate adds (d + 1) f to each block.
-        """
-        d, f, maps = self.width, self.ffn_width, self.ffn_maps
-        blocks = self.depth * (4 * d * d + (1 + maps) * d * f + 9 * d + maps * f)
+        """Number of parameters of blocks, final norm and head of h inputs: (4d² + 2df + 9d + f) L + 2d + hC + C."""
+        d, f = self.width, self.ffn_width
+        blocks = self.depth * (4 * d * d + 2 * d * f + 9 * d + f)
         return blocks + 2 * d + (self.head_inputs + 1) * self.outputs
 
     def encoder_flops(self, tokens: float) -> float:
         """Return the training FLOPs of blocks and head for one sample of `tokens` tokens."""
         d, f = self.width, self.ffn_width
-        per_token = 6.0 * (4 * d * d + (1 + self.ffn_maps) * d * f) + 12.0 * d * tokens
+        per_token = 6.0 * (4 * d * d + 2 * d * f) + 12.0 * d * tokens
         return self.depth * tokens * per_token + 6.0 * self.head_inputs * self.outputs
 
     def embedding_bytes(self, e: int) -> float:
@@ -126,7 +123,7 @@ class EncoderConfig(ModelConfig):
     def cast_parameters(self) -> int:
         """Return the number of weights that have a copy when products are in less than float32."""
         d, f = self.width, self.ffn_width
-        return self.depth * (4 * d * d + (1 + self.ffn_maps) * d * f) + self.head_inputs * self.outputs
+        return self.depth * (4 * d * d + 2 * d * f) + self.head_inputs * self.outputs
 
     def block_bytes(self, e: int, mask: int) -> float:
         """Return the bytes per sample that one block keeps for the backward pass.
@@ -139,13 +136,11 @@ class EncoderConfig(ModelConfig):
         """
         tokens, d = self.tokens, self.width
         norms = 2 * (4 + e) * d + 2 * 8  # inputs from the residual stream, outputs, two statistics each
-        on_cpu, precision = mask != 1 and not self.attention_dropout, "fp32" if e == 4 else "bf16"
-        products = on_cpu and uses_plain_products(precision, tokens)
+        products = mask != 1 and uses_plain_products("fp32" if e == 4 else "bf16", tokens)
         # Queries, keys, values, result; attention weights, or one statistic of the softmax.
         attention = 4 * e * d + self.heads * (e * tokens if products else 4)
         dropped = 2 * mask * d if self.dropout else 0
-        between = (2 * e + mask) * self.heads * tokens if self.attention_dropout else 0
-        return float(tokens * (norms + attention + 2 * e * self.ffn_maps * self.ffn_width + dropped + between))
+        return float(tokens * (norms + attention + 2 * e * self.ffn_width + dropped))
 
     def activation_bytes(self, e: int, mask: int, recompute: int | None = None) -> float:
         """Return the bytes per sample that a pass keeps for the backward pass, without logits.
@@ -186,13 +181,13 @@ class ViTConfig(ImageConfig):
 
     Args:
         patch: Side of a patch in pixels, a divisor of height and width.
-        pooling: Input of the head: 'mean' of the tokens, or an extra token, 'cls'.
         stem: 'none', or 'conv': two 3 × 3 convolutions with BatchNorm before the patches
             (after arXiv:2106.14881).
     """
 
+    dropped: ClassVar = {**EncoderConfig.dropped, "pooling": "mean"}
+
     patch: int = option(4, bounds="[1, inf)")
-    pooling: str = option("mean", choices=("mean", "cls"))
     stem: str = option("none", choices=("none", "conv"))
 
     def __post_init__(self) -> None:
@@ -201,14 +196,9 @@ class ViTConfig(ImageConfig):
             raise RecipeError("patch", self.patch, f"a divisor of {self.image_height} and {self.image_width} pixels")
 
     @property
-    def patches(self) -> int:
+    def tokens(self) -> int:
         """Number of patches per image."""
         return (self.image_height // self.patch) * (self.image_width // self.patch)
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens per image."""
-        return self.patches + (self.pooling == "cls")
 
     @property
     def patch_values(self) -> int:
@@ -219,7 +209,7 @@ class ViTConfig(ImageConfig):
     def parameters(self) -> int:
         """Number of trainable parameters."""
         d = self.width
-        embedding = self.patch_values * d + d + self.tokens * d + (d if self.pooling == "cls" else 0)
+        embedding = self.patch_values * d + d + self.tokens * d
         if self.stem == "conv":
             embedding += 9 * STEM * (self.channels + STEM) + 4 * STEM
         return embedding + self.encoder_parameters
@@ -228,7 +218,7 @@ class ViTConfig(ImageConfig):
     def flops_per_sample(self) -> float:
         """Training FLOPs per image; the pixels need no gradient."""
         first = 4.0 if self.stem == "none" else 6.0
-        embedding = first * self.patches * self.patch_values * self.width
+        embedding = first * self.tokens * self.patch_values * self.width
         if self.stem == "conv":
             embedding += 9.0 * STEM * self.image_height * self.image_width * (4.0 * self.channels + 6.0 * STEM)
         return embedding + self.encoder_flops(self.tokens)
@@ -241,7 +231,7 @@ class ViTConfig(ImageConfig):
     def embedding_bytes(self, e: int) -> float:
         """See `EncoderConfig`: patches; with a stem also the inputs of its convolutions, norms and GELUs."""
         pixels = self.image_height * self.image_width * (self.channels + 5 * STEM) if self.stem == "conv" else 0
-        return float(e * (pixels + self.patches * self.patch_values))
+        return float(e * (pixels + self.tokens * self.patch_values))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -398,13 +388,13 @@ class FTConfig(EncoderConfig):
         numeric: Number of numeric columns (int ≥ 0).
         categories: Number of categories of each categorical column (int ≥ 1).
         quantiles: Number of quantiles that map numbers to a normal distribution (see `Quantiles`); 0: standardise.
-        ffn: As in `GPTConfig`. The paper has 'reglu' with ffn_mult=2: a hidden layer of 4/3 of the width.
     """
+
+    dropped: ClassVar = {**EncoderConfig.dropped, "ffn": "gelu"}
 
     numeric: int = option(1, bounds="[0, inf)")
     categories: tuple[int, ...] = ()
     quantiles: int = option(0, bounds="[0, inf)")
-    ffn: str = option("gelu", choices=("gelu", "swiglu", "relu2", "reglu"))
 
     def __post_init__(self) -> None:
         super().__post_init__()

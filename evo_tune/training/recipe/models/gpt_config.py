@@ -4,11 +4,11 @@ This module does not load torch, so that a search can compute the size of a mode
 """
 
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.declare import Options, check_integer, check_name, fixed_option, option
-from evo_tune.training.recipe.models.rules import GATED, ModelConfig
+from evo_tune.options.declare import Options, check_integer, check_name, fixed_option, option, redeclare
+from evo_tune.training.recipe.models.rules import ModelConfig
 
 # Longest sequence, in tokens, for plain products in bfloat16 attention on a CPU (see `training.models.block`). Up to
 # there they are faster than the fused kernel. At twice the length both are about equal; beyond, they are slower.
@@ -49,7 +49,45 @@ LONGEST_WHOLE = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPTConfig(ModelConfig):
+class GPTShape:
+    """Architecture of a GPT."""
+
+    # Fields of `GPTConfig` that are options of an evaluator too. Parts that cost loss at equal time are not here:
+    # gates, squared ReLU, RMSNorm, an untied head, bounded logits, a z-loss (benchmarks/LOG.md, "Parts of a GPT").
+    position: str = option("rope", choices=("learned", "rope"), help="Position encoding")
+    window: int | None = option(
+        None, bounds="[1, inf)", unit="tokens", help="Tokens that a token attends to, at most the context; none: all"
+    )
+    ffn_mult: float = option(
+        4.0, bounds="(0, 64]", gene="2.0|2.667|4.0", help="Width of feed-forward layers, as a multiple of the model's"
+    )
+    kv_heads: int | None = option(
+        None, bounds="[1, inf)", help="Most heads of keys and values, rounded down to a divisor of heads; none: heads"
+    )
+    # It costs loss in short trainings, but allows higher learning rates, so it is a gene of `language_model`.
+    qk_norm: bool = option(False, help="Normalise queries and keys before their product")
+    value_embeddings: bool = option(False, help="Add embeddings of the tokens to the values of every second block")
+    ngrams: int = option(
+        1,
+        bounds="[1, 8]",
+        gene="1|2|3|4|5",
+        help="Add embeddings of the n-grams that end at a token, one of each length from 2 to this; 1: none",
+    )
+    ngram_rows: int = option(
+        4096,
+        bounds="[1, 16777216]",
+        gene="1024|4096|16384|65536",
+        help="Rows of each table of n-gram embeddings, which are found by a hash",
+    )
+    extension: str = fixed_option(
+        "linear",
+        choices=("linear", "ntk", "yarn"),
+        help="Extension of positions after extend_from; ntk and yarn need rope",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GPTConfig(GPTShape, ModelConfig):
     """Shape of a decoder-only Transformer, pre-norm and causal. The defaults are GPT-2's, without biases.
 
     Args:
@@ -58,39 +96,25 @@ class GPTConfig(ModelConfig):
         depth: Number L of blocks.
         width: Width d of the residual stream, a multiple of heads.
         heads: Number of attention heads.
-        ffn_mult: Width of the hidden layer of each block, as a multiple of d. With a gate, that is
-            three matrices instead of two, two thirds of it, to the nearest multiple of ffn_multiple.
+        ffn_mult: Width of the hidden layer of each block, as a multiple of d.
         dropout: Dropped share of the outputs of embeddings and residual branches, below 1.
-        attention_dropout: Dropped share of the attention weights, below 1. Separate from `dropout` because torch's
-            fused CPU attention does not support it: attention is five times slower there.
-        bias: Whether linear layers and norms have biases.
-        tied: Whether the output head shares the embedding's weights.
         init: Initialisation of weights. 'normal': N(0, 0.02), outputs of residual branches smaller by 1/√(2L)
             (GPT-2). 'fan_in': N(0, 1/√fan-in) in hidden layers, outputs of residual branches at zero, so that each
             block starts as the identity. It suits small widths: at width 32, 0.02 is nine times less than
             1/√fan-in, and models stay long at the loss of letter pairs.
-        position: 'learned', 'sinusoidal' (fixed) or 'rope' (rotary, needs an even number of channels per head).
-        rope_base: Base of the rotary angles, above 1.
+        position: 'learned', or 'rope' (rotary, needs an even number of channels per head).
         extended_from: Context before an extension, in tokens (see `extend_context`); None: not extended.
         extension: Method of the extension: 'linear', or with rope also 'ntk' or 'yarn'.
         window: Tokens that a token attends to, including itself, 1 to the context; None: all earlier ones.
-        window_pattern: Attention of each block, repeated from the first on: S for the window, L for all tokens.
         kv_heads: Heads of keys and values, a divisor of heads (grouped-query attention); None: heads.
         qk_norm: Whether queries and keys are normalised before their product.
-        ffn: 'gelu', 'swiglu' or 'reglu' (with a gate; arXiv:2002.05202), or 'relu2' (squared ReLU; Primer,
-            arXiv:2109.08668).
-        norm: 'layernorm' or 'rmsnorm' (arXiv:1910.07467).
-        softcap: Bound c of the logits, c · tanh(logits / c) (Gemma 2, arXiv:2408.00118); 0: no bound.
         value_embeddings: Whether every second block, from the last one back, adds an embedding of each token to its
             values. The embeddings begin at zero.
-        residual_scaling: Whether the input of each block is λ · x + μ · x₀ instead of the residual stream x. x₀ is the
-            first block's input; λ and μ are learned, from 1 and 0.
         ngrams: Length n of the longest sequences of tokens that end at a token and whose embeddings are added to the
             token's, one of each length from 2 to n (Byte Latent Transformer, arXiv:2412.09871); 1: none. The
             embeddings begin at zero.
         ngram_rows: Rows of each table of n-gram embeddings; n-grams that share a hash share a row.
         norm_eps: ε that norms add to the variance or mean square, above 0.
-        ffn_multiple: Divisor of the hidden width with a gate; 64 for model files without this field.
         scaling: Parametrisation by size; None: standard.
         boundary: Token that ends a document: tokens attend only to tokens of their own document. None: to all.
 
@@ -99,29 +123,29 @@ class GPTConfig(ModelConfig):
     """
 
     causal: ClassVar[bool] = True
+    bias: ClassVar[bool] = False
+    tied: ClassVar[bool] = True
+
+    # Fields of earlier versions, which model files contain.
+    dropped: ClassVar = {
+        "attention_dropout": 0.0,
+        "bias": False,
+        "tied": True,
+        "rope_base": 10000.0,
+        "window_pattern": "S",
+        "ffn": "gelu",
+        "ffn_multiple": 8,
+        "norm": "layernorm",
+        "softcap": 0.0,
+        "residual_scaling": False,
+    }
 
     vocab_size: int = option(256, bounds="[2, inf)")
     context: int = option(128, bounds="[1, inf)")
-    bias: bool = option(False)
-    tied: bool = option(True)
     init: str = option("normal", choices=("normal", "fan_in"))
-    position: str = option("learned", choices=("learned", "sinusoidal", "rope"))
-    rope_base: float = option(10000.0, bounds="(1, inf)")
+    position: str = redeclare(GPTShape, "position", "learned", reason="as in GPT-2")
     extended_from: int | None = None
-    extension: str = "linear"
-    window: int | None = None
-    window_pattern: str = "S"
-    kv_heads: int | None = option(None, bounds="[1, inf)")
-    qk_norm: bool = option(False)
-    ffn: str = option("gelu", choices=("gelu", "swiglu", "relu2", "reglu"))
-    norm: str = option("layernorm", choices=("layernorm", "rmsnorm"))
-    softcap: float = option(0.0, bounds="[0, inf)")
-    value_embeddings: bool = option(False)
-    residual_scaling: bool = option(False)
-    ngrams: int = option(1, bounds="[1, 8]")
-    ngram_rows: int = option(4096, bounds="[1, 16777216]")
     norm_eps: float = option(1e-5, bounds="(0, 1)")
-    ffn_multiple: int = option(8, bounds="[1, inf)")
     boundary: int | None = None
 
     def __post_init__(self) -> None:
@@ -136,8 +160,6 @@ class GPTConfig(ModelConfig):
         check_name("extension", self.extension, ("linear", "ntk", "yarn") if self.position == "rope" else ("linear",))
         if self.extension == "ntk" and head_dim < 4:
             raise RecipeError("extension", self.extension, f"another for heads of width {head_dim}")
-        if not isinstance(self.window_pattern, str) or not self.window_pattern or set(self.window_pattern) - {*"SL"}:
-            raise RecipeError("window_pattern", self.window_pattern, "letters S and L, at least one")
         if self.heads % self.key_value_heads:
             raise RecipeError("kv_heads", self.kv_heads, f"a divisor of heads={self.heads}")
 
@@ -152,10 +174,9 @@ class GPTConfig(ModelConfig):
         return self.context / (self.extended_from or self.context)
 
     @property
-    def windows(self) -> tuple[int, ...]:
-        """Tokens that a token attends to, for each block."""
-        letters = (self.window_pattern[layer % len(self.window_pattern)] for layer in range(self.depth))
-        return tuple(self.context if self.window is None or letter == "L" else self.window for letter in letters)
+    def reach(self) -> int:
+        """Tokens that a token attends to, including itself."""
+        return self.context if self.window is None else self.window
 
     @property
     def embeds_values(self) -> tuple[bool, ...]:
@@ -165,7 +186,7 @@ class GPTConfig(ModelConfig):
     @property
     def tables(self) -> int:
         positions = 0 if self.position == "learned" else self.context * self.width
-        return positions + (self.chunk * (self.chunk + min(self.windows)) if min(self.windows) < self.context else 0)
+        return positions + (self.chunk * (self.chunk + self.reach) if self.reach < self.context else 0)
 
     @property
     def chunk(self) -> int:
@@ -175,9 +196,9 @@ class GPTConfig(ModelConfig):
         """
         if self.context <= LONGEST_WHOLE:
             return self.context
-        return max(SHORTEST_CHUNK, -(-min(self.windows) // 2), -(-self.context // MOST_CHUNKS))
+        return max(SHORTEST_CHUNK, -(-self.reach // 2), -(-self.context // MOST_CHUNKS))
 
-    def keys(self, window: int, length: int) -> float:
+    def keys(self, length: int) -> float:
         """Return the mean number of keys that a block multiplies with a query, in a sequence of `length`.
 
         Without a window these are the query's own and earlier positions, (T + 1) / 2 on average. With a window they
@@ -186,9 +207,9 @@ class GPTConfig(ModelConfig):
         sequence, of a short context or of documents, saves nothing and counts as full attention.
 
         Args:
-            window: Tokens that a token attends to, including itself.
             length: Tokens T per sequence.
         """
+        window = self.reach
         if window >= length or self.context <= LONGEST_WHOLE or self.boundary is not None:
             return (length + 1) / 2
         computed = 0.0
@@ -200,19 +221,19 @@ class GPTConfig(ModelConfig):
     @property
     def ffn_width(self) -> int:
         """Width f of the hidden layer of each block."""
-        return hidden_width(self.width, self.ffn_mult, self.ffn, self.ffn_multiple)
+        return hidden_width(self.width, self.ffn_mult)
 
     @property
     def block_outputs(self) -> int:
         """Number of outputs of a block's linear layers: q, k, v, attention output, and feed-forward."""
         d = self.width
-        return 2 * d + 2 * d * self.key_value_heads // self.heads + self.ffn_maps * self.ffn_width + d
+        return 2 * d + 2 * d * self.key_value_heads // self.heads + self.ffn_width + d
 
     @property
     def matmul_parameters(self) -> int:
-        """Number of weights that multiply each token: 4d² + 2df per block, and dV of the head, tied or not.
+        """Number of weights that multiply each token: 4d² + 2df per block, and dV of the head.
 
-        Shared keys and values reduce the number; a gate adds d · f.
+        Shared keys and values reduce the number.
         """
         d, f = self.width, self.ffn_width
         return self.depth * (d * (self.block_outputs - d) + d * f) + d * self.vocab_size
@@ -225,109 +246,37 @@ class GPTConfig(ModelConfig):
 
     @property
     def parameters(self) -> int:
-        """Number of trainable parameters, with a tied head counted once."""
+        """Number of trainable parameters; the head is the embedding."""
         d = self.width
         norms = (2 * self.depth + 1) * d
-        if self.bias and self.norm == "layernorm":
-            norms *= 2
         if self.qk_norm:
             norms += self.depth * 2 * (d // self.heads)
         embeddings = self.embedding_rows * d
         embeddings += sum(self.embeds_values) * self.vocab_size * d * self.key_value_heads // self.heads
-        biases = self.depth * self.block_outputs if self.bias else 0
-        scales = 2 * self.depth if self.residual_scaling else 0
-        head = d * self.vocab_size
-        return self.matmul_parameters - head + norms + embeddings + biases + scales + (0 if self.tied else head)
+        return self.matmul_parameters - d * self.vocab_size + norms + embeddings
 
 
-def hidden_width(width: int, ffn_mult: float, ffn: str = "gelu", multiple: int = 8) -> int:
-    """Return the width f of the hidden layer of a block (see `GPTConfig`)."""
-    if ffn in GATED:
-        return multiple * max(1, round(ffn_mult * width * 2 / 3 / multiple))
+def hidden_width(width: int, ffn_mult: float) -> int:
+    """Return the width f of the hidden layer of a block."""
     return max(1, round(ffn_mult * width))
 
 
 @dataclass(frozen=True, kw_only=True)
-class PositionOptions(Options):
-    """Positions."""
+class GPTShapeOptions(GPTShape, Options):
+    """Shape of a GPT apart from its size, and its growth."""
 
-    position: Literal["learned", "sinusoidal", "rope"] = option("rope", help="Position encoding")
-    rope_base: float = option(10000.0, bounds="(1, inf)", help="rope: base of the rotary angles")
+    # Options of earlier versions.
+    dropped: ClassVar = {**GPTConfig.dropped, "init": "fan_in"}
 
-
-@dataclass(frozen=True, kw_only=True)
-class AttentionWindowOptions(Options):
-    """Attention windows."""
-
-    window: int | None = option(
-        None, bounds="[1, inf)", unit="tokens", help="Tokens that a token attends to, at most the context; none: all"
+    extend_from: int | None = fixed_option(
+        None, bounds="[2, inf)", unit="tokens", help="Shorter context at the start of the training; none: no extension"
     )
-    window_pattern: str = option("S", help="Window of each block, repeated: S limited, L unlimited; SSSL for example")
+    extend_share: float = option(0.2, bounds="(0, 1)", help="Share of the budget at the full context")
 
     @staticmethod
     def is_slow_window(window: int, context: int) -> bool:
         """Return whether a window is the whole context, or may take more time than none (benchmarks/LOG.md)."""
         return window >= context or (context > LONGEST_WHOLE and 4 * window > context)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArchitectureOptions(Options):
-    """Blocks."""
-
-    ffn: Literal["gelu", "swiglu", "relu2", "reglu"] = option(
-        "gelu", help="Type of the feed-forward layers; relu2: square of a ReLU; reglu: gate by a ReLU"
-    )
-    ffn_mult: float = option(
-        4.0, bounds="(0, 64]", gene="2.0|2.667|4.0", help="Width of feed-forward layers, as a multiple of the model's"
-    )
-    kv_heads: int | None = option(
-        None, bounds="[1, inf)", help="Most heads of keys and values, rounded down to a divisor of heads; none: heads"
-    )
-    norm: Literal["layernorm", "rmsnorm"] = option("layernorm", help="Norm of the inputs of each layer and of the head")
-    qk_norm: bool = option(False, help="Normalise queries and keys before their product")
-    value_embeddings: bool = option(False, help="Add embeddings of the tokens to the values of every second block")
-    residual_scaling: bool = option(
-        False, help="Learn factors of the residual stream and of the first block's input, for each block"
-    )
-    ngrams: int = option(
-        1,
-        bounds="[1, 8]",
-        gene="1|2|3|4|5",
-        help="Add embeddings of the n-grams that end at a token, one of each length from 2 to this; 1: none",
-    )
-    ngram_rows: int = option(
-        4096,
-        bounds="[1, 16777216]",
-        gene="1024|4096|16384|65536",
-        help="Rows of each table of n-gram embeddings, which are found by a hash",
-    )
-    softcap: float = option(
-        0.0, bounds="[0, inf)", gene="0.0|15.0|30.0", help="Bound c of the logits, by c·tanh(logits/c); 0: no bound"
-    )
-    bias: bool = option(False, help="Add biases to linear layers and norms")
-    tied: bool = option(True, help="Share the weights of embedding and output head")
-    attention_dropout: float = option(0.0, bounds="[0, 1)", help="Dropout of the attention weights")
-    init: Literal["fan_in", "normal"] = option(
-        "fan_in", help="Initialisation of weights: fan_in suits small widths; normal is GPT-2's N(0, 0.02)"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ContextExtensionOptions(Options):
-    """Context extension."""
-
-    extend_from: int | None = fixed_option(
-        None, bounds="[2, inf)", unit="tokens", help="Shorter context at the start of the training; none: no extension"
-    )
-    extension: Literal["linear", "ntk", "yarn"] = fixed_option(
-        "linear", help="Extension of positions after extend_from; ntk and yarn need rope"
-    )
-    extend_share: float = option(0.2, bounds="(0, 1)", help="Share of the budget at the full context")
-
-
-@dataclass(frozen=True, kw_only=True)
-class GPTShapeOptions(ContextExtensionOptions, ArchitectureOptions, AttentionWindowOptions, PositionOptions):
-    """Shape of a GPT apart from its size."""
 
     def shape(self, *, vocab: int, context: int, **sizes: Any) -> GPTConfig:
         """Return the shape of a model at the end of its training.
@@ -342,12 +291,14 @@ class GPTShapeOptions(ContextExtensionOptions, ArchitectureOptions, AttentionWin
         Raises:
             RecipeError: A number is out of its range.
         """
-        shared = {field.name for field in fields(GPTShapeOptions)} & {field.name for field in fields(GPTConfig)}
-        values = {name: getattr(self, name) for name in shared}
+        values = {field.name: getattr(self, field.name) for field in fields(GPTShape)}
         if self.window is not None and self.window >= (self.extend_from or context):
             values["window"] = None
         values["kv_heads"] = largest_head_divisor(sizes["heads"], self.kv_heads)
-        return GPTConfig(**values, **sizes, vocab_size=vocab, context=context, extended_from=self.extend_from)
+        # fan_in suits small widths: "init normal" costs .03 nats (benchmarks/LOG.md, "Parts of a GPT").
+        return GPTConfig(
+            **values, **sizes, vocab_size=vocab, context=context, extended_from=self.extend_from, init="fan_in"
+        )
 
 
 def largest_head_divisor(heads: int, most: int | None) -> int | None:
@@ -369,7 +320,7 @@ def is_causal_chunk(first: int, start: int, end: int, window: int) -> bool:
 def flops_per_token(config: GPTConfig, length: int | None = None) -> float:
     """Return the training FLOPs per token, forward and backward, with 2 FLOPs per multiply-add.
 
-    The formula is 6 · N + 12 · d · Σ K over the blocks (PaLM, arXiv:2204.02311, appendix B, which takes K = T). N is
+    The formula is 6 · N + 12 · d · L · K for L blocks (PaLM, arXiv:2204.02311, appendix B, which takes K = T). N is
     the number of multiplying weights, with the head but without embedding look-ups. K is the mean number of computed
     keys per query (`GPTConfig.keys`): (T + 1) / 2 for full causal attention, since fused kernels skip the other half.
     `torch.utils.flop_counter` counts the whole square of causal attention, 2T / (T + 1) times as much. With a window
@@ -384,5 +335,4 @@ def flops_per_token(config: GPTConfig, length: int | None = None) -> float:
     """
     length = config.context if length is None else length
     check_integer("length", length, 1, config.context)
-    keys = sum(config.keys(window, length) for window in config.windows)
-    return 6.0 * config.matmul_parameters + 12.0 * config.width * keys
+    return 6.0 * config.matmul_parameters + 12.0 * config.width * (config.depth * config.keys(length))

@@ -1,18 +1,20 @@
-"""Scaling rules that keep a recipe constant over width and depth: µP and CompleteP, as arithmetic without torch.
+"""Scaling rules that keep a recipe constant over width and depth: CompleteP, as arithmetic without torch.
 
 At the base size a model is bit-identical to the standard one. m_N is width / base width; m_L is depth / base depth.
 
-| | mup (Yang et al., arXiv:2203.03466) | completep, α = 1 (Dey et al., arXiv:2505.01618, table 1) |
-|---|---|---|
-| initial variance of hidden matrices | / m_N | / m_N |
-| ... of outputs of residual branches, in addition | / depth, as in GPT-2 | / base depth |
-| Adam's learning rate of hidden matrices and of the head | / m_N | / m_N |
-| ... of embeddings, if the head shares the tokens' | / √m_N | / √m_N |
-| attention scale (1/√d₀ at the base's head size d₀) | √d₀ / d | √d₀ / d |
-| residual branches | | / m_L |
-| Adam's ε in blocks | | / m_L |
+| | completep, α = 1 (Dey et al., arXiv:2505.01618, table 1) |
+|---|---|
+| initial variance of hidden matrices | / m_N |
+| ... of outputs of residual branches, in addition | / base depth |
+| Adam's learning rate of hidden matrices and of the head | / m_N |
+| ... of embeddings, as the head shares the tokens' | / √m_N |
+| attention scale (1/√d₀ at the base's head size d₀) | √d₀ / d |
+| residual branches | / m_L |
+| Adam's ε in blocks | / m_L |
 
-Both papers divide logits by m_N. Here logits are the plain products of the head's weights, and these begin equally
+Its part for width is µP (Yang et al., arXiv:2203.03466), which says nothing of depth and is therefore no option.
+
+Both divide logits by m_N. Here logits are the plain products of the head's weights, and these begin equally
 large at every width. Dividing assumes that all weights of an update agree with the final norm's outputs. They agree
 only partly (Everett et al., arXiv:2407.05872), so models of a few base widths learn too slowly: the loss was 4 % higher
 than under the standard parametrisation at its own best rate (benchmarks/LOG.md). An untied head learns as a hidden
@@ -39,13 +41,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
-from typing import Any, Literal, NamedTuple, TypeVar, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_type_hints
 
 from evo_tune.errors import RecipeError
 from evo_tune.options.declare import Option, Options, check_integer, check_name, fixed_option, option
-
-# Feed-forward layers with a gate.
-GATED = ("swiglu", "reglu")
 
 C = TypeVar("C", bound="ShapeConfig")
 P = TypeVar("P", bound="ParametrisationOptions")
@@ -78,7 +77,7 @@ class Parametrisation:
     """Parametrisation of a model by its size.
 
     Args:
-        name: 'mup', for width, or 'completep', for width and depth.
+        name: 'completep', for width and depth.
         width: Width of the base model, where all parametrisations agree.
         depth: Depth of the base model.
         head: Channels per head of the base model.
@@ -93,7 +92,7 @@ class Parametrisation:
     head: int
 
     def __post_init__(self) -> None:
-        check_name("param", self.name, ("mup", "completep"))
+        check_name("param", self.name, ("completep",))
         for field in ("width", "depth", "head"):
             check_integer(f"base_{field}", getattr(self, field), 1)
 
@@ -102,8 +101,8 @@ class Parametrisation:
         return width / self.width
 
     def deeper(self, depth: int) -> float:
-        """Return m_L = depth / base depth; 1 for mup."""
-        return depth / self.depth if self.name == "completep" else 1.0
+        """Return m_L = depth / base depth."""
+        return depth / self.depth
 
     def attention_scale(self, head: int) -> float | None:
         """Return the factor on query-key products; None: the standard 1/√head."""
@@ -135,7 +134,11 @@ def _declared_fields(config: type[Any]) -> list[Option]:
     """Return the fields of a dataclass that are declared with `option`."""
     types = get_type_hints(config)
     declared = [field for field in fields(config) if field.metadata]
-    return [Option(field.name, types[field.name], field.default, **field.metadata) for field in declared]
+    facts = ("bounds", "choices")
+    return [
+        Option(field.name, types[field.name], field.default, **{fact: field.metadata[fact] for fact in facts})
+        for field in declared
+    ]
 
 
 class ShapeConfig:
@@ -144,17 +147,19 @@ class ShapeConfig:
     Fields that a subclass declares with `option` are checked by their type, bounds and choices.
     """
 
-    # Where a subclass has no such fields.
-    tied: bool = False
-    ffn: str = "gelu"
+    # Whether the head shares the weights of the embedding.
+    tied: ClassVar[bool] = False
+
+    # Fields of earlier versions with their defaults, which model files contain. Another value is refused.
+    dropped: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
         for field in _declared_fields(type(self)):  # type: ignore[arg-type]  # classes can be hashed
             field.check(getattr(self, field.name))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields as plain data."""
-        return asdict(self)  # type: ignore[call-overload, no-any-return] # of the dataclasses below
+        """Return the fields as plain data, with those of earlier versions, so that these read the model too."""
+        return {**self.dropped, **asdict(self)}  # type: ignore[call-overload] # of the dataclasses below
 
     @classmethod
     def from_json(cls: type[C], data: Mapping[str, Any]) -> C:
@@ -164,10 +169,13 @@ class ShapeConfig:
             RecipeError: A field is unknown or out of its range.
         """
         field_names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-        for name, value in data.items():
+        values = {name: value for name, value in data.items() if (name, value) not in cls.dropped.items()}
+        for name, value in values.items():
+            if name in cls.dropped:
+                raise RecipeError(name, value, f"{cls.dropped[name]!r}, or a version of evo-tune before 2.0")
             if name not in field_names:
                 raise RecipeError(name, value, f"only the fields {', '.join(field_names)}")
-        return cls(**data)
+        return cls(**values)
 
     @property
     def parameters(self) -> int:
@@ -189,7 +197,6 @@ class ModelConfig(ShapeConfig):
     heads: int = option(4, bounds="[1, inf)")
     ffn_mult: float = option(4.0, bounds="(0, 64]")
     dropout: float = option(0.0, bounds="[0, 1)")
-    attention_dropout: float = option(0.0, bounds="[0, 1)")
     scaling: Parametrisation | None = None
 
     def __post_init__(self) -> None:
@@ -199,11 +206,6 @@ class ModelConfig(ShapeConfig):
         super().__post_init__()
         if self.width % self.heads:
             raise RecipeError("heads", self.heads, f"a divisor of width={self.width}")
-
-    @property
-    def ffn_maps(self) -> int:
-        """Number of linear maps to the hidden layer of a block: a gate and a value, or one."""
-        return 2 if self.ffn in GATED else 1
 
     @property
     def branch(self) -> float:
@@ -225,17 +227,17 @@ class ModelConfig(ShapeConfig):
 class ParametrisationOptions(Options):
     """Parametrisation by model size."""
 
-    param: Literal["standard", "mup", "completep"] = fixed_option(
-        "standard", help="Scaling of weights, rates and branches with size; mup: width, completep: width and depth"
+    param: Literal["standard", "completep"] = fixed_option(
+        "standard", help="Scaling of weights, rates and branches with size; completep: width and depth"
     )
     base_width: int | None = fixed_option(
-        None, bounds="[1, inf)", help="mup, completep: width of the base model; none: the size's default"
+        None, bounds="[1, inf)", help="completep: width of the base model; none: the size's default"
     )
     base_depth: int | None = fixed_option(
         None, bounds="[1, inf)", help="completep: blocks of the base model; none: the size's default"
     )
     base_head: int | None = fixed_option(
-        None, bounds="[1, inf)", help="mup, completep: channels per head of the base model; none: the size's default"
+        None, bounds="[1, inf)", help="completep: channels per head of the base model; none: the size's default"
     )
 
     @property

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import ClassVar, Literal, TypeVar
 
 from evo_tune.options.declare import Options, fixed_option, option
 
@@ -31,36 +31,19 @@ def scale_betas(betas: tuple[float, float], batch: float, reference: float, rule
     return (first, second) if batch != reference else betas
 
 
-# Muon's momentum at the first step of its warm-up.
-FIRST_MOMENTUM = 0.85
-
-
 @dataclass(frozen=True, kw_only=True)
 class GroupFactors:
-    """Factors on the learning rate of groups of parameters; hidden matrices have the learning rate itself.
+    """Factors on the learning rate of groups of parameters; the others have the learning rate itself.
 
     Args:
         embedding: Factor for embeddings of tokens, positions and values, and for a head that shares their weights.
-        head: Factor for a head with its own weights.
-        vectors: Factor for gains, biases and other parameters without two dimensions.
     """
 
     embedding: float = 1.0
-    head: float = 1.0
-    vectors: float = 1.0
 
-    def factor(self, kind: str, dimensions: int) -> float:
-        """Return the factor of a parameter.
-
-        Args:
-            kind: One of `recipe.models.rules.KINDS`.
-            dimensions: Number of its dimensions.
-        """
-        if kind == "embedding":
-            return self.embedding
-        if dimensions < 2:
-            return self.vectors
-        return self.head if kind == "head" else 1.0
+    def factor(self, kind: str) -> float:
+        """Return the factor of a parameter of a kind, one of `recipe.models.rules.KINDS`."""
+        return self.embedding if kind == "embedding" else 1.0
 
 
 Self = TypeVar("Self", bound="OptimizerOptions")
@@ -79,15 +62,11 @@ class OptimizerOptions(Options):
     )
     eps: float = option(1e-8, bounds="(0, 1)", help="adamw, muon: added to the root of the second moment")
     momentum: float = option(0.95, bounds="[0, 0.99999]", help="muon, sgd: momentum of the gradient")
-    momentum_warmup: float = option(
-        0.0, bounds="[0, 1]", gene="0.0|0.1|0.3", help="muon: share of the steps during which momentum rises from 0.85"
-    )
     lr_rule: Literal["none", "sqrt", "linear"] = option(
         "none", help="Scaling of the learning rate from the default batch to another; sqrt scales Adam's betas too"
     )
-    z_loss: float = option(
-        0.0, bounds="[0, 1]", gene="0.0|1e-5|1e-4|1e-3", help="Weight of the z-loss; 1e-4 prevents logit drift"
-    )
+    # Options of earlier versions. The z-loss costs .014 nats (benchmarks/LOG.md, "Parts of a GPT").
+    dropped: ClassVar = {"z_loss": 0.0, "momentum_warmup": 0.0}
 
     def settled(self: Self, rungs: bool) -> Self:
         options = super().settled(rungs)
@@ -113,20 +92,17 @@ class OptimizerOptions(Options):
 class GroupRateOptions(OptimizerOptions):
     """Learning rates of groups of parameters."""
 
-    # By benchmarks/parts.py.
+    # Options of earlier versions.
+    dropped: ClassVar = {"lr_head": 1.0, "lr_vectors": 1.0}
+
+    # It gains .006 nats (benchmarks/LOG.md, "Parts of a GPT").
     lr_embedding: float = option(
         3.0, bounds="(0, 1000]", gene="log(0.3,30)", help="Factor on the learning rate of embeddings and a tied head"
-    )
-    lr_head: float = option(
-        1.0, bounds="(0, 1000]", gene="0.1|0.3|1.0|3.0|10.0", help="Factor on the learning rate of an untied head"
-    )
-    lr_vectors: float = option(
-        1.0, bounds="(0, 1000]", gene="0.1|0.3|1.0|3.0|10.0", help="Factor on the learning rate of gains and biases"
     )
 
     @property
     def group_rates(self) -> GroupFactors:
-        return GroupFactors(embedding=self.lr_embedding, head=self.lr_head, vectors=self.lr_vectors)
+        return GroupFactors(embedding=self.lr_embedding)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +138,9 @@ def ema_decay(decay: float, update: int) -> float:
 class StoppingOptions(Options):
     """Evaluations and early stopping."""
 
+    # Options of earlier versions.
+    dropped: ClassVar = {"smoothing": 0.0}
+
     evaluations: int = fixed_option(
         4,
         bounds="[1, 10000]",
@@ -172,7 +151,4 @@ class StoppingOptions(Options):
     )
     min_delta: float = option(
         0.0, bounds="[0, inf)", help="Decrease of the loss above which an evaluation counts as an improvement"
-    )
-    smoothing: float = option(
-        0.0, bounds="[0, 1)", help="patience: decay of the moving average of the loss that counts; 0: the loss itself"
     )

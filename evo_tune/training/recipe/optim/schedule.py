@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
 from collections import ChainMap
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, ClassVar, TypeVar
 
 from evo_tune.errors import OptionError
-from evo_tune.options.declare import AUTO, Options, check_integer, check_number, fixed_option, option
+from evo_tune.options.declare import AUTO, Options, check_integer, check_number, fixed_option, option, redeclare
 
 
 @dataclass(frozen=True)
@@ -55,19 +53,15 @@ def _cosine(top: float, bottom: float, u: float) -> float:
     return bottom + 0.5 * (top - bottom) * (1.0 + math.cos(math.pi * u))
 
 
-DECAYS: dict[str, Callable[[float], float]] = {
-    "linear": lambda u: 1.0 - u,
-    "sqrt": lambda u: 1.0 - math.sqrt(u),
-    "cosine": lambda u: _cosine(1.0, 0.0, u),
-}
-
-
 S = TypeVar("S", bound="ScheduleOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleOptions(Options):
     """Learning rate schedule."""
+
+    # Options of earlier versions.
+    dropped: ClassVar = {"decay_shape": "linear", "cycle_growth": 1}
 
     schedule: str = option(
         AUTO,
@@ -79,16 +73,16 @@ class ScheduleOptions(Options):
     )
     # Short trainings gain from a decay to zero (arXiv:2502.15938).
     min_lr_ratio: float = option(0.0, bounds="[0, 1]", help="Final learning rate, as a share of the peak")
-    # By benchmarks/parts.py.
+    # It gains .029 nats over a decay along a cosine (benchmarks/LOG.md, "Parts of a GPT").
     decay_fraction: float = option(
         0.5, bounds="(0, 1]", gene="float(0.1,0.8)", help="wsd: share of the steps in the final decay"
     )
-    decay_shape: str = option("linear", choices=DECAYS, help="wsd: shape of the decay")
     cycle: float = option(
-        0.1, bounds="(0, 1]", help="sgdr, cosine_step: share of steps in the first cycle; sgdr ends with a whole one"
+        0.1,
+        bounds="(0, 1]",
+        help="sgdr: share of the steps in a cycle, stretched so that the last one is whole",
     )
-    cycle_growth: int = option(1, bounds="[1, inf)", help="sgdr: ratio of the length of a cycle to the one before")
-    gamma: float = option(0.9, bounds="(0, 1]", help="sgdr, cosine_step: factor on the peak per cycle")
+    gamma: float = option(0.9, bounds="(0, 1]", help="sgdr: factor on the peak per cycle")
 
     def settled(self: S, rungs: bool) -> S:
         options = super().settled(rungs)
@@ -105,49 +99,29 @@ class ScheduleOptions(Options):
         Raises:
             RecipeError: Either is out of its range.
         """
-        shared = ("min_lr_ratio", "decay_fraction", "decay_shape", "cycle_growth", "gamma")
-        return Schedule(
-            steps=steps,
-            name=_without_auto(self.schedule),
-            warmup_fraction=warmup,
-            cycle=max(1, round(self.cycle * steps)),
-            **{name: getattr(self, name) for name in shared},
-        )
+        values = {field.name: getattr(self, field.name) for field in fields(ScheduleOptions)}
+        return Schedule(**values | {"schedule": _without_auto(self.schedule)}, steps=steps, warmup_fraction=warmup)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class Schedule(ScheduleOptions):
     """Warm-up, then one of the shapes in `SCHEDULES`.
 
     With W warm-up steps, step t < W has the factor (t + 1) / W, so the first step is above zero.
 
     Args:
         steps: Number S of steps in the full training (int ≥ 1).
-        name: A key of `SCHEDULES`.
         warmup_fraction: Share of S for linear warm-up, 0 to 0.5; above 0 it is at least one step.
-        min_lr_ratio: Factor at the end, 0 to 1.
-        decay_fraction: wsd: share of S for the final decay, above 0, up to 1.
-        decay_shape: wsd: 'linear', 'sqrt' (1 − √u) or 'cosine'.
-        cycle: sgdr, cosine_step: steps of the first cycle, 1 or more; None: a tenth of S. sgdr stretches cycles so
-            that the last one ends with the training.
-        cycle_growth: sgdr: ratio of the length of a cycle to the one before (int ≥ 1).
-        gamma: sgdr, cosine_step: factor from cycle to cycle, above 0, up to 1.
 
     Raises:
-        RecipeError: `steps` or `warmup_fraction` is out of its range.
+        RecipeError: A field is out of its range.
     """
 
+    schedule: str = redeclare(ScheduleOptions, "schedule", "cosine", reason="a training by itself has no rungs")
     steps: int
-    name: str = "cosine"
     warmup_fraction: float = 0.05
-    min_lr_ratio: float = ScheduleOptions.min_lr_ratio
-    decay_fraction: float = ScheduleOptions.decay_fraction
-    decay_shape: str = ScheduleOptions.decay_shape
-    cycle: int | None = None
-    cycle_growth: int = ScheduleOptions.cycle_growth
-    gamma: float = ScheduleOptions.gamma
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         check_integer("steps", self.steps, 1)
         check_number("warmup_fraction", self.warmup_fraction, "[0, 0.5]")
 
@@ -157,22 +131,22 @@ class Schedule:
         return max(1, round(self.warmup_fraction * self.steps)) if self.warmup_fraction > 0 else 0
 
     @property
-    def first_cycle(self) -> int:
-        """Number of steps in the first cycle of cosine_step, and of sgdr before it is stretched."""
-        return max(1, self.steps // 10) if self.cycle is None else self.cycle
+    def cycle_steps(self) -> int:
+        """Number of steps in a cycle of sgdr before it is stretched."""
+        return max(1, round(self.cycle * self.steps))
 
     def __call__(self, step: int) -> float:
         """Return the factor on the peak rate at `step` (int ≥ 0)."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        return SCHEDULES[self.name].factor(self, step)
+        return SCHEDULES[self.schedule].factor(self, step)
 
     def decay_has_begun(self, step: int) -> bool:
         """Return whether the final decay has begun before `step`, so that losses differ from those at the peak rate.
 
         For a schedule without a flat part this is true only at its end.
         """
-        if not SCHEDULES[self.name].flat:
+        if not SCHEDULES[self.schedule].flat:
             return step >= self.steps
         return step > self.warmup and self(step - 1) < 1.0
 
@@ -210,15 +184,15 @@ def constant(schedule: Schedule, step: int) -> float:
     return 1.0
 
 
-@register_schedule("min_lr_ratio", "decay_fraction", "decay_shape", flat=True)
+@register_schedule("min_lr_ratio", "decay_fraction", flat=True)
 def wsd(schedule: Schedule, step: int) -> float:
-    """Stay at the peak, then decay over the last `decay_fraction` (MiniCPM, arXiv:2404.06395)."""
+    """Stay at the peak, then decay linearly over the last `decay_fraction` (MiniCPM, arXiv:2404.06395)."""
     decay_steps = max(1, round(schedule.decay_fraction * schedule.steps))
     start = max(schedule.warmup, schedule.steps - decay_steps)
     if step < start:
         return 1.0
     u = min(1.0, (step - start) / max(1, schedule.steps - start))
-    return schedule.min_lr_ratio + (1.0 - schedule.min_lr_ratio) * DECAYS[schedule.decay_shape](u)
+    return schedule.min_lr_ratio + (1.0 - schedule.min_lr_ratio) * (1.0 - u)
 
 
 @register_schedule(flat=True)
@@ -230,47 +204,31 @@ def multi_step(schedule: Schedule, step: int) -> float:
     return 0.316 if 10 * step >= 8 * schedule.steps else 1.0
 
 
-@register_schedule("min_lr_ratio", "cycle", "cycle_growth", "gamma")
+@register_schedule("min_lr_ratio", "cycle", "gamma")
 def sgdr(schedule: Schedule, step: int) -> float:
     """Restart a cosine at the end of each cycle, from a peak that falls by gamma (arXiv:1608.03983).
 
-    The last cycle ends with the training. With A steps after the warm-up, a first cycle of C steps and growth g, n
-    cycles last G_n = 1 + g + … + g^(n-1) first cycles. The number of cycles is the n whose C · G_n is nearest to A by
-    ratio; all cycles are stretched by A / (C · G_n). Without a rest (A = C · G_n) they are those of the paper.
+    The last cycle ends with the training. With A steps after the warm-up and cycles of C steps, the number of cycles is
+    the n whose C · n is nearest to A by ratio; all cycles are stretched by A / (C · n).
     """
     steps = max(1, schedule.steps - schedule.warmup)
-    ends = _cycle_ends(steps, schedule.first_cycle, schedule.cycle_growth)
-    place = min(step - schedule.warmup, steps) * ends[-1]  # in first cycles, times steps
-    index = min(bisect_right(ends, place // steps), len(ends) - 1)
-    start = ends[index - 1] if index else 0
-    u = (place - start * steps) / (steps * schedule.cycle_growth**index)
+    # The steps are nearer to one more cycle, by ratio, if they exceed the geometric mean: n (n + 1) C² < A².
+    squared_ratio = -(-(steps**2) // schedule.cycle_steps**2)
+    count = math.isqrt(squared_ratio)
+    count += count * (count + 1) < squared_ratio
+    place = min(step - schedule.warmup, steps) * count  # in cycles, times steps
+    index = min(place // steps, count - 1)
+    u = (place - index * steps) / steps
     return _cosine(max(schedule.gamma**index, schedule.min_lr_ratio), schedule.min_lr_ratio, u)
-
-
-@lru_cache(maxsize=8)
-def _cycle_ends(steps: int, first: int, growth: int) -> tuple[int, ...]:
-    """Return the end of each cycle of `sgdr`, in first cycles: 1, 1 + g, 1 + g + g² and so on."""
-    ends = [1]
-    # The steps are nearer to one more cycle, by ratio, if they exceed the geometric mean.
-    while ends[-1] * (longer := 1 + growth * ends[-1]) * first**2 < steps**2:
-        ends.append(longer)
-    return tuple(ends)
-
-
-@register_schedule("min_lr_ratio", "cycle", "gamma")
-def cosine_step(schedule: Schedule, step: int) -> float:
-    """Multiply one long cosine by gamma for each completed cycle."""
-    return cosine(schedule, step) * schedule.gamma ** (step // schedule.first_cycle)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightDecay:
-    """Weight decay λ that moves from `start` to `end` over the training.
+    """Weight decay λ that moves linearly from `start` to `end` over the training.
 
     Args:
         start: λ at the first step, 0 to 1.
         end: λ at the last step, 0 to 1; None: constant.
-        shape: 'linear' or 'cosine'.
 
     Raises:
         RecipeError: A field is out of its range.
@@ -278,7 +236,6 @@ class WeightDecay:
 
     start: float
     end: float | None = None
-    shape: str = "linear"
 
     def __post_init__(self) -> None:
         check_number("weight_decay", self.start, "[0, 1]")
@@ -288,8 +245,6 @@ class WeightDecay:
         if self.end is None or self.end == self.start:
             return self.start
         s = min(1.0, step / max(1, steps - 1))
-        if self.shape == "cosine":
-            s = 0.5 * (1.0 - math.cos(math.pi * s))
         return self.start + (self.end - self.start) * s
 
 
@@ -357,14 +312,16 @@ class GapDecayState:
 class WeightDecayOptions(Options):
     """Weight decay schedule."""
 
+    # Options of earlier versions.
+    dropped: ClassVar = {"weight_decay_shape": "linear", "gap_factor": 1.5}
+
     weight_decay_end: float | None = option(None, bounds="[0, 1]", help="Final weight decay; none: constant")
-    weight_decay_shape: Literal["linear", "cosine"] = option(
-        "linear", help="Shape of the change to the final weight decay"
-    )
     gap_patience: int | None = option(
-        None, bounds="[1, inf)", unit="evaluations", help="Raise weight decay after so many with a growing loss gap"
+        None,
+        bounds="[1, inf)",
+        unit="evaluations",
+        help="Raise weight decay after so many with a growing loss gap",
     )
-    gap_factor: float = option(1.5, bounds="(1, 100]", help="Factor of each rise under gap_patience")
 
     def check(self) -> None:
         if self.gap_patience is not None and self.weight_decay_end is None:
@@ -377,9 +334,9 @@ class WeightDecayOptions(Options):
             RecipeError: It is out of its range.
         """
         if self.gap_patience is None:
-            return WeightDecay(start=start, end=self.weight_decay_end, shape=self.weight_decay_shape)
+            return WeightDecay(start=start, end=self.weight_decay_end)
         end = max(start, self.weight_decay_end or 0.0)
-        return GapDecay(start=start, end=end, patience=self.gap_patience, factor=self.gap_factor)
+        return GapDecay(start=start, end=end, patience=self.gap_patience)
 
 
 def optimizer_steps(micro_batches: int, accumulation: int) -> int:
@@ -498,7 +455,7 @@ def fork_step(schedule: Schedule, stop: int) -> int:
     Returns:
         `stop` if nothing forks: at the end of the full training, under a schedule other than wsd, or in one step.
     """
-    if schedule.name != "wsd" or stop >= schedule.steps or stop < 2:
+    if schedule.schedule != "wsd" or stop >= schedule.steps or stop < 2:
         return stop
     return max(1, stop - max(1, round(schedule.decay_fraction * stop)))
 
@@ -508,27 +465,27 @@ class ForkedSchedule(Schedule):
     """A wsd schedule that decays early, for a partial training.
 
     Args:
-        fork: First step of the decay.
-        stop: Step at which the decay ends, above `fork`.
+        first: First step of the decay.
+        stop: Step at which the decay ends, above `first`.
     """
 
-    fork: int
+    first: int
     stop: int
 
     @classmethod
-    def of(cls, schedule: Schedule, fork: int, stop: int) -> ForkedSchedule:
-        """Return the schedule that leaves `schedule` at step `fork`."""
-        return cls(**asdict(schedule), fork=fork, stop=stop)
+    def of(cls, schedule: Schedule, first: int, stop: int) -> ForkedSchedule:
+        """Return the schedule that leaves `schedule` at step `first`."""
+        return cls(**asdict(schedule), first=first, stop=stop)
 
     def __call__(self, step: int) -> float:
-        """Return the factor (see `Schedule`), which decays from `fork` on to `min_lr_ratio` by `decay_shape`."""
-        if step < self.fork:
+        """Return the factor (see `Schedule`), which decays from `first` on to `min_lr_ratio`."""
+        if step < self.first:
             return super().__call__(step)
-        top = super().__call__(self.fork)
+        top = super().__call__(self.first)
         bottom = min(top, self.min_lr_ratio)  # a fork may be in the warm-up
-        u = min(1.0, (step - self.fork + 1) / (self.stop - self.fork + 1))  # a one-step decay stops halfway
-        return bottom + (top - bottom) * DECAYS[self.decay_shape](u)
+        u = min(1.0, (step - self.first + 1) / (self.stop - self.first + 1))  # a one-step decay stops halfway
+        return bottom + (top - bottom) * (1.0 - u)
 
     def decay_has_begun(self, step: int) -> bool:
         """See `Schedule`."""
-        return step > self.fork or super().decay_has_begun(step)
+        return step > self.first or super().decay_has_begun(step)

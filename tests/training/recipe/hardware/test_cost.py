@@ -100,7 +100,7 @@ def test_more_work_costs_more() -> None:
     for more in (
         gpt_work(config, 16, "adamw"),
         gpt_work(GPTConfig(context=64, depth=3, width=64, heads=4), 8, "adamw"),
-        gpt_work(GPTConfig(context=64, depth=2, width=64, heads=4, ffn="swiglu", ffn_mult=6), 8, "adamw"),
+        gpt_work(GPTConfig(context=64, depth=2, width=64, heads=4, ffn_mult=6), 8, "adamw"),
         gpt_work(GPTConfig(context=64, depth=2, width=64, heads=4, position="rope"), 8, "adamw"),
         gpt_work(GPTConfig(context=64, depth=2, width=64, heads=4, vocab_size=512), 8, "adamw"),
         gpt_work(config, 8, "muon"),

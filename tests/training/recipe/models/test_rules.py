@@ -44,10 +44,9 @@ def stepped(model: torch.nn.Module, optimizer: str, inputs: Any, targets: Any, s
 
 
 @pytest.mark.parametrize("optimizer", KINDS)
-@pytest.mark.parametrize(("name", "init"), [("mup", "fan_in"), ("completep", "normal")])
-def test_at_the_base_size_a_gpt_is_the_standard_one_to_the_bit(name: str, init: str, optimizer: str) -> None:
-    scaling = replace(COMPLETE, name=name)
-    one, other = (stepped(gpt(s, init), optimizer, TOKENS[:, :-1], TOKENS[:, 1:]) for s in (None, scaling))
+@pytest.mark.parametrize("init", ["fan_in", "normal"])
+def test_at_the_base_size_a_gpt_is_the_standard_one_to_the_bit(init: str, optimizer: str) -> None:
+    one, other = (stepped(gpt(s, init), optimizer, TOKENS[:, :-1], TOKENS[:, 1:]) for s in (None, COMPLETE))
     assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
@@ -75,35 +74,31 @@ WIDE = {"width": 128, "depth": 8, "heads": 8}
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "hidden", "norm", "head", "embedding", "tied"),
-    [("adamw", 1 / 4, 1, 1 / 4, 1, 1 / 2), ("muon", 1 / 2, 1, 1 / 2, 1, 2**-0.5), ("sgd", 1, 4, 1 / 4, 1, 1 / 2)],
+    ("optimizer", "hidden", "norm", "embedding"),
+    [("adamw", 1 / 4, 1, 1 / 2), ("muon", 1 / 2, 1, 2**-0.5), ("sgd", 1, 4, 1 / 2)],
 )
 def test_rates_move_with_the_size_and_a_step_of_decay_does_not(
-    optimizer: str, hidden: float, norm: float, head: float, embedding: float, tied: float
+    optimizer: str, hidden: float, norm: float, embedding: float
 ) -> None:
     wanted = {
         "blocks.0.ffn.out.weight": hidden,
         "blocks.7.ffn_norm.weight": norm,
         "norm.weight": 1.0,
-        "head.weight": head,
         "embedding.weight": embedding,
         "positions.weight": embedding,
     }
-    found = rates(optimizer, tied=False, **WIDE)
+    found = rates(optimizer, **WIDE)
     for name, factor in wanted.items():
         group = found[name]
         assert group["initial_lr"] == pytest.approx(1e-2 * factor)
-        decayed = name in ("blocks.0.ffn.out.weight", "head.weight")
+        decayed = name == "blocks.0.ffn.out.weight"
         assert group["initial_lr"] * group["decay"] == pytest.approx(1e-2 if decayed else 0)
-    found = rates(optimizer, tied=True, **WIDE)
-    assert found["embedding.weight"]["initial_lr"] == pytest.approx(1e-2 * tied)
-    assert found["blocks.0.ffn.out.weight"]["initial_lr"] == pytest.approx(1e-2 * hidden)
 
 
 def test_eps_moves_with_the_gradients() -> None:
-    found = rates("adamw", tied=False, **WIDE)
+    found = rates("adamw", **WIDE)
     assert found["blocks.0.ffn.out.weight"]["eps"] == pytest.approx(1e-8 / 4)
-    assert {found[name]["eps"] for name in ("embedding.weight", "head.weight")} == {1e-8}
+    assert found["embedding.weight"]["eps"] == 1e-8
 
 
 @pytest.mark.parametrize("kind", INPUTS)
@@ -119,22 +114,19 @@ def test_rates_of_an_encoder_follow_its_head_that_begins_at_zero(kind: str) -> N
         assert [found[name] for name in wanted] == pytest.approx([1e-2 * factor for factor in factors])
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_logits_are_the_head_s_products_at_every_width(tied: bool) -> None:
-    model = gpt(COMPLETE, tied=tied, **WIDE)
+def test_logits_are_the_head_s_products_at_every_width() -> None:
+    model = gpt(COMPLETE, **WIDE)
     normed: list[torch.Tensor] = []
     model.norm.register_forward_hook(lambda _, __, output: normed.append(output))
     logits = model(TOKENS[:, :-1])
-    head = model.embedding if model.head is None else model.head
-    assert torch.allclose(logits, normed[0] @ head.weight.T)
-    assert float(head.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
+    assert torch.allclose(logits, normed[0] @ model.embedding.weight.T)
+    assert float(model.embedding.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
 
 
 def test_multipliers_and_initial_weights_move_with_the_size() -> None:
     config = gpt(COMPLETE, width=128, depth=8, heads=4).config
     assert config.branch == 0.25
     assert config.attention_scale == pytest.approx(16**0.5 / 32)
-    assert replace(config, scaling=replace(COMPLETE, name="mup")).branch == 1.0
     wide = gpt(COMPLETE, "normal", width=128, heads=8)
     assert float(wide.blocks[0].ffn.up.weight.detach().std()) == pytest.approx(0.02 / 2, rel=0.05)
     assert float(wide.embedding.weight.detach().std()) == pytest.approx(0.02, rel=0.05)
@@ -163,7 +155,7 @@ def test_a_saved_model_keeps_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["language_model", "image_classification"])
 def test_the_base_stands_in_the_manifest(name: str) -> None:
     evaluator = find_evaluator(f"bundled:{name}")
-    settled = evaluator.bind({"param": "mup", "size": "small", "base_depth": 3}).for_run(rungs=False).options
+    settled = evaluator.bind({"param": "completep", "size": "small", "base_depth": 3}).for_run(rungs=False).options
     base = {"language_model": (96, 32), "image_classification": (48, 12)}[name]
     assert (settled["base_width"], settled["base_depth"], settled["base_head"]) == (base[0], 3, base[1])
     plain = evaluator.bind({"size": "small"}).for_run(rungs=False).options

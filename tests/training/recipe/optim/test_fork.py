@@ -12,7 +12,7 @@ STEPS = st.integers(2, 400)
 
 
 def wsd(steps: int, **fields: float) -> Schedule:
-    return Schedule(steps=steps, name="wsd", **{"min_lr_ratio": 0.1, "decay_fraction": 0.2, **fields})  # type: ignore[arg-type]
+    return Schedule(steps=steps, schedule="wsd", **{"min_lr_ratio": 0.1, "decay_fraction": 0.2, **fields})  # type: ignore[arg-type]
 
 
 def test_a_rung_is_a_whole_training_in_small() -> None:
@@ -29,7 +29,7 @@ def test_a_rung_is_a_whole_training_in_small() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(SCHEDULES) - {"wsd"}))
 def test_other_schedules_are_cut_off(name: str) -> None:
-    assert fork_step(Schedule(steps=100, name=name), 30) == 30
+    assert fork_step(Schedule(steps=100, schedule=name), 30) == 30
 
 
 @given(STEPS, st.data())
@@ -68,6 +68,6 @@ def test_a_decay_that_begins_in_the_warm_up_never_rises() -> None:
     [("wsd", 82), ("multi_step", 81), ("constant", None), ("cosine", 100), ("linear", 100), ("sgdr", 100)],
 )
 def test_a_schedule_says_from_where_on_it_has_decayed(name: str, first: int | None) -> None:
-    schedule = Schedule(steps=100, name=name, warmup_fraction=0.1, decay_fraction=0.2)
+    schedule = Schedule(steps=100, schedule=name, warmup_fraction=0.1, decay_fraction=0.2)
     decayed = [step for step in range(101) if schedule.decay_has_begun(step)]
     assert decayed == ([] if first is None else list(range(first, 101)))

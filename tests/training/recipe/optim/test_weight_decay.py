@@ -9,9 +9,8 @@ from evo_tune.training import Trainer
 from evo_tune.training.recipe import WeightDecay, WeightDecayOptions
 
 
-@pytest.mark.parametrize("shape", ["linear", "cosine"])
-def test_it_runs_from_start_to_end(shape: str) -> None:
-    decay = WeightDecay(start=0.01, end=0.1, shape=shape)
+def test_it_runs_from_start_to_end() -> None:
+    decay = WeightDecay(start=0.01, end=0.1)
     values = [decay.at(t, 101) for t in range(101)]
     assert values[0] == 0.01
     assert values[50] == pytest.approx(0.055)
@@ -22,7 +21,7 @@ def test_it_runs_from_start_to_end(shape: str) -> None:
 
 def test_equal_ends_are_bitwise_the_constant(make_trainer: Callable[..., Trainer]) -> None:
     trained = []
-    for decay in (WeightDecay(start=0.1), WeightDecay(start=0.1, end=0.1, shape="cosine")):
+    for decay in (WeightDecay(start=0.1), WeightDecay(start=0.1, end=0.1)):
         trainer = make_trainer(steps=5, weight_decay=decay)
         trainer.run(5)
         trained.append(trainer.model.state_dict())
