@@ -8,25 +8,17 @@ values.
 
 import ast
 import contextlib
-import math
 import os
 import re
 import sys
 from types import ModuleType
-from typing import Any
 
 from evo_tune.errors import UsageError
 
 CONSTANT = re.compile(r"[A-Za-z_][\w.]*=")
 
-# Maximum characters and largest whole number of a constant that can be replaced.
-LONGEST, WHOLE = 200, 2**53
-
-# Nodes of an expression of numbers, beside the numbers.
-ARITHMETIC = (ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.Sub, ast.Mult, ast.Div)
-
-# Value of an expression that is no plain value.
-UNKNOWN: Any = object()
+# Nodes of a value that is replaced: constants, and arithmetic with them, but no names.
+PLAIN = (ast.Constant, ast.UnaryOp, ast.BinOp, ast.operator, ast.unaryop)
 
 
 def main(words: list[str]) -> None:
@@ -77,40 +69,27 @@ def _replace(node: ast.stmt, prefix: str, values: dict[str, str], unused: dict[s
         holder: ast.keyword | ast.Assign | ast.AnnAssign = node
         if isinstance(node.value, ast.Call):
             holder = next((keyword for keyword in node.value.keywords if keyword.arg == "default"), node)
-        old, text = value_of(holder.value), values[name]
-        if old is UNKNOWN:
-            continue
-        new: bool | float | str
-        try:
-            new = {"True": True, "False": False}[text] if isinstance(old, bool) else type(old)(text)
-        except (KeyError, ValueError):
-            if type(old) is not int:
-                raise UsageError(f"{name}={text}: expected a value like {old!r}, which is in the script") from None
-            new = float(text)
-        holder.value = ast.copy_location(ast.Constant(new), node.value)
-        unused.pop(name, None)
+        if holder.value is not None and all(isinstance(part, PLAIN) for part in ast.walk(holder.value)):
+            holder.value = ast.copy_location(ast.Constant(_new_value(name, holder.value, values[name])), node.value)
+            unused.pop(name, None)
 
 
-def value_of(node: ast.expr | None) -> Any:
-    """Return the value of a plain expression: a bool, a text, or numbers with +, -, * and /; else UNKNOWN."""
-    parts = [] if node is None else list(ast.walk(node))
-    constants = [part.value for part in parts if isinstance(part, ast.Constant)]
-    others = [part for part in parts if not isinstance(part, (*ARITHMETIC, ast.Constant))]
-    value = UNKNOWN
-    if isinstance(node, ast.Constant):
-        value = node.value
-    elif node is not None and not others and all(type(number) in (int, float) for number in constants):
-        with contextlib.suppress(ZeroDivisionError, OverflowError, RecursionError):
-            value = eval(compile(ast.Expression(node), "constant", "eval"))
-    return value if _is_plain(value) else UNKNOWN
+def _new_value(name: str, old: ast.expr, text: str) -> bool | float | str:
+    """Return a text as a value of the old one's type; a whole number may become another one.
 
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, str):
-        return len(value) <= LONGEST
-    if type(value) is float:
-        return math.isfinite(value)
-    return type(value) is bool or (type(value) is int and abs(value) <= WHOLE)
+    Raises:
+        UsageError: The text is no such value.
+    """
+    constants = [part.value for part in ast.walk(old) if isinstance(part, ast.Constant)]
+    if isinstance(constants[0], str):
+        return text
+    with contextlib.suppress(KeyError, ValueError):
+        if isinstance(constants[0], bool):
+            return {"True": True, "False": False}[text]
+        if any(isinstance(part, ast.Div) for part in ast.walk(old)) or float in map(type, constants):
+            return float(text)
+        return int(text) if re.fullmatch(r"[+-]?\d+", text) else float(text)
+    raise UsageError(f"{name}={text}: expected a value like {ast.unparse(old)}, which is in the script")
 
 
 if __name__ == "__main__":

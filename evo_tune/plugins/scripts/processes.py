@@ -14,9 +14,10 @@ import sys
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+
+import psutil  # type: ignore[import-untyped] # it has no types
 
 from evo_tune.errors import RunError, tells_of_memory
 from evo_tune.genome.trial import Status
@@ -158,13 +159,18 @@ def kill_marked(mark: str) -> None:
     """Kill all other processes of this user that have a mark in their environment.
 
     This reaches processes that left the group or lost their parent (torchrun puts each rank into its own session).
-    Without /proc nothing is found.
 
     Args:
         mark: NAME=VALUE with a unique value.
     """
-    entry = mark.encode()
-    _kill_all(lambda: [pid for pid in _others() if _is_marked(pid, entry)], lambda pid: _is_marked(pid, entry))
+    name, _, value = mark.partition("=")
+
+    def is_marked(process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error, OSError):
+            return process.pid != os.getpid() and bool(process.environ().get(name) == value)  # empty for a dead process
+        return False
+
+    _kill_all(lambda: [*filter(is_marked, psutil.process_iter())])
 
 
 def kill_strays(root: int) -> None:
@@ -173,7 +179,18 @@ def kill_strays(root: int) -> None:
     Args:
         root: Process id of the ancestor, which is alive and, after `adopt_orphans`, the parent of all its orphans.
     """
-    _kill_all(lambda: _strays(root), lambda pid: pid in _strays(root))
+
+    def is_stray(process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error, OSError):
+            return os.getpgid(process.pid) != root and bool(process.status() != psutil.STATUS_ZOMBIE)
+        return False
+
+    def strays() -> list[psutil.Process]:
+        with contextlib.suppress(psutil.Error):
+            return [*filter(is_stray, psutil.Process(root).children(recursive=True))]
+        return []
+
+    _kill_all(strays)
 
 
 def adopt_orphans() -> None:
@@ -190,78 +207,23 @@ class AdoptedOrphans:
 
     def reap(self) -> None:
         """Reap the children that were dead at the last call already: other code may wait for a newer one."""
-        with contextlib.suppress(OSError, AttributeError):
+        with contextlib.suppress(psutil.Error, OSError, AttributeError):
             if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 return
-            this_pid = os.getpid()
-            dead = {pid for pid, row in _table().items() if row.parent == this_pid and row.state == "Z"}
+            children = psutil.Process().children()
+            dead = {child.pid for child in children if child.status() == psutil.STATUS_ZOMBIE}
             for pid in dead & self._dead:
                 os.waitpid(pid, os.WNOHANG)
             self._dead = dead
 
 
-def _kill_all(find: Callable[[], Iterable[int]], is_meant: Callable[[int], bool]) -> None:
-    """Kill processes until none is found.
-
-    Args:
-        find: Returns the ids of the processes.
-        is_meant: Returns whether a process is meant, because its id may belong to another process by now.
-    """
+def _kill_all(find: Callable[[], Sequence[psutil.Process]]) -> None:
+    """Kill the processes that a function finds until it finds none."""
     for _ in range(ROUNDS):
-        pids = list(find())
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError, PermissionError), contextlib.ExitStack() as stack:
-                try:
-                    handle = os.pidfd_open(pid)
-                    stack.callback(os.close, handle)
-                except ProcessLookupError:
-                    continue
-                except (AttributeError, OSError):  # a system without pidfds
-                    os.kill(pid, signal.SIGKILL)
-                    continue
-                if is_meant(pid):
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-        if not pids:
+        processes = find()
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.kill()  # not if its id belongs to another process by now
+        if not processes:
             break
         time.sleep(0.002)
-
-
-def _others() -> list[int]:
-    """Return the ids of all processes but this one; none without /proc."""
-    with contextlib.suppress(OSError):
-        return [int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) != os.getpid()]
-    return []
-
-
-def _is_marked(pid: int, entry: bytes) -> bool:
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as file:
-        return entry in file.read(1 << 20).split(b"\0")  # empty for a dead process
-    return False
-
-
-class _Row(NamedTuple):
-    """What /proc says of a process."""
-
-    state: str
-    parent: int
-    group: int
-
-
-def _table() -> dict[int, _Row]:
-    """Return all processes but this one by id."""
-    table = {}
-    for pid in _others():
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
-            state, parent, group = file.read().rpartition(b")")[2].split()[:3]  # the name may have spaces
-            table[pid] = _Row(state.decode(), int(parent), int(group))
-    return table
-
-
-def _strays(root: int) -> list[int]:
-    table = _table()
-    strays: set[int] = set()
-    newest = {root}
-    while newest:
-        newest = {pid for pid, row in table.items() if row.parent in newest} - strays
-        strays |= newest
-    return [pid for pid in strays if table[pid].group != root and table[pid].state != "Z"]
