@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from evo_tune.errors import OptionError
 from evo_tune.options.binding import bind_options
-from evo_tune.options.declare import AUTO, Options, dataclass_options, option
+from evo_tune.options.declare import AUTO, Options, dataclass_options, dropped_options, option, without_dropped
 
 # Settings that end a session. New limits replace all earlier ones.
 LIMITS = ("trials", "generations", "budget", "hours")
@@ -246,17 +246,21 @@ def parse_settings(values: Mapping[str, Any]) -> tuple[RunSettings, SessionSetti
     return RunSettings(**run_values), SessionSettings(**session_values)
 
 
-def read_settings(kind: type[SettingsT], saved: Mapping[str, Any]) -> SettingsT:
-    """Return settings from saved plain data; a setting that is not there has its default.
+def read_settings(kind: type[SettingsT], saved: Mapping[str, Any]) -> tuple[SettingsT, dict[str, Any]]:
+    """Return settings from saved plain data, and the values of dropped settings that had an effect, by name.
+
+    A setting that is not there has its default.
 
     Raises:
         ValueError: A setting is unknown.
         UsageError: A value has the wrong type or is out of its bounds (raised by `Options`).
     """
-    unknown = sorted(saved.keys() - dataclass_options(kind).keys())
+    present, gone = dataclass_options(kind), dropped_options(kind)
+    unknown = sorted(saved.keys() - present.keys() - gone.keys())
     if unknown:
         raise ValueError(f"unknown setting {unknown[0]!r}")
-    return kind(**saved)
+    kept = {name: value for name, value in saved.items() if name in present}
+    return kind(**kept), {name: saved[name] for name in without_dropped(kind, saved).keys() & gone.keys()}
 
 
 @lru_cache(maxsize=64)  # asked for at each proposal

@@ -74,8 +74,7 @@ def test_rungs_may_be_numbers() -> None:
 def test_saved_settings_are_read_strictly() -> None:
     for kind in (RunSettings, SessionSettings):
         usual = kind()
-        assert read_settings(kind, usual.to_json()) == usual
-        assert read_settings(kind, {}) == usual
+        assert read_settings(kind, usual.to_json()) == read_settings(kind, {}) == (usual, {})
         with pytest.raises(ValueError, match="unknown setting 'evil'"):
             read_settings(kind, {"evil": 1})
     with pytest.raises(UsageError):

@@ -20,6 +20,8 @@ from evo_tune.errors import OptionError, PluginError, StoreError, UsageError
 from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.notation import read_space
 from evo_tune.genome.space import SearchSpace
+from evo_tune.options.binding import options_of, refused_values
+from evo_tune.options.declare import without_dropped
 from evo_tune.plugins.code import source_hash
 from evo_tune.plugins.command import COMMAND, is_command
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
@@ -293,8 +295,31 @@ def load_code(
         StoreError: The evaluator does not accept the run's options.
     """
     chosen = _allow_strategy(run.manifest, user, strategy)
-    bound = bind_to_run(run, load_run_evaluator(run, user, evaluator))
+    plugin = load_run_evaluator(run, user, evaluator)
+    _, gone = _present_values(run.manifest, plugin, chosen)
+    if gone:
+        raise StoreError(message_of_changed_evaluator(run, plugin, f"no longer supported: {', '.join(gone)}"))
+    bound = bind_to_run(run, plugin)
     return bound, strategy_with_rules(run.manifest, bound, chosen)
+
+
+def _present_values(manifest: Manifest, evaluator: Evaluator, strategy: str) -> tuple[Manifest, list[str]]:
+    """Return a manifest without the values that options no longer have, and these and those of dropped settings.
+
+    The latter are as a user types them. A dropped option with the value that changed nothing is not among them.
+    """
+    kind, settings = find_strategy(strategy), {} if manifest.dropped is msgspec.UNSET else manifest.dropped
+    options = without_dropped(evaluator.options_type, manifest.options)
+    of_strategy = without_dropped(kind, manifest.strategy_options)
+    gone = refused_values(options, evaluator.options, "-o")
+    of_strategy_gone = refused_values(of_strategy, options_of(kind), "-s")
+    present = msgspec.structs.replace(
+        manifest,
+        options={name: value for name, value in options.items() if name not in gone},
+        strategy_options={name: value for name, value in of_strategy.items() if name not in of_strategy_gone},
+    )
+    shown = [refused_values(settings, {}, "--"), gone, of_strategy_gone]
+    return present, [flag for flags in shown for flag in flags.values()]
 
 
 def load_code_to_replay(
@@ -303,8 +328,10 @@ def load_code_to_replay(
     """Load what makes the proposals of a saved run again; see `load_code`.
 
     A command has no part in proposals: it is not executed, needs no script and no trust. A file that is missing is left
-    out. In both cases the evaluator cannot train, and `unsupported["training"]` says why.
+    out, and so are values that options no longer have. In these cases the evaluator cannot train, and
+    `unsupported["training"]` says why.
     """
+    chosen = _allow_strategy(run.manifest, user, strategy)
     kind, _, text = run.manifest.evaluator.partition(":")
     path = Reference.read(run.manifest.evaluator).path if kind == FUNCTION else run.manifest.evaluator
     if kind == COMMAND:
@@ -312,32 +339,41 @@ def load_code_to_replay(
     elif path and is_file_name(path) and not os.path.isfile(path):
         missing = f"not checked: all that needs the evaluator {path!r}, which is not here: --evaluator PATH names it"
     else:
-        return load_code(run, user, None, strategy)
+        plugin = load_run_evaluator(run, user)
+        manifest, gone = _present_values(run.manifest, plugin, chosen)
+        if gone:
+            missing = f"not checked: all that follows from {', '.join(gone)}, which this version no longer has"
+            module = ModuleType(plugin.name)  # a copy, because the file's own one serves other runs too
+            vars(module).update(vars(plugin.module), UNSUPPORTED={**plugin.unsupported, "training": missing})
+            plugin = replace(plugin, module=module)
+        bound = bind_to_run(run, plugin, manifest.options)
+        return bound, strategy_with_rules(manifest, bound, chosen)
     patches, module = patch_set_of(run), ModuleType(kind)
     space = SearchSpace(None if patches is None else patches.repair, None, **run.manifest.genes())
     remedy = {"training": missing}
     vars(module).update(SPACE=space, OBJECTIVES=[], UNSUPPORTED=remedy, evaluate=lambda genome, context: {})
     origin = COMMAND if kind == COMMAND else FUNCTION
     bound = Evaluator(module, text, run.manifest.evaluator, Path(path), origin).bind({})
-    return bound, strategy_with_rules(run.manifest, bound, _allow_strategy(run.manifest, user, strategy))
+    return bound, strategy_with_rules(run.manifest, bound, chosen)
 
 
-def bind_to_run(run: Run, evaluator: Evaluator) -> BoundEvaluator:
-    """Return the evaluator of a saved run with the run's options.
+def bind_to_run(run: Run, evaluator: Evaluator, options: Mapping[str, Any] | None = None) -> BoundEvaluator:
+    """Return the evaluator of a saved run with the run's options, or others.
 
     Raises:
         StoreError: The evaluator no longer accepts these options.
     """
     try:
-        return replace(evaluator.bind(run.manifest.options), run_genes=frozenset(run.manifest.space))
+        values = run.manifest.options if options is None else options
+        return replace(evaluator.bind(values), run_genes=frozenset(run.manifest.space))
     except OptionError as error:
         raise StoreError(message_of_changed_evaluator(run, evaluator, str(error))) from None
 
 
 def message_of_changed_evaluator(run: Run, evaluator: Evaluator, cause: str) -> str:
     """Return the error message for a run whose evaluator has changed too much."""
-    place = evaluator.place
-    return f"run {run.name} cannot continue with the present {place}: {cause}; undo the change, or start a new run"
+    remedy = f"undo the change, use the earlier version, or start a new run, perhaps with --learn-from {run.name}"
+    return f"run {run.name} cannot continue with the present {evaluator.place}: {cause}; {remedy}"
 
 
 def strategy_with_rules(manifest: Manifest, evaluator: BoundEvaluator, strategy: str) -> StrategyWithRules:
@@ -465,11 +501,16 @@ def _allow_file(path: Path, kind: str, user: decide.Consent) -> Path:
 def session_settings_to_trust(run: Run, changes: Mapping[str, Any]) -> SessionSettings:
     """Return the settings of the last session, without places to train that are not those that this user gave last.
 
+    A dropped setting is left out with a warning, because each session may have other settings.
+
     Args:
         run: Saved run.
         changes: Settings that the user gives now; the warning does not name them.
     """
     last = run.session
+    if dropped := refused_values(run.dropped_settings, {}, "--").values():
+        text = f"run {run.name} was begun with {', '.join(dropped)}, which this version no longer has: it is not used"
+        warnings.warn(escape_unprintable(text), stacklevel=4)
     if decide.is_remembered(run.folder, _hash_places(last)):
         return last
     default_places = {name: getattr(SessionSettings(), name) for name in DEVICE_SETTINGS}

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from evo_tune.errors import OptionError, RecipeError
-from evo_tune.options.declare import Option, dataclass_options, normalise_declaration, union_members
+from evo_tune.options.declare import Option, dataclass_options, normalise_declaration, union_members, without_dropped
 
 OptionsT = TypeVar("OptionsT")
 
@@ -65,7 +65,8 @@ def build_options(options_class: type[OptionsT], values: Mapping[str, Any], owne
         UsageError: The group's own check refuses the combination.
     """
     try:
-        return options_class(**bind_options(values, options_of(options_class), owner, flag))
+        present = without_dropped(options_class, values)
+        return options_class(**bind_options(present, options_of(options_class), owner, flag))
     except RecipeError as error:
         raise _option_error(error.field, error.value, error.allowed, owner, flag) from None
 
@@ -110,6 +111,18 @@ def bind_options(values: Mapping[str, Any], options: Mapping[str, Option], owner
         except RecipeError as error:
             raise _option_error(name, values[name], error.allowed, owner, flag) from None
     return bound
+
+
+def refused_values(values: Mapping[str, Any], options: Mapping[str, Option], flag: str) -> dict[str, str]:
+    """Return the values that options do not allow, or that no option has, as a user types them, by name."""
+    refused = {}
+    for name, value in values.items():
+        try:
+            bind_options({name: value}, {name: options[name]}, "", flag)
+        except (KeyError, OptionError):
+            shown = format_flag(flag, name, value)
+            refused[name] = shown if len(shown) <= MAX_SHOWN_VALUE else f"{shown[:MAX_SHOWN_VALUE]}…"
+    return refused
 
 
 def _option_error(name: str, value: object, expected: str, owner: str, flag: str) -> OptionError:

@@ -172,7 +172,8 @@ class Options:
         UsageError: A group's own check refuses the combination.
     """
 
-    # Options of earlier versions with their defaults, which saved runs contain. Another value is refused.
+    # Options that earlier versions had, with the values that changed nothing (their defaults). Saved runs contain them:
+    # see `without_dropped`. Each group lists its own.
     dropped: ClassVar[Mapping[str, Any]] = {}
 
     def __post_init__(self) -> None:
@@ -204,6 +205,18 @@ def dataclass_options(group: type[Any]) -> Mapping[str, Option]:
         OptionError: A type cannot be read or cannot be typed by a user, or a default is not plain data.
     """
     return _read_options(group)  # type: ignore[arg-type]  # classes can be hashed
+
+
+def dropped_options(group: type[Any] | None) -> dict[str, Any]:
+    """Return the `dropped` options of a group and its bases; none of a type that is no group."""
+    parts = reversed(getattr(group, "__mro__", ()))
+    return {name: value for part in parts for name, value in vars(part).get("dropped", {}).items()}
+
+
+def without_dropped(group: type[Any] | None, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a saved run without those of dropped options that changed nothing."""
+    dropped = dropped_options(group)
+    return {name: value for name, value in saved.items() if name not in dropped or value != dropped[name]}
 
 
 @lru_cache(maxsize=256)  # read at each construction of a group

@@ -16,7 +16,6 @@ import copy
 import dataclasses
 import inspect
 import traceback
-from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -31,7 +30,7 @@ from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Objective
 from evo_tune.genome.values import Genome
 from evo_tune.options.binding import bind_options, call_with_declared_options, options_of
-from evo_tune.options.declare import AUTO, Option, Options
+from evo_tune.options.declare import AUTO, Option, Options, without_dropped
 from evo_tune.plugins.code import source_hash
 from evo_tune.plugins.context import Context
 from evo_tune.plugins.patches.combining import PatchSet
@@ -397,10 +396,8 @@ class BoundEvaluator:
 
 
 def _make_bound(plugin: Evaluator, values: Mapping[str, Any]) -> BoundEvaluator:
-    groups = () if plugin.options_type is None else plugin.options_type.__mro__
-    dropped = ChainMap(*(vars(group).get("dropped", {}) for group in groups)).items()
     if isinstance(values, Mapping):
-        values = {name: value for name, value in values.items() if (name, value) not in dropped}
+        values = without_dropped(plugin.options_type, values)
     options = bind_options(values, plugin.options, plugin.name, "-o")
     return BoundEvaluator(plugin, options, options if plugin.options_type is None else plugin.options_type(**options))
 

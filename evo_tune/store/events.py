@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -118,8 +118,8 @@ class SessionBegun(_Event, tag="session"):
     def __post_init__(self) -> None:
         self.settings()
 
-    def settings(self) -> SessionSettings:
-        """Return the settings of the session.
+    def settings(self) -> tuple[SessionSettings, dict[str, Any]]:
+        """Return the settings of the session, and the values of dropped ones, which this version does not have.
 
         Raises:
             ValueError: A setting is unknown, of the wrong type or out of bounds.

@@ -125,6 +125,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
         created: UTC time, ISO 8601.
         identity: Random text that is unique to this run.
         patched: Project and patches of a run with patches; missing in others.
+        dropped: Settings that this version no longer has, with values that had an effect; missing if there are none.
         format_version: Version of the layout on disk.
     """
 
@@ -151,6 +152,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     created: str = ""
     identity: str = ""
     patched: PatchedProject | UnsetType = UNSET
+    dropped: dict[str, Any] | UnsetType = UNSET
     format_version: int = FORMAT
 
     @property
@@ -265,7 +267,9 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
         ValueError, TypeError, AttributeError: A field is missing, or is not valid. msgspec's errors are ValueErrors.
         EvoTuneError: A setting, a gene, an objective or a constraint is not valid.
     """
-    read_settings(RunSettings, fields.get("settings", {}))  # msgspec ignores unknown fields of a dataclass
+    settings, dropped = read_settings(RunSettings, fields.get("settings", {}))
+    # An earlier writer of this run may have moved settings to `dropped` already.
+    fields = {**fields, "settings": settings.to_json()} | ({"dropped": dropped} if dropped else {})
     manifest = msgspec.convert(fields, Manifest)
     if type(manifest.strategy_options.get("population")) is not int or not 1 <= manifest.population <= CROWD:
         raise ValueError(f"population is {manifest.strategy_options.get('population')!r}")

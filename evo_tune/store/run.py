@@ -126,6 +126,8 @@ class Run:
         # Names of their files.
         self.submitted_files: set[str] = set()
         self.sessions: list[SessionSettings] = []
+        # Settings of the last session that this version does not have, with their values.
+        self.dropped_settings: dict[str, Any] = {}
         self.evaluator_hash = manifest.evaluator_hash
         self.fingerprint = manifest.fingerprint
         self.strategy_hash = manifest.strategy_hash
@@ -432,7 +434,7 @@ class Run:
                 raise ValueError(f"result of candidate {event.id} is reported out of order, or not recorded")
             self.reported.append(event.id)
         elif isinstance(event, events.SessionBegun):
-            session = event.settings()
+            session, self.dropped_settings = event.settings()
             if self.sessions and any(getattr(session, name) != getattr(self.session, name) for name in PLANNED_BY):
                 self.planned = None
             self._by_hand, self.ended = False, None

@@ -241,7 +241,7 @@ def SPACE():
         ('"two"]', '"three"]', "its genes have changed (size is now Choice(values=('1', 'three'), "),
         ("[8, 16])", "[8.0, 16])", "its genes have changed (width is now Choice(values=(8.0, 16), "),
         ('Minimize("loss")', 'Minimize("params")', "its objectives have changed (now params:min, and were loss:min)"),
-        ("bias: int = 0", "offset: int = 0", "task has no option 'bias'"),
+        ("bias: int = 0", "offset: int = 0", "no longer supported: -o bias=5"),
         ("bias: int = 0", "bias: int = 0, data: str", "task needs -o data="),
         ("bias: int = 0", "bias: bool | None = None", "bias=5"),
     ],
@@ -257,4 +257,4 @@ def test_what_a_run_cannot_go_on_with_is_named(
     message = str(caught.value)
     assert message.startswith(f"run run cannot continue with the present {task}: ")
     assert cause in message
-    assert message.endswith("start a new run")
+    assert message.endswith("or start a new run, perhaps with --learn-from run")
