@@ -29,7 +29,7 @@ from click.testing import CliRunner
 
 from evo_tune import Search, load
 from evo_tune.cli import cli
-from evo_tune.errors import StoreError
+from evo_tune.errors import StoreError, UsageError
 from evo_tune.options.binding import refused_values
 from evo_tune.options.declare import without_dropped
 from evo_tune.plugins.find import find_evaluator
@@ -254,6 +254,13 @@ def test_a_language_model_writes_as_before(saved: Path, name: str) -> None:
     code, output = evo_tune("predict", f"models/{name}", *words)
     assert code == 0, output
     assert output.rstrip("\n") == Path(f"models/{name}.txt").read_text(encoding="utf-8").rstrip("\n")
+
+
+def test_a_model_that_this_version_cannot_compute_says_so(saved: Path) -> None:
+    """It has output weights of its own (-o tied=false), a bound of the logits, and more that version 2 lacks."""
+    with pytest.raises(UsageError, match=r"expected .*, or a version of evo-tune before 2\.0") as error:
+        evo_tune("predict", "models/untied-1.1", "--prompt", "the cat")
+    assert len(str(error.value).splitlines()) == 1
 
 
 # ---------------------------------------------------------------------------------------------------------
