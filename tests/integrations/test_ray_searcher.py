@@ -183,10 +183,8 @@ def test_a_restored_searcher_continues_as_the_first_would_have(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("text", [
-    "", "[]", "{", "[" * 100_000, '{"seed": 1}', '{"seed": "x", "records": []}', '{"seed": -1, "records": []}',
-    '{"seed": 1, "records": [], "more": 1}',
+    "", "[" * 100_000, '{"seed": -1, "records": []}', '{"seed": 1, "records": [], "more": 1}',
     '{"seed": 1, "records": [{"id": "a", "genome": {"lr": 7.0}, "operator": "x", "parents": []}]}',
-    '{"seed": 1, "records": [{"id": "a", "genome": {"other": 1}, "operator": "x", "parents": []}]}',
     '{"seed": 1, "records": [{"id": "a", "genome": {}, "operator": "x", "parents": [], "status": "fine"}]}',
 ])  # fmt: skip
 def test_a_file_of_another_origin_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
@@ -254,59 +252,3 @@ def test_a_tuner_with_asha_and_its_restored_continuation(tmp_path: Path, capsys:
     restored.restore_from_dir(str(tmp_path / "evo-tune"))
     assert [record.status for record in restored._state.records] == ["ok"] * 6
     assert "best" in capsys.readouterr().out
-
-
-def report_loss(config: dict[str, Any]) -> None:
-    tune.report({"loss": loss(config)})
-
-
-class Interruption(tune.Callback):
-    """Ends the Tuner after two trials, as long as there is a file."""
-
-    def __init__(self, marker: Path) -> None:
-        self.marker = marker
-
-    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if self.marker.exists() and sum(trial.status == "TERMINATED" for trial in trials) == 2:
-            raise RuntimeError("interrupted")
-
-
-@pytest.mark.cluster
-@pytest.mark.timeout(600)  # each trial starts a process
-@pytest.mark.xdist_group("ray")
-def test_a_restored_tuner_continues_as_an_undisturbed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.dispatch.slot_helpers import start_ray
-
-    monkeypatch.setenv("TUNE_GLOBAL_CHECKPOINT_S", "0")  # save the experiment after each step
-    start_ray()
-    marker = tmp_path / "interrupt"
-
-    def tuner(name: str) -> Any:
-        return tune.Tuner(
-            report_loss,
-            param_space=SPACE,
-            tune_config=tune.TuneConfig(
-                metric="loss", mode="min", num_samples=5, search_alg=searcher(None), max_concurrent_trials=1
-            ),
-            run_config=tune.RunConfig(
-                name=name, storage_path=str(tmp_path), verbose=0, callbacks=[Interruption(marker)]
-            ),
-        )
-
-    tuner("undisturbed").fit()
-    marker.touch()
-    with pytest.raises((RuntimeError, tune.TuneError)):
-        tuner("disturbed").fit()
-    assert 1 <= len(_records(tmp_path / "disturbed")) <= 3
-    marker.unlink()
-    restored = tune.Tuner.restore(str(tmp_path / "disturbed"), report_loss, param_space=SPACE)
-    assert not restored.fit().errors
-    records = [_records(tmp_path / name) for name in ("undisturbed", "disturbed")]
-    assert [[record.status for record in run] for run in records] == [["ok"] * 5] * 2
-    assert [record.genome for record in records[0]] == [record.genome for record in records[1]]
-
-
-def _records(experiment: Path) -> list[Any]:
-    restored = searcher(None)
-    restored.restore_from_dir(str(experiment))
-    return list(restored._state.records)

@@ -19,7 +19,7 @@ import pytest
 
 pytest.importorskip("sklearn")
 from scipy import stats
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import clone
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
@@ -63,31 +63,15 @@ def searching(estimator: Any = None, space: Any = None, **more: Any) -> EvoSearc
     return EvoSearchCV(LogisticRegression() if estimator is None else estimator, space, **given)
 
 
-def failed_checks(estimator: BaseEstimator) -> set[str]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        done = check_estimator(estimator, on_fail=None, on_skip=None)
-    assert len(done) > 40
-    return {one["check_name"] for one in done if one["status"] == "failed"}
-
-
-LEFT_OPEN = {"check_supervised_y_2d"}
-"""The one check that neither GridSearchCV nor this passes with a regressor: y of shape (n, 1) gives no warning."""
-
-
 @pytest.mark.slow
 def test_it_passes_the_checks_of_scikit_learn() -> None:
     given = {"n_iter": 1, "cv": 2, "error_score": "raise", "random_state": 0}
-    assert failed_checks(EvoSearchCV(Ridge(), {"alpha": stats.expon(0.1)}, **given)) <= LEFT_OPEN
-
-
-@pytest.mark.proof
-def test_it_passes_the_checks_that_grid_search_passes() -> None:
-    given = {"n_iter": 2, "cv": 2, "error_score": "raise", "random_state": 0}
-    for estimator, name, left_open in ((LogisticRegression(), "C", set()), (Ridge(), "alpha", LEFT_OPEN)):
-        grid = GridSearchCV(estimator, {name: [0.1, 1.0]}, cv=2, error_score="raise")
-        mine = EvoSearchCV(estimator, {name: Float(0.1, 1.0)}, **given)
-        assert failed_checks(mine) <= failed_checks(grid) <= left_open
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        checks = check_estimator(EvoSearchCV(Ridge(), {"alpha": stats.expon(0.1)}, **given), on_fail=None, on_skip=None)
+    assert len(checks) > 40
+    failed = {check["check_name"] for check in checks if check["status"] == "failed"}
+    assert failed <= {"check_supervised_y_2d"}  # y of shape (n, 1) gives no warning; GridSearchCV fails it, too
 
 
 def test_results_are_those_of_cross_validation(data: tuple[np.ndarray, np.ndarray]) -> None:
@@ -303,10 +287,3 @@ def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(EXAMPLE))["main"](trials=3)
     assert "on the test set 0.9" in capsys.readouterr().out
     assert len(EXAMPLE.read_text().splitlines()) < 40
-
-
-def test_the_documented_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (EXAMPLE.parents[2] / "integrations.md").read_text()
-    [text] = re.findall(r"^```python\nfrom sklearn.datasets(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    exec(compile("from sklearn.datasets" + text.replace("n_iter=20", "n_iter=3"), "page", "exec"), {})
-    assert "class_weight" in capsys.readouterr().out
