@@ -287,3 +287,10 @@ def test_the_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
     runpy.run_path(str(EXAMPLE))["main"](trials=3)
     assert "on the test set 0.9" in capsys.readouterr().out
     assert len(EXAMPLE.read_text().splitlines()) < 40
+
+
+def test_the_documented_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (EXAMPLE.parents[2] / "integrations.md").read_text()
+    [text] = re.findall(r"^```python\nfrom sklearn.datasets(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    exec(compile("from sklearn.datasets" + text.replace("n_iter=20", "n_iter=3"), "page", "exec"), {})
+    assert "class_weight" in capsys.readouterr().out
