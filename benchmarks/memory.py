@@ -253,8 +253,8 @@ GENOMES = (
         "gpu-350m-documents", 4, shape(24, 1024, 1024, GPT2, boundary=0, **MODERN), {**CARD, **MUON, "recompute": 1}
     ),
     Genome("gpu-760m-muon", 4, shape(24, 1536, 1024, GPT2, **MODERN), {**CARD, **MUON}),
-    Genome("gpu-1b", 2, shape(22, 1792, 2048, GPT2, **LLAMA), CARD),
-    Genome("gpu-1b-recompute", 4, shape(22, 1792, 2048, GPT2, **LLAMA), {**CARD, **MUON, "recompute": 1, "ema": True}),
+    Genome("gpu-1b", 2, shape(24, 1920, 2048, GPT2, **LLAMA), CARD),
+    Genome("gpu-1b-recompute", 4, shape(24, 1920, 2048, GPT2, **LLAMA), {**CARD, **MUON, "recompute": 1, "ema": True}),
 )
 
 

@@ -13,7 +13,7 @@ genomes have the same budget: time (by default that of the default genome with `
 (`-o flops=`) or passes over the texts (`-o epochs=10`).
 
 `-o families=auto` searches over a linear model on TF-IDF of words and characters as well; `family` is then a gene (see
-`evo_tune.training.recipe.linear_texts`).
+`evo_tune.training.recipe.families`).
 
 The default genome is a pre-norm encoder that reads the mean of its tokens (after fast baselines: Joulin et al.,
 arXiv:1607.01759), with the dropout and label smoothing of 0.1 of Vaswani et al. (arXiv:1706.03762), whose feed-forward

@@ -71,7 +71,8 @@ ELSEWHERE = {
     "plugins/cost": "training/recipe/hardware/test_cost",
     "training/recipe/classifying": "training/test_classifier_building evaluators/test_classification_data",
     "training/recipe/data/corpus": "evaluators/test_language_model training/recipe/data/test_prepared",
-    "training/recipe/data/forecasts": "training/recipe/data/test_forecasts training/recipe/data/test_bands",
+    "training/recipe/data/forecasts": "training/recipe/data/test_forecasts training/recipe/data/test_bands "
+    "training/recipe/data/test_smoothing",
     "training/recipe/data/kinds": "training/recipe/data/test_tables",
     "training/recipe/data/reading": "training/recipe/data/test_tables training/recipe/data/test_labelled_texts",
     "training/recipe/data/tables": "training/recipe/data/test_tables training/recipe/data/test_telling",
@@ -121,7 +122,8 @@ ELSEWHERE = {
     "training/models/block": "training/models/test_attention training/models/test_functions "
     "training/recipe/models/test_rules",
     "training/models/dropout": "training/models/test_dropout training/models/test_encoder",
-    "training/models/model_files": "training/models/test_unfilled",
+    "training/models/model_files": "training/models/test_unfilled training/models/test_trees "
+    "training/models/test_linear",
     "training/optim/gradient": "training/optim/test_gradient training/optim/test_losses",
     "training/optim/losses": "training/optim/test_losses training/test_class_weights training/models/test_forecaster",
     "training/optim/optimizer": "training/optim/test_optimizer training/recipe/models/test_rules training/test_resume",
@@ -129,9 +131,7 @@ ELSEWHERE = {
     "training/hardware/timing": "training/probing/test_probing",
     "training/reading": "training/test_building training/test_training_run evaluators/test_language_model",
     "training/fitting": "evaluators/test_families evaluators/test_text_families",
-    "training/models/fitted": "training/models/test_trees training/models/test_linear",
-    "training/recipe/families": "evaluators/test_families evaluators/test_image_families",
-    "training/recipe/linear_texts": "training/models/test_linear_texts evaluators/test_text_families",
+    "training/recipe/families": "evaluators/test_families evaluators/test_image_families evaluators/test_text_families",
     "training/samples": "training/test_classifier_building evaluators/test_regression evaluators/test_forecasting",
     "training/session": "training/test_building training/test_ranks_out_of_memory",
     "training/stepping/feeding": "training/stepping/test_late training/test_noise",

@@ -21,7 +21,7 @@ from torch import Tensor
 from evo_tune.plugins.context import Context
 from evo_tune.training.evaluation import Errors, Evaluation, Scores, model_outputs
 from evo_tune.training.hardware.device import MicroBatch, reproducible, seed_for
-from evo_tune.training.models.fitted import FitRows, FittedModel, Floats
+from evo_tune.training.models.model_files import FitRows, FittedModel, Floats
 from evo_tune.training.recipe.classifying import SampleTask
 from evo_tune.training.recipe.metrics import METRICS
 from evo_tune.training.samples import ClassifierTraining, SampleTraining

@@ -28,7 +28,7 @@ from evo_tune.plugins.find import find_evaluator
 from evo_tune.settings import parse_settings
 from evo_tune.training import BoostedTrees, LinearModel, fitting, samples
 from evo_tune.training.hardware.device import seed_for
-from evo_tune.training.models.fitted import FitRows
+from evo_tune.training.models.model_files import FitRows
 from evo_tune.training.recipe import TABLE_RIVALS, LinearConfig, TreesConfig, classifying
 from tests.extras import need
 

@@ -108,7 +108,7 @@ def test_mixed_samples_have_the_mixed_weight_and_padding_none() -> None:
 
 @pytest.mark.parametrize("noise", [{}, {"label_smoothing": 0.1}, {"label_smoothing": 0.1, "mixup": 0.4}])
 def test_micro_batches_of_any_size_give_the_gradient_of_one_pass(noise: dict[str, float]) -> None:
-    loss = CrossEntropy(1e-3, tuple(balanced_weights(CLASSES, 3).tolist()), noise.get("label_smoothing", 0.0))
+    loss = CrossEntropy(tuple(balanced_weights(CLASSES, 3).tolist()), noise.get("label_smoothing", 0.0))
 
     def gradient(micro_batch: int | None) -> torch.Tensor:
         source = Epochs(

@@ -157,7 +157,7 @@ def test_noise_is_drawn_only_where_something_is_dropped() -> None:
     model = gpt()
     noise = attach_noise(model, 1)
     assert noise is not None
-    assert noise.layer_count == 1 + 2 * 3
+    assert noise.layer_count == 1 + 2 * 2
 
 
 def test_noise_of_torchs_own_layers_follows_from_seed_and_step() -> None:

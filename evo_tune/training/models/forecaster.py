@@ -14,9 +14,8 @@ from torch import Tensor, nn
 
 from evo_tune.errors import OptionError, RecipeError
 from evo_tune.training.models.encoder import Encoder
-from evo_tune.training.recipe.data.forecasts import naive_error
+from evo_tune.training.recipe.data.forecasts import Smoothing, naive_error
 from evo_tune.training.recipe.data.series import Series, SeriesFormat, standardise_covariates
-from evo_tune.training.recipe.data.smoothing import Smoothing
 from evo_tune.training.recipe.models.encoder_config import PatchConfig
 
 # Added to the variance of a window, in squared units of the series' scale.

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evo_tune.training.models.fitted import FitRows, Floats, TableModel
+from evo_tune.training.models.model_files import FitRows, Floats, TableModel
 from evo_tune.training.recipe.families import LBFGS_ITERATIONS, LinearConfig
 
 # Largest standardised number: a row far outside of the training rows would dominate all terms.

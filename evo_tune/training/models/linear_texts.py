@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from evo_tune.training.models.fitted import FitRows, FittedModel, Floats
 from evo_tune.training.models.linear import descend, fit_loss
+from evo_tune.training.models.model_files import FitRows, FittedModel, Floats
 from evo_tune.training.recipe.data.labelled_texts import SPACE
-from evo_tune.training.recipe.linear_texts import LinearTextConfig
+from evo_tune.training.recipe.families import LinearTextConfig
 
 # Odd factor of the hash of a term (Knuth's, of 64 bits).
 FACTOR = 6364136223846793005

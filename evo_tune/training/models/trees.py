@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evo_tune.errors import OptionError
-from evo_tune.training.models.fitted import FitRows, Floats, TableModel
+from evo_tune.training.models.model_files import FitRows, Floats, TableModel
 from evo_tune.training.recipe.families import DEEPEST, TreesConfig
 
 # LightGBM's parameter of each gene.

@@ -34,6 +34,7 @@ from evo_tune.training.recipe.data.corpus import Corpus, TextOptions
 from evo_tune.training.recipe.data.forecasts import (
     ForecastScores,
     SplitSeries,
+    fit_smoothing,
     seasonal_naive,
     split_series,
     theta_forecast,
@@ -47,7 +48,6 @@ from evo_tune.training.recipe.data.labelled_texts import (
     read_labelled_texts,
 )
 from evo_tune.training.recipe.data.series import Series, SeriesData
-from evo_tune.training.recipe.data.smoothing import fit_smoothing
 from evo_tune.training.recipe.data.splitting import split_rows, split_stratified
 from evo_tune.training.recipe.data.tables import (
     Columns,
@@ -66,10 +66,12 @@ from evo_tune.training.recipe.families import (
     FAMILY_COSTS,
     IMAGE_RIVALS,
     TABLE_RIVALS,
+    TEXT_RIVALS,
     TRANSFORMER,
     FamilyOptions,
     FittedFamilyOptions,
     LinearConfig,
+    LinearTextConfig,
     TableConfig,
     TreesConfig,
     fitted_estimate,
@@ -86,7 +88,6 @@ from evo_tune.training.recipe.hardware.memory import (
     tuning_memory,
 )
 from evo_tune.training.recipe.language import LanguageOptions, LanguageTask
-from evo_tune.training.recipe.linear_texts import TEXT_RIVALS, LinearTextConfig
 from evo_tune.training.recipe.metrics import METRICS, metric_units, metric_values, names_on_test_set
 from evo_tune.training.recipe.models.base import TARGET_PRESETS, BaseModel, matching_layers
 from evo_tune.training.recipe.models.encoder_config import (

@@ -15,8 +15,8 @@ from evo_tune.training import Forecaster, QuantileLoss
 from evo_tune.training.prediction.about import TrainingFacts
 from evo_tune.training.prediction.series import ForecastModel, Past
 from evo_tune.training.recipe import PatchConfig
+from evo_tune.training.recipe.data.forecasts import Smoothing
 from evo_tune.training.recipe.data.series import Series, find_series
-from evo_tune.training.recipe.data.smoothing import Smoothing
 
 SHAPE: dict[str, Any] = {"depth": 1, "width": 16, "heads": 2, "context": 12, "patch": 4, "horizon": 3}
 LEVELS = (0.1, 0.5, 0.9)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from evo_tune.training import LinearModel
-from evo_tune.training.models.fitted import FitRows
+from evo_tune.training.models.model_files import FitRows
 from evo_tune.training.recipe import Columns, LinearConfig
 
 

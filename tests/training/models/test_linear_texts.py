@@ -12,8 +12,8 @@ import torch
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import LinearTextClassifier
-from evo_tune.training.models.fitted import FitRows
-from evo_tune.training.recipe import LinearTextConfig, encode_pieces, linear_texts
+from evo_tune.training.models.model_files import FitRows
+from evo_tune.training.recipe import LinearTextConfig, encode_pieces, families
 
 WORDS = ["the", "a", "Éclair,", "runs;", "日本語", "of-and", "cats", "x", "naïve", "12.5"]
 
@@ -78,7 +78,7 @@ def test_a_text_without_known_terms_has_the_probabilities_of_the_bias(tmp_path: 
 
 def test_the_terms_in_most_texts_are_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     texts, classes = ["common x", "common y", "common x", "common z"], np.array([0, 1, 0, 1])
-    monkeypatch.setattr(linear_texts, "MOST_TERMS", 2)
+    monkeypatch.setattr(families, "MOST_TERMS", 2)
     model = fit_model(texts, classes, word_ngrams=1, character_ngrams=0)
     assert model.config.terms == 2
     assert sorted(model.idf.tolist()) == pytest.approx([1.0, 1.0 + np.log(5 / 3)])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from evo_tune.training import BoostedTrees
 from evo_tune.training.hardware.device import reproducible
-from evo_tune.training.models.fitted import FitRows
+from evo_tune.training.models.model_files import FitRows
 from evo_tune.training.recipe import Columns, TreesConfig
 from tests.extras import need
 

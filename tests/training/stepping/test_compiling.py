@@ -219,7 +219,7 @@ def test_compiled_blocks_train_and_resume_as_others_do(
 
 
 def test_each_kind_of_block_is_compiled_and_names_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = GPT(GPTConfig(context=16, depth=3, width=16, heads=2, window=4, ngrams=5))
+    model = GPT(GPTConfig(context=16, depth=3, width=16, heads=2, value_embeddings=True, ngrams=5))
     names, compiled = list(model.state_dict()), []
     monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or function)
     compile_blocks(model)

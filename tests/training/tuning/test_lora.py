@@ -49,9 +49,7 @@ def test_base_weights_are_the_same_to_the_bit_after_training(
     base = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     add(trainer.model)
     tuned = rebuilt(trainer)
-    losses: list[float] = []
-    tuned.run(40, lambda step: losses.append(step.loss))
-    assert sum(losses[-5:]) / 5 < losses[0]
+    tuned.run(40)
     after = tuned.model.state_dict()
     assert set(base) < set(after)  # under the same names
     assert all(torch.equal(tensor, after[name]) for name, tensor in base.items())

@@ -429,7 +429,7 @@ def test_a_base_of_many_words_is_tuned_and_judged_in_pieces(
         add_adapter(model, LoRA(rank=2, dropout=0.0, targets=base.targets("all-linear")), seed=1)
         stirred(model)
         places = [place.nll for place in evaluate_by_position(model, window)]
-        loss, _ = accumulate(model.train(), [window], loss=CrossEntropy(1e-3))
+        loss, _ = accumulate(model.train(), [window], loss=CrossEntropy())
         gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
         found.append((gradient, torch.tensor([float(loss), evaluate(model, window).loss, *places])))
     for whole, pieces in zip(*found, strict=True):

@@ -316,7 +316,7 @@ class PatchConfig(EncoderConfig):
         levels: Quantiles to forecast, in order; empty: the mean. There are `horizon` outputs for each.
         past: Number of covariates that are known up to the last value.
         known: Number of covariates that are known ahead.
-        smoothing: Whether the forecast of exponential smoothing is added (see `data.smoothing`); otherwise the mean.
+        smoothing: Whether the forecast of exponential smoothing is added (see `data.forecasts`); otherwise the mean.
     """
 
     context: int = option(bounds="[1, inf)")

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo_tune.training.recipe.data.forecasts import SplitSeries, split_series
+from evo_tune.training.recipe.data.forecasts import SplitSeries, fit_smoothing, smoothing_weights, split_series
 from evo_tune.training.recipe.data.series import find_series, passengers
-from evo_tune.training.recipe.data.smoothing import fit_smoothing, smoothing_weights
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 12), st.integers(1, 20)).filter(
     lambda shape: shape[1] <= shape[0]
