@@ -48,7 +48,7 @@ def test_the_genes_of_the_convolution_are_active_in_its_genomes_only(data: Path)
     assert (other["lr"], other["depth"]) == (0.01, 4)
     assert other["channels"] == space.default()["channels"] != 24
     only = set(bind(data, "convolution").space.genes)
-    assert only == {*OWN_GENES, "lr", "batch", "weight_decay", "label_smoothing", "mixup", "warcompletep"}
+    assert only == {*OWN_GENES, "lr", "batch", "weight_decay", "label_smoothing", "mixup", "warmup"}
 
 
 def test_it_is_better_than_the_transformer_in_less_time_and_exports_its_scores(data: Path, tmp_path: Path) -> None:

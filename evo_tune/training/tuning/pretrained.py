@@ -95,7 +95,7 @@ class CausalLM(nn.Module):
     def forward(self, tokens: Tensor, read: Callable[[Tensor, Tensor, float], Any] | None = None) -> Any:
         """Return logits for the token after each, or the result of `read` (see `GPT`)."""
         if read is not None:
-            return read(self._last_layer(tokens), self.model.get_output_embeddings().weight, 0.0)
+            return read(self._last_layer(tokens), self.model.get_output_embeddings().weight)
         return self.model(input_ids=tokens, use_cache=False).logits
 
     def recompute_blocks(self) -> None:
