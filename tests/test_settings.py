@@ -14,7 +14,7 @@ from evo_tune import Search
 from evo_tune.cli.commands import resume, run
 from evo_tune.cli.help import FLAGS
 from evo_tune.errors import OptionError, UsageError
-from evo_tune.loop.limits import next_session
+from evo_tune.loop.deadline import next_session
 from evo_tune.options.declare import dataclass_options
 from evo_tune.settings import LIMITS, RunSettings, SessionSettings, parse_settings, read_settings
 from tests.public import script

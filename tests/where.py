@@ -46,7 +46,7 @@ ELSEWHERE = {
     "integrations/optuna_journal": "integrations/test_tracking",
     "integrations/rows": "integrations/test_tracking",
     "options/target_size": "cli/test_for_scale",
-    "loop/deadline": "loop/test_limits loop/test_hours",
+    "loop/deadline": "loop/test_limits loop/test_hours test_settings",
     "loop/budget": "cli/test_planning",
     "plugins/patches/__init__": "plugins/patches/test_patches",
     "plugins/patches/project": "loop/test_patched_runs",
@@ -117,8 +117,8 @@ ELSEWHERE = {
     "training/data/batches": "training/data/test_epochs training/data/test_windows training/data/test_augment",
     "training/baselines": "evaluators/test_bundled evaluators/test_classification_data training/test_ngrams",
     "training/checkpoint": "training/test_resume test_hostile evaluators/test_unfinished",
-    "training/hardware/device": "training/hardware/test_distributed training/test_noise",
-    "training/hardware/memory": "training/hardware/test_capacity evaluators/test_gpu_memory",
+    "training/hardware/device": "training/hardware/test_capacity training/hardware/test_throughput training/test_noise "
+    "training/hardware/test_distributed evaluators/test_gpu_memory",
     "training/models/block": "training/models/test_attention training/models/test_functions "
     "training/recipe/models/test_rules",
     "training/models/dropout": "training/models/test_dropout training/models/test_encoder",

@@ -29,8 +29,8 @@ from evo_tune.genome.values import Genome, genome_key, space_error_prefix
 from evo_tune.loop import budget
 from evo_tune.loop.checks import check_ends, check_learning, check_metric, check_repair, check_rules, check_suited
 from evo_tune.loop.code import hash_of
+from evo_tune.loop.deadline import check_noise
 from evo_tune.loop.genes import genes_with_defaults, limits_for
-from evo_tune.loop.limits import check_noise
 from evo_tune.loop.slots import plan_slots
 from evo_tune.options.declare import AUTO
 from evo_tune.options.target_size import parse_target_size

@@ -24,7 +24,6 @@ from evo_tune.forecast.clock import Clock
 from evo_tune.genome.genes import Gene
 from evo_tune.genome.space import SearchSpace
 from evo_tune.genome.trial import Candidate, Objective, Outcome, Proposal, Trial, with_genes
-from evo_tune.loop import limits
 from evo_tune.loop.checks import check_unchanged
 from evo_tune.loop.code import (
     load_code,
@@ -37,7 +36,7 @@ from evo_tune.loop.code import (
     strategy_with_rules,
 )
 from evo_tune.loop.comparison import ComparisonJobs
-from evo_tune.loop.deadline import Deadline
+from evo_tune.loop.deadline import Deadline, check_any_success, limit_reason, next_session, proposal_limit_reason
 from evo_tune.loop.driving import NO_MORE_JOBS, Drivers, Job, JobOrEnd, handle_interrupts
 from evo_tune.loop.generations import TrialFiles, clean_checkpoints_after, remove_partial_checkpoints
 from evo_tune.loop.genes import widen_by_hand
@@ -180,7 +179,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             bound, ruled = load_code(run, Consent(trust, ask, accept_changes), evaluator, strategy)
             check_unchanged(run, bound, ruled.inner, accept_changes)
             last = session_settings_to_trust(run, changes)
-            session = limits.next_session(last, changes, run.manifest.settings.most_seeds)
+            session = next_session(last, changes, run.manifest.settings.most_seeds)
             widen_by_hand(run, bound, ruled, genes or {})
             remember_session(run, session)
             self = cls.__new__(cls)
@@ -275,7 +274,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
                 self.finished = self._hours_are_over
                 return None
             seconds = self.seconds + self._planning
-            self.finished = limits.limit_reason(self.saved, self.session, self.history, seconds, self.deadline)
+            self.finished = limit_reason(self.saved, self.session, self.history, seconds, self.deadline)
             return None if self.finished else self._propose()
 
     def _fits(self, proposal: Candidate | Proposal) -> bool:
@@ -290,7 +289,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
     def _propose(self) -> Candidate | None:
         """Return a new candidate; None if results must be reported first or the run is over (see `finished`)."""
         run, candidate = self.saved, None
-        limit = limits.proposal_limit_reason(run, self.session, self.history)
+        limit = proposal_limit_reason(run, self.session, self.history)
         if self._no_time_at != len(run.recorded):  # a later result may lead to a shorter training
             candidate = self._queue.next(limit is not None, self._fits)
             if self._queue.did_not_fit:
@@ -462,7 +461,7 @@ class Search(contextlib.AbstractContextManager["Search"]):
             return
         self.tell(job.candidate, outcome)
         with self._changed:
-            limits.check_any_success(self.saved, self.session)
+            check_any_success(self.saved, self.session)
 
     def _next(self, slot: Slot) -> JobOrEnd:
         """Return the next candidate as a job, for any slot."""

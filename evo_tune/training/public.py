@@ -16,11 +16,20 @@ from evo_tune.training.data.batches import (
 from evo_tune.training.evaluation import Errors, Evaluation, Scores, auc, evaluate, model_outputs, score_classifier
 from evo_tune.training.extension import extend_context, grow
 from evo_tune.training.fitting import export_fitted, fit_task, score_metrics
-from evo_tune.training.hardware.device import IGNORE, keep_freed_memory, reproducible, seed_for
+from evo_tune.training.hardware.device import (
+    IGNORE,
+    Throughput,
+    device_memory,
+    fit_device,
+    keep_freed_memory,
+    measure_peak_memory,
+    mfu,
+    peak_flops,
+    reproducible,
+    seed_for,
+)
 from evo_tune.training.hardware.distributed import Ranks, RanksDiffer, launch, process_group
-from evo_tune.training.hardware.memory import device_memory, fit_device, measure_peak_memory
 from evo_tune.training.hardware.precision import Precision, fastest_precision
-from evo_tune.training.hardware.throughput import Throughput, mfu, peak_flops
 from evo_tune.training.models.dropout import Dropout, DropPath
 from evo_tune.training.models.encoder import ConvNet, Encoder, FTTransformer, TextClassifier, ViT
 from evo_tune.training.models.forecaster import Forecaster

@@ -13,8 +13,7 @@ from evo_tune.plugins.context import Context
 from evo_tune.training.data.batches import TextMaterial
 from evo_tune.training.evaluation import Evaluation, evaluate_by_position, evaluate_windows, windows_per_pass
 from evo_tune.training.extension import extend_trainer
-from evo_tune.training.hardware.device import MicroBatch, seed_for
-from evo_tune.training.hardware.memory import fit_device
+from evo_tune.training.hardware.device import MicroBatch, fit_device, seed_for
 from evo_tune.training.models.gpt import GPT
 from evo_tune.training.recipe.hardware.memory import predict_memory
 from evo_tune.training.recipe.language import LanguageTask

@@ -19,9 +19,8 @@ from evo_tune.plugins.context import Context
 from evo_tune.plugins.ranks import RankFailed
 from evo_tune.training.checkpoint import CHECKPOINT, Unfinished, read_checkpoint_of, save_checkpoint
 from evo_tune.training.hardware import precision as probe
-from evo_tune.training.hardware.device import keep_freed_memory, reproducible
+from evo_tune.training.hardware.device import clock_for, keep_freed_memory, reproducible
 from evo_tune.training.hardware.distributed import Ranks, launch
-from evo_tune.training.hardware.throughput import clock_for
 from evo_tune.training.recipe.optim.schedule import fork_step, stop_step
 from evo_tune.training.recipe.plan import TrainingPlan
 from evo_tune.training.training_run import Task, TrainingRun

@@ -20,10 +20,17 @@ import torch
 from torch import nn
 
 from evo_tune.plugins.context import DETERMINISM, NOT_DETERMINISTIC, Context
-from evo_tune.training.hardware.device import be_deterministic, nondeterministic_operators
+from evo_tune.training.hardware.device import (
+    Throughput,
+    be_deterministic,
+    clock_for,
+    measure_peak_memory,
+    mfu,
+    nondeterministic_operators,
+    peak_flops,
+    process_memory,
+)
 from evo_tune.training.hardware.distributed import Ranks
-from evo_tune.training.hardware.memory import measure_peak_memory, process_memory
-from evo_tune.training.hardware.throughput import Throughput, clock_for, mfu, peak_flops
 from evo_tune.training.optim.losses import Loss
 from evo_tune.training.optim.watching import EarlyStopping
 from evo_tune.training.recipe.hardware.memory import Memory, largest_pass

@@ -9,7 +9,7 @@ from evo_tune import Context
 from evo_tune.errors import RecipeError, UsageError
 from evo_tune.plugins.evaluator import Evaluator
 from evo_tune.plugins.find import find_evaluator
-from evo_tune.training.hardware import memory as capacity
+from evo_tune.training.hardware import device as capacity
 from evo_tune.training.recipe import GPTConfig, predict_memory
 
 OPTIONS = {"size": "2x64x64x512", "tokens": 4096, "eval_tokens": 1024, "precision": "fp32"}

@@ -161,7 +161,7 @@ def test_passes_change_no_gradient(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_is_halved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evo_tune.training.hardware import memory as passes
+    from evo_tune.training.hardware import device as passes
 
     whole, _, training_run = fit(tmp_path, {"epochs": 3.0})
     needed = training_run.task.predict_peak_memory(training_run.trainer, 5)

@@ -1,13 +1,25 @@
-"""Settings of a process: seeds, determinism, the allocator, and moving tensors to a device."""
+"""A process and its device: seeds, determinism, the allocator, memory, and the speed of a training.
 
+Capacity is always the whole memory, never the free memory: other programs must not change how a training is cut into
+passes. The formulas and their constants are those of `recipe.hardware.memory`.
+
+MFU is the model's required FLOPs over the device's peak FLOPs in the same time (PaLM, arXiv:2204.02311, appendix B).
+Recomputation to save memory does not count. If the peak is unknown there is no MFU.
+"""
+
+import csv
 import ctypes
+import math
 import os
 import re
+import statistics
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -15,7 +27,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from evo_tune.errors import RecipeError
-from evo_tune.options.declare import check_integer
+from evo_tune.options.declare import check_integer, check_name, check_number
+from evo_tune.training.recipe.hardware.memory import Fit, fit_memory
+from evo_tune.training.recipe.models.gpt_config import GPTConfig
 
 # Target value of padding, which never counts (torch's own convention).
 IGNORE = -100
@@ -167,3 +181,209 @@ def run_block(block: nn.Module, number: int, every: int | None, *inputs: Tensor 
     else:
         output = checkpoint(block, *inputs, use_reentrant=False)
     return output
+
+
+# Memory
+
+# Files with a container's limit, under cgroup v2 and v1.
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def device_memory(device: torch.device | str = "cpu") -> float:
+    """Return the whole memory of a device in bytes: a GPU's own, or the machine's up to its container's limit.
+
+    Raises:
+        RecipeError: The device is neither a CPU nor a CUDA GPU.
+    """
+    device = torch.device(device)
+    check_name("device", device.type, ("cpu", "cuda"))
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory)
+    limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
+    for path in map(Path, _LIMITS):
+        try:
+            limits.append(float(path.read_text(encoding="ascii")))
+        except (OSError, ValueError):  # not there, or 'max'
+            continue
+    return min(limits)
+
+
+def free_memory(device: torch.device | str = "cpu") -> float:
+    """Return the free memory of a device in bytes; of other devices than GPUs, that of the machine."""
+    if torch.device(device).type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    whole = device_memory()
+    try:
+        sizes = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
+        return min(whole, 1024.0 * int(sizes["MemAvailable:"]))
+    except (OSError, KeyError, ValueError):  # no Linux
+        return whole
+
+
+def measure_peak_memory(device: torch.device | str, run: Callable[[], object]) -> float | None:
+    """Run a function and return torch's peak memory meanwhile, in bytes; None on a CPU.
+
+    A CPU process keeps freed memory, so its growth depends on earlier work and is no useful measure. Use the prediction
+    there; its activations agree with autograd's to 1%.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        run()
+        return None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    torch.cuda.synchronize(device)
+    return float(torch.cuda.max_memory_allocated(device))
+
+
+def fit_device(config: GPTConfig, batch: int, device: torch.device | str, *, sharing: int = 1, **options: Any) -> Fit:
+    """Return how to train a model within a device's whole memory, independent of other programs.
+
+    Args:
+        config: Shape of the model.
+        batch: Sequences in a step of one process.
+        device: Device of the training. If torch cannot report its memory (such as 'mps'), the batch is one pass; the
+            trainer halves it if memory runs out.
+        sharing: Processes of this training on this machine, which share a CPU's memory.
+        options: Options of `predict_memory`, except device and recompute.
+
+    Raises:
+        RecipeError: A field is out of its range, or not even one sequence fits.
+    """
+    kind = "cuda" if torch.device(device).type == "cuda" else "cpu"
+    return fit_memory(config, batch, process_memory(device, sharing), device=kind, **options)
+
+
+def process_memory(device: torch.device | str, sharing: int) -> float:
+    """Return the memory of one of the processes that share a device, in bytes; infinite if torch cannot report it."""
+    kind = torch.device(device).type
+    if kind not in ("cpu", "cuda"):
+        return math.inf
+    return device_memory(device) / (sharing if kind == "cpu" else 1)
+
+
+# Speed
+
+
+class Chip(NamedTuple):
+    """Data of a chip.
+
+    Args:
+        names: Names that torch reports, without a leading 'NVIDIA', which older drivers omit.
+        fp32: TFLOP/s in float32, without TF32, which torch disables by default.
+        tf32: TFLOP/s of float32 by TF32; None: not supported.
+        bf16: TFLOP/s in bfloat16; None: not supported.
+        fp16: TFLOP/s in float16.
+        bandwidth: Memory bandwidth, GB/s.
+        source: Source of the data.
+    """
+
+    names: tuple[str, ...]
+    fp32: float
+    tf32: float | None
+    bf16: float | None
+    fp16: float
+    bandwidth: float
+    source: str
+
+
+with Path(__file__).with_name("chips.csv").open(encoding="utf-8", newline="") as _file:
+    CHIPS: list[Chip] = [
+        Chip(tuple(names.split("|")), *(float(number) if number else None for number in numbers), source)  # type: ignore[call-arg, arg-type]
+        for names, *numbers, source in list(csv.reader(_file))[1:]
+    ]
+
+
+def chip(device_name: str) -> Chip | None:
+    """Return the row of a chip by its name from `torch.cuda.get_device_name`; None if it has none."""
+    name = device_name.strip().removeprefix("NVIDIA ")
+    return next((row for row in CHIPS if name in row.names), None)
+
+
+def peak_flops(device_name: str, precision: str = "bf16") -> float | None:
+    """Return the peak of one device in FLOP/s; None if it is not in the table of chips, as for any CPU.
+
+    Args:
+        device_name: Name from `torch.cuda.get_device_name`.
+        precision: 'fp32' (without TF32), 'tf32', 'bf16' or 'fp16'; None is returned if the chip lacks it.
+
+    Raises:
+        RecipeError: An unknown precision.
+    """
+    check_name("precision", precision, ("fp32", "tf32", "bf16", "fp16"))
+    row = chip(device_name)
+    peak = None if row is None else getattr(row, precision)
+    return None if peak is None else 1e12 * float(peak)
+
+
+def mfu(flops_per_token: float, tokens_per_second: float, peak: float | None, *, devices: int = 1) -> float | None:
+    """Return the share of the peak that was used; None if the peak is unknown.
+
+    Args:
+        flops_per_token: FLOPs of training on one token (see `gpt_config.flops_per_token`); without recomputation.
+        tokens_per_second: Tokens per second of all devices together, without padding.
+        peak: Peak of one device, FLOP/s.
+        devices: Number of devices.
+
+    Raises:
+        RecipeError: A number is out of its range.
+    """
+    check_number("flops_per_token", flops_per_token, "(0, inf)")
+    check_number("tokens_per_second", tokens_per_second, "[0, inf)")
+    check_integer("devices", devices, 1)
+    if peak is None:
+        return None
+    check_number("peak", peak, "(0, inf)")
+    return flops_per_token * tokens_per_second / (peak * devices)
+
+
+class Throughput:
+    """Measures a training's speed as the on_step of `Trainer.run`: the median of tokens per second of wall time.
+
+    A median ignores occasional evaluations and other processes. The first steps are skipped because of one-time work.
+
+    Args:
+        skip: Number of first steps that are not measured (int ≥ 0).
+        clock: Function that returns seconds.
+
+    Raises:
+        RecipeError: skip is not an integer of at least 0.
+    """
+
+    def __init__(self, *, skip: int = 10, clock: Callable[[], float] = time.perf_counter) -> None:
+        check_integer("skip", skip, 0)
+        self._skip, self._clock = skip, clock
+        self._rates: list[float] = []
+        self.start()
+
+    def start(self) -> None:
+        """Start to measure here, for example after an evaluation, whose time must not count."""
+        self._last = self._clock()
+
+    def __call__(self, targets: int) -> None:
+        """Record the end of a step.
+
+        Args:
+            targets: Tokens of the step, without padding (`Step.targets`).
+        """
+        now, last = self._clock(), self._last
+        self._last = now
+        if self._skip:
+            self._skip -= 1
+        elif now > last:
+            self._rates.append(targets / (now - last))
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Median over the measured steps; None without measured steps."""
+        return statistics.median(self._rates) if self._rates else None
+
+
+def clock_for(device: torch.device) -> Callable[[], float]:
+    """Return the clock that times a training on a device, in seconds.
+
+    A training in one thread of a CPU is timed by the processor time of this process, which excludes other programs on
+    the core.
+    """
+    return time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter

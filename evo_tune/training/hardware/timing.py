@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from evo_tune.errors import RecipeError
+from evo_tune.training.hardware.device import chip, clock_for
 from evo_tune.training.hardware.precision import Precision
-from evo_tune.training.hardware.throughput import chip, clock_for
 from evo_tune.training.recipe.hardware.computing import Timings, sizes_for_device
 
 

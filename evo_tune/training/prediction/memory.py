@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from evo_tune.errors import UsageError
-from evo_tune.training.hardware.memory import free_memory
+from evo_tune.training.hardware.device import free_memory
 from evo_tune.training.recipe import LinearTextConfig, TextConfig
 from evo_tune.training.recipe.families import FittedConfig
 from evo_tune.training.recipe.models.base import BaseModel

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from evo_tune.training.hardware.device import MicroBatch, onto
+from evo_tune.training.hardware.device import MicroBatch, device_memory, onto
 from evo_tune.training.hardware.distributed import Ranks
-from evo_tune.training.hardware.memory import device_memory
 from evo_tune.training.optim.losses import CrossEntropy
 from evo_tune.training.optim.optimizer import HiddenMatrices, OptimizerPair
 from evo_tune.training.optim.watching import Number

@@ -5,7 +5,7 @@ import torch
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import device_memory, fit_device, measure_peak_memory
-from evo_tune.training.hardware import memory as capacity
+from evo_tune.training.hardware import device as capacity
 from evo_tune.training.recipe import GPTConfig, fit_memory, predict_memory
 from evo_tune.training.recipe.hardware.memory import Fit
 

@@ -2,7 +2,7 @@ import pytest
 
 from evo_tune.errors import RecipeError
 from evo_tune.training import Throughput, mfu, peak_flops
-from evo_tune.training.hardware.throughput import CHIPS
+from evo_tune.training.hardware.device import CHIPS
 from evo_tune.training.recipe import GPTConfig, flops_per_token
 
 
