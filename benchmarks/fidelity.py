@@ -9,8 +9,7 @@ A run ends when its cost is spent. Quality is the normalised regret of the best 
     python benchmarks/fidelity.py --tables ../shared/tables --seeds 20 --strategies ga,saea,random
     python benchmarks/fidelity.py --tables ../shared/tables --strategies saea,saea:gp_only=0 --trainings 30
     python benchmarks/fidelity.py --tables ../shared/tables --methods 1 1/3,1 1/9,1/3,1 --at 5 10 20 30
-    python benchmarks/fidelity.py --tables ../shared/tables --strategies saea --only taskset --methods 1 1/9,1/3,1
-    python benchmarks/fidelity.py --tables ../shared/tables --seeds 3 --quick     in a minute
+    python benchmarks/fidelity.py --tables ../shared/tables --strategies saea --only algoperf --at 3 5 8 12
     python benchmarks/fidelity.py --tables ../shared/tables --strategies saea --default .03 .12 --at 2 3 5 10
 
 With --default the run of each seed begins with a genome of another rank, as an expert's guess would be, and each method
@@ -36,10 +35,6 @@ from unittest import mock
 
 import numpy as np
 import pandas as pd
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from taskset import tasks
 
 from evo_tune import Choice, Minimize, SearchSpace
 from evo_tune.genome.history import RunHistory
@@ -138,13 +133,6 @@ class Studies(Table):
         return self.studies[seed % len(self.studies)]
 
 
-def taskset(folder: Path) -> Iterator[Table]:
-    """Yield the tasks of TaskSet that are there."""
-    for task in tasks(folder):
-        curves = {key: task.curves[row, 1:] for key, row in task.rows.items()}
-        yield Table(f"taskset, {task.name}", task.space, curves)
-
-
 FRACTIONS = np.arange(1, 28) / 27
 """Shares of the longest training at which an AlgoPerf curve is read."""
 
@@ -175,7 +163,6 @@ def algoperf(folder: Path) -> Iterator[Table]:
 def tables(folder: Path) -> Iterator[Table]:
     """Yield the tables that are there."""
     yield from transformers(folder)
-    yield from taskset(folder)
     yield from algoperf(folder)
 
 
@@ -334,14 +321,13 @@ def main() -> None:
     parser.add_argument("--default", nargs=2, type=float, metavar="SHARE", help="rank of the default, from and to")
     parser.add_argument("--only", default="", help="tables whose names begin like this")
     parser.add_argument("--first", type=int, default=0, help="first seed")
-    parser.add_argument("--quick", action="store_true", help="only ga, 30 trainings")
     given = parser.parse_args()
     found = [table for table in tables(given.tables) if table.name.startswith(given.only)]
     if not found:
         print(f"nothing to measure: {given.tables} holds none of the tables; they are no part of this project")
         return
-    cost = 30 if given.quick else given.trainings
-    for strategy in ["ga"] if given.quick else given.strategies.split(","):
+    cost = given.trainings
+    for strategy in given.strategies.split(","):
         costs = given.at or [cost / 3, cost / 2, cost * 2 / 3, cost]
         cost = max(costs)
         print(

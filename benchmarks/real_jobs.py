@@ -4,50 +4,41 @@ A job is a text or a data set. Each contestant has the same time T for a trainin
 trainings on all slots; with half of the slots, give twice --trainings. Then the genome of each contestant is trained
 with fresh seeds, the same for all, and judged on the test part, which no search sees.
 
-    python benchmarks/real_jobs.py nanogpt users --nanogpt FOLDER --text FILE     nanoGPT's CPU example, on all cores
-    python benchmarks/real_jobs.py nanogpt default tpe search --text FILE         the other contestants
-    python benchmarks/real_jobs.py stdlib users default tpe search --nanogpt FOLDER
-    python benchmarks/real_jobs.py finetune users default tpe search              --text FILE: another text
+    python benchmarks/real_jobs.py text --text FILE --seconds 102     without --text: Python's standard library
+    python benchmarks/real_jobs.py finetune users default tpe search
     python benchmarks/real_jobs.py labels users default tpe search
-    python benchmarks/real_jobs.py --summary real_jobs.jsonl                      the table of what was done so far
+    python benchmarks/real_jobs.py --summary real_jobs.jsonl          the table of what was done so far
 
 Contestants:
-- users: nanoGPT's own program with its CPU configuration (nanogpt, stdlib); the defaults of peft's LoraConfig and of
-  transformers' TrainingArguments, with the learning rate of peft's examples (finetune); scikit-learn's MLPClassifier
-  with its defaults (labels)
+- users: the defaults of peft's LoraConfig and of transformers' TrainingArguments, with the learning rate of peft's
+  examples (finetune); scikit-learn's MLPClassifier with its defaults (labels); none for text
 - default: the default genome
-- tpe: Optuna's TPE with its Hyperband pruner in our space, the default genome first. A pruned training costs what it
-  took, so it need not be resumed.
+- tpe: Optuna's TPE with its Hyperband pruner in our space, the default genome first
 - search: `evo-tune run` with --hours and its defaults, final comparison included.
 
-T is the time of nanoGPT's training on all cores, its evaluations excluded; in the other jobs, that of the evaluator's
-own budget; or --seconds. The cost of a step is measured once for each job, with all slots at work, and is then the
-same for all contestants. Results are appended to --out, and what it already has is not done again.
+T is the time of the evaluator's own budget, or --seconds. The cost of a step is measured once for each job, with all
+slots at work. Results are appended to --out, and what it already has is not done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
-import re
 import statistics
-import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from transfer_trainings import Rows, mean
 
 from evo_tune import Search
 from evo_tune.cli.flags import RUN_DEFAULTS
@@ -58,7 +49,6 @@ from evo_tune.plugins.evaluator import BoundEvaluator
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.report.recommendation import fresh_seed, recommend_trial
 from evo_tune.settings import parse_settings
-from evo_tune.training.recipe.data.corpus import Corpus
 
 PARTS = ("users", "default", "tpe", "search")
 
@@ -72,21 +62,37 @@ SCORED = 32768
 """Held-out bytes that judge a training on a text: the same for each contestant."""
 
 
+class Rows:
+    """A file of results, one JSON object per line; a result in the file is not computed again.
+
+    Args:
+        file: The file, created if missing.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        lines = file.read_text().splitlines() if file.exists() else []
+        self.known = {json.dumps(row["of"], sort_keys=True): row["result"] for row in map(json.loads, lines)}
+
+    def get(self, of: dict[str, Any], compute: Callable[[], Any]) -> Any:
+        """Return the result of what `of` names, computed and kept if it is not known."""
+        key = json.dumps(of, sort_keys=True)
+        if key not in self.known:
+            self.known[key] = compute()
+            with self.file.open("a") as out:
+                out.write(json.dumps({"of": of, "result": self.known[key]}) + "\n")
+        return self.known[key]
+
+
 @dataclass(frozen=True)
 class Job:
     """A job.
 
     Args:
-        name: Its name.
-        evaluator: Evaluator of the job.
         options: Options of the evaluator, without a budget.
         slots: Trainings at the same time, one thread each.
-        fresh: Number of fresh seeds.
-        seconds: Time of a training in seconds; None: see the top of the file.
-        nanogpt: Folder of a checkout of nanoGPT; None: none.
-        steps: Steps of nanoGPT.
+        seconds: Time of a training in seconds; None: that of the evaluator's own budget.
         trainings: Wall time of a search, in trainings.
-        keep: Folder for the runs of `search`; None: they are not kept.
     """
 
     name: str
@@ -95,18 +101,10 @@ class Job:
     slots: int = 2
     fresh: int = 3
     seconds: float | None = None
-    nanogpt: Path | None = None
-    steps: int = 2000
     trainings: float = 10.0
-    keep: Path | None = None
 
 
-JOBS = {
-    "nanogpt": "language_model",
-    "stdlib": "language_model",
-    "finetune": "fine_tuning",
-    "labels": "image_classification",
-}
+JOBS = {"text": "language_model", "finetune": "fine_tuning", "labels": "image_classification"}
 
 
 def standard_library() -> Path:
@@ -115,23 +113,12 @@ def standard_library() -> Path:
     left_out = {"site-packages", "dist-packages", "test", "tests"}
     files = [path for path in sorted(top.rglob("*.py")) if not left_out & set(path.relative_to(top).parts)]
     path = Path(tempfile.gettempdir()) / f"stdlib-{sys.version_info.major}.{sys.version_info.minor}.txt"
-    text = b"<|endoftext|>".join(one.read_bytes() for one in files)
-    if not path.is_file() or path.read_bytes() != text:
-        path.write_bytes(text)
+    path.write_bytes(b"<|endoftext|>".join(one.read_bytes() for one in files))
     return path
 
 
-# ---------------------------------------------------------------- equal time
-
-
 def planned(job: Job, rows: Rows, seconds: float | None) -> dict[str, Any]:
-    """Return all options of a training of the job, with the cost of a step, which is measured once.
-
-    Args:
-        job: The job.
-        rows: Results so far.
-        seconds: Time of a training; None: the evaluator's own.
-    """
+    """Return all options of a training of the job, with the cost of a step, which is measured once."""
 
     def measure() -> dict[str, Any]:
         given = job.options if seconds is None else {**job.options, "seconds": seconds}
@@ -173,22 +160,12 @@ def pool_of(job: Job) -> ProcessPoolExecutor:
 
 
 def judged(job: Job, options: dict[str, Any], genome: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Train a genome with fresh seeds, all slots at work, and return its result.
-
-    Args:
-        job: The job.
-        options: Options of the training, budget included.
-        genome: The genome.
-        seed: Seed of the contestant, from which the fresh seeds follow.
-    """
+    """Train a genome with fresh seeds that follow from the contestant's, all slots at work, and return its result."""
     seeds = [fresh_seed(seed, FIRST_FRESH + number) for number in range(job.fresh)]
     with pool_of(job) as pool:
         found = list(pool.map(train, *zip(*[(job, options, genome, one) for one in seeds], strict=True)))
     lists = {name: [one[name] for one in found] for name in ("test_loss", "val_loss", "seconds")}
     return {**lists, "genome": genome, "searched": 0.0}
-
-
-# ---------------------------------------------------------------- contestants
 
 
 def default(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -207,7 +184,7 @@ def search(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
             hours=job.trainings * options["seconds"] / 3600,
             slots=job.slots,
             seed=seed,
-            store=job.keep or folder,
+            store=folder,
             **RUN_DEFAULTS,
         ).run()
         searched = time.monotonic() - began
@@ -336,111 +313,10 @@ def perceptrons(job: Job, options: dict[str, Any], seed: int) -> dict[str, Any]:
     return {**found, "genome": {"sklearn": "MLPClassifier()"}, "searched": 0.0}
 
 
-NANOGPT = (
-    "config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 "
-    "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --dropout=0.0"
-)
-"""nanoGPT's CPU example, from its README."""
-
-SEEDED = """
-import runpy, sys, torch
-seed, folder, *sys.argv = sys.argv[1:]
-sys.path.insert(0, folder)
-given = torch.manual_seed
-torch.manual_seed = lambda _: given(int(seed))
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-"""nanoGPT's program, which has no option for its seed."""
-
-
-def nanogpt(job: Job, rows: Rows, seed: int) -> dict[str, Any]:
-    """Train with nanoGPT on all cores, and judge its weights on the blocks that judge ours.
-
-    Its characters are the bytes of the text. It trains and validates on the same parts as we do.
-    """
-    if job.nanogpt is None:
-        raise SystemExit(f"{job.name} users: give a checkout of nanoGPT with --nanogpt FOLDER")
-    folder, began = job.nanogpt.resolve(), time.monotonic()
-    prepared = Corpus(job.options["data"], 256, 1024).prepared
-    texts = {"train": prepared.training, "val": np.frombuffer(prepared.validation, np.uint8)}
-    known = np.unique(np.concatenate([*texts.values(), np.frombuffer(prepared.test, np.uint8)]))
-    numbers = np.zeros(256, np.uint16)
-    numbers[known] = np.arange(len(known))
-    with tempfile.TemporaryDirectory() as made:
-        here = Path(made)
-        data = here / "data" / "shakespeare_char"
-        data.mkdir(parents=True)
-        for name, text in texts.items():
-            numbers[text].tofile(data / f"{name}.bin")
-        import pickle
-
-        (data / "meta.pkl").write_bytes(pickle.dumps({"vocab_size": len(known)}))
-        for name in ("configurator.py", "config"):
-            (here / name).symlink_to(folder / name)
-        steps = [f"--{name}={job.steps}" for name in ("max_iters", "lr_decay_iters", "eval_interval")]
-        command = [sys.executable, "-c", SEEDED, str(1337 + seed), str(folder), str(folder / "train.py")]
-        log = subprocess.run(
-            [*command, *NANOGPT.split(), *steps], cwd=here, capture_output=True, text=True, check=False
-        )
-        if log.returncode:
-            raise SystemExit(f"nanoGPT ended with exit code {log.returncode}:\n{log.stderr[-2000:]}")
-        lines = re.findall(r"^iter (\d+): .*time ([\d.]+)ms", log.stdout, re.MULTILINE)
-        seconds = sum(float(ms) for at, ms in lines if int(at) % job.steps) / 1000
-        whole = time.monotonic() - began
-        options = planned(job, rows, job.seconds or plan_seconds(rows, job) or float(f"{seconds:.3g}"))
-        with pool_of(job) as pool:
-            checkpoint = here / "out-shakespeare-char" / "ckpt.pt"
-            found = pool.submit(judge_nanogpt, job, options, folder, checkpoint, numbers).result()
-    single = {name: [value] for name, value in found.items()}
-    return {**single, "seconds": [seconds], "whole": whole, "genome": {"nanoGPT": NANOGPT}, "searched": 0.0}
-
-
-def plan_seconds(rows: Rows, job: Job) -> float | None:
-    """Return the time of a training in the plan; None if there is no plan."""
-    plan = rows.known.get(json.dumps({"job": job.name, "part": "plan"}, sort_keys=True))
-    return None if plan is None else float(plan["seconds"])
-
-
-def judge_nanogpt(
-    job: Job, options: dict[str, Any], folder: Path, checkpoint: Path, numbers: np.ndarray
-) -> dict[str, float]:
-    """Return the losses of a checkpoint of nanoGPT on the test and validation blocks that judge our trainings.
-
-    Args:
-        job: The job.
-        options: Options of our trainings.
-        folder: Checkout of nanoGPT.
-        checkpoint: Its file.
-        numbers: Number of each byte in its vocabulary, (256,).
-    """
-    sys.path.insert(0, str(folder))
-    import model as theirs  # type: ignore[import-not-found]
-    import torch
-
-    from evo_tune.training.data.batches import TextMaterial
-
-    saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    gpt = theirs.GPT(theirs.GPTConfig(**saved["model_args"]))
-    gpt.load_state_dict({name.removeprefix("_orig_mod."): one for name, one in saved["model"].items()})
-    gpt.eval()
-    values = bound_of(job, options).values
-    material = TextMaterial(Corpus.of(values, values.longest), count=SCORED, seed=0)
-    table, found = torch.from_numpy(numbers.astype(np.int64)), {}
-    for name, testing in (("test_loss", True), ("val_loss", False)):
-        total, count = 0.0, 0
-        for inputs, targets in material.held_out(gpt.config.block_size, testing):
-            asked = targets >= 0
-            with torch.no_grad():
-                logits, _ = gpt(table[inputs.long()], table[targets.clamp(min=0).long()])
-            losses = torch.nn.functional.cross_entropy(
-                logits[asked].double(), table[targets[asked].long()], reduction="sum"
-            )
-            total, count = total + float(losses), count + int(asked.sum())
-        found[name] = total / count
-    return found
-
-
-# ---------------------------------------------------------------- the table
+def mean(losses: Sequence[float]) -> str:
+    """Return the mean of losses with its standard error, as text."""
+    error = statistics.stdev(losses) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan
+    return f"{statistics.fmean(losses):.4f} ± {error:.4f}"
 
 
 def summary(rows: Rows) -> None:
@@ -465,7 +341,7 @@ def summary(rows: Rows) -> None:
             searched = statistics.fmean(one["searched"] for one in parts[part].values())
             cells = [part, str(len(mine)), mean(list(mine.values())), *apart, f"{took:.3g}", f"{searched:.3g}"]
             print("| " + " | ".join(cells) + " |")
-    print("\n± is the standard error over seeds. A loss is a mean over fresh seeds; of nanoGPT, one training.")
+    print("\n± is the standard error over seeds. A loss is a mean over fresh seeds.")
 
 
 def main() -> None:
@@ -474,22 +350,19 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", help="contestants: users, default, tpe, search; default: all")
     parser.add_argument("--summary", type=Path, metavar="FILE", help="print the table of a file of results")
     parser.add_argument("--out", type=Path, default=Path("real_jobs.jsonl"), help="file of results, read first")
-    parser.add_argument("--nanogpt", type=Path, metavar="FOLDER", help="checkout of nanoGPT")
-    parser.add_argument("--text", type=Path, metavar="FILE", help="text of nanogpt; another text of finetune")
+    parser.add_argument("--text", type=Path, metavar="FILE", help="text of the jobs text and finetune")
     parser.add_argument("--seconds", type=float, help="time of a training")
     parser.add_argument("--seeds", default="0,1,2", help="seeds of each contestant")
     parser.add_argument("--fresh", type=int, default=3, help="fresh seeds of each genome")
     parser.add_argument("--slots", type=int, default=os.cpu_count() or 1, help="trainings at the same time")
     parser.add_argument("--trainings", type=float, default=10.0, help="wall time of a search, in trainings")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="folder for the runs of search, to look at")
-    parser.add_argument("--nanogpt-steps", type=int, default=2000, help="steps of nanoGPT")
     given = parser.parse_args()
     if given.summary is not None:
         summary(Rows(given.summary))
         return
     unknown = [part for part in given.parts if part not in PARTS]
-    if given.job is None or unknown or (given.job == "nanogpt" and given.text is None):
-        parser.error(f"expected a job, contestants of {', '.join(PARTS)}, and for nanogpt --text FILE")
+    if given.job is None or unknown:
+        parser.error(f"expected a job, and contestants of {', '.join(PARTS)}")
     play(job_of(given), given.parts or list(PARTS), [int(seed) for seed in given.seeds.split(",")], Rows(given.out))
 
 
@@ -506,28 +379,20 @@ def job_of(given: argparse.Namespace) -> Job:
         slots=given.slots,
         fresh=given.fresh,
         seconds=given.seconds,
-        nanogpt=given.nanogpt,
-        steps=given.nanogpt_steps,
         trainings=given.trainings,
-        keep=given.keep,
     )
 
 
 def play(job: Job, parts: list[str], seeds: list[int], rows: Rows) -> None:
     """Have each contestant do the job with every seed, and print the table after each."""
     programs = {"users": users, "default": default, "tpe": tpe, "search": search}
-    text = job.name in ("nanogpt", "stdlib")
     for seed in seeds:
         for part in parts:
+            if part == "users" and job.name == "text":
+                continue
+            options = planned(job, rows, job.seconds)
             of = {"job": job.name, "part": part, "seed": seed}
-            if part == "users" and text:
-                rows.get(of, lambda: nanogpt(job, rows, seed))  # noqa: B023
-            else:
-                seconds = job.seconds or plan_seconds(rows, job)
-                if text and seconds is None:
-                    raise SystemExit(f"{job.name}: the time of a training is not known: begin with users, or --seconds")
-                options = planned(job, rows, seconds)
-                rows.get(of, lambda: programs[part](job, options, seed))  # noqa: B023
+            rows.get(of, lambda: programs[part](job, options, seed))  # noqa: B023
             summary(rows)
 
 

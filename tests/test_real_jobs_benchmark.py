@@ -52,7 +52,6 @@ def test_a_plan_with_another_time_is_refused(jobs: ModuleType, tmp_path: Path) -
     rows = jobs.Rows(tmp_path / "rows.jsonl")
     rows.get({"job": "labels", "part": "plan"}, lambda: {"seconds": 3.0, "cost": "measured", "data": "elsewhere"})
     job = jobs.Job("labels", "image_classification", options={"data": "here"})
-    assert jobs.plan_seconds(rows, job) == 3.0
     assert jobs.planned(job, rows, 3.0) == {"seconds": 3.0, "cost": "measured", "data": "here"}
     with pytest.raises(SystemExit, match=r"trainings of 3 s: give another --out"):
         jobs.planned(job, rows, 4.0)

@@ -345,7 +345,7 @@ def failure_lines(run: Run) -> list[str]:
 # Annals of Statistics 3, 1975, with shape 0). The estimate for one training has the weight of two dozen trainings (the
 # mean of a beta distribution); the trainings since the last improvement, which all failed to improve, correct it.
 # These are pure functions of trials in the order in which their results were reported, so a run that stops by them
-# stops there again in a replay. benchmarks/stopping.py measures how often they are right.
+# stops there again in a replay. benchmarks/README.md says how often they are right.
 
 # Fewest genomes with a loss for a prediction.
 MIN_LOSSES_FOR_CHANCE = 16

@@ -16,7 +16,6 @@ from evo_tune.plugins.find import make_strategy
 from evo_tune.rules.fidelity import Curves
 from evo_tune.rules.ruled import StrategyWithRules
 from evo_tune.settings import RunSettings
-from tests.conftest import benchmark
 from tests.rules import reference
 from tests.strategies.cases import OBJECTIVES, SPACES, some
 
@@ -139,12 +138,3 @@ def test_a_birth_in_a_long_run_asks_few_genomes_what_they_reached(name: str, mon
         history.tell(id, outcome(rng, one, False))
         strategy.propose(history, np.random.default_rng(id))
     assert len(asked) < 10 * 10, "each told result is looked at, and none of the 400 before"
-
-
-@pytest.mark.parametrize("strategy", ["ga", "saea", "nsga2"])
-def test_the_benchmark_of_births_grows_a_run_and_times_births(strategy: str) -> None:
-    births = benchmark("births")
-    name = "rungs" if strategy == "nsga2" else "everything"
-    words = births.row(name, births.RULES[name], strategy, 60, 3).split()
-    assert words[:2] == [name, strategy]
-    assert all(float(word) >= 0.0 for word in words[2:])

@@ -326,7 +326,7 @@ def test_a_proposal_costs_little_more_in_a_long_run() -> None:
             SAEA(rare_values=0.0).propose(history, birth_rng(0, id))  # a chance is cheaper, and rarer in a long run
             times.append(time.process_time() - start)
         costs.append(min(times))
-    assert costs[1] < 3 * costs[0]  # 30 times the results; what it costs in all, benchmarks/scale.py says
+    assert costs[1] < 3 * costs[0]  # 30 times the results
 
 
 def best_with(centre: float | None, seed: int, births: int = 25) -> float:

@@ -25,22 +25,23 @@ def search() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def problems(search: ModuleType) -> ModuleType:
-    return sys.modules[search.tables.__module__]
+    return sys.modules["problems"]
 
 
-def source_of(problems: ModuleType, folder: Path, **fields: object) -> object:
+def source_of(folder: Path, **fields: object) -> object:
     """Return a table of 4 x 2 cells whose losses are 0 to 6, one cell missing."""
     cells = [(width, kind) for width in (16, 32, 64, 128) for kind in ("a", "b")][:7]
     frame = pd.DataFrame(cells, columns=["width", "kind"]).assign(score=-np.arange(7.0), lucky=[9.0, *range(6)])
     frame.assign(size=np.arange(7.0)).to_parquet(folder / "table.parquet")
     given = {"losses": ("score",), "maximised": ("score", "lucky"), **fields}
-    source = problems.Source("table.parquet", ("width",), unordered=("kind",), **given)
-    return problems.table("table", folder / "table.parquet", source)
+    tables = sys.modules["search_tables"]
+    source = tables.Source("table.parquet", ("width",), unordered=("kind",), **given)
+    return tables.table("table", folder / "table.parquet", source)
 
 
 @pytest.fixture
-def table(problems: ModuleType, tmp_path: Path) -> object:
-    return source_of(problems, tmp_path)
+def table(search: ModuleType, tmp_path: Path) -> object:
+    return source_of(tmp_path)
 
 
 def test_regret_is_zero_at_the_best_and_one_at_the_median(search: ModuleType, table: object) -> None:
@@ -57,7 +58,7 @@ def test_missing_cells_fail(table: object) -> None:
 
 
 def test_the_largest_cells_are_out_of_memory(problems: ModuleType, tmp_path: Path) -> None:
-    problem = source_of(problems, tmp_path, size="size")
+    problem = source_of(tmp_path, size="size")
     assert problem.group == "conditions"  # type: ignore[attr-defined]
     evaluate = problem.instance(0).evaluate  # type: ignore[attr-defined]
     failed = [evaluate({"width": width, "kind": kind})[0] is None for width in (16, 32, 64, 128) for kind in ("a", "b")]
@@ -65,7 +66,7 @@ def test_the_largest_cells_are_out_of_memory(problems: ModuleType, tmp_path: Pat
 
 
 def test_what_looks_best_in_noise_is_scored_by_what_it_is(problems: ModuleType, tmp_path: Path) -> None:
-    noisy = source_of(problems, tmp_path, told="lucky")
+    noisy = source_of(tmp_path, told="lucky")
     instance = noisy.instance(0)  # type: ignore[attr-defined]
     cells = [{"width": 128, "kind": "a"}, {"width": 16, "kind": "a"}, {"width": 16, "kind": "b"}]
     assert noisy.group == "noisy"  # type: ignore[attr-defined]
@@ -74,7 +75,7 @@ def test_what_looks_best_in_noise_is_scored_by_what_it_is(problems: ModuleType, 
 
 
 def test_a_cell_is_trained_with_one_seed_after_the_other(problems: ModuleType, tmp_path: Path) -> None:
-    noisy = source_of(problems, tmp_path, seeds=("score", "lucky"))
+    noisy = source_of(tmp_path, seeds=("score", "lucky"))
     cell, other = {"width": 16, "kind": "a"}, {"width": 16, "kind": "b"}
     for seed, told in ((0, [0.0, -9.0, 0.0]), (1, [-9.0, 0.0, -9.0])):
         instance = noisy.instance(seed)  # type: ignore[attr-defined]
@@ -89,7 +90,7 @@ def test_a_cell_is_trained_with_one_seed_after_the_other(problems: ModuleType, t
 def test_what_a_method_recommends_is_scored_and_not_what_it_saw(
     search: ModuleType, problems: ModuleType, tmp_path: Path
 ) -> None:
-    noisy = source_of(problems, tmp_path, seeds=("score", "lucky"))
+    noisy = source_of(tmp_path, seeds=("score", "lucky"))
 
     class Stubborn:
         """Trains one cell again and again, and recommends another one."""
@@ -109,8 +110,9 @@ def test_what_a_method_recommends_is_scored_and_not_what_it_saw(
 
 def test_ours_recommends_as_a_run_does(search: ModuleType, problems: ModuleType, tmp_path: Path) -> None:
     """By the mean over its seeds, or by what is expected, and never by its luckiest one."""
-    instance = source_of(problems, tmp_path, seeds=("score",)).instance(0)  # type: ignore[attr-defined]
-    player = search.Ours(instance, 0, "random", rules=search.RunSettings(seeds_per_trial=2))
+    players = sys.modules["players"]
+    instance = source_of(tmp_path, seeds=("score",)).instance(0)  # type: ignore[attr-defined]
+    player = players.Ours(instance, 0, "random", rules=players.RunSettings(seeds_per_trial=2))
     assert player.recommended() is None
     lucky, genome = player.ask()
     player.tell(lucky, (0.0,))
@@ -120,7 +122,7 @@ def test_ours_recommends_as_a_run_does(search: ModuleType, problems: ModuleType,
     other, better = player.ask()
     player.tell(other, (2.0,))
     assert player.recommended() == better
-    by_worth = search.Ours(instance, 0, "random", rules=search.WORTH)
+    by_worth = players.Ours(instance, 0, "random", rules=players.WORTH)
     for loss in (3.0, 1.0, 2.0):
         handle, genome = by_worth.ask()
         by_worth.tell(handle, (loss,))
@@ -128,7 +130,7 @@ def test_ours_recommends_as_a_run_does(search: ModuleType, problems: ModuleType,
 
 
 def test_a_whole_front_has_no_regret(problems: ModuleType, tmp_path: Path) -> None:
-    fronts = source_of(problems, tmp_path, losses=("score", "size"), maximised=("size",))
+    fronts = source_of(tmp_path, losses=("score", "size"), maximised=("size",))
     instance = fronts.instance(0)  # type: ignore[attr-defined]
     assert instance.objectives == 2
     found = instance.regrets([instance.evaluate({"width": w, "kind": k}) for w in (16, 32, 64, 128) for k in "ab"])
@@ -198,7 +200,7 @@ def test_with_several_slots_a_result_is_told_when_its_training_ends(search: Modu
     told: list[dict[str, object]] = []
     asked: list[dict[str, object]] = []
 
-    class Player(search.Ours):  # type: ignore[name-defined, misc]
+    class Player(sys.modules["players"].Ours):  # type: ignore[name-defined, misc]
         def ask(self) -> tuple[object, dict[str, object]]:
             assert len(asked) - len(told) < 3
             handle, genome = super().ask()

@@ -199,12 +199,12 @@ def fused_map_sizes(model: nn.Module) -> dict[Tensor, tuple[int, ...]]:
 
 
 # Smallest shorter side of matrices that a CPU orthogonalises faster in bfloat16 than in float32, if it has hardware for
-# bfloat16 (benchmarks/muon.py).
+# bfloat16 (benchmarks/LOG.md, 2026-11-28).
 SMALLEST_IN_BF16 = 64
 
 
 # Smallest shorter side of matrices that ranks share out: smaller ones take less time than to send the results
-# (benchmarks/muon.py --ranks).
+# (benchmarks/LOG.md, 2026-11-30: ranks).
 SMALLEST_TO_SHARE = 128
 
 

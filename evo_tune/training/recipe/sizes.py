@@ -1,7 +1,7 @@
 """Sizes of language models: usual steps, the size that suits a budget, and small proxies of a large training.
 
 A recipe for a large model is searched with proxies. A proxy is within a factor of 8 in width and 4 in depth of its
-target, because the optimum moves less over a short way (benchmarks/transfer.py). It has the target's context and, as
+target, because the optimum moves less over a short way (benchmarks/LOG.md). It has the target's context and, as
 far as the budget allows, its tokens per weight.
 """
 

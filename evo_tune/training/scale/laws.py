@@ -129,7 +129,7 @@ FLOORS = np.linspace(0.0, 0.96, 25)
 # Prior of the relative scatter of trainings around a law, and the number of trainings that it counts as.
 SCATTER, SCATTER_COUNT = 0.01, 2.0
 
-# Relative error of a law per doubling of the text beyond the longest observed one. Measured (benchmarks/transfer.py):
+# Relative error of a law per doubling of the text beyond the longest observed one. Measured (benchmarks/LOG.md):
 # at an observed length of text, models with 8 times the weights were 1.7 % off on average. Beyond it, the loss falls
 # unevenly, because a model learns in phases: between 12,500 and 400,000 tokens the doublings reduced it by 7, 13, 10, 8
 # and 15 %.

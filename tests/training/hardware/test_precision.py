@@ -119,7 +119,7 @@ def test_fields_out_of_range_are_refused(options: dict[str, object]) -> None:
 def test_in_bf16_trainings_end_where_those_in_float32_do(
     make_trainer: Callable[..., Trainer], text: torch.Tensor
 ) -> None:
-    """The short form of `benchmarks/trainer.py --quality`: same ranks, and far nearer than two seeds are."""
+    """Same ranks, and far nearer than two seeds are."""
     windows = evaluation_windows(text, context=8, count=256)
     shapes = [{"lr": lr, "width": width} for lr in (3e-4, 2e-3, 1e-2) for width in (16, 32)]
 
