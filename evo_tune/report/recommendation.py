@@ -44,7 +44,8 @@ MEMO: WeakKeyDictionary[Run, tuple[int, dict[int, float]]] = WeakKeyDictionary()
 # Fewest trainings with a value for a model of patches.
 MIN_TRIALS = 10
 
-# Number of standard deviations by which the simplest trial may be worse than the best (benchmarks/LOG.md, 2026-12-01: patches).
+# Number of standard deviations by which the simplest trial may be worse than the best (benchmarks/LOG.md,
+# 2026-12-01: patches).
 LEVEL_ERRORS = 2.0
 
 # Ranking.
