@@ -92,7 +92,7 @@ class CausalLM(nn.Module):
         head = self.model.get_output_embeddings()
         return type(head) is nn.Linear and not isinstance(head.bias, Tensor)
 
-    def forward(self, tokens: Tensor, read: Callable[[Tensor, Tensor, float], Any] | None = None) -> Any:
+    def forward(self, tokens: Tensor, read: Callable[[Tensor, Tensor], Any] | None = None) -> Any:
         """Return logits for the token after each, or the result of `read` (see `GPT`)."""
         if read is not None:
             return read(self._last_layer(tokens), self.model.get_output_embeddings().weight)
