@@ -20,7 +20,7 @@ HEADER = """\
 
 OTHER_SYSTEMS = re.compile(r"sys_platform == '(win32|emscripten)'")
 
-PYTHON_MARKER = re.compile(r"python_full_version [<>]=? '[\d.]+'")
+PYTHON_MARKER = re.compile(r"python_full_version (?:[<>]=?|==) '[\d.*]+'")
 
 
 def resolve(pinned: list[str], *options: str) -> list[str]:
@@ -40,6 +40,8 @@ def keep_python_markers(line: str) -> str:
     """Drop the markers on the system and the processor: a version holds on all of them, or is not needed there."""
     requirement, _, marker = line.partition(" ; ")
     markers = PYTHON_MARKER.findall(marker)
+    if "python_full_version" in marker and (" or " in marker or not markers):
+        raise ValueError(f"{line}: expected markers on Python joined by `and`; teach keep_python_markers this form")
     return f"{requirement}; {' and '.join(markers)}" if markers else requirement
 
 

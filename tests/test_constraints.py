@@ -42,7 +42,9 @@ def requirements(environment: dict[str, str]) -> list[Requirement]:
 
 
 def test_the_file_has_names_and_versions_and_no_addresses() -> None:
-    pattern = r"# .*|[\w.-]+==[\w.!]+(; python_full_version [<>]=? '[\d.]+'( and python_full_version < '[\d.]+')?)?"
+    pattern = (
+        r"# .*|[\w.-]+==[\w.!]+(; python_full_version ([<>]=?|==) '[\d.*]+'( and python_full_version < '[\d.]+')?)?"
+    )
     assert [line for line in LINES if not re.fullmatch(pattern, line)] == []
 
 

@@ -30,3 +30,9 @@ def test_constants_are_replaced_by_their_like() -> None:
     for values, message in (({"Z": "1"}, "no constant Z"), ({"B": "7"}, "like True"), ({"A": "x"}, "like 1")):
         with pytest.raises(UsageError, match=message):
             replace_constants(ast.parse("A = 1\nB = True"), values)
+
+
+@pytest.mark.parametrize("value", ["None", "b'x'", "'a' * 3", "1j", "True + 1", "B", "..."])
+def test_other_values_stay(value: str) -> None:
+    with pytest.raises(UsageError, match="no constant A"):
+        replace_constants(ast.parse(f"A = {value}"), {"A": "1"})

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shlex
+import struct
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from evo_tune import Context, Minimize, Script
 from evo_tune.errors import OptionError, UsageError
 from evo_tune.plugins.command import command_evaluator
 from evo_tune.plugins.context import Pruned
+from evo_tune.plugins.scripts import metrics_file
 from evo_tune.plugins.scripts.metrics_file import MetricsFile, other_files_hint, parse_metrics_file
 from evo_tune.plugins.scripts.processes import Ended
 from evo_tune.plugins.scripts.records import Row, text_rows
@@ -158,6 +160,44 @@ def test_a_damaged_event_file_has_no_metric(tmp_path: Path, code: str) -> None:
     need("tensorboard")
     with pytest.raises(Ended, match="has no numbers"):
         run(tmp_path, f"open(FOLDER + '/{EVENTS}', 'wb').{code}", "{folder}")
+
+
+@pytest.mark.parametrize(("length", "content"), [(20, b"\xff" * 20), (1 << 62, b"")])
+def test_a_hostile_record_fails_in_one_line(tmp_path: Path, length: int, content: bytes) -> None:
+    need("tensorboard")
+    from tensorboard.summary.writer.record_writer import masked_crc32c
+
+    head = struct.pack("<Q", length)
+    record = head + struct.pack("<I", masked_crc32c(head)) + content + struct.pack("<I", masked_crc32c(content))
+    with pytest.raises(Ended, match=r"TensorBoard cannot read it|has no numbers") as error:
+        run(tmp_path, f"open(FOLDER + '/{EVENTS}', 'wb').write({record!r})", "{folder}")
+    assert "\n" not in str(error.value)
+
+
+def test_what_takes_the_place_of_an_event_file_is_checked_again(tmp_path: Path) -> None:
+    taken: list[Row] = []
+    (tmp_path / "trial").mkdir()
+    file = MetricsFile("{folder}", tmp_path / "trial", {}, ["loss"], [], taken.append)
+    path = event_file(tmp_path / "trial" / EVENTS, loss=[4.0])
+    other = event_file(tmp_path / "other" / EVENTS, loss=[4.0, 1.0])
+    file.read_all()
+    for replace in (lambda: os.symlink(other, path), lambda: os.mkfifo(path)):
+        path.unlink()
+        replace()
+        file.read_all()
+    assert taken == [{"step": 1.0, "loss": 4.0}]
+
+
+def test_too_many_event_files_are_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_file, "MOST_EVENT_FILES", 2)
+    taken: list[Row] = []
+    file = MetricsFile("{folder}", tmp_path, {}, [], [], taken.append)
+    for number in range(3):
+        event_file(tmp_path / str(number) / EVENTS, loss=[4.0])
+    file.read_all()
+    assert len(taken) == 2
+    with pytest.raises(Ended, match="more than 2 event files"):
+        file.missing_metric_text("loss")
 
 
 def test_without_tensorboard_the_error_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

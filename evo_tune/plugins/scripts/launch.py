@@ -69,9 +69,16 @@ def _replace(node: ast.stmt, prefix: str, values: dict[str, str], unused: dict[s
         holder: ast.keyword | ast.Assign | ast.AnnAssign = node
         if isinstance(node.value, ast.Call):
             holder = next((keyword for keyword in node.value.keywords if keyword.arg == "default"), node)
-        if holder.value is not None and all(isinstance(part, PLAIN) for part in ast.walk(holder.value)):
+        if holder.value is not None and _is_plain(holder.value):
             holder.value = ast.copy_location(ast.Constant(_new_value(name, holder.value, values[name])), node.value)
             unused.pop(name, None)
+
+
+def _is_plain(value: ast.expr) -> bool:
+    """Return whether a value is a bool, a text, a number, or arithmetic with numbers."""
+    kinds = {type(part.value) for part in ast.walk(value) if isinstance(part, ast.Constant)}
+    allowed = {bool, str, int, float} if isinstance(value, ast.Constant) else {int, float}
+    return kinds <= allowed and all(isinstance(part, PLAIN) for part in ast.walk(value))
 
 
 def _new_value(name: str, old: ast.expr, text: str) -> bool | float | str:

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,8 +23,8 @@ from evo_tune.plugins.scripts.records import Row, text_rows
 from evo_tune.text import one_line
 from evo_tune.trust import safe_files
 
-# Maximum bytes of a text file, which is read as a whole each time.
-LARGEST_TEXT = 1 << 23
+# Maximum bytes of a text file, which is read as a whole each time, and of an event file.
+LARGEST_TEXT, LARGEST_EVENTS = 1 << 23, 1 << 40
 
 # Maximum number of files and folders that are looked at, and of folders inside each other.
 MOST_ENTRIES, DEEPEST = 2000, 8
@@ -36,8 +37,11 @@ TEXT_SUFFIXES = (".json", ".jsonl", ".csv")
 # Part of the name of each event file of TensorBoard.
 EVENTS = "tfevents"
 
-# Most names of metrics that an error lists.
-MOST_NAMES = 5
+# Most names of metrics that an error lists, and that are remembered.
+MOST_NAMES, MOST_KEYS = 5, 1000
+
+# Most event files of a trial: each stays open while the script runs.
+MOST_EVENT_FILES = 256
 
 WHERE_TO_WRITE = (
     "tell the script to write there, such as --out {folder}, or for a logger of Lightning in a template "
@@ -169,7 +173,7 @@ class MetricsFile:
             state.stamp, state.problem = stamp, ""
             try:
                 if _is_event_file(names):
-                    rows = _new_event_rows(self._folder.joinpath(*names), state)
+                    rows = self._new_event_rows(names, state)
                 else:
                     content = safe_files.read(self._folder, *names, limit=LARGEST_TEXT)
                     rows = _new_text_rows(content.decode("utf-8-sig", "replace"), state, is_complete)
@@ -185,11 +189,13 @@ class MetricsFile:
             row: Numbers by key.
             origin: Folder of the file, from the one that was named. 'validation/loss' is also the key 'loss' there.
         """
-        self._words_by_key |= {key: _words(key) for key in row if key not in self._words_by_key}
+        new_keys = (key for key in row if key not in self._words_by_key)
+        for key in islice(new_keys, max(0, MOST_KEYS - len(self._words_by_key))):
+            self._words_by_key[key] = _words(key)
         named: Row = {}
         for name, wanted in self._wanted_keys.items():
             words = _words(wanted)
-            keys = [wanted] if wanted in row else [key for key in row if self._words_by_key[key] == words]
+            keys = [wanted] if wanted in row else [key for key in row if self._words_by_key.get(key) == words]
             if keys and name not in self._progress_names and self._origins.setdefault(name, origin) != origin:
                 flag = shlex.quote(f"{name}={origin or '.'}/{keys[0]}")
                 places = f"{self._origins[name] or '.'} and {origin or '.'}"
@@ -204,6 +210,25 @@ class MetricsFile:
         """Return the names of the file, or those of all event files in the folder."""
         files = [*filter(_is_event_file, _list_files(self._folder, self._names))]
         return files or ([self._names] if self._names else [])
+
+    def _new_event_rows(self, names: tuple[str, ...], state: _FileState) -> Iterator[Row]:
+        """Yield the rows of the events that were written since the last reading.
+
+        Raises:
+            OSError: It is no regular file, is behind a link, or is too large.
+            UsageError: TensorBoard is not installed.
+            ValueError: TensorBoard cannot read it, or there are too many event files.
+        """
+        with require_extra("--metrics-file with event files of TensorBoard", "tensorboard"):
+            from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+        if state.loader is None:
+            if sum(other.loader is not None for other in self._states.values()) >= MOST_EVENT_FILES:
+                raise ValueError(f"more than {MOST_EVENT_FILES} event files: expected fewer in a trial's folder")
+            file = safe_files.open_to_read(self._folder, *names, limit=LARGEST_EVENTS)
+            # The loader opens a path again and again; behind this one is the file that was checked, whatever comes.
+            state.loader = EventFileLoader(f"/dev/fd/{file.fileno()}")
+            weakref.finalize(state.loader, file.close)
+        yield from _load_events(state.loader)
 
     def _stamp(self, names: tuple[str, ...]) -> _Stamp | None:
         """Return what changes with a file's content; None if there is none."""
@@ -261,24 +286,25 @@ def _new_text_rows(text: str, state: _FileState, is_complete: bool) -> Iterator[
             yield row
 
 
-def _new_event_rows(path: Path, state: _FileState) -> Iterator[Row]:
-    """Yield the scalars of each new event of TensorBoard with its step: {'step': 10, 'val/loss': 1.7}.
+def _load_events(loader: Any) -> Iterator[Row]:
+    """Yield the scalars of each new event with its step: {'step': 10, 'val/loss': 1.7}.
 
     Raises:
-        UsageError: TensorBoard is not installed.
+        ValueError: TensorBoard cannot read the file.
     """
-    with require_extra("--metrics-file with event files of TensorBoard", "tensorboard"):
-        from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-        from tensorboard.util import tensor_util
-    state.loader = state.loader or EventFileLoader(str(path))
-    for event in state.loader.Load():  # it stops at a record that is not complete, and continues there
-        scalars = {
-            value.tag: float(tensor_util.make_ndarray(value.tensor).item())
-            for value in event.summary.value
-            if value.metadata.plugin_data.plugin_name == "scalars"
-        }
-        if scalars:
-            yield {"step": float(event.step), **scalars}
+    from tensorboard.util import tensor_util
+
+    try:
+        for event in loader.Load():  # it stops at a record that is not complete, and continues there
+            scalars = {
+                value.tag: float(tensor_util.make_ndarray(value.tensor).item())
+                for value in event.summary.value
+                if value.metadata.plugin_data.plugin_name == "scalars"
+            }
+            if scalars:
+                yield {"step": float(event.step), **scalars}
+    except Exception as error:  # its kinds of errors are many: a record may be of any length and content
+        raise ValueError(f"TensorBoard cannot read it: {one_line(str(error) or type(error).__name__)}") from None
 
 
 def _is_event_file(names: tuple[str, ...]) -> bool:
