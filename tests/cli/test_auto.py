@@ -19,9 +19,10 @@ import pytest
 
 import evo_tune
 from evo_tune.cli.session import PlannedRun
-from evo_tune.cli.training import final_training, model_training
+from evo_tune.cli.training import final_training
 from evo_tune.cli.training.auto import choose_task, copy_model, recognise_task
 from evo_tune.errors import UsageError
+from evo_tune.forecast.clock import Clock
 from evo_tune.loop.search import Search
 from evo_tune.report.data import AutoModel, run_summary
 from evo_tune.store.run import Run
@@ -231,7 +232,7 @@ def test_a_language_model_is_trained_for_the_rest_of_the_hours(
     data: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(final_training, "STARTING_SECONDS", 0.0)
-    monkeypatch.setattr(model_training, "own_seconds", lambda *_: 0.2)  # a busy machine makes the trial slow
+    monkeypatch.setattr(Clock, "own_seconds", lambda *_: 0.2)  # a busy machine makes the trial slow
     monkeypatch.setattr(final_training, "WRITING_SHARE", -100.0)  # and the hours would end the first attempt early
     (data / "prose.txt").write_text("".join(f"{n} times {n % 7} is {n * (n % 7)}.\n" for n in range(20000)))
     words = [
