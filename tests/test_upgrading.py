@@ -30,6 +30,7 @@ from click.testing import CliRunner
 from evo_tune import Search, load
 from evo_tune.cli import cli
 from evo_tune.errors import StoreError, UsageError
+from evo_tune.loop.code import hashes_of
 from evo_tune.options.binding import refused_values
 from evo_tune.options.declare import without_dropped
 from evo_tune.plugins.find import find_evaluator
@@ -37,6 +38,7 @@ from evo_tune.plugins.strategy import Strategy
 from evo_tune.settings import RunSettings, SessionSettings
 from evo_tune.store.manifest import read_manifest
 from evo_tune.training.recipe.language import LanguageOptions
+from evo_tune.trust.decide import digest
 from tests.journals import events_of, write_events
 
 SAVED = Path(__file__).parent / "written_by_1_0_0"
@@ -185,6 +187,19 @@ def test_a_run_with_a_dropped_value_opens_and_says_what_is_gone(
 
 def _with_old_setting(event: dict[str, Any], value: Any) -> dict[str, Any]:
     return {**event, "session": {**event["session"], "old_setting": value}} if "session" in event else event
+
+
+@pytest.mark.parametrize("usual", [3, 4])
+def test_a_run_with_a_dropped_setting_is_still_the_one_that_the_user_began(
+    saved: Path, usual: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved / "runs" / "function-1.1" / "_run.json"
+    manifest = json.loads(path.read_text())
+    manifest["settings"]["old_setting"] = 3
+    path.write_text(json.dumps(manifest))
+    monkeypatch.setattr(RunSettings, "dropped", {**RunSettings.dropped, "old_setting": usual})
+    remembered = digest(manifest)  # by the version that wrote it
+    assert hashes_of(read_manifest(path.parent), {})["_run.json"] == remembered
 
 
 def test_a_run_whose_choice_is_gone_says_so(saved: Path) -> None:

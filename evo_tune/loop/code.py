@@ -21,7 +21,7 @@ from evo_tune.genome.genes import Choice, Gene
 from evo_tune.genome.notation import read_space
 from evo_tune.genome.space import SearchSpace
 from evo_tune.options.binding import options_of, refused_values
-from evo_tune.options.declare import without_dropped
+from evo_tune.options.declare import dropped_options, without_dropped
 from evo_tune.plugins.code import source_hash
 from evo_tune.plugins.command import COMMAND, is_command
 from evo_tune.plugins.evaluator import BoundEvaluator, Evaluator
@@ -48,7 +48,7 @@ from evo_tune.plugins.patches.project import PatchedCode, make_patch_set, prepar
 from evo_tune.plugins.scripts.script import TRIAL_PLACEHOLDERS
 from evo_tune.plugins.strategy import Strategy
 from evo_tune.rules.ruled import StrategyWithRules
-from evo_tune.settings import DEVICE_SETTINGS, SessionSettings
+from evo_tune.settings import DEVICE_SETTINGS, RunSettings, SessionSettings
 from evo_tune.store.binding import copied_results
 from evo_tune.store.journal import JOURNAL, write_atomically
 from evo_tune.store.manifest import MANIFEST, Manifest, read_manifest
@@ -218,7 +218,10 @@ def hashes_of(manifest: Manifest, genes: Mapping[str, Gene]) -> dict[str, str]:
         manifest: Manifest of the run.
         genes: Its present genes. Only values that are text count: they may be names of files, or words of a command.
     """
-    return {MANIFEST: decide.digest(msgspec.to_builtins(manifest)), GENES: decide.digest(sorted(_gene_texts(genes)))}
+    fields = msgspec.to_builtins(manifest)
+    # With dropped settings, as an earlier version remembered the manifest: an upgrade is no change of the run.
+    fields["settings"] = {**dropped_options(RunSettings), **fields["settings"], **fields.pop("dropped", {})}
+    return {MANIFEST: decide.digest(fields), GENES: decide.digest(sorted(_gene_texts(genes)))}
 
 
 def _hash_places(session: SessionSettings) -> dict[str, str]:
