@@ -7,7 +7,7 @@ val_loss is the cross-entropy in nats, or the squared error as a share of the ta
 Columns of numbers are brought to one scale by the training rows, columns of texts are embedded; `-o categorical=a,b`
 takes columns of numbers as categories too, and `-o ignore=a,b` leaves columns out. A date becomes seven numbers: year,
 month, day, day of the week and of the year, second of the day, days since 1970. Columns that are constant, count the
-rows or have another text in every row are left out: `evo-tune describe` says what each column is taken for. A missing
+rows or have another text in every row are left out: `run --dry-run` says what each column is taken for. A missing
 number counts as the mean plus something learnt, a missing category, or one that no training row has, as another. Rows
 without a target are an error unless `-o drop_unlabelled=true` leaves them out. A fifth of the rows, and of each class,
 judges trials and a fifth is the test set, the same rows for every genome and seed. All genomes have the same budget:

@@ -116,7 +116,6 @@ def test_a_script_is_tuned_and_reported(without: Without) -> None:
         without.evo_tune(command, *([] if command == "list" else ["script"]))
     assert (without.folder / "populations" / "script" / "_report.html").is_file()
     without.evo_tune("resume", "script", "--trials", "5")
-    without.evo_tune("describe", "--help")
     without.evo_tune("strategies")
     without.evo_tune("evaluators")
 

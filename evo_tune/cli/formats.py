@@ -27,7 +27,7 @@ class WatchedRun(Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class RunFolder(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A run that was renamed or unpacked.
+    """A run that was renamed.
 
     Args:
         run: Name of the run.
@@ -46,32 +46,6 @@ class DeletedRuns(Struct, forbid_unknown_fields=True, kw_only=True):
     """
 
     runs: list[str]
-
-
-class PackedRun(Struct, forbid_unknown_fields=True, kw_only=True):
-    """A run that was written as one file.
-
-    Args:
-        run: Name of the run.
-        file: The file.
-        bytes: Its size. Unit: bytes.
-    """
-
-    run: str
-    file: str
-    bytes: int
-
-
-class RunNote(Struct, forbid_unknown_fields=True, kw_only=True):
-    """The note on a run.
-
-    Args:
-        run: Name of the run.
-        note: The note; '' if there is none.
-    """
-
-    run: str
-    note: str
 
 
 class ConvertedRun(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -176,20 +150,6 @@ class Predicted(Struct, forbid_unknown_fields=True, kw_only=True):
     metrics: Mapping[str, Any]
     remarks: list[str]
     text: str | None
-
-
-class DescribedData(Struct, forbid_unknown_fields=True, kw_only=True):
-    """Description of the data by an evaluator, as `describe` prints it.
-
-    Args:
-        evaluator: Name of the evaluator.
-        fingerprint: Identity of the data; '' if the evaluator declares none.
-        lines: What it says, a line each.
-    """
-
-    evaluator: str
-    fingerprint: str
-    lines: list[str]
 
 
 class EvaluatorSummary(Struct, forbid_unknown_fields=True, kw_only=True):

@@ -122,6 +122,8 @@ class PlannedRun(Struct, forbid_unknown_fields=True, kw_only=True):
         slots: Number of trainings at the same time.
         device: Device of the slots.
         options: Options of the evaluator, by name. Unit: the option's.
+        data: What the evaluator read, a line each; empty if it describes nothing.
+        fingerprint: Identity of the data; '' if the evaluator declares none.
         seconds_timed: Durations of full trainings, from timed steps; null if steps cannot be timed. Unit: s.
         forecast: Forecast of the run; null if nothing can be predicted before trainings have ended.
     """
@@ -130,6 +132,8 @@ class PlannedRun(Struct, forbid_unknown_fields=True, kw_only=True):
     slots: int
     device: str
     options: dict[str, Value | None]
+    data: list[str]
+    fingerprint: str
     seconds_timed: tuple[float, ...] | None
     forecast: RunForecast | None
 
@@ -285,13 +289,15 @@ def print_plan(
                 plan,
                 evaluator=plugin.name,
                 options=plan.manifest.options,
+                data=plan.evaluator.describe(),
+                fingerprint=plan.evaluator.fingerprint(),
                 seconds_timed=None if plan.pace is None else plan.pace.seconds,
                 forecast=run_forecast and run_forecast.with_cost(output.price_per_hour),
             )
         )
         return
     extra_seeds = _has_extra_seeds(plan.manifest, session)
-    shared.print_remarks(plan.evaluator, plan.space.default(), extra_seeds)
+    shared.print_remarks(plan.evaluator, plan.space.default(), extra_seeds, most_lines=None)
     shared.echo(f"plan: {plugin.name} on {plan.slots} x {plan.device}; no run is started, and nothing is written")
     shared.echo(*plan.choices)
     if plan.pace is None:

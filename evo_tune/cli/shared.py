@@ -253,21 +253,24 @@ FEW_STEPS = 10
 DESCRIBED = 9
 
 
-def print_remarks(evaluator: BoundEvaluator, genome: Mapping[str, Any], extra_seeds: bool = True) -> None:
+def print_remarks(
+    evaluator: BoundEvaluator, genome: Mapping[str, Any], extra_seeds: bool = True, most_lines: int | None = DESCRIBED
+) -> None:
     """Print what an evaluator has read, and remarks about its options and trainings of few steps, on standard error.
 
     Args:
         evaluator: Evaluator with its options.
         genome: Genome to train, or the default one of a search.
         extra_seeds: Whether a genome may be trained with several seeds.
+        most_lines: Most lines about the data; None for all.
     """
     from evo_tune.plugins.command import NO_SEED
 
     name, lines = evaluator.plugin.name, evaluator.describe()
-    echo(*(f"{name}: {line}" for line in lines[:DESCRIBED]), err=True)
-    if len(lines) > DESCRIBED:
-        more = with_plural(len(lines) - DESCRIBED, "more line")
-        echo(f"{name}: and {more}: evo-tune describe {name}, with the same -o", err=True)
+    echo(*(f"{name}: {line}" for line in lines[:most_lines]), err=True)
+    if more := len(lines[most_lines:] if most_lines else ()):
+        whole = f"evo-tune run {name} --dry-run, with the same -o"
+        echo(f"{name}: and {with_plural(more, 'more line')}: {whole}", err=True)
     remarks = [remark for remark in evaluator.remarks() if extra_seeds or remark != NO_SEED]
     with contextlib.suppress(EvoTuneError):  # the training reports it
         steps = evaluator.estimate(dict(genome)).get("steps", math.inf)

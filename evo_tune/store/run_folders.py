@@ -20,7 +20,7 @@ from evo_tune.errors import StoreError, UsageError, explain_error
 from evo_tune.store.binding import move_results
 from evo_tune.store.journal import JOURNAL, Journal
 from evo_tune.store.manifest import MANIFEST, copy_manifest, read_manifest
-from evo_tune.text import is_encodable, one_line
+from evo_tune.text import one_line
 from evo_tune.trust import safe_files
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ TRIALS = "_trials"
 # The report in a run's folder. Readers of the folder as one Parquet table skip names with an underscore.
 REPORT = "_report.html"
 
-# The note that a user writes on a run, also while it is in progress, and its maximum size in bytes.
+# The file of a note on a run, which its user may write at any time, and its maximum size in bytes.
 NOTE, LARGEST_NOTE = "_note.txt", 1 << 14
 
 
@@ -256,20 +256,3 @@ def read_note(folder: Path) -> str:
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return safe_files.read(folder, NOTE, limit=LARGEST_NOTE).decode().strip()
     return ""
-
-
-def write_note(folder: Path, text: str) -> None:
-    """Write the note on a run; an empty text removes it.
-
-    Raises:
-        UsageError: The text is too long.
-        StoreError: The disk refuses.
-    """
-    data = (text.strip() + "\n").encode() if is_encodable(text) else b""
-    if not data or len(data) > LARGEST_NOTE:
-        raise UsageError(f"a note of {len(text)} characters: expected UTF-8 text of at most {LARGEST_NOTE} bytes")
-    with explain_error(StoreError, f"cannot write {folder / NOTE}"):
-        if text.strip():
-            safe_files.replace(folder, NOTE, data, f"{NOTE}.part")
-        else:
-            safe_files.remove(folder, NOTE)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -28,18 +27,17 @@ main()
 """
 
 COMMANDS = {
-    "report": (["report", "one", "-o", "out"], "text"),
-    "pack": (["pack", "one", "-o", "out"], "zip"),
-    "optuna": (["convert", "one", "--to", "optuna", "-o", "out"], "text"),
-    "propose": (["propose", "one", '{"x": 0.123}'], ""),
+    "report": (["report", "one", "-o", "out"], True),
+    "optuna": (["convert", "one", "--to", "optuna", "-o", "out"], True),
+    "propose": (["propose", "one", '{"x": 0.123}'], False),
 }
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_killed_command_leaves_nothing_of_the_final_name(typed: Typed, small_run: str, command: str) -> None:
     if command == "optuna":
-        need("optuna")
-    words, kind = COMMANDS[command]
+        need(command)
+    words, writes = COMMANDS[command]
     before = Run.open(Path("populations", small_run)).outcomes
     ended = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
@@ -47,9 +45,7 @@ def test_a_killed_command_leaves_nothing_of_the_final_name(typed: Typed, small_r
     assert Run.open(Path("populations", small_run)).outcomes == before
     again = typed(*words)
     assert again.code == 0, again.err
-    if kind == "zip":
-        assert zipfile.ZipFile("out").testzip() is None
-    elif kind:
+    if writes:
         assert Path("out").stat().st_size > 1000
 
 

@@ -90,6 +90,37 @@ def test_a_dry_run_tells_a_plan_and_leaves_no_file(timed: Path, typed: Typed, mo
     assert files(Path(os.environ["XDG_STATE_HOME"])) == state, "nor is anything trusted for it"
 
 
+def test_a_dry_run_says_all_that_was_read_and_a_training_the_first_lines(folder: Path, typed: Typed) -> None:
+    columns = [f"c{number}" for number in range(1, 16)]
+    rows = [
+        f"{n},{'b' if n % 3 else 'a'},{n % 11 + 0.5}," + ",".join(str(n * k % 13) for k in range(1, 16))
+        for n in range(60)
+    ]
+    (folder / "table.csv").write_text("\n".join([",".join(["id", "kind", "price", *columns]), *rows]))
+    words = ("tabular", "-o", "data=table.csv", "-o", "target=kind", "-o", "epochs=0.5")
+    done = typed("run", *words, "--dry-run")
+    assert done.code == 0, done
+    lines = done.err.splitlines()
+    assert lines[0].startswith("tabular: 60 rows: 36 for training")
+    assert "tabular: left out: id (identifier: counts the rows)" in lines
+    assert any(line.startswith("tabular: c15: number, ") for line in lines)
+    planned = json.loads(typed("run", *words, "--dry-run", "--format", "json").out)
+    assert planned["data"][2] == "2 classes: b 40, a 20"
+    assert planned["fingerprint"]
+    trained = typed("evaluate", *words).err
+    assert "more lines: evo-tune run tabular --dry-run, with the same -o" in trained
+    assert trained.count("tabular: ") == 10 + trained.count("step")
+
+
+@pytest.mark.parametrize("words", [("run", "KERNEL"), ("run", "tabular", "-o", "data=KERNEL", "-o", "target=a")])
+def test_a_file_of_the_kernel_is_empty(typed: Typed, folder: Path, words: tuple[str, ...]) -> None:
+    """Reading /proc/kmsg waits forever; its size is 0, as that of /proc/uptime, which a failing test reads at once."""
+    done = typed(*(word.replace("KERNEL", "/proc/uptime") for word in words), "--dry-run")
+    assert done.code == 2, done
+    assert "is empty" in done.err
+    assert "Error: " in done.err.splitlines()[-1]
+
+
 def test_a_dry_run_of_what_cannot_be_timed_says_so(folder: Path, typed: Typed) -> None:
     done = typed("run", "quick.py", "--trials", "5", "--dry-run")
     assert done.code == 0

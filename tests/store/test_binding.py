@@ -17,7 +17,6 @@ import pytest
 
 from evo_tune.loop.search import Search
 from evo_tune.store import binding
-from evo_tune.store.archive import pack_run, unpack_run
 from evo_tune.store.binding import CHANGED, changed_files, remember_file, remembered_count
 from evo_tune.store.journal import Journal
 from evo_tune.store.run import Run
@@ -142,12 +141,10 @@ def test_a_moved_run_is_known_by_its_identity_and_each_edit_of_it_is_too(begin: 
     identity, count = Run.open(folder).manifest.identity, remembered(folder)
     whole = (folder / "_journal.jsonl").read_bytes()
     edits = whole.replace(b'"time":1', b'"time":2', 1), whole[: whole.rindex(b"\n", 0, -1) + 1], b""
-    pack_run(folder, tmp_path / "mine.zip")
     shutil.copytree(folder, store / "copied")
-    unpacked = unpack_run(tmp_path / "mine.zip", store, "unpacked")
     renamed = rename_run(folder, "renamed")
     moved = renamed.rename(tmp_path / "moved")
-    for place in (store / "copied", unpacked, moved):
+    for place in (store / "copied", moved):
         assert remembered(place) == count
         journal = place / "_journal.jsonl"
         for data in edits:

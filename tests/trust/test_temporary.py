@@ -140,12 +140,9 @@ def test_no_command_makes_a_name_that_others_foresee(names_of: Callable[..., dic
         ["report", "run1", "-o", "report@.html"],
         ["report", "run1", "run2", "-o", "both@.html"],
         ["convert", "run1", "--to", "optuna", "-o", "study@.log"],
-        ["pack", "run1", "-o", "run@.zip"],
-        ["unpack", "run1.zip", "--as", "back@"],
         ["resume", "run1", "--as", "copy@", "--trials", "3", "--quiet"],
         ["verify", "run1"],
         ["status", "run1"],
-        ["describe", "tabular", *data],
         ["auto", "table.csv", "--target", "kind", "--trials", "2", "--out", "auto@", "--name", "auto@", "--quiet"],
         [
             "run",

@@ -18,7 +18,7 @@ from evo_tune.text import one_line
 def command(run: str | None, tool: str, output: str | None, store: str, output_format: str) -> None:
     """Write RUN for Optuna and its dashboard.
 
-    RUN is the latest one by default. Existing files are not overwritten.
+    RUN is the latest one by default. Existing files are not overwritten. `run --track` writes for other tools live.
     """
     from evo_tune.cli.formats import ConvertedRun
     from evo_tune.integrations.tracking import convert
