@@ -166,12 +166,11 @@ def public() -> dict[str, list[str]]:
     """Return the public names by owner, as the code has them."""
     import evo_tune
     from evo_tune.report import charts
-    from evo_tune.report.page import REPLACED
 
     found = dict(python_names(evo_tune, evo_tune.__all__))
     for place, names in OUTSIDE.items():
         found.update(python_names(importlib.import_module(place), names))
-    found["evo_tune.report.page.Results.plot"] = list(dict.fromkeys([*charts.names(), *REPLACED]))
+    found["evo_tune.report.page.Results.plot"] = charts.names()
     for place in ENGINE:
         module = importlib.import_module(place)
         shown = {name: one for name, one in vars(module).items() if not name.startswith("_") and name != "annotations"}

@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import warnings
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -329,14 +328,3 @@ def test_the_public_names_of_1_0_0_are_there_in_their_order() -> None:
     later = {name for name in gone - REMOVED if not re.search(rf"\b{re.escape(name.split()[-1])}\b", unreleased)}
     assert gone >= REMOVED
     assert not later, "say in CHANGELOG.md what to use instead"
-
-
-@pytest.mark.parametrize("name", ["recipe", "prediction.language", "prediction.model", "prediction.series"])
-def test_old_modules_are_imported_with_a_warning(name: str) -> None:
-    """In a process of its own: a module warns when it is imported first."""
-    use = "; m.GPTConfig" if name == "recipe" else ""
-    code = f"from importlib import import_module as load; m = load('evo_tune.{name}'){use}"
-    done = subprocess.run([sys.executable, "-W", "always", "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "is deprecated since 1.1 and removed in 2.0" in done.stderr
-    assert import_module("evo_tune").__version__

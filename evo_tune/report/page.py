@@ -11,7 +11,6 @@ import base64
 import contextlib
 import hashlib
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from importlib.metadata import distribution, version
@@ -346,14 +345,6 @@ class Results:
         return f"<run {self.name}: {with_plural(len(self._data.trials), 'result')}, {value}{trial}>"
 
 
-# Charts of 1.0.0 until 2.0, with the chart that shows the same results.
-REPLACED = {
-    **dict.fromkeys(("lineage", "seeds", "slots"), "history"),
-    **dict.fromkeys(("parallel", "pairs"), "slices"),
-    "scale": "resources",
-}
-
-
 class Plots:
     """The charts of one run: each is a function that returns a plotly figure, or None without data for it.
 
@@ -365,10 +356,6 @@ class Plots:
         self._data = data
 
     def __getattr__(self, name: str) -> Callable[..., Figure | None]:
-        if name in REPLACED:
-            message = f"plot.{name} is deprecated since 1.1 and removed in 2.0: use plot.{REPLACED[name]}"
-            warnings.warn(message, FutureWarning, stacklevel=2)
-            return lambda *_, **__: getattr(self, REPLACED[name])()
         if name.startswith("_") or name not in dir(self):
             raise AttributeError(f"there is no chart {name!r}: expected one of {', '.join(dir(self))}")
         draw: Callable[..., Spec | None] = charts.chart_of(name).draw

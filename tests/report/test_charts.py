@@ -5,13 +5,12 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from evo_tune import Search
 from evo_tune.genome.trial import Outcome
 from evo_tune.report import charts
 from evo_tune.report.charts import (
@@ -19,7 +18,6 @@ from evo_tune.report.charts import (
     escape_label,
     history,
     log_axis,
-    resources,
     spread_indices,
     trials,
 )
@@ -33,7 +31,7 @@ from tests.report.conftest import SAMPLE, Made
 
 def test_parts_come_in_the_order_of_what_matters() -> None:
     order = ["verdict", "next_steps", "patches", "history", "slices", "importances"]
-    order += ["curves", "front", "resources", "scale", "trials"]
+    order += ["curves", "front", "scale", "trials"]
     assert charts.names() == order
     found = charts.parts(RunData(Run.open(SAMPLE)))
     assert list(found) == [
@@ -133,22 +131,6 @@ def test_a_pause_between_sessions_is_no_time(tmp_path: Path) -> None:
     assert run.resumed[0] == json.loads(first_line)["spent"]
 
 
-# Front and resources.
-
-
-def test_no_cheaper_training_is_as_good_as_one_on_the_front() -> None:
-    values, losses = np.array([3.0, 1.0, 2.0, np.nan, 4.0]), np.array([1.0, 3.0, 3.0, 0.0, 2.0])
-    assert resources.cheapest(values, losses).tolist() == [1, 0]
-
-
-def test_resources_that_do_not_differ_are_left_out(made: Made) -> None:
-    material = RunData(made())
-    assert resources.varying_resources(material) == ["params", "flops", "seconds", "peak_memory"]
-    for trial in material.ranked_trials:
-        trial.outcome.metrics["flops"] = 5.0
-    assert resources.varying_resources(material) == ["params", "seconds", "peak_memory"]
-
-
 # Numbers that no chart can hold.
 
 
@@ -160,7 +142,7 @@ def test_absurd_numbers_of_a_strangers_run_are_left_out(made: Made) -> None:
             run.outcomes[id + 20] = Outcome("ok", metrics, ((0.5, metrics), (1.0, metrics)), 1e300, "cpu")
         run.finished[id + 20] = math.inf
     run.seconds = math.inf
-    assert len(charts.parts(RunData(run))) > 6
+    assert len(charts.parts(RunData(run))) > 5
 
 
 def test_ticks_of_a_long_scale_are_few_and_plain() -> None:
@@ -190,22 +172,6 @@ def test_titles_of_axes_are_no_longer_than_the_axis_of_a_narrow_chart() -> None:
     assert len(title) <= charts.LONGEST_TITLE
     assert title.startswith("<<<")
     assert drawn["layout"]["yaxis"]["title"]["text"] == "a short &amp; plain one"
-
-
-def test_a_run_on_a_cpu_has_no_chart_of_gpu_memory(begin: Callable[..., Search], tmp_path: Path) -> None:
-    (tmp_path / "memory.py").write_text(
-        "from evo_tune import Float, Minimize, SearchSpace\n"
-        "SPACE, OBJECTIVES = SearchSpace(x=Float(0.1, 1.0)), [Minimize('loss')]\n"
-        "def evaluate(genome, context):\n"
-        "    return {'loss': genome['x'], 'gpu_memory': 1e9 * genome['x'], 'peak_memory': 1e9 * genome['x']}\n"
-    )
-    settings = {"evaluator": str(tmp_path / "memory.py"), "strategy": "random", "trials": 6, "final_seeds": 0}
-    data = RunData(begin(**settings).run().saved)
-    assert "gpu_memory" not in resources.varying_resources(data)
-    assert "peak_memory" in resources.varying_resources(data)
-    for trial in data.ranked_trials:
-        object.__setattr__(trial.outcome, "device", "cuda:0")
-    assert "gpu_memory" in resources.varying_resources(data)
 
 
 def test_grey_points_are_visible_on_light_and_dark_paper() -> None:

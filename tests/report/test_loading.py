@@ -12,7 +12,7 @@ import pytest
 import evo_tune
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.report import charts
-from evo_tune.report.page import REPLACED, Results
+from evo_tune.report.page import Results
 from evo_tune.store.run import Run
 from tests.report.conftest import SAMPLE
 
@@ -65,14 +65,6 @@ def test_every_chart_is_a_figure_of_the_library(loaded: Results) -> None:
     assert loaded.plot.history.__doc__ is not None
     assert loaded.plot.history(by="time").layout.xaxis.title.text.endswith(" of work")
     assert loaded.plot.slices("lr").layout.xaxis.title.text == "lr"
-
-
-def test_charts_of_1_0_0_still_give_a_figure_and_name_the_present_one(loaded: Results) -> None:
-    with pytest.warns(FutureWarning, match=r"^plot\.lineage is deprecated since 1\.1 .* use plot\.history$"):
-        assert loaded.plot.lineage(id=5) == loaded.plot.history()
-    for name in REPLACED:
-        with pytest.warns(FutureWarning, match="deprecated"):
-            assert getattr(loaded.plot, name)() is not None
 
 
 def test_what_there_is_not_is_told(loaded: Results) -> None:

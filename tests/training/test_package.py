@@ -1,7 +1,6 @@
 """The two parts that train: what they may import beside each other, their public names, and freed memory."""
 
 import ast
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -76,29 +75,3 @@ def test_freed_memory_is_kept_where_glibc_is() -> None:
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     told, most = out.split()
     assert told == "False" or int(most) < 4
-
-
-def test_names_of_1_0_0_that_were_renamed_work_with_a_warning() -> None:
-    import evo_tune.training as package
-
-    rows = [line.split() for line in Path(package.__file__).with_name("renamed.txt").read_text().splitlines()[1:]]
-    assert len(rows) > 50
-    for part, old, new in rows:
-        module = importlib.import_module("evo_tune.training" + (".recipe" if part == "recipe" else ""))
-        with pytest.warns(FutureWarning, match=f"{old} is deprecated since 1.1 and removed in 2.0: use {new}"):
-            assert getattr(module, old) is getattr(module, new)
-
-
-def test_the_modules_of_1_0_0_work_with_a_warning() -> None:
-    code = (
-        "import warnings\n"
-        "with warnings.catch_warnings(record=True) as told:\n"
-        "    warnings.simplefilter('always')\n"
-        "    from evo_tune.recipe import ClassifierTask, divided\n"
-        "    from evo_tune.prediction.model import ClassifierModel\n"
-        "from evo_tune.training.recipe import ClassifierTask as task, repair_heads\n"
-        "from evo_tune.training.prediction.model import ClassifierModel as model\n"
-        "assert (ClassifierTask, divided, ClassifierModel) == (task, repair_heads, model)\n"
-        "assert {one.category for one in told} == {FutureWarning} and len(told) >= 3, told\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
