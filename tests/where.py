@@ -63,8 +63,6 @@ ELSEWHERE = {
     "training/recipe/transferring": "training/scale/test_transfer",
     "training/scale/laws": "training/scale/test_laws training/scale/test_loss",
     "training/scale/recipe": "training/scale/test_transfer",
-    "recipe": "training/test_package",
-    "prediction": "training/test_package",
     "training/public": "training/test_package",
     "cli/training/devices": "cli/test_formats",
     "cli/training/auto": "cli/test_auto",
