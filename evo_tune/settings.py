@@ -156,9 +156,7 @@ class _DeviceSettings(Options):
     backend: Literal["joblib", "dask", "ray"] = option(
         "joblib", help="Where trainings run: processes on this machine (joblib), or a cluster."
     )
-    address: str | None = option(
-        None, unit="URL", help="Address of a running cluster, tcp://HOST:8786; by default one is started."
-    )
+    address: str | None = option(None, unit="URL", help="Address of a running cluster: tls://HOST:8786.")
     scheduler_file: str | None = option(
         None, unit="PATH", help="File with the address of a Dask scheduler: that of `dask scheduler --scheduler-file`."
     )

@@ -12,7 +12,7 @@ EXTRAS = {
     "boosting": ("lightgbm",),
     "bpe": ("tokenizers",),
     "cma": ("cmaes",),
-    "dask": ("distributed", "dask", "cryptography"),
+    "dask": ("distributed", "dask"),
     "docs": ("sphinx", "myst_parser", "furo"),
     "hf": ("transformers", "accelerate"),
     "hydra": ("hydra", "omegaconf"),

@@ -39,7 +39,7 @@ def open_slots(
             from evo_tune.dispatch.clusters.dask_cluster import DaskEngine as ClusterEngine
         else:
             from evo_tune.dispatch.clusters.ray_cluster import RayEngine as ClusterEngine  # type: ignore[assignment]
-        engine = ClusterEngine(task, cluster, plan, timeout, retries)
+        engine = ClusterEngine(task, cluster, timeout, retries)
         count = engine.seats_at_start if cluster.slots is None else cluster.slots
         if not count:
             engine.close()

@@ -255,7 +255,8 @@ class LocalSlot(Slot):
 
     @property
     def memory(self) -> int | None:
-        return resident_memory(self.pid)[0] or None
+        pid = self.pid
+        return None if pid is None else resident_memory(pid)[0] or None
 
     def run(self, candidate: Candidate, folder: str | None = None) -> Outcome:
         self.interrupted = False

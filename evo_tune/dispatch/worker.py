@@ -26,6 +26,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+import psutil  # type: ignore[import-untyped] # it has no types
 
 from evo_tune.dispatch.log import CurveFile, Log, worker_file_name
 from evo_tune.dispatch.slot import Task, names_inside
@@ -132,11 +133,11 @@ class MemoryLevel:
         return bytes - self._figures[0] if is_high and len(self._figures) > KEPT_TIMES else 0
 
 
-def resident_memory(pid: int | str | None) -> tuple[int, int]:
+def resident_memory(pid: int) -> tuple[int, int]:
     """Return the bytes of a process in memory, and those of them that only it uses; zeros if they are unknown."""
-    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/statm", "rb") as file:
-        resident, shared = (int(pages) * os.sysconf("SC_PAGE_SIZE") for pages in file.read().split()[1:3])
-        return resident, resident - shared
+    with contextlib.suppress(psutil.Error):
+        memory = psutil.Process(pid).memory_info()
+        return memory.rss, memory.rss - getattr(memory, "shared", 0)  # macOS does not tell the shared ones
     return 0, 0
 
 
@@ -262,12 +263,12 @@ class Worker:
 
     def _excess_bytes(self) -> int:
         """Return the bytes that this process keeps beyond the accepted limit, on the host or its GPU; 0 if none."""
-        host = resident_memory("self")[1]
+        host = resident_memory(os.getpid())[1]
         if host and self._host_level.is_high(host):
             gc.collect()
             with contextlib.suppress(OSError, AttributeError):  # musl and macOS have no such call
                 ctypes.CDLL(None).malloc_trim(0)  # the allocator may keep gigabytes for the next training run
-            host = resident_memory("self")[1]
+            host = resident_memory(os.getpid())[1]
         torch: Any = sys.modules.get("torch")
         on_gpu = hasattr(torch, "cuda") and torch.cuda.is_initialized()
         return max(self._host_level.note(host), self._gpu_level.note(torch.cuda.memory_allocated() if on_gpu else 0))

@@ -26,7 +26,7 @@ from evo_tune.store.run import TRIALS, Run
 
 
 def plan_slots(session: SessionSettings, threads: int | None, options: Mapping[str, Any]) -> Plan:
-    """Return the plan for the slots of this machine; with a running cluster, only the threads per slot matter.
+    """Return the plan for the slots of this machine; with a cluster, only the threads per slot matter.
 
     Args:
         session: Slots and devices that the user asks for.
@@ -36,7 +36,7 @@ def plan_slots(session: SessionSettings, threads: int | None, options: Mapping[s
     Raises:
         OptionError: See `devices.plan`.
     """
-    if session.address is not None or session.scheduler_file is not None:
+    if session.backend != "joblib":
         return plan(None, "cpu", 1, threads)
     return plan(session.slots, session.devices, session.per_device, threads, _ranks(options))
 

@@ -186,16 +186,6 @@ def test_a_head_that_comes_back_in_time_is_asked_for_what_is_owed(opened, head, 
         slot.close()
 
 
-def test_a_ray_of_ones_own_is_asked_for_by_name(monkeypatch):
-    """Without one, what a killed `ray start` has left in a file is taken for a cluster that is alive."""
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-        monkeypatch.setenv(name, "mine")
-    given = []
-    ray = SimpleNamespace(init=lambda **settings: given.append(settings), is_initialized=lambda: False)
-    connect(ray, None, Plan((CPU,), 1), 1)
-    assert given[0]["address"] == "local"
-
-
 def test_what_ends_a_process_is_told_to_nobody_but_its_user():
     need("ray")
     """Ray's own hook, set when it is imported, asks a head that is gone, and after a minute Ray ends the process."""
@@ -223,7 +213,7 @@ def test_an_address_where_nobody_listens_is_said_at_once():
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     with pytest.raises(OptionError, match=f"--address {address}: no Ray answers there"):
-        connect(None, address, Plan((CPU,), 1), 1)
+        connect(None, address)
 
 
 @pytest.mark.proof

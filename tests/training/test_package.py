@@ -14,6 +14,7 @@ import evo_tune.training.recipe.public as recipe
 KNOWN = (
     "torch",
     "numpy",
+    "psutil",
     "scipy",
     "safetensors",
     "lightgbm",

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.extras import need
-
 NOBODY = 65534
 
 pytestmark = [
@@ -90,17 +88,3 @@ def test_compiled_code_is_neither_read_nor_written_where_another_user_made_the_f
     assert files_below(temporary) == []
     assert as_nobody(LOOK.format(folder=str(temporary))) == ""
     assert (tmp_path / "evo-tune" / "compiled").stat().st_mode & 0o077 == 0
-
-
-@pytest.mark.cluster
-def test_a_cluster_of_dask_uses_no_folder_of_another_user(temporary: Path, quick: Path, tmp_path: Path) -> None:
-    need("dask")
-    words = ["run", str(quick), "--trials", "3", "--final-seeds", "0", "--quiet", "--backend", "dask", "--slots", "2"]
-    settings = environment(temporary, tmp_path / "cache")
-    run = subprocess.Popen([sys.executable, "-m", "evo_tune", *words, "-o", "sleep=2"], env=settings, cwd=tmp_path)
-    seen = set()
-    while run.poll() is None:
-        seen |= set(as_nobody(LOOK.format(folder=str(temporary))).splitlines())
-    assert run.returncode == 0
-    assert seen == set()
-    assert files_below(temporary) == []

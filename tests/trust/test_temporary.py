@@ -18,8 +18,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.extras import need
-
 CREATED, MOVED_IN = 0x100, 0x80
 
 TABULAR = ["run", "tabular", "--trials", "2", "--final-seeds", "0", "--quiet", "-o", "epochs=1"]
@@ -115,13 +113,6 @@ PROOFS = ("text_classification", "image_classification", "forecasting", "fine_tu
 def test_no_evaluator_makes_a_name_that_others_foresee(names_of: Callable[..., dict[str, int]], evaluator: str) -> None:
     words = ["evaluate", evaluator, *EVALUATORS[evaluator]]
     check(names_of(*words), names_of(*words))
-
-
-@pytest.mark.cluster
-@pytest.mark.parametrize("backend", ["dask", "ray"])
-def test_no_cluster_makes_a_name_that_others_foresee(names_of: Callable[..., dict[str, int]], backend: str) -> None:
-    need(backend)
-    check(*(names_of(*TABULAR, "--name", name, "--backend", backend) for name in ("a", "b")))
 
 
 @pytest.mark.proof

@@ -1,10 +1,9 @@
 """Slots on a Dask cluster: one for each thread of a worker, or for each GPU that a worker sees.
 
-The user starts the workers (dask-jobqueue, dask-cuda, `dask worker`); without an address a cluster is started on
-this machine, which no other user of it can use. A slot of the run uses one seat: a `SlotServer` in the process of a
-worker, known by its key. An evaluation is a future bound to one worker. Small messages bypass the task queue by
-`Client.run`. Every call has a deadline. A worker that misses it is suspended until it answers; a device that cannot be
-used is set aside for good. A scheduler that stays silent means a lost cluster.
+The user starts scheduler and workers (`dask worker`, dask-jobqueue, dask-cuda). A slot of the run uses one seat: a
+`SlotServer` in the process of a worker, known by its key. An evaluation is a future bound to one worker. Small messages
+bypass the task queue by `Client.run`. Every call has a deadline. A worker that misses it is suspended until it answers;
+a device that cannot be used is set aside for good. A scheduler that stays silent means a lost cluster.
 """
 
 import asyncio
@@ -12,9 +11,7 @@ import contextlib
 import functools
 import importlib
 import json
-import logging
 import signal
-import tempfile
 import threading
 import time
 import uuid
@@ -35,7 +32,7 @@ from evo_tune.dispatch.clusters.remote import (
     SeatLeft,
     SeatLost,
 )
-from evo_tune.dispatch.devices import CPU, Device, Plan
+from evo_tune.dispatch.devices import Device
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import OptionError, RunError, require_extra
 from evo_tune.text import one_line
@@ -126,33 +123,24 @@ class DaskEngine(Engine["DaskSeat"]):
     Args:
         task: Settings common to all candidates.
         cluster: Address and options of the cluster.
-        plan: Slots of this machine, for a cluster that is started here.
         timeout: See `LocalSlot`.
         retries: See `LocalSlot`.
 
     Raises:
-        UsageError: Dask (for a cluster on this machine, cryptography as well) is not installed, or no scheduler
-            answers at the address.
+        UsageError: Dask is not installed, or no scheduler answers at the address.
     """
 
-    def __init__(self, task: Task, cluster: Cluster, plan: Plan, timeout: float | None, retries: int) -> None:
+    def __init__(self, task: Task, cluster: Cluster, timeout: float | None, retries: int) -> None:
         with require_extra("--backend dask", "dask"):
             distributed: Any = importlib.import_module("distributed")
-            if not cluster.flag:
-                importlib.import_module("cryptography")
+        if not cluster.flag:
+            raise OptionError("--backend dask needs a cluster: give --address or --scheduler-file")
         super().__init__(task, cluster)
         self.limits = (timeout, retries)
-        self._own_folder = None if cluster.flag else tempfile.TemporaryDirectory(prefix="evo-tune-dask-")
-        self._own_cluster = None
         try:
-            if self._own_folder is not None:
-                self._own_cluster = _local_cluster(distributed, plan, self._own_folder.name)
-            self.client = _connect(distributed, cluster) if cluster.flag else _client(distributed, self._own_cluster)
-        except BaseException as error:
-            self._close_own_cluster(CONNECT_TIMEOUT)
-            if cluster.flag and isinstance(error, OSError | ValueError | TimeoutError):
-                raise OptionError(f"{cluster.flag}: no Dask scheduler answers there ({one_line(str(error))})") from None
-            raise
+            self.client = _connect(distributed, cluster)
+        except (OSError, ValueError, TimeoutError) as error:
+            raise OptionError(f"{cluster.flag}: no Dask scheduler answers there ({one_line(str(error))})") from None
         # Addresses of the current workers.
         self.workers: set[str] = set()
         # Number of usable devices, by worker address.
@@ -202,10 +190,9 @@ class DaskEngine(Engine["DaskSeat"]):
         except Exception as error:  # evo-tune is not installed there, or a requested GPU is missing
             self._set_usable_devices(address, 0, f"the Dask worker at {address} cannot be used: {error}")
             return
-        prefix = "" if self._own_cluster else f"{facts['host']}/"
         with self._lock:
             self._usable_devices[address] = len(devices)
-            self._free += [DaskSeat(self, address, prefix + device.name, device) for device in devices]
+            self._free += [DaskSeat(self, address, f"{facts['host']}/{device.name}", device) for device in devices]
 
     def _retry_silent_worker(self, address: str) -> None:
         """Ask a silent worker again; if it answers, kill its lost training runs and reuse its seats."""
@@ -297,14 +284,6 @@ class DaskEngine(Engine["DaskSeat"]):
         super().close()
         with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):  # it may be gone
             self.client.close(timeout=CLOSE_SECONDS)
-        self._close_own_cluster(CLOSE_SECONDS)
-
-    def _close_own_cluster(self, seconds: float) -> None:
-        with contextlib.suppress(OSError, TimeoutError, asyncio.TimeoutError, RuntimeError):
-            if self._own_cluster is not None:
-                self._own_cluster.close(timeout=seconds)
-        if self._own_folder is not None:
-            self._own_folder.cleanup()
 
     def lost_seat(self, address: str) -> SeatLost:
         """Return the error for a worker that has left: `SeatLeft` if it announced its end, as a signal makes it do."""
@@ -313,10 +292,6 @@ class DaskEngine(Engine["DaskSeat"]):
             events = self.ask_within(CLOSE_SECONDS, lambda: self.client.scheduler.events(topic=address))
         closed = any(isinstance(event, dict) and event.get("action") == "closing-worker" for _, event in events)
         return (SeatLeft if closed else SeatLost)(f"the Dask worker at {address} has left the cluster")
-
-
-def _client(distributed: Any, scheduler: Any) -> Any:
-    return distributed.Client(scheduler, timeout=CONNECT_TIMEOUT, set_as_default=False)
 
 
 def _connect(distributed: Any, cluster: Cluster) -> Any:
@@ -333,7 +308,7 @@ def _connect(distributed: Any, cluster: Cluster) -> Any:
             address = cluster.address or read_scheduler_file(cluster.scheduler_file or "")
             if address.startswith("tls://"):
                 _check_certificate(distributed, cluster.flag)
-            return _client(distributed, address)
+            return distributed.Client(address, timeout=CONNECT_TIMEOUT, set_as_default=False)
         except (OSError, ValueError):
             if time.monotonic() > end:
                 raise
@@ -372,33 +347,6 @@ def _check_certificate(distributed: Any, flag: str) -> None:
     if reason:
         names = ", ".join(f"DASK_DISTRIBUTED__COMM__TLS__{name}" for name in ("CA_FILE", "CLIENT__CERT", "CLIENT__KEY"))
         raise OptionError(f"{flag} needs a certificate ({reason}): set {names} to its files")
-
-
-# Dask's configuration without HTTP routes: its servers answer anybody who reaches them, and cannot be switched off.
-NO_PAGES: dict[str, list[str]] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
-
-
-def _local_cluster(distributed: Any, plan: Plan, folder: str) -> Any:
-    """Start a cluster on this machine: one worker for each slot on CPUs, or one for all GPUs.
-
-    It writes into `folder`, because another user may have made Dask's own folder in the temporary one.
-
-    Everybody who reaches a scheduler can run code as its user. So only processes with the cluster's certificate get an
-    answer, on 127.0.0.1 too, and no port serves pages.
-    """
-    slot_count = len(plan.slots)
-    workers, threads = (slot_count, 1) if plan.slots[0] == CPU else (1, slot_count)
-    with importlib.import_module("dask").config.set({**NO_PAGES, "temporary-directory": folder}):
-        return distributed.LocalCluster(
-            n_workers=workers,
-            threads_per_worker=threads,
-            security=distributed.Security.temporary(),
-            local_directory=folder,
-            dashboard_address="127.0.0.1:0",
-            scheduler_kwargs={"dashboard": False},
-            silence_logs=logging.CRITICAL,
-            memory_limit=0,
-        )
 
 
 class DaskSeat(Seat):

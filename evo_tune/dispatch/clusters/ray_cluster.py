@@ -18,21 +18,17 @@ import importlib
 import logging
 import os
 import platform
-import secrets
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 from evo_tune.dispatch.clusters.host import SlotServer
 from evo_tune.dispatch.clusters.remote import ANSWER_SECONDS, CLOSE_SECONDS, Cluster, Engine, Seat, SeatLost
-from evo_tune.dispatch.devices import CPU, Device, Plan
+from evo_tune.dispatch.devices import CPU, Device
 from evo_tune.dispatch.slot import Task
 from evo_tune.errors import EvoTuneError, OptionError, explain_error, require_extra
 
@@ -56,42 +52,22 @@ def import_ray() -> Any:
         sys.excepthook = hook
 
 
-def connect(ray: Any, address: str | None, plan: Plan, ranks: int) -> None:
-    """Connect to a cluster, or start one here that ends with this thread.
-
-    No other machine can reach a cluster that was started here, and no other user of this one can use it.
+def connect(ray: Any, address: str) -> None:
+    """Connect to a running cluster.
 
     Raises:
         OptionError: No Ray cluster answers at the address.
     """
-    if address is not None and (place := _place(address)) is not None:
+    if (place := _place(address)) is not None:
         with explain_error(OptionError, f"--address {address}: no Ray answers there"):
             socket.create_connection(place, timeout=CONNECT).close()  # Ray itself would retry for over a minute
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    local_options: dict[str, Any] = {}
-    if address is None:
-        gpus = {id for device in plan.slots for id in device.visible.split(",") if id}
-        cores = len(plan.slots) * plan.threads * ranks
-        # A folder for Ray's sockets and files that only this user can enter. Ray lets everybody write its own folder,
-        # which is therefore inside. The path is short: a socket's has at most 107 bytes.
-        private = tempfile.mkdtemp(prefix="ray-", dir=os.environ.get("RAY_TMPDIR") or "/tmp")
-        atexit.register(shutil.rmtree, private, ignore_errors=True)
-        folder = os.path.join(private, "r")
-        local_options = {"num_cpus": cores, "num_gpus": len(gpus), "include_dashboard": False, "_temp_dir": folder}
-        # Ray answers only who has a token, which this process and those of Ray get. Ray's own default differs between
-        # versions, and its token is in a file that other users may be able to read.
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        with contextlib.suppress(AttributeError):  # what Ray has read when it was imported
-            ray._raylet.Config.initialize("")
-            ray._raylet.AuthenticationTokenLoader.instance().reset_cache()
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     try:
-        with _to_itself(ray) if local_options else contextlib.nullcontext():
-            ray.init(address=address or "local", log_to_driver=False, logging_level=logging.ERROR, **local_options)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
-        raise OptionError(f"--address {address or 'local'}: no Ray answers there ({error})") from error
+        raise OptionError(f"--address {address}: no Ray answers there ({error})") from error
     finally:
         if threading.current_thread() is threading.main_thread():  # Ray's own handler exits and saves nothing
             signal.signal(signal.SIGTERM, sigterm_handler)
@@ -101,33 +77,6 @@ def _place(address: str) -> tuple[str, int] | None:
     """Return host and port of an address HOST:PORT; None for any other, such as 'auto'."""
     host, _, port = address.rpartition(":")
     return (host.strip("[]"), int(port)) if host and "/" not in host and port.isdecimal() else None
-
-
-@contextlib.contextmanager
-def _to_itself(ray: Any) -> Iterator[None]:
-    """Make a Ray that starts now listen on this machine only, as it does by default on macOS and Windows.
-
-    The public ways do not suffice. `ray.init` ignores a loopback address on Linux. The environment variable works only
-    if it is set before Ray is imported, but the user's program may have imported Ray already. It would also change
-    Ray for clusters of several machines. So the constant that Ray derives from it is set as well, and then restored.
-    """
-    constants, name = importlib.import_module("ray._private.ray_constants"), "ENABLE_RAY_CLUSTER"
-    old_constant, variable = getattr(constants, name, None), "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-    old_value = os.environ.get(variable)
-    os.environ[variable] = "0"  # for Ray's own processes
-    setattr(constants, name, False)
-    try:
-        yield
-    finally:
-        setattr(constants, name, old_constant)
-        os.environ.pop(variable)
-        if old_value is not None:
-            os.environ[variable] = old_value
-    if not ray.is_initialized():
-        return
-    address = str(ray.nodes()[0]["NodeManagerAddress"])
-    if not address.startswith("127."):
-        warnings.warn(f"this version of Ray can be reached from other machines, at {address}", stacklevel=2)
 
 
 # Seconds between two checks of the cluster.
@@ -144,11 +93,11 @@ class _Actor(SlotServer):
     def __init__(self) -> None:
         """Initialise nothing."""
 
-    def open(self, arguments: tuple[Any, ...], on_gpu: bool, is_local: bool) -> tuple[str, str]:
+    def open(self, arguments: tuple[Any, ...], on_gpu: bool) -> tuple[str, str]:
         """Return the device's name and the reason why this machine cannot be used, '' if it can."""
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if on_gpu else ""
         device = Device(f"cuda:{visible}", visible) if visible else CPU
-        name = device.name if is_local else f"{platform.node()}/{device.name}"
+        name = f"{platform.node()}/{device.name}"
         try:
             packed_task, *limits = arguments
             super().__init__(packed_task, name, device, *limits)
@@ -158,12 +107,11 @@ class _Actor(SlotServer):
 
 
 class RayEngine(Engine["RaySeat"]):
-    """Opens slots on a Ray cluster, each of them an actor.
+    """Slots on a Ray cluster, each of them an actor; a program that has started Ray needs no address.
 
     Args:
         task: Settings common to all candidates.
         cluster: Address and options of the cluster.
-        plan: Slots of this machine, for a cluster that is started here.
         timeout: Time limit of one evaluation, in seconds; None for no limit.
         retries: Number of retries after a crash of a worker process.
 
@@ -171,7 +119,7 @@ class RayEngine(Engine["RaySeat"]):
         UsageError: Ray is not installed, or no Ray cluster answers at the address.
     """
 
-    def __init__(self, task: Task, cluster: Cluster, plan: Plan, timeout: float | None, retries: int) -> None:
+    def __init__(self, task: Task, cluster: Cluster, timeout: float | None, retries: int) -> None:
         self.ray = ray = import_ray()
         super().__init__(task, cluster)
         # Whether the head answered the last check, and a node was alive.
@@ -180,7 +128,9 @@ class RayEngine(Engine["RaySeat"]):
         self._server_arguments = (self.packed_task, timeout, retries)
         self._mine = not ray.is_initialized()
         if self._mine:
-            connect(ray, cluster.address, plan, cluster.ranks)
+            if cluster.address is None:
+                raise OptionError("--backend ray needs a cluster: give --address, or leave out --backend")
+            connect(ray, cluster.address)
         self._on_gpu = cluster.devices != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
         ranks = cluster.ranks
         gpus = ranks if ranks > 1 else 1 / cluster.per_device  # Ray allows fractions only below one GPU
@@ -232,7 +182,7 @@ class RayEngine(Engine["RaySeat"]):
         """Create the requested actors."""
         while self._owed and not self._closing.is_set():
             actor = self.ray.remote(_Actor).options(max_concurrency=4, max_restarts=0, **self._share).remote()
-            opened = actor.open.remote(self._server_arguments, self._on_gpu, self._cluster_settings.address is None)
+            opened = actor.open.remote(self._server_arguments, self._on_gpu)
             with self._lock:
                 self._owed -= 1
                 self._free.append(RaySeat(self, actor, opened))

@@ -113,7 +113,7 @@ class Cluster:
 
     Args:
         backend: 'dask' or 'ray'.
-        address: Address of a running cluster; None starts one on this machine.
+        address: Address of the cluster; None for Ray that this process has started.
         slots: Maximum number of slots; None: as many as the cluster has room for at the start.
         devices: Value of --devices.
         per_device: Slots on each GPU.
@@ -134,7 +134,7 @@ class Cluster:
 
     @property
     def flag(self) -> str:
-        """Flag that names a running cluster, with its value; '' for a cluster that is started here."""
+        """Flag that names a running cluster, with its value; '' if there is none."""
         if self.scheduler_file is not None:
             return f"--scheduler-file {self.scheduler_file}"
         return f"--address {self.address}" if self.address else ""
@@ -215,7 +215,7 @@ class Engine(ABC, Generic[SeatT]):
         """Note that a seat is lost or was killed; a new one may replace it if its machine is still there."""
 
     def close(self) -> None:
-        """Close the connection, and end a cluster that was started here."""
+        """Close the connection."""
         self._closing.set()
         self.packed_task.remove_mark()
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import psutil  # type: ignore[import-untyped] # it has no types
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -212,12 +213,7 @@ def free_memory(device: torch.device | str = "cpu") -> float:
     """Return the free memory of a device in bytes; of other devices than GPUs, that of the machine."""
     if torch.device(device).type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    whole = device_memory()
-    try:
-        sizes = dict(line.split()[:2] for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines())
-        return min(whole, 1024.0 * int(sizes["MemAvailable:"]))
-    except (OSError, KeyError, ValueError):  # no Linux
-        return whole
+    return min(device_memory(), float(psutil.virtual_memory().available))
 
 
 def measure_peak_memory(device: torch.device | str, run: Callable[[], object]) -> float | None:
