@@ -113,7 +113,7 @@ class Options(FamilyOptions, ClassifierOptions, AugmentationOptions):
     sizes = SIZES
     rivals = IMAGE_RIVALS
 
-    dropped: ClassVar = {"pooling": "mean"}  # options of earlier versions
+    dropped: ClassVar[dict[str, object]] = {"pooling": "mean"}  # options of earlier versions
 
     data: str = option(
         "", gene=None, help="Folder with one subfolder a class, or an .npz; empty: scikit-learn's digits"

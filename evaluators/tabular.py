@@ -115,7 +115,7 @@ class Options(FittedFamilyOptions, TableOptions, SplitOptions, ClassifierOptions
     sizes = SIZES
     rivals = TABLE_RIVALS
 
-    dropped: ClassVar = {"ffn": "gelu"}  # options of earlier versions
+    dropped: ClassVar[dict[str, object]] = {"ffn": "gelu"}  # options of earlier versions
 
     data: str = option("", gene=None, help="CSV, Parquet or JSONL file; empty: scikit-learn's breast cancer")
     header: Literal["first", "none"] = option(

@@ -114,7 +114,7 @@ class Options(FittedFamilyOptions, SplitOptions, ClassifierOptions):
     sizes = SIZES
     rivals = TEXT_RIVALS
 
-    dropped: ClassVar = {"buckets": 65536}  # options of earlier versions
+    dropped: ClassVar[dict[str, object]] = {"buckets": 65536}  # options of earlier versions
 
     data: str = option("", gene=None, help="CSV or JSONL file; empty: docstrings of installed packages")
     text: str = option("text", gene=None, help="Name of the column of texts")

@@ -29,7 +29,7 @@ PATCH_LENGTHS = (2, 4, 8, 16, 32)
 class ForecastOptions(TableOptions, EncoderOptions):
     """The series."""
 
-    dropped: ClassVar = {"exponential_smoothing": True}  # options of earlier versions
+    dropped: ClassVar[dict[str, object]] = {"exponential_smoothing": True}  # options of earlier versions
 
     data: str = fixed_option("", help="CSV or Parquet file; empty: airline passengers in 144 months")
     time: str = fixed_option("", help="The time column; empty: the only one with times")

@@ -48,7 +48,7 @@ class LanguageOptions(
     of the bases changes the genomes of a seed.
     """
 
-    dropped: ClassVar = {"grow_from": None, "grow_share": 0.5, "profile": "false"}
+    dropped: ClassVar[dict[str, object]] = {"grow_from": None, "grow_share": 0.5, "profile": "false"}
 
     def check(self) -> None:
         if self.extend_from is not None and (self.context is None or self.extend_from >= self.context):

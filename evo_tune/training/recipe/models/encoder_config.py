@@ -51,7 +51,7 @@ class EncoderConfig(ModelConfig):
     qk_norm: ClassVar[bool] = False
 
     # Fields of earlier versions, which model files contain.
-    dropped: ClassVar = {"attention_dropout": 0.0}
+    dropped: ClassVar[dict[str, object]] = {"attention_dropout": 0.0}
 
     outputs: int = option(bounds="[1, inf)")
     depth: int = option(4, bounds="[1, inf)")
@@ -185,7 +185,7 @@ class ViTConfig(ImageConfig):
             (after arXiv:2106.14881).
     """
 
-    dropped: ClassVar = {**EncoderConfig.dropped, "pooling": "mean"}
+    dropped: ClassVar[dict[str, object]] = {**EncoderConfig.dropped, "pooling": "mean"}
 
     patch: int = option(4, bounds="[1, inf)")
     stem: str = option("none", choices=("none", "conv"))
@@ -390,7 +390,7 @@ class FTConfig(EncoderConfig):
         quantiles: Number of quantiles that map numbers to a normal distribution (see `Quantiles`); 0: standardise.
     """
 
-    dropped: ClassVar = {**EncoderConfig.dropped, "ffn": "gelu"}
+    dropped: ClassVar[dict[str, object]] = {**EncoderConfig.dropped, "ffn": "gelu"}
 
     numeric: int = option(1, bounds="[0, inf)")
     categories: tuple[int, ...] = ()

@@ -127,7 +127,7 @@ class GPTConfig(GPTShape, ModelConfig):
     tied: ClassVar[bool] = True
 
     # Fields of earlier versions, which model files contain.
-    dropped: ClassVar = {
+    dropped: ClassVar[dict[str, object]] = {
         "attention_dropout": 0.0,
         "bias": False,
         "tied": True,
@@ -266,7 +266,7 @@ class GPTShapeOptions(GPTShape, Options):
     """Shape of a GPT apart from its size, and its growth."""
 
     # Options of earlier versions.
-    dropped: ClassVar = {**GPTConfig.dropped, "init": "fan_in"}
+    dropped: ClassVar[dict[str, object]] = {**GPTConfig.dropped, "init": "fan_in"}
 
     extend_from: int | None = fixed_option(
         None, bounds="[2, inf)", unit="tokens", help="Shorter context at the start of the training; none: no extension"

@@ -66,7 +66,7 @@ class OptimizerOptions(Options):
         "none", help="Scaling of the learning rate from the default batch to another; sqrt scales Adam's betas too"
     )
     # Options of earlier versions. The z-loss costs .014 nats (benchmarks/LOG.md, "Parts of a GPT").
-    dropped: ClassVar = {"z_loss": 0.0, "momentum_warmup": 0.0}
+    dropped: ClassVar[dict[str, object]] = {"z_loss": 0.0, "momentum_warmup": 0.0}
 
     def settled(self: Self, rungs: bool) -> Self:
         options = super().settled(rungs)
@@ -93,7 +93,7 @@ class GroupRateOptions(OptimizerOptions):
     """Learning rates of groups of parameters."""
 
     # Options of earlier versions.
-    dropped: ClassVar = {"lr_head": 1.0, "lr_vectors": 1.0}
+    dropped: ClassVar[dict[str, object]] = {"lr_head": 1.0, "lr_vectors": 1.0}
 
     # It gains .006 nats (benchmarks/LOG.md, "Parts of a GPT").
     lr_embedding: float = option(
@@ -139,7 +139,7 @@ class StoppingOptions(Options):
     """Evaluations and early stopping."""
 
     # Options of earlier versions.
-    dropped: ClassVar = {"smoothing": 0.0}
+    dropped: ClassVar[dict[str, object]] = {"smoothing": 0.0}
 
     evaluations: int = fixed_option(
         4,

@@ -61,7 +61,7 @@ class ScheduleOptions(Options):
     """Learning rate schedule."""
 
     # Options of earlier versions.
-    dropped: ClassVar = {"decay_shape": "linear", "cycle_growth": 1}
+    dropped: ClassVar[dict[str, object]] = {"decay_shape": "linear", "cycle_growth": 1}
 
     schedule: str = option(
         AUTO,
@@ -313,7 +313,7 @@ class WeightDecayOptions(Options):
     """Weight decay schedule."""
 
     # Options of earlier versions.
-    dropped: ClassVar = {"weight_decay_shape": "linear", "gap_factor": 1.5}
+    dropped: ClassVar[dict[str, object]] = {"weight_decay_shape": "linear", "gap_factor": 1.5}
 
     weight_decay_end: float | None = option(None, bounds="[0, 1]", help="Final weight decay; none: constant")
     gap_patience: int | None = option(
