@@ -191,14 +191,21 @@ def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have runs done by slots of this process: for tests to which workers of their own would add seconds only."""
+    monkeypatch.setattr(slots, "open_slots", open_here)
 
-    def opened(task: Task, plan: Plan, *others: object) -> list[Slot]:
-        slots: list[Slot] = [Here(task) for _ in plan.slots]
-        for number, slot in enumerate(slots):
-            slot.name = f"slot {number}"
-        return slots
 
-    monkeypatch.setattr(slots, "open_slots", opened)
+def open_here(task: Task, plan: Plan, *others: object) -> list[Slot]:
+    """Open slots of this process."""
+    opened: list[Slot] = [Here(task) for _ in plan.slots]
+    for number, slot in enumerate(opened):
+        slot.name = f"slot {number}"
+    return opened
+
+
+def copy_state(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this machine remember its runs in a copy of what it remembers now, which the test may change."""
+    shutil.copytree(os.environ["XDG_STATE_HOME"], target)
+    monkeypatch.setenv("XDG_STATE_HOME", str(target))
 
 
 def benchmark(name: str) -> ModuleType:

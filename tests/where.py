@@ -7,6 +7,7 @@ elsewhere, `ELSEWHERE` says so. Test files beside these that import the module a
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,6 +143,7 @@ ELSEWHERE = {
 """Module or folder, from `evo_tune/`, and its test files, from `tests/`; a folder's row is for each of its modules."""
 
 
+@functools.cache
 def modules() -> list[str]:
     """Return the modules of the package with more than a docstring, as paths from it without `.py`."""
     files = [path for path in PACKAGE.rglob("*.py") if len(ast.parse(path.read_bytes()).body) > 1]
@@ -166,7 +168,8 @@ def importing(module: str) -> Iterator[Path]:
     """Yield the test files that import a module by its own name."""
     name = ".".join(["evo_tune", *Path(module).parts]).removesuffix(".__init__")
     for path in sorted(TESTS.rglob("test_*.py")):
-        for node in ast.walk(ast.parse(path.read_bytes())):
+        text = path.read_bytes()
+        for node in ast.walk(ast.parse(text)) if name.rpartition(".")[2].encode() in text else ():
             names = [one.name for one in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
             source = node.module if isinstance(node, ast.ImportFrom) else None
             if name in (source, *names, *(f"{source}.{one}" for one in names)):

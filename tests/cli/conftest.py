@@ -12,11 +12,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from evo_tune.cli import main
+from evo_tune.cli import cli, main
 from evo_tune.dispatch.slot import Slot, Task
 from evo_tune.loop.code import load_named_evaluator, remember
 from evo_tune.store.run import Run
+from tests.conftest import open_here
 from tests.here import Here
 
 QUICK = '''"""A quadratic with a forbidden corner, for tests."""
@@ -109,8 +111,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     (folder / "quick.py").write_text(QUICK)
     words = ["--name", "one", "--population", "4", "--generations", "2", "--final-seeds", "2"]
-    result = type_in(folder, "run", "quick.py", *words)
-    assert result.code == 0, result
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setattr("evo_tune.loop.slots.open_slots", open_here)
+        result = CliRunner().invoke(cli, ["run", "quick.py", *words], standalone_mode=False)
+    assert result.exception is None, result.output
     return folder
 
 

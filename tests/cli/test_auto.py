@@ -357,7 +357,7 @@ def write_enough_data(data: Path) -> None:
     (data / "long.txt").write_text("".join(f"{n} times {n % 7} is {n * (n % 7)}.\n" for n in range(9000)))
 
 
-@pytest.mark.parametrize("name", LATE)
+@pytest.mark.parametrize("name", [LATE[0], *(pytest.param(name, marks=pytest.mark.extended) for name in LATE[1:])])
 def test_hours_too_short_for_any_trial_end_with_a_model(name: str, data: Path, typed: Typed) -> None:
     write_enough_data(data)
     target = {"table.csv": ["--target", "kind"], "texts.jsonl": ["--target", "label"]}.get(name, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,15 +31,22 @@ from evo_tune.dispatch.devices import plan
 from evo_tune.errors import PluginError
 from evo_tune.forecast.clock import Clock
 from evo_tune.genome.trial import Candidate
+from evo_tune.loop import slots
+from evo_tune.loop.search import Search
 from evo_tune.plugins.find import find_evaluator
 from evo_tune.store.run import Run
 from tests.cli.conftest import Typed
+from tests.conftest import open_here
 from tests.extras import need
 
 
 @pytest.fixture
 def data(folder: Path) -> Path:
     """A folder with a table on which a linear model and boosted trees make different errors."""
+    return write_tables(folder)
+
+
+def write_tables(folder: Path) -> Path:
     need("boosting")
     rng = np.random.default_rng(0)
     values = rng.normal(size=(240, 3))
@@ -49,33 +57,40 @@ def data(folder: Path) -> Path:
     return folder
 
 
-RUN = ["-o", "data=table.csv", "-o", "target=target", "-o", "families=boosting,linear", "-o", "evaluations=4"]
-RUN = ["run", "tabular", *RUN, "--trials", "5", "--slots", "1", "--final-seeds", "0", "--no-baseline", "--no-report"]
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run over two families, which nobody changes."""
+    folder = write_tables(tmp_path_factory.mktemp("families"))
+    options = {"data": "table.csv", "target": "target", "families": "boosting,linear", "evaluations": 4}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setattr(slots, "open_slots", open_here)
+        Search("tabular", options=options, trials=5, slots=1, final_seeds=0, baseline=False, name="mine").run()
+    return folder
 
 
 @pytest.fixture
-def run(data: Path, typed: Typed) -> Run:
+def run(original: Path, folder: Path) -> Run:
     """A run over two families."""
-    done = typed(*RUN, "--name", "mine", "--quiet")
-    assert done.code == 0, done
-    return Run.open(data / "populations" / "mine")
+    shutil.copytree(original, folder, dirs_exist_ok=True)
+    return Run.open(folder / "populations" / "mine")
 
 
-def test_an_export_has_several_models_and_says_what_each_adds(run: Run, data: Path, typed: Typed) -> None:
+def test_an_export_has_several_models_and_says_what_each_adds(run: Run, folder: Path, typed: Typed) -> None:
     done = typed("export", "mine", "model", "--ensemble", "4")
     assert done.code == 0, done
-    config = json.loads((data / "model" / "config.json").read_text())
+    config = json.loads((folder / "model" / "config.json").read_text())
     members = config["members"]
     assert {member["family"] for member in members} == {"boosting", "linear"}
     assert re.search(r"an ensemble of \d models: its test loss is \S+ ± \S+ (lower|higher) than that of one", done.out)
-    names = {path.name for path in (data / "model").iterdir()}
+    names = {path.name for path in (folder / "model").iterdir()}
     assert names == {"README.md", "config.json", *(f"member-{number}" for number in range(len(members)))}
     model: Any = evo_tune.load_model("model")
-    single: Any = [evo_tune.load_model(data / "model" / f"member-{number}") for number in range(len(members))]
+    single: Any = [evo_tune.load_model(folder / "model" / f"member-{number}") for number in range(len(members))]
     rows, total = pd.read_csv("new.csv"), sum(member["weight"] for member in members)
     mean = sum(member["weight"] / total * one.predict(rows) for member, one in zip(members, single, strict=True))
     assert model.predict(rows) == pytest.approx(mean)
-    card = (data / "model" / "README.md").read_text()
+    card = (folder / "model" / "README.md").read_text()
     assert "pipeline_tag: tabular-regression" in card
     assert "evo-tune export mine model --ensemble 4" in card
     for number, member in enumerate(members):
@@ -84,7 +99,7 @@ def test_an_export_has_several_models_and_says_what_each_adds(run: Run, data: Pa
         assert cells[1:5] == [str(member[name]) for name in ("trial", "family", "seed", "weight")]
         assert float(cells[5]) == pytest.approx(member["loss"], rel=1e-3)
         assert member["training_seconds"] > 0
-        assert member["size"] > (data / "model" / f"member-{number}" / "model.safetensors").stat().st_size
+        assert member["size"] > (folder / "model" / f"member-{number}" / "model.safetensors").stat().st_size
     losses = [member["loss"] for member in members]
     assert config["metrics"]["val_loss"] < min(losses)
     predicted = typed("predict", "model", "new.csv", "--format", "json")
@@ -92,7 +107,7 @@ def test_an_export_has_several_models_and_says_what_each_adds(run: Run, data: Pa
     assert json.loads(predicted.out)["metrics"]["rmse"] == pytest.approx(model.evaluate(rows)["rmse"])
 
 
-def test_the_test_loss_is_that_of_the_folder(run: Run, data: Path, typed: Typed) -> None:
+def test_the_test_loss_is_that_of_the_folder(run: Run, folder: Path, typed: Typed) -> None:
     """The rows of the test part, predicted from the folder, have the metrics that it states."""
     from evo_tune.loop.code import load_run_evaluator
     from evo_tune.trust.decide import Consent
@@ -102,7 +117,7 @@ def test_the_test_loss_is_that_of_the_folder(run: Run, data: Path, typed: Typed)
     plugin = load_run_evaluator(run, Consent(trust=True))
     test = plugin.bind(run.manifest.options).values.table.test
     rows, model = pd.read_csv("table.csv").iloc[test], evo_tune.load_model("model")
-    config = json.loads((data / "model" / "config.json").read_text())
+    config = json.loads((folder / "model" / "config.json").read_text())
     metrics: Any = model.evaluate(rows)
     assert metrics["loss"] == pytest.approx(config["metrics"]["test_loss"])
     single: Any = evo_tune.load_model("single")
@@ -177,7 +192,7 @@ def test_models_that_cannot_be_averaged_are_refused_before_a_training(folder: Pa
     assert not Path("model").exists()
 
 
-def test_an_interrupt_leaves_no_folder(run: Run, data: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_leaves_no_folder(run: Run, folder: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch) -> None:
     export, begun = Training.export, []
 
     def interrupt(self: Training, *arguments: Any) -> Any:
@@ -187,10 +202,10 @@ def test_an_interrupt_leaves_no_folder(run: Run, data: Path, typed: Typed, monke
         return export(self, *arguments)
 
     monkeypatch.setattr(Training, "export", interrupt)
-    before = set(data.iterdir())
+    before = set(folder.iterdir())
     assert typed("export", "mine", "model", "--ensemble", "3").code == 130
     assert len(begun) == 2
-    assert set(data.iterdir()) == before
+    assert set(folder.iterdir()) == before
 
 
 # ---------------------------------------------------------------- the rules, on models that take no time

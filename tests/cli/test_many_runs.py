@@ -14,23 +14,38 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Typed
+from evo_tune.loop import slots
+from evo_tune.loop.search import Search
+from tests.cli.conftest import QUICK, Typed
+from tests.conftest import open_here
 from tests.extras import need
+
+THREE = ("wide", "narrow", "best")
+"""Names of three runs, in the order in which they began."""
+
+
+@pytest.fixture(scope="module")
+def store_of_three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("three")
+    (folder / "quick.py").write_text(QUICK)
+    for place, name in enumerate(THREE):
+        settings: dict[str, Any] = {"trials": 2, "final_seeds": 0, "options": {"bias": 2 - place}}
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(slots, "open_slots", open_here)
+            Search(str(folder / "quick.py"), name=name, store=folder / "store", **settings).run()
+        manifest = folder / "store" / name / "_run.json"  # they may begin in the same second
+        manifest.write_text(re.sub(r'("created": ?"[^"]*:)\d\d', rf"\g<1>1{place}", manifest.read_text(), count=1))
+    return folder / "store"
 
 
 @pytest.fixture
-def three(typed: Typed) -> list[str]:
-    """Names of three runs, in the order in which they began."""
-    names = ["wide", "narrow", "best"]
-    for name, bias in zip(names, (2, 1, 0), strict=True):
-        words = ["--trials", "3", "--name", name, "-o", f"bias={bias}", "--final-seeds", "0", "--quiet"]
-        assert typed("run", "quick.py", *words).code == 0
-        manifest = Path("populations", name, "_run.json")  # they may begin in the same second
-        manifest.write_text(re.sub(r'("created": ?"[^"]*:)\d\d', rf"\g<1>1{2 - bias}", manifest.read_text(), count=1))
-    return names
+def three(store_of_three: Path, folder: Path) -> list[str]:
+    shutil.copytree(store_of_three, folder / "populations")
+    return [*THREE]
 
 
 def listed(typed: Typed, *words: str) -> list[str]:

@@ -32,14 +32,14 @@ def test_a_training_that_sigterm_ended_is_a_crash_only_if_its_slot_stays(task_of
     """A batch system signals all processes of a job: the training dies before the parent has closed the slot."""
     body = f"open({str(tmp_path / 'begun')!r}, 'w')\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(60)"
     (slot,) = open_slots(task_of(body), Plan((CPU,), 1))
-    monkeypatch.setattr(local, "LEAVING", 0.5)
+    monkeypatch.setattr(local, "LEAVING", 0.1)
     assert slot.run(candidate()).error == "worker died: killed by signal 15"
     monkeypatch.setattr(local, "LEAVING", 30.0)
     (tmp_path / "begun").unlink()
     with ThreadPoolExecutor(1) as threads:
         future = threads.submit(slot.run, candidate())
         assert until((tmp_path / "begun").exists)
-        time.sleep(1.0)  # by now the slot knows that the training has ended
+        time.sleep(0.3)  # by now the slot knows that the training has ended
         slot.kill()
         with pytest.raises(SlotClosed):
             future.result(timeout=10)

@@ -105,7 +105,7 @@ def strays(trials: Path) -> list[int]:
 @needs_proc
 @pytest.mark.parametrize(("end", "status"), [("time.sleep(60)", "timeout"), ("return {'loss': 0.0}", "ok")])
 def test_a_process_without_group_and_mark_dies_with_its_worker(open_one, trials, end, status):
-    slot = open_one(f"{STRAYS}\n    {end}", timeout=2.0)
+    slot = open_one(f"{STRAYS}\n    {end}", timeout=0.7 if status == "timeout" else None)
     assert slot.run(candidate()).status == status
     slot.close()
     assert len(strays(trials)) == 2
@@ -174,7 +174,7 @@ def test_a_process_with_the_id_of_a_dead_worker_is_not_killed(open_one):
 
 def test_ctrl_c_does_not_reach_the_worker(start):
     parent = start(
-        "time.sleep(1.0)\nreturn {'loss': 0.0}",
+        "time.sleep(0.4)\nreturn {'loss': 0.0}",
         """
         outcomes = []
         thread = threading.Thread(target=lambda: outcomes.append(slot.run(candidate())))

@@ -40,20 +40,6 @@ def test_the_worker_starts_with_the_first_candidate_and_stays(open_one):
     assert pids == {slot.pid}
 
 
-def test_a_candidate_reaches_the_evaluator_whole(open_one):
-    slot = open_one(
-        """
-        assert genome == {'x': 0.25} and note == 'hello', (genome, note)
-        assert (context.seed, context.budget, context.threads) == (11, 0.5, 2)
-        assert context.device == 'cpu', context.device
-        return {'loss': 0.0}
-        """,
-        threads=2,
-        note="hello",
-    )
-    assert slot.run(candidate(genome={"x": 0.25}, seed=11, budget=0.5)).error is None
-
-
 def test_an_exception_is_one_line_that_names_file_and_line(open_one, trials):
     slot = open_one("x = 1\nraise ValueError('no luck\\nat all')")
     outcome = slot.run(candidate(3))
@@ -121,15 +107,6 @@ DIVERGED = "\nclass Diverged(Exception):\n    status = 'diverged'\n"
 def test_an_exceptions_unknown_status_means_nothing(open_one):
     top = DIVERGED.replace("'diverged'", "404")
     assert open_one("raise Diverged('not found')", top=top).run(candidate()).status == "failed"
-
-
-def test_a_bound_fixed_at_birth_prunes(open_one, trials):
-    slot = open_one("for i in range(1, 11): context.report(i / 10, loss=float(i))\nreturn {'loss': 10.0}")
-    outcome = slot.run(candidate(stop_if=((0.4, "loss", 3.5),)))
-    assert (outcome.status, outcome.metrics) == ("pruned", {})
-    assert [fraction for fraction, _ in outcome.curve] == [0.1, 0.2, 0.3, 0.4]
-    assert outcome.error == "loss=4 at 40% is beyond its bound"
-    assert not (trials / "000000").exists()
 
 
 def test_too_little_memory(open_one):
@@ -204,7 +181,7 @@ def test_a_hang_is_killed(open_one):
 
 
 def test_importing_the_evaluator_does_not_count_as_hanging(open_one):
-    assert open_one(OK, top="\ntime.sleep(1.2)\n", timeout=0.6).run(candidate()).status == "ok"
+    assert open_one(OK, top="\ntime.sleep(0.9)\n", timeout=0.5).run(candidate()).status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -220,7 +197,7 @@ def test_subprocesses_die_with_their_worker(open_one, trials, end, status):
         (context.folder / "pids").write_text(f"{{child.pid}} {{forked}}")
         {end}
         """,
-        timeout=2.0,
+        timeout=0.7 if status == "timeout" else None,
     )
     assert slot.run(candidate()).status == status  # although the fork keeps the connection open
     slot.close()
@@ -284,29 +261,11 @@ def test_the_log_can_be_read_while_it_grows(open_one, trials):
             future.result(timeout=1)
 
 
-def test_a_rerun_finds_its_folder_empty_and_a_promotion_the_old_one(open_one, trials):
-    slot = open_one(
-        """
-        assert not os.path.exists(context._folder)
-        resumed = (context.resume_folder / "state").read_text() if context.resume_folder else "0"
-        (context.folder / "state").write_text(str(int(resumed) + 1))
-        return {"loss": float(resumed)}
-        """
-    )
-    assert slot.run(candidate(0)).metrics == {"loss": 0.0}
-    assert slot.run(candidate(0)).metrics == {"loss": 0.0}
-    assert slot.run(candidate(1, resumes=0)).metrics == {"loss": 1.0}
-    assert slot.run(candidate(1, resumes=0)).metrics == {"loss": 1.0}
-    assert slot.run(candidate(2, resumes=77)).metrics == {"loss": 0.0}, "a missing checkpoint means from scratch"
-    assert slot.run(candidate(2), folder="calibration/a-3").status == "ok"
-    assert (trials / "calibration" / "a-3" / "state").exists()
-
-
 def test_what_a_candidate_says_arrives_and_so_does_what_came_of_it(open_one, trials):
-    """In short, over every kind of slot, what the tests above say in detail of one."""
     slot = open_one(
         """
         assert (genome, note, context.threads) == ({"x": 0.25}, "hello", 2), (genome, note, context.threads)
+        assert context.device == "cpu", context.device
         assert not os.path.exists(context._folder)
         resumed = (context.resume_folder / "state").read_text() if context.resume_folder else "0"
         (context.folder / "state").write_text(str(context.seed))
@@ -323,9 +282,12 @@ def test_what_a_candidate_says_arrives_and_so_does_what_came_of_it(open_one, tri
     assert first.device.endswith("cpu")
     assert slot.run(candidate(0, genome={"x": 0.25}, seed=12)).metrics["loss"] == 0.0, "a rerun finds its folder empty"
     assert slot.run(candidate(1, genome={"x": 0.25}, resumes=0), folder="a/b").metrics["loss"] == 12.0
+    lost = slot.run(candidate(4, genome={"x": 0.25}, resumes=77))
+    assert lost.metrics["loss"] == 0.0, "a missing checkpoint means from scratch"
     assert (trials / "a" / "b" / "state").exists()
     pruned = slot.run(candidate(2, genome={"x": 0.25}, stop_if=((0.4, "loss", 3.5),)))
     assert (pruned.status, pruned.metrics, len(pruned.curve)) == ("pruned", {}, 4)
+    assert pruned.error == "loss=4 at 40% is beyond its bound"
     failed = slot.run(candidate(3))
     assert failed.status == "failed"
     assert failed.error.startswith("AssertionError: ({'x': 0.5}, 'hello', 2) (evaluator.py:")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from evo_tune.errors import EvoTuneError
+from evo_tune.loop import slots
 from evo_tune.loop.code import load_code
 from evo_tune.loop.search import Search
 from evo_tune.loop.verifying import Verification, verify_run
@@ -21,26 +24,41 @@ from evo_tune.report.page import write_beside
 from evo_tune.store.journal import seal_line
 from evo_tune.store.run import Run
 from evo_tune.trust.decide import Consent
+from tests.conftest import QUICK, copy_state, open_here
 from tests.journals import events_of, make_older
 
-Begin = Callable[..., Search]
 Edit = Callable[[], object]
 
 JOURNAL, COMPARISON, TRIALS, REPORT = "_journal.jsonl", "_comparison.parquet", "trials-0000.parquet", "_report.html"
 
 
-@pytest.fixture
-def folder(begin: Begin, here: None) -> Path:
-    """A finished run with a baseline, a final comparison, a planned one and a report."""
-    search = begin("mine", trials=6, population=4, generations=None, slots=1, final_seeds=1, options={"failing": 0.2})
-    run = search.run().saved
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Store of a finished run with a baseline, a final comparison, a planned one and a report."""
+    folder = tmp_path_factory.mktemp("edits")
+    (folder / "quick.py").write_text(QUICK)
+    settings: dict[str, Any] = {"trials": 6, "population": 4, "slots": 1, "final_seeds": 1, "seed": 1, "strategy": "ga"}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(slots, "open_slots", open_here)
+        search = Search(
+            str(folder / "quick.py"), store=folder / "store", name="mine", options={"failing": 0.2}, **settings
+        )
+        run = search.run().saved
     again = Search.resume("mine", store=run.folder.parent).saved
     again.plan_comparison((run.ranked()[0].id,), None, (2,))
     again.record_baseline("simple", run.outcomes[0])
     again.end("by hand")
     again.close()
     write_beside(Run.open(run.folder))
-    return run.folder
+    return Path(shutil.copytree(folder / "store", folder / "original")).with_name("store")
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: None) -> Path:
+    """That run where it was made, and a copy of what this machine remembers of it."""
+    copy_state(tmp_path / "state", monkeypatch)
+    shutil.rmtree(original)
+    return Path(shutil.copytree(original.with_name("original"), original)) / "mine"
 
 
 def verified(folder: Path, trust: bool = False, retrain: int = 0) -> Verification:
@@ -222,7 +240,7 @@ def test_elsewhere_each_edit_is_noticed_but_a_report_and_an_identity(
 def test_a_run_that_is_forged_as_a_whole_is_found_where_it_was_made_and_by_training_elsewhere(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run.open(folder)
+    run, state = Run.open(folder), os.environ["XDG_STATE_HOME"]
     best = run.ranked()[0].id
     last = next(id for id in reversed(run.recorded) if run.outcomes[id].status == "ok" and id != best)
     events = events_of(folder)
@@ -239,7 +257,7 @@ def test_a_run_that_is_forged_as_a_whole_is_found_where_it_was_made_and_by_train
     assert not row.agrees
     assert [value.id for value in row.retrained if value.retrained != value.recorded] == [last]
     assert len(row.retrained) == sum(outcome.status == "ok" for outcome in run.outcomes.values())
-    monkeypatch.undo()
+    monkeypatch.setenv("XDG_STATE_HOME", state)
     assert "results changed" in answer(folder)
 
 
@@ -264,7 +282,7 @@ def test_a_run_of_version_1_0_is_not_bound_and_is_bound_from_the_next_session_on
 
 def test_no_damage_of_a_table_is_a_traceback(folder: Path) -> None:
     whole = (folder / TRIALS).read_bytes()
-    for place in range(0, len(whole), 41):
+    for place in range(0, len(whole), 101):
         data = bytearray(whole)
         data[place] ^= 0xFF
         (folder / TRIALS).write_bytes(data)

@@ -27,19 +27,16 @@ def train(genome, context):
     return {"loss": genome["x"] ** 2}
 
 if __name__ == "__main__":
-    search = Search(train, space={"x": "float(-1,1)"}, objectives=["loss:min"], trials=3, final_seeds=0, name="shown")
-    search.run(**eval(sys.argv[1]))
-    print(repr(search))
+    search = {"space": {"x": "float(-1,1)"}, "objectives": ["loss:min"], "trials": 3, "final_seeds": 0, "slots": 1}
+    Search(train, **search, name="hidden").run(progress=False)
+    print(repr(Search(train, **search, name="shown").run()))
 """
 
 
-def run_script(folder: Path, keywords: str = "{}", terminal: bool = False) -> tuple[str, str]:
-    """Return what a script with a search prints on standard output and on standard error."""
+def run_on_terminal(folder: Path) -> tuple[str, str]:
+    """Return what a script with searches prints on standard output and on standard error, which is a terminal."""
     (folder / "script.py").write_text(SCRIPT)
-    words = [sys.executable, "script.py", keywords]
-    if not terminal:
-        result = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=True)
-        return result.stdout, result.stderr
+    words = [sys.executable, "script.py"]
     ours, theirs = pty.openpty()
     with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=theirs, text=True) as process:
         os.close(theirs)
@@ -61,24 +58,21 @@ def run_script(folder: Path, keywords: str = "{}", terminal: bool = False) -> tu
     return out, b"".join(pieces).decode()
 
 
-def test_a_terminal_shows_a_line_and_a_pipe_does_not(tmp_path: Path) -> None:
-    for name in ("terminal", "pipe"):
-        (tmp_path / name).mkdir()
-    out, err = run_script(tmp_path / "terminal", terminal=True)
+def test_a_terminal_shows_a_line_unless_it_is_left_out(tmp_path: Path) -> None:
+    out, err = run_on_terminal(tmp_path)
     assert "\r\x1b[Kshown: 3 of 3 trials have a result, best loss " in err
     assert err.endswith("s\r\n")
+    assert "hidden" not in err
     assert out.startswith("<Search shown: 3 of 3 trials have a result, best loss ")
-    assert run_script(tmp_path / "pipe")[1] == ""
 
 
-def test_the_line_can_be_asked_for_and_left_out(tmp_path: Path) -> None:
-    for name in ("with", "without"):
-        (tmp_path / name).mkdir()
-    assert "3 of 3 trials" in run_script(tmp_path / "with", "{'progress': True}")[1]
-    assert run_script(tmp_path / "without", "{'progress': False}", terminal=True)[1] == ""
+def test_a_pipe_shows_a_line_if_it_is_asked_for(begin: Begin, here: None, capfd: pytest.CaptureFixture[str]) -> None:
+    for given, shown in (({}, False), ({"progress": True}, True)):
+        begin(trials=3, slots=1).run(**given)
+        assert ("3 of 3 trials" in capfd.readouterr().err) == shown
 
 
-def test_each_trial_is_told_once(begin: Begin) -> None:
+def test_each_trial_is_told_once(begin: Begin, here: None) -> None:
     told: list[Trial] = []
     search = begin(trials=6)
     search.run(callbacks=[told.append], progress=False)
@@ -89,7 +83,7 @@ def test_each_trial_is_told_once(begin: Begin) -> None:
     assert {trial.id for trial in told}.isdisjoint(trial.id for trial in again)
 
 
-def test_a_callback_that_fails_ends_nothing(begin: Begin) -> None:
+def test_a_callback_that_fails_ends_nothing(begin: Begin, here: None) -> None:
     told: list[Trial] = []
 
     def fail(trial: Trial) -> None:

@@ -92,7 +92,7 @@ while True:
 def test_no_kill_at_any_moment_looks_like_a_forgery(quick: Path, tmp_path: Path) -> None:
     draw, counts = random.Random(3), []
     store = tmp_path / "store"
-    for session in range(5):
+    for session in range(3):
         words = [sys.executable, "-W", "ignore", "-c", KILLED, str(store), str(quick), *["resume"] * (session > 0)]
         process = subprocess.Popen(words, stdout=subprocess.PIPE)
         assert process.stdout is not None

@@ -209,9 +209,7 @@ def test_few_trainings_fail_where_large_models_are_better_until_they_fail() -> N
             return Outcome("out_of_memory", error="too large")
         return Outcome("ok", {"loss": float(-units[0] - 0.5 * units[1] + (units[2] - 0.5) ** 2)})
 
-    found = []
-    for seed in range(3):
-        history = Simulation(SAEA(), space, OBJECTIVES[:1], evaluate, births=60, seed=seed).run().history
-        assert sum(not trial.ok for trial in history.trials[20:]) <= 6
-        found.append((history.best.losses or (0.0,))[0])  # type: ignore[union-attr]
-    assert np.median(found) < -1.05
+    history = Simulation(SAEA(), space, OBJECTIVES[:1], evaluate, births=60).run().history
+    assert sum(not trial.ok for trial in history.trials[20:]) <= 6
+    assert history.best is not None
+    assert (history.best.losses or (0.0,))[0] < -1.05

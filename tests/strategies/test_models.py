@@ -91,7 +91,7 @@ def births(power: float, scale: float = 1.0, rules: RunSettings | None = None, *
 
     strategy = SAEA(**options)
     ruled = strategy if rules is None else StrategyWithRules(inner=strategy, settings=rules)
-    run = Simulation(ruled, SQUARE, OBJECTIVES[:1], evaluate, births=24).run()
+    run = Simulation(ruled, SQUARE, OBJECTIVES[:1], evaluate, births=18).run()
     return [one.genome for one in run.candidates]
 
 
@@ -211,7 +211,7 @@ def test_a_run_with_rungs_has_the_acquisition_of_a_run_without(monkeypatch: pyte
     evaluate = trained(honest, fail=0.2)
     for rungs in ("1", FIDELITY):
         strategy = ruled("saea", RunSettings(fidelity=rungs), [Constraint.parse("cost<=1.5")])
-        run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=evaluate, births=30).run()
+        run = Simulation(strategy, SPACE, objectives=LOSS, evaluate=evaluate, births=20).run()
         assert run.history.failed
         assert factors[-1] == ["ExpectedImprovement", "Feasibility", "Feasibility"]  # the constraint, success
 
