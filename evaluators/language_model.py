@@ -163,7 +163,7 @@ def _optional_genes(options: Options, size: GPTSize) -> dict[str, Gene]:
 
 def _nearest_heads(genome: Mapping[str, Any], genes: Mapping[str, Gene], size: GPTSize, options: Options) -> int:
     """Return the number of heads nearest to the gene's or the base head's, ties down, that leaves a multiple of 8."""
-    width, most = genome["width"], max(_values(genes["heads"]))
+    width, most = genome["width"], _largest(genes["heads"])
     low, high = (8, 128) if size.width <= 128 else (16, 128)
     wanted_heads = genome["heads"] if options.scaling is None else width / options.scaling.head
     counts = range(1, most + 1)
@@ -182,7 +182,7 @@ def _merge_equal_genomes(genome: dict[str, Any], genes: Mapping[str, Gene], opti
     if genome["batch"] < context:  # a step has one window at least
         genome["batch"] = min((n for n in _values(genes["batch"]) if n >= context), default=genome["batch"])
     longest = options.extend_from or context
-    if "window" in genome and (most := max(_values(genes["window"]))) >= longest:
+    if "window" in genome and (most := _largest(genes["window"])) >= longest:
         genome["window"] = most if options.is_slow_window(genome["window"], longest) else genome["window"]
     if "kv_heads" in genome:
         divisor = largest_head_divisor(genome["heads"], genome["kv_heads"])
@@ -205,6 +205,11 @@ def _representative_ffn_mult(genome: Mapping[str, Any], gene: Gene) -> Any:
     return min((value for value in values if hidden_width(width, value) == hidden), default=ffn_mult)
 
 
+def _largest(gene: Gene) -> Any:
+    """Return the largest value of a gene."""
+    return max(gene.values) if isinstance(gene, Choice) else gene.decode(1.0)
+
+
 def _values(gene: Gene) -> Sequence[Any]:
     """Return the values of a gene; of one with many, some, the largest among them."""
     return gene.values if isinstance(gene, Choice) else [gene.decode(u / 100) for u in range(101)]
@@ -214,14 +219,14 @@ def _task(genome: Mapping[str, Any], options: Options, device: str | None = None
     """Return a genome as a training."""
     size = _size(options, device)
     # Genes of the space that are options too.
-    options = replace(options, **{name: genome[name] for name in ("optimizer", *OPEN) if name in genome})
+    options = options.with_values(**{name: genome[name] for name in ("optimizer", *OPEN) if name in genome})
     sizes = {name: genome[name] for name in ("depth", "width", "heads", "dropout")}
     context = genome.get("context", options.context)
-    shape = options.shape(vocab=options.vocab, context=context, scaling=options.scaling, **sizes)
+    given = {"vocab": options.vocab, "scaling": options.scaling, "boundary": options.boundary}
     return LanguageTask(
         options=options,
         genome=genome,
-        config=replace(shape, boundary=options.boundary),
+        config=options.shape(context=context, **given, **sizes),
         longest=options.longest,
         reference=size.batch,
         flops=size.flops,

@@ -64,7 +64,7 @@ def _flags(group: type[Options], defaults: Mapping[str, Any] | None) -> list[cli
     flags: list[click.Option] = []
     for setting in dataclass_options(group).values():
         types, attributes = union_members(setting.type), dict[str, Any]()
-        low, high = (float(bound) for bound in (setting.bounds or "(-inf, inf)")[1:-1].split(","))
+        low, high = setting.interval.ends
         if bool in types:
             attributes["is_flag"] = True
         elif setting.choices:

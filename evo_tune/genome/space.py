@@ -300,7 +300,12 @@ class SearchSpace:
         if not isinstance(repaired, dict) or set(repaired) != set(genome):
             raise SpaceError(f"repair must return a genome with the genes {', '.join(genome)}; got {repaired!r}")
         with space_error_prefix(f"repair({genome}) left the space"):
-            return self._reset_inactive({name: gene.check(repaired[name]) for name, gene in self.genes.items()})
+            # A value that the repair passes on is checked already. Others may be of another type or out of range.
+            checked = {
+                name: value if (value := repaired[name]) is genome[name] else gene.check(value)
+                for name, gene in self.genes.items()
+            }
+            return self._reset_inactive(checked)
 
     def _reset_inactive(self, genome: Genome) -> Genome:
         """Return the genome with its inactive genes set to their defaults."""

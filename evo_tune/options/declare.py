@@ -21,7 +21,7 @@ import types
 import typing
 from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -123,7 +123,7 @@ class Option:
         """The allowed values in words: 'a number', 'cosine or linear', 'text or none'."""
         if not self.choices:
             return type_in_words(self.type)
-        none = " or none" if _takes(self.type, type(None)) and None not in self.choices else ""
+        none = " or none" if type(None) in self._types and None not in self.choices else ""
         return " or ".join(map(str, self.choices)) + none
 
     def check(self, value: Any) -> None:
@@ -132,20 +132,18 @@ class Option:
         Raises:
             RecipeError: The value is not allowed. A bool is not a number here, and NaN is outside every interval.
         """
-        if value is None and _takes(self.type, type(None)):
+        if value is None and type(None) in self._types:
             return
         if self.choices and not isinstance(value, bool | int | float):
             check_name(self.name, value, [choice for choice in self.choices if isinstance(choice, str)])
         elif self.choices and not any(type(choice) is type(value) and choice == value for choice in self.choices):
             raise RecipeError(self.name, value, self.kind)
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            is_real = _takes(self.type, float)
-            bounds = self.bounds or "(-inf, inf)"
-            low, high = (float(bound) for bound in bounds[1:-1].split(","))
+            low, high = self.interval.ends
             try:
-                if is_real:
-                    check_number(self.name, value, bounds)
-                elif not _takes(self.type, int):
+                if float in self._types:
+                    self.interval.check(self.name, value)
+                elif int not in self._types:
                     raise RecipeError(self.name, value, self.kind)
                 elif math.isinf(low):
                     check_integer(self.name, value, -(2**63), 2**63 - 1)
@@ -155,10 +153,23 @@ class Option:
                 other_types = [member for member in union_members(self.type) if member not in (bool, int, float)]
                 also = f", or {' or '.join(map(type_in_words, other_types))}" if other_types else ""
                 raise RecipeError(self.name, value, error.allowed + also) from None
-        elif not _takes(self.type, type(value)):
+        elif type(value) not in self._types:
             allowed = [choice for member in union_members(self.type) for choice in typing.get_args(member)]
             if not any(type(choice) is type(value) and choice == value for choice in allowed):
                 raise RecipeError(self.name, value, self.kind)
+
+    # Both are computed once: each construction of a group checks all of its options.
+
+    @cached_property
+    def interval(self) -> "Interval":
+        """The bounds as an interval; of all numbers without bounds."""
+        return Interval(self.bounds or "(-inf, inf)")
+
+    @cached_property
+    def _types(self) -> frozenset[Any]:
+        """Members of the type; a path is given as text."""
+        members = union_members(self.type)
+        return frozenset(members) | ({str} if Path in members else set())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,9 +190,27 @@ class Options:
     def __post_init__(self) -> None:
         for option in dataclass_options(type(self)).values():
             option.check(getattr(self, option.name))
+        self._check_groups()
+
+    def _check_groups(self) -> None:
         for group in reversed(type(self).__mro__):
             if "check" in vars(group):
                 vars(group)["check"](self)
+
+    def with_values(self: Self, **changes: Any) -> Self:
+        """Return the options with other values of some of them; only these are checked, and each group's own `check`.
+
+        Raises:
+            RecipeError: As at construction.
+            UsageError: As at construction.
+        """
+        options = dataclass_options(type(self))
+        for name, value in changes.items():
+            options[name].check(value)
+        changed = object.__new__(type(self))
+        vars(changed).update({name: changes.get(name, getattr(self, name)) for name in options})  # the class is frozen
+        changed._check_groups()
+        return changed
 
     def settled(self: Self, rungs: bool) -> Self:
         """Return the options with every value set that depends on the run, as they stay for the whole run.
@@ -270,10 +299,6 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
     return typing.get_args(annotation) if is_union else (annotation,)
 
 
-def _takes(annotation: Any, kind: type) -> bool:
-    return kind in union_members(annotation) or (kind is str and Path in union_members(annotation))
-
-
 def _is_known(annotation: Any) -> bool:
     if typing.get_origin(annotation) is Literal:
         return all(type(allowed) in TYPES for allowed in typing.get_args(annotation))
@@ -317,14 +342,35 @@ def check_number(field: str, value: object, interval: str) -> None:
     Raises:
         RecipeError: The value is not a number, is NaN or infinite, or is outside the interval.
     """
-    low, high = (float(bound) for bound in interval[1:-1].split(","))
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if number:
-        above = value >= low if interval[0] == "[" else value > low  # type: ignore[operator]
-        below = value <= high if interval[-1] == "]" else value < high  # type: ignore[operator]
-        number = above and below
-    if not number:
-        raise RecipeError(field, value, f"a number in {interval}")
+    Interval(interval).check(field, value)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Interval of numbers in mathematical notation: '[0, 1)', '(0, inf)'."""
+
+    text: str
+
+    @cached_property
+    def ends(self) -> tuple[float, float]:
+        """Lowest and highest number, whether they belong to it or not."""
+        low, high = self.text[1:-1].split(",")
+        return float(low), float(high)
+
+    def check(self, field: str, value: object) -> None:
+        """Require a finite number in the interval.
+
+        Raises:
+            RecipeError: See `check_number`.
+        """
+        low, high = self.ends
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if number:
+            above = value >= low if self.text[0] == "[" else value > low  # type: ignore[operator]
+            below = value <= high if self.text[-1] == "]" else value < high  # type: ignore[operator]
+            number = above and below
+        if not number:
+            raise RecipeError(field, value, f"a number in {self.text}")
 
 
 def check_name(field: str, value: object, names: Collection[str]) -> None:

@@ -279,10 +279,12 @@ class BoundEvaluator:
         It is a copy because a dataclass of a user's file need not be frozen, and all trainings of a worker share this
         object.
         """
-        named = genome.keys() & self.gene_options.keys()
-        if named:
-            return dataclasses.replace(self.values, **{name: genome[name] for name in named})
-        return copy.copy(self.values)
+        changes = {name: genome[name] for name in genome.keys() & self.gene_options.keys()}
+        if not changes:
+            return copy.copy(self.values)
+        if isinstance(self.values, Options):
+            return self.values.with_values(**changes)
+        return dataclasses.replace(self.values, **changes)
 
     def _call(self, function: Callable[..., Any], *args: Any, values: Any = None) -> Any:
         """Call a function of the file with options, if it takes them; its errors name file and line.
