@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pty
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import pytest
 
 from evo_tune.forecast.timing import Timing
 from evo_tune.loop import budget
-from evo_tune.store.manifest import FORMAT
 from tests.cli.conftest import QUICK, Result, Typed
 
 
@@ -68,13 +66,6 @@ def test_usage(typed: Typed, folder: Path, given: list[str], words: list[str]) -
     assert not list(folder.glob("populations/*/_journal.jsonl")), "nothing may be born of bad input"
 
 
-@pytest.mark.parametrize("given", [["run", "quick.py", "--trials", "0"], ["run", "quick.py", "--order", "random"]])
-def test_usage_that_click_finds(typed: Typed, given: list[str]) -> None:
-    result = typed(*given)
-    assert result.code == 2
-    assert "Error: Invalid value for" in result.err
-
-
 def test_a_number_that_is_none_is_called_so(typed: Typed) -> None:
     assert "'--trials': 'abc' is not a valid whole number" in typed("run", "quick.py", "--trials", "abc").err
     assert "'--hours': 'x' is not a valid number" in typed("run", "quick.py", "--hours", "x").err
@@ -102,10 +93,6 @@ def test_data_of_the_language_model(typed: Typed, folder: Path, data: str, words
 )
 def test_options_of_the_language_model(typed: Typed, given: list[str]) -> None:
     says(typed("run", "language_model", *given), 2, given[-1].partition("=")[0])
-
-
-def test_two_objectives_of_which_one_is_given_twice(typed: Typed) -> None:
-    says(typed("run", "quick.py", "--objective", "loss:min", "--objective", "loss:max"), 2, "given twice")
 
 
 def test_warm_start_names_the_genes(typed: Typed, folder: Path) -> None:
@@ -156,121 +143,12 @@ def test_a_read_only_store(typed: Typed, folder: Path) -> None:
     says(typed("run", "quick.py", "--store", "pops"), 1, "Permission denied", "choose another --store")
 
 
-@pytest.mark.slow
-def test_a_full_store_stops_the_run_and_loses_nothing(typed: Typed, folder: Path) -> None:
-    limited = (
-        "import resource, signal, sys\n"
-        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "from evo_tune.cli import main\n"
-        "import evo_tune.loop.search, evo_tune.store.table, pyarrow.parquet, deap.tools\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, resource.RLIM_INFINITY))\n"
-        "sys.argv = ['evo-tune', 'run', 'quick.py', '--name', 'full', '--trials', '60', '--quiet', '--slots', '1']\n"
-        "main()"
-    )
-    own = {"XDG_STATE_HOME": str(folder / "state")}  # what other tests left there may be more than such a file may hold
-    done = subprocess.run(
-        [sys.executable, "-c", limited],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, **own},
-    )
-    says(Result(done.returncode, done.stdout, done.stderr), 1, "_journal.jsonl", "evo-tune resume")
-    before = typed("show", "full", "--format", "csv").out.splitlines()
-    assert len(before) > 2
-    assert typed("resume", "full", "--quiet", "--final-seeds", "0", env=own).code == 0
-    after = typed("show", "full", "--format", "csv").out.splitlines()
-    kept = {line.rsplit(",", 1)[0] for line in before}  # all but the column `survivor`, which may change
-    assert kept <= {line.rsplit(",", 1)[0] for line in after}
-    assert len(after) == 61
-
-
-@pytest.mark.slow
-def test_a_name_that_exists(typed: Typed, small_run: str) -> None:
-    says(typed("run", "quick.py", "--name", small_run), 2, "exists", f"evo-tune resume {small_run}")
-    says(typed("resume", small_run, "--as", small_run), 2, "exists")
-
-
-@pytest.mark.slow
-def test_a_run_that_does_not_exist(typed: Typed, small_run: str) -> None:
-    for command in ("show", "best", "verify", "resume"):
-        says(typed(command, "other"), 1, "'other'", "it holds one")
-    says(typed("show", "--store", "nowhere"), 1, "nowhere", "evo-tune run")
-
-
-@pytest.mark.slow
-def test_an_evaluator_that_changed(typed: Typed, small_run: str, folder: Path) -> None:
-    (folder / "quick.py").write_text(QUICK + "\n# changed\n")
-    says(typed("resume", small_run, "--generations", "3"), 2, "quick.py", "has changed", "--accept-changes")
-    says(typed("verify", small_run), 2, "quick.py", "has changed", "--trust")
-    assert typed("resume", small_run, "--generations", "3", "--accept-changes", "--quiet").code == 0
-    assert typed("resume", small_run, "--generations", "4", "--quiet").code == 0, "accepted once is accepted"
-
-
 def test_an_evaluator_that_is_gone(typed: Typed, small_run: str, folder: Path) -> None:
     (folder / "quick.py").rename(folder / "moved.py")
     says(typed("resume", small_run), 2, "quick.py", "check the path", "--evaluator PATH")
     assert typed("show", small_run).code == 0, "looking never needs the evaluator"
     assert typed("best", small_run).code == 0
     assert typed("list").code == 0
-
-
-def test_a_torn_journal(typed: Typed, small_run: str, folder: Path) -> None:
-    journal = folder / "populations" / small_run / "_journal.jsonl"
-    whole = journal.read_bytes()
-    lines = whole.splitlines(keepends=True)
-    last = max(i for i, line in enumerate(lines) if b'"recorded"' in line)
-    journal.write_bytes(b"".join(lines[:last]) + lines[last][:40])
-    assert typed("show", small_run).code == 0
-    result = typed("resume", small_run, "--quiet")
-    assert result.code == 0, result
-    assert "torn tail of 40 bytes" in result.err
-    assert len(pd.read_parquet(folder / "populations" / small_run)) == 8
-    verified = typed("verify", small_run)
-    assert "all 8 proposals agree" in verified.out
-    assert "results changed since this machine last wrote the run" in verified.err, "a complete run lost a record"
-
-
-def test_a_journal_damaged_in_the_middle(typed: Typed, small_run: str, folder: Path) -> None:
-    journal = folder / "populations" / small_run / "_journal.jsonl"
-    lines = journal.read_bytes().splitlines(keepends=True)
-    journal.write_bytes(b"".join([*lines[:5], b"garbage\n", *lines[6:]]))
-    says(typed("resume", small_run), 1, "line 6 is damaged", "head -n 5")
-
-
-def test_a_parquet_file_cut_in_half_is_made_anew(typed: Typed, small_run: str, folder: Path) -> None:
-    path = folder / "populations" / small_run / "trials-0000.parquet"
-    before = pd.read_parquet(path)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert typed("resume", small_run, "--quiet").code == 0
-    pd.testing.assert_frame_equal(pd.read_parquet(path), before)
-
-
-@pytest.mark.slow
-def test_two_processes_on_one_run(typed: Typed, folder: Path) -> None:
-    words = ["run", "quick.py", "--name", "busy", "-o", "sleep=0.1", "--trials", "1000", "--quiet", "--slots", "1"]
-    first = subprocess.Popen([sys.executable, "-m", "evo_tune", *words], cwd=folder)
-    try:
-        journal = folder / "populations" / "busy" / "_journal.jsonl"
-        deadline = time.monotonic() + 30
-        while not (journal.exists() and b'"recorded"' in journal.read_bytes()):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        says(typed("resume", "busy"), 1, "in use by another process", "--as")
-        assert typed("show", "busy").code == 0, "looking is always allowed"
-    finally:
-        first.send_signal(signal.SIGTERM)
-        assert first.wait(timeout=30) == 130
-    assert typed("resume", "busy", "--trials", "4", "--quiet", "--final-seeds", "0").code == 0
-
-
-def test_a_manifest_of_the_future(typed: Typed, small_run: str, folder: Path) -> None:
-    manifest = folder / "populations" / small_run / "_run.json"
-    manifest.write_text(manifest.read_text().replace(f'"format_version": {FORMAT}', '"format_version": 9'))
-    says(typed("show", small_run), 1, "format 9", f"format {FORMAT}")
-    shutil.copy(folder / "quick.py", manifest)
-    says(typed("resume", small_run), 1, "_run.json is damaged")
 
 
 @pytest.mark.slow

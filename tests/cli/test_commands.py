@@ -133,20 +133,6 @@ def test_quiet_prints_nothing_and_json_only_json(typed: Typed, folder: Path) -> 
     assert data["best"]["genome"].keys() == {"x", "depth", "kind"}
 
 
-@pytest.mark.slow
-def test_resume_goes_on_with_totals(typed: Typed, small_run: str, folder: Path) -> None:
-    again = typed("resume", small_run, "--quiet")
-    assert again.code == 0
-    assert len(pd.read_parquet(folder / "populations" / small_run)) == 8
-    longer = typed("resume", "--generations", "3", "--quiet")  # the latest run
-    assert longer.code == 0, longer
-    assert len(pd.read_parquet(folder / "populations" / small_run)) == 12
-    copy = typed("resume", small_run, "--as", "two", "--trials", "14", "--quiet")
-    assert copy.code == 0, copy
-    assert len(pd.read_parquet(folder / "populations" / "two")) == 14
-    assert len(pd.read_parquet(folder / "populations" / small_run)) == 12
-
-
 def test_looking_at_a_run(typed: Typed, small_run: str) -> None:
     shown = typed("show", small_run)
     assert shown.code == 0, shown

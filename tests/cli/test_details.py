@@ -41,12 +41,6 @@ def test_show_prints_the_front_of_several_objectives(typed: Typed) -> None:
     assert all(row["metrics"]["seconds"] >= 0 for row in data["front"])
 
 
-def test_a_run_without_a_value_fails(typed: Typed, folder: Path) -> None:
-    (folder / "bad.py").write_text(QUICK.replace('return {"loss"', 'return {"lost"'))
-    result = typed("run", "bad.py", "--trials", "3", "--quiet")
-    assert result.code == 1, result
-
-
 def test_a_refused_copy_leaves_nothing(typed: Typed, small_run: str, folder: Path) -> None:
     (folder / "quick.py").write_text(QUICK + "\n# changed\n")
     assert typed("resume", small_run, "--as", "copy").code == 2
@@ -114,22 +108,6 @@ def test_a_lost_journal_is_not_begun_anew(typed: Typed, small_run: str, folder: 
     result = typed("resume", small_run)
     assert result.code == 1
     assert "_journal.jsonl is missing or empty" in result.err
-
-
-def test_usage_errors_are_one_line(typed: Typed) -> None:
-    result = typed("run", "--order", "random")
-    assert result.code == 2
-    assert result.err.splitlines() == [line for line in result.err.splitlines() if line.startswith("Error: ")]
-    assert "evo-tune run --help" in result.err
-
-
-def test_a_narrow_terminal_leaves_columns_out() -> None:
-    from evo_tune.cli.shared import _fit_columns
-
-    rows = [{"trial": 1, "loss": 0.5, "operator": "crossover+mutation", "generation": 3}]
-    assert list(_fit_columns(rows, ("operator", "generation"), 200)[0]) == ["trial", "loss", "operator", "generation"]
-    assert list(_fit_columns(rows, ("operator", "generation"), 34)[0]) == ["trial", "loss", "generation"]
-    assert list(_fit_columns(rows, ("operator", "generation"), 10)[0]) == ["trial", "loss"]
 
 
 EXPORTS = """

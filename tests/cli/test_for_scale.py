@@ -252,9 +252,3 @@ def test_a_recipe_that_cannot_be_transferred_is_a_warning(
     (run.folder / "_run.json").write_bytes(msgspec.json.encode(manifest))
     write_recipe_at_target(Run.open(run.folder), find_evaluator("bundled:language_model").bind(manifest.options))
     assert capsys.readouterr().err.startswith("Warning: --for-scale 4x250: ")
-
-
-def test_python_refuses_a_size_that_is_none(tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match="DEPTHxWIDTH"):
-        Search("language_model", options=SMALL, for_scale="large", store=tmp_path, trials=1)
-    assert not list(tmp_path.iterdir())

@@ -19,6 +19,8 @@ from evo_tune.report.summary import RunResult, baseline_verdict
 from evo_tune.store.run import Run
 from tests.loop.cases import agrees
 
+pytestmark = pytest.mark.usefixtures("here")
+
 TASK = """
 from pathlib import Path
 

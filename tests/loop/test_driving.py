@@ -16,21 +16,8 @@ from evo_tune.genome.trial import Candidate, Outcome
 from evo_tune.loop import slots
 from evo_tune.loop.search import Search
 from evo_tune.store.run import Run
-from tests.conftest import drive, evaluate, rows, survivors
+from tests.conftest import drive, evaluate, rows
 from tests.loop.cases import NAMES, WAYS, Begin, agrees
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("way", [WAYS[0], pytest.param(WAYS[1], marks=pytest.mark.proof)], ids=NAMES[:2])
-def test_run_in_birth_order_is_the_same_for_any_number_of_slots(begin: Begin, way: dict[str, Any]) -> None:
-    options = {"sleep": 0.01, "failing": 0.2}
-    runs = [begin(f"slots-{n}", order="proposal", slots=n, options=options, **way).run() for n in (1, 3)]
-    assert rows(runs[1]) == rows(runs[0])
-    assert survivors(runs[1].saved.folder) == survivors(runs[0].saved.folder)
-    assert {row[1] for row in rows(runs[0])} == {"ok", "failed"}
-    assert all(agrees(run) for run in runs)
-    assert {trial.outcome.device for trial in runs[0].trials} == {"cpu"}
-    assert all(trial.outcome.seconds > 0 for trial in runs[0].trials)
 
 
 def test_run_is_what_ask_and_tell_make(begin: Begin) -> None:
@@ -47,21 +34,6 @@ def test_run_is_what_ask_and_tell_make(begin: Begin) -> None:
     failed = [trial for trial in by_itself.trials if trial.outcome.status == "failed"]
     assert failed
     assert all("no luck" in str(trial.outcome.error) for trial in failed)
-
-
-@pytest.mark.slow
-def test_run_in_arrival_order_on_three_slots(begin: Begin, resume: Begin) -> None:
-    seen: list[int] = []
-
-    def watch(search: Search) -> None:
-        seen.append(len(search.trials))
-        assert search.best is None or search.best.ok
-        assert search.seconds >= 0.0
-
-    search = begin("run", slots=3, options={"sleep": 0.02}).run(watch)
-    assert seen
-    assert agrees(search)
-    assert len(resume("run", generations=4, slots=1).run().trials) == 16
 
 
 def test_run_takes_up_what_was_asked_for_by_hand(begin: Begin) -> None:
@@ -138,7 +110,7 @@ def stubbed(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def make(stubs: list[Slot], **fields: Any) -> tuple[Search, list[str]]:
         monkeypatch.setattr(slots, "open_slots", lambda *given: stubs)
-        search = begin(**{"trials": 60, "generations": None, **fields})
+        search = begin(**{"trials": 30, "generations": None, **fields})
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             search.run()
@@ -152,7 +124,7 @@ def stubbed(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_device_that_fails_what_others_do_well_gives_no_result_and_is_named(stubbed, status, seconds):
     stubs = [Stub(0, "cuda:0", "ok"), Stub(1, "cuda:1", status, seconds=seconds), Stub(2, "cuda:1", status)]
     search, told = stubbed(stubs)
-    assert len(search.trials) == 60
+    assert len(search.trials) == 30
     assert {(trial.outcome.status, trial.outcome.device) for trial in search.trials} == {("ok", "cuda:0")}
     assert len(told) == 1
     assert "cuda:1 is set aside: it failed 3 trainings in a row that did well elsewhere" in told[0]
@@ -216,7 +188,7 @@ class Unfit(Stub):
 def test_a_slot_that_is_unfit_is_named_and_its_candidate_trained_elsewhere(stubbed):
     unfit = Unfit(1, "cuda:1", "ok")
     search, told = stubbed([Stub(0, "cuda:0", "ok"), unfit])
-    assert len(search.trials) == 60
+    assert len(search.trials) == 30
     assert unfit.done == 1
     assert told == ["slot 1 is set aside: slot 1: its worker 7 cannot be killed; the run continues without it"]
     with pytest.raises(RunError, match="no device is left to train on: slot 0: its worker 7 cannot be killed"):

@@ -47,18 +47,6 @@ def test_a_run_that_is_at_its_limit_follows_nothing_and_writes_no_file(
     assert survivors(folder)[:12] == kept[:12]
 
 
-@pytest.mark.parametrize("number", [0, 2, 3])
-def test_a_file_that_was_lost_or_damaged_is_as_it_was(begin: Begin, resume: Begin, number: int) -> None:
-    search = drive(begin("run", generations=None, trials=14), evaluate=some_fail)
-    path = search.saved.folder / f"trials-{number:04d}.parquet"
-    marked = survivors(search.saved.folder)
-    for ruin in (path.unlink, lambda: path.write_bytes(b"PAR1")):
-        ruin()
-        again = drive(resume("run", trials=14))
-        assert survivors(again.saved.folder) == marked
-        assert rows(again) == rows(search)
-
-
 @pytest.mark.parametrize("population", [1, 7, 12, 500, 1023, 1024, 5000])
 def test_ten_thousand_trials_are_at_most_ten_files(monkeypatch: pytest.MonkeyPatch, population: int) -> None:
     monkeypatch.undo()  # files of the usual size

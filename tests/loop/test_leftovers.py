@@ -65,6 +65,7 @@ def saved(search: Search) -> set[int]:
     return {int(folder.name) for folder in folders}
 
 
+@pytest.mark.usefixtures("here")
 def test_checkpoints_of_parts_are_removed_once_nothing_can_go_on(
     begin: Callable[..., Search], resume: Callable[..., Search], tmp_path: Path
 ) -> None:

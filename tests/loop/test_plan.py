@@ -105,6 +105,7 @@ def test_every_evaluator_gives_a_name(tmp_path: Path, evaluator: str, slug: str)
     assert re.fullmatch(re.escape(slug) + r"-\d{8}-\d{6}", new_name(evaluator, tmp_path))
 
 
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("stem", ["évé", "_x", "my task", "任务"])
 def test_a_file_of_any_name_runs(task: Path, tmp_path: Path, stem: str) -> None:
     path = task.rename(tmp_path / f"{stem}.py")

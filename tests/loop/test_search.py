@@ -16,7 +16,7 @@ import pytest
 from evo_tune.errors import StoreError, UsageError
 from evo_tune.genome.trial import Outcome
 from evo_tune.store.run import Run
-from tests.conftest import cut_copy, drive, evaluate, rows, survivors
+from tests.conftest import cut_copy, drive, rows, survivors
 from tests.loop.cases import NAMES, WAYS, Begin, agrees, some_fail
 
 
@@ -184,19 +184,6 @@ def test_resumed_after_a_line_was_torn(begin: Begin, resume: Begin) -> None:
         assert rows(drive(again)) == rows(whole)
 
 
-def test_a_run_killed_in_every_evaluation_still_ends_the_same(begin: Begin, resume: Begin) -> None:
-    search = begin("killed")
-    while (candidate := search.ask()) is not None:
-        search.saved.close()  # as a death would leave it
-        search = resume("killed")
-        assert search.ask() == candidate
-        search.tell(candidate, evaluate(search, candidate))
-        search.saved.close()
-        search = resume("killed")
-    assert rows(search) == rows(drive(begin("whole")))
-    assert agrees(search)
-
-
 @pytest.mark.usefixtures("fast_disk")
 @pytest.mark.parametrize("lag", [0, 3, 8])
 @pytest.mark.parametrize("way", WAYS, ids=NAMES)
@@ -208,15 +195,6 @@ def test_in_birth_order_slots_change_nothing(begin: Begin, way: dict[str, Any], 
         assert trial.candidate.reported_before >= trial.id - lag
         assert trial.reported_order == trial.id
     assert all(agrees(run) for run in runs)
-
-
-@pytest.mark.usefixtures("fast_disk")
-@pytest.mark.parametrize("slots", [1, 2, 5])
-@pytest.mark.parametrize("way", WAYS, ids=NAMES)
-def test_in_arrival_order_everything_told_is_seen(begin: Begin, way: dict[str, Any], slots: int) -> None:
-    search = drive(begin(generations=4, **way), slots, some_fail)
-    assert agrees(search)
-    assert sorted(trial.reported_order for trial in search.trials) == list(range(16))
 
 
 def test_in_birth_order_a_result_that_came_early_waits_its_turn(begin: Begin) -> None:

@@ -62,6 +62,7 @@ def falling(search: Search, candidate: Candidate) -> dict[str, float]:
     return {"loss": 10.0 - candidate.id}
 
 
+@pytest.mark.usefixtures("here")
 def test_no_trial_has_a_metric_of_the_test_set_and_the_last_comparison_has_nothing_else(begin: Begin) -> None:
     search = begin("run", **SETTINGS, finalists=2).run()
     run = Run.open(search.saved.folder)

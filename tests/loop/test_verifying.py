@@ -30,13 +30,6 @@ def verified(folder: Path) -> list[Disagreement | RangeDisagreement]:
     return verify(run, space, strategy_with_rules(run.manifest, evaluator, run.manifest.strategy))
 
 
-@pytest.mark.parametrize("order", ["arrival", "proposal"])
-@pytest.mark.parametrize("strategy", ["ga", "nsga2", "random"])
-def test_a_run_on_several_slots_agrees(begin: Begin, strategy: str, order: str) -> None:
-    folder = drive(begin(strategy=strategy, order=order, generations=6), slots=4).saved.folder
-    assert verified(folder) == []
-
-
 SIZED = """
 from evo_tune import Choice, Float, Int, Minimize, SearchSpace
 SPACE = SearchSpace(

@@ -150,12 +150,6 @@ def test_a_run_resumed_at_any_cut_goes_on_the_same(strategy: StrategyWithRules, 
     assert set(strategy.survivors(history)) <= {trial.id for trial in history.trials}
 
 
-@pytest.mark.slow
-def test_in_birth_order_slots_and_speeds_do_not_matter(strategy: StrategyWithRules) -> None:
-    one, four = (simulate(strategy, slots=n, order="proposal", lag=4, speed=n) for n in (1, 4))
-    assert births(one) == births(four)
-
-
 def test_every_trial_is_where_the_rules_want_it(strategy: StrategyWithRules, known: Simulation) -> None:
     run = known
     rungs, told = strategy.settings.rungs, {trial.id: trial for trial in run.history.trials}

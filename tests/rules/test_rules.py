@@ -188,7 +188,7 @@ def test_a_pruned_training_costs_what_it_had(descent: Begin, fast_disk: None) ->
     assert total_cost(run) == pytest.approx(32 - sum(1 - outcome.curve[-1][0] for outcome in pruned))
 
 
-def test_best_front_and_final_comparison_keep_to_the_constraints(descent: Begin, resume: Begin) -> None:
+def test_best_front_and_final_comparison_keep_to_the_constraints(descent: Begin, resume: Begin, here: None) -> None:
     search = descent(
         "run", subject_to=["square>=36"], slots=2, order="proposal", generations=5, final_seeds=2, finalists=2
     ).run()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +16,16 @@ from evo_tune.loop.search import Search
 from evo_tune.settings import RunSettings
 from evo_tune.store.manifest import FORMAT, Manifest, read_manifest, write_manifest
 from evo_tune.store.run import Run
-from tests.conftest import drive
 
 Begin = Callable[..., Search]
 NOTHING = f'{{"format_version": {FORMAT}}}'
+
+
+def begun(begin: Begin) -> Path:
+    """Return the folder of a run that has begun."""
+    run = begin("mine").saved
+    run.close()
+    return run.folder
 
 
 def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
@@ -26,7 +33,7 @@ def one_line(error: pytest.ExceptionInfo[BaseException]) -> bool:
 
 
 def test_a_run_of_another_format_is_refused(begin: Begin) -> None:
-    folder = drive(begin("mine")).saved.folder
+    folder = begun(begin)
     manifest = json.loads((folder / "_run.json").read_text())
     (folder / "_run.json").write_text(json.dumps({**manifest, "format_version": FORMAT + 1, "old_field": 1}))
     with pytest.raises(
@@ -47,7 +54,7 @@ def test_a_run_of_another_format_is_refused(begin: Begin) -> None:
     ids=["empty", "list", "null", "bare", "cut", "deep", "bytes", "field"],
 )
 def test_a_damaged_manifest_is_refused(begin: Begin, text: str) -> None:
-    folder = drive(begin("mine")).saved.folder
+    folder = begun(begin)
     (folder / "_run.json").write_text(text, errors="surrogateescape")
     with pytest.raises(StoreError, match=r"_run\.json is damaged \(.*\); restore it from a copy") as caught:
         Run.open(folder, write=True)
@@ -89,7 +96,7 @@ def test_a_damaged_manifest_is_refused(begin: Begin, text: str) -> None:
     ],
 )
 def test_a_hostile_manifest_is_refused(begin: Begin, field: str, value: Any) -> None:
-    folder = drive(begin("mine")).saved.folder
+    folder = begun(begin)
     manifest = json.loads((folder / "_run.json").read_text())
     group, _, name = field.partition(".")
     manifest[group] = {**manifest[group], name: value} if name else value
@@ -100,7 +107,7 @@ def test_a_hostile_manifest_is_refused(begin: Begin, field: str, value: Any) -> 
 
 
 def test_an_unknown_field_is_named(begin: Begin) -> None:
-    folder = drive(begin("mine")).saved.folder
+    folder = begun(begin)
     manifest = json.loads((folder / "_run.json").read_text())
     (folder / "_run.json").write_text(json.dumps({**manifest, "evil": 1}))
     with pytest.raises(StoreError, match=r"is damaged \(ValidationError: Object contains unknown field `evil`\)"):

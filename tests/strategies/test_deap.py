@@ -262,15 +262,6 @@ def test_at_least_one_gene_mutates(rate: float, low: int, high: int) -> None:
     assert (min(counts), max(counts)) == (low, pytest.approx(high, abs=2 if rate == 2.4 else 0))
 
 
-def test_numpys_global_state_is_never_touched() -> None:
-    before = np.random.get_state()
-    pool = select_by_crowding(pool_of(*((float(i), -float(i)) for i in range(8))), 8)
-    with deap_generator(RNG(0)):
-        tournament_by_crowding(pool)
-        crossover([0.1] * 8, [0.9] * 8, SPACES["mixed"])
-    assert same_state(np.random.get_state(), before)  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize("objectives", [2, 3])
 @pytest.mark.parametrize("values", [4, 12, 10**6])
 def test_best_of_a_run_equals_a_selection_of_all_trials(objectives: int, values: int) -> None:
