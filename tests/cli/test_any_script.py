@@ -209,18 +209,8 @@ def test_a_script_that_prints_text_needs_no_metric(typed: Typed, script: Path) -
 
 def test_a_script_that_ignores_its_genes_is_noticed(typed: Typed, script: Path) -> None:
     script.write_text("print('val loss 2.5')")
-    words = (
-        "--gene",
-        "lr=float(0,1)",
-        "--objective",
-        "val_loss:min",
-        "--trials",
-        "3",
-        "--final-seeds",
-        "0",
-        "--no-report",
-    )
-    done = typed("run", f"{sys.executable} train.py {{lr}}", *words)
+    words = "--gene lr=float(0,1) --objective val_loss:min --trials 3 --final-seeds 0 --no-report"
+    done = typed("run", f"{sys.executable} train.py {{lr}}", *words.split())
     assert (done.code, "all 3 genomes have the same val_loss: check that" in done.out) == (0, True), done
 
 
@@ -331,21 +321,8 @@ def test_a_timeout_kills_all_that_the_script_started(process: Typed, folder: Pat
         "open('pids', 'w').write(' '.join(map(str, [*pids, os.getpid()])))\n"
         "time.sleep(100)\n"
     )
-    words = (
-        "--gene",
-        "x=1|2",
-        "--objective",
-        "v:min",
-        "--trials",
-        "1",
-        "--slots",
-        "1",
-        "--timeout",
-        "1",
-        "--name",
-        "t",
-    )
-    assert process("run", f"{sys.executable} hangs.py {{x}}", *words, *BRIEF).code == 1
+    words = "--gene x=1|2 --objective v:min --trials 1 --slots 1 --timeout 1 --name t"
+    assert process("run", f"{sys.executable} hangs.py {{x}}", *words.split(), *BRIEF).code == 1
     assert load(folder / "populations" / "t").trials[0].outcome.status == "timeout"
     pids = [int(text) for text in (folder / "pids").read_text().split()]
     left = [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]

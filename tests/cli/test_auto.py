@@ -235,21 +235,8 @@ def test_a_language_model_is_trained_for_the_rest_of_the_hours(
     monkeypatch.setattr(Clock, "own_seconds", lambda *_: 0.2)  # a busy machine makes the trial slow
     monkeypatch.setattr(final_training, "WRITING_SHARE", -100.0)  # and the hours would end the first attempt early
     (data / "prose.txt").write_text("".join(f"{n} times {n % 7} is {n * (n % 7)}.\n" for n in range(20000)))
-    words = [
-        "auto",
-        "prose.txt",
-        "-o",
-        "seconds=0.2",
-        "-o",
-        "size=tiny",
-        "--trials",
-        "1",
-        "--slots",
-        "1",
-        "--name",
-        "mine",
-    ]
-    assert typed(*words).code == 0
+    words = "auto prose.txt -o seconds=0.2 -o size=tiny --trials 1 --slots 1 --name mine"
+    assert typed(*words.split()).code == 0
     run = data / "populations" / "mine"
     (run / "_model").rename(data / "small")
     (run / "_auto.json").write_text("{}")
@@ -263,7 +250,7 @@ def test_a_language_model_is_trained_for_the_rest_of_the_hours(
     (run / "_model").rename(data / "kept")
     assert typed("resume", "mine").code == 0
     assert weights(run / "_model") == first, "the budget was chosen once"
-    again = typed(*words).out
+    again = typed(*words.split()).out
     saved = Run.open(run)
     assert saved.baseline is not None
     better = (about.metrics["test_loss"] or 9.9) < saved.baseline[1].metrics["test_loss"]
@@ -282,28 +269,15 @@ def test_a_model_worse_than_the_baseline_is_not_recommended_whatever_other_seeds
     rng = random.Random(1)  # labels without a pattern: boosting learns them by heart, and loses
     rows = "".join(f"{rng.random()},{rng.random()},{rng.choice('ab')}\n" for _ in range(300))
     (folder / "noise.csv").write_text("width,height,kind\n" + rows)
-    words = [
-        "auto",
-        "noise.csv",
-        "--target",
-        "kind",
-        "-o",
-        "epochs=1",
-        "--trials",
-        "3",
-        "--slots",
-        "1",
-        "--name",
-        "mine",
-    ]
-    first = typed(*words)
+    words = "auto noise.csv --target kind -o epochs=1 --trials 3 --slots 1 --name mine"
+    first = typed(*words.split())
     use = r"\nuse populations/mine/_model: (trial \d of run mine, test_loss|an ensemble of)"
     assert re.search(use, first.out), first
     config = folder / "populations" / "mine" / "_model" / "config.json"
     about = json.loads(config.read_text())
     about["metrics"]["test_loss"] = 99.0
     config.write_text(json.dumps(about))
-    again = typed(*words)
+    again = typed(*words.split())
     assert (
         "\nuse gradient boosting rather than populations/mine/_model (no command saves gradient boosting: " in again.out
     ), again
@@ -481,21 +455,9 @@ def test_the_json_has_each_comparison_of_the_verdict_as_numbers(data: Path, type
 
 def test_a_table_is_searched_over_all_families_unless_the_user_names_some(data: Path, typed: Typed) -> None:
     need("boosting")
-    words = (
-        "auto",
-        "table.csv",
-        "--target",
-        "kind",
-        "-o",
-        "epochs=1",
-        "--trials",
-        "2",
-        "--dry-run",
-        "--format",
-        "json",
-    )
+    words = "auto table.csv --target kind -o epochs=1 --trials 2 --dry-run --format json"
     for flags, families in (((), "auto"), (("--families", "boosting"), "boosting")):
-        planned = msgspec.json.decode(typed(*words, *flags).out, type=PlannedRun)
+        planned = msgspec.json.decode(typed(*words.split(), *flags).out, type=PlannedRun)
         assert planned.options["families"] == families
     refused = typed("auto", "named.csv", "--evaluator", "forecasting", "--families", "linear")
     assert refused.code == 2

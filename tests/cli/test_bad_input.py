@@ -88,8 +88,7 @@ def test_data_of_the_language_model(typed: Typed, folder: Path, data: str, words
 
 
 @pytest.mark.parametrize(
-    "given",
-    [["-o", "flops=-1"], ["-o", "tokens=1000", "-o", "seconds=1"], ["-o", "size=huge"], ["-o", "tokens=1.5"]],
+    "given", [["-o", "flops=-1"], ["-o", "tokens=1000", "-o", "seconds=1"], ["-o", "size=huge"], ["-o", "tokens=1.5"]]
 )
 def test_options_of_the_language_model(typed: Typed, given: list[str]) -> None:
     says(typed("run", "language_model", *given), 2, given[-1].partition("=")[0])

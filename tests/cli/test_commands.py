@@ -356,23 +356,10 @@ def test_help_answers_at_once(process: Typed) -> None:
 @pytest.mark.slow
 def test_a_terminal_gets_lines_of_progress(folder: Path) -> None:
     master, slave = pty.openpty()
-    words = [
-        "run",
-        "quick.py",
-        "--trials",
-        "8",
-        "--slots",
-        "2",
-        "-o",
-        "sleep=0.2",
-        "--final-seeds",
-        "0",
-        "--name",
-        "tty",
-    ]
+    words = "run quick.py --trials 8 --slots 2 -o sleep=0.2 --final-seeds 0 --name tty"
     env = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "evo_tune", *words], cwd=folder, env=env, stdout=slave, stderr=slave, stdin=slave
+        [sys.executable, "-m", "evo_tune", *words.split()], cwd=folder, env=env, stdout=slave, stderr=slave, stdin=slave
     )
     os.close(slave)
     shown = b""

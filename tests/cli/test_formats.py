@@ -142,14 +142,7 @@ def test_json_is_printed_in_one_place() -> None:
 
 @pytest.mark.slow
 def test_what_is_printed_has_the_keys_that_are_promised(desk: Path, typed: Typed, printed: list[Any]) -> None:
-    alone = {
-        "run",
-        "run --dry-run",
-        "resume",
-        "predict",
-        "auto",
-        "auto --dry-run",
-    }  # these have tests of their own
+    alone = {"run", "run --dry-run", "resume", "predict", "auto", "auto --dry-run"}  # these have tests of their own
     assert {line.split()[0] for line in LOOKS} | alone == set(OUTPUT_TYPES)
     for line in LOOKS:
         name, *words = line.split()

@@ -138,25 +138,11 @@ def test_hours_too_short_for_a_training_name_the_hours_that_are_needed(timed: Pa
 
 @pytest.mark.slow
 def test_timings_are_no_trials_and_a_run_tells_its_forecast(timed: Path, typed: Typed) -> None:
-    what = (
-        "run",
-        "timed.py",
-        "-o",
-        "pace=0.3",
-        "--trials",
-        "6",
-        "--final-seeds",
-        "0",
-        "--slots",
-        "1",
-        "--order",
-        "proposal",
-        "--no-report",
-    )
-    told = typed(*what, "--name", "told", "--store", "store")
+    what = "run timed.py -o pace=0.3 --trials 6 --final-seeds 0 --slots 1 --order proposal --no-report"
+    told = typed(*what.split(), "--name", "told", "--store", "store")
     assert told.code == 0, told
     assert told.out.splitlines()[0].startswith("forecast: about")
-    assert typed(*what, "--name", "quiet", "--store", "store", "--quiet").code == 0
+    assert typed(*what.split(), "--name", "quiet", "--store", "store", "--quiet").code == 0
     runs = [Run.open(timed.parent / "store" / name) for name in ("told", "quiet")]
     assert rows(runs[0]) == rows(runs[1])
     assert not [name for name in files(runs[0].folder) if "timing" in name]

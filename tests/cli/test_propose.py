@@ -45,10 +45,7 @@ def test_what_is_proposed_waits_and_a_longer_run_trains_it(folder: Path, small_r
 @pytest.mark.parametrize(
     ("words", "error"),
     [
-        (
-            ("x",),
-            "genome 'x': no such file, and no value of a gene: expected 'NAME=VALUE NAME=VALUE', a JSON",
-        ),
+        (("x",), "genome 'x': no such file, and no value of a gene: expected 'NAME=VALUE NAME=VALUE', a JSON"),
         (("ideas.csv",), "genome 'ideas.csv': no such file, and no value of a gene: expected"),
         (("x=1 y",), "genome 'x=1 y': gene y: expected gene NAME=VALUE"),
         (("{",), "genome '{': Expecting property name"),

@@ -103,10 +103,7 @@ def test_devices_leaves_the_precision_on_a_cpu_to_the_first_training() -> None:
 
 def test_devices_tells_a_gpu_by_its_model(typed: Typed, folder: Path) -> None:
     smi = folder / "nvidia-smi"
-    cases = {
-        "-L": "GPU 0: NVIDIA H100 (UUID: GPU-aa)",
-        "*memory*": "GPU-aa, NVIDIA H100, 81559, 81000, 9.0",
-    }
+    cases = {"-L": "GPU 0: NVIDIA H100 (UUID: GPU-aa)", "*memory*": "GPU-aa, NVIDIA H100, 81559, 81000, 9.0"}
     text = "".join(f'{case}) echo "{said}";;\n' for case, said in cases.items())
     smi.write_text(f'#!/bin/sh\ncase "$1" in\n{text}esac\n')
     smi.chmod(0o755)

@@ -23,10 +23,7 @@ from tests.conftest import drive, rows
 MIB, GIB = 2**20, 2**30
 
 
-@given(
-    st.integers(1, 20),
-    st.lists(st.tuples(st.integers(1, 30), st.integers(0, 5), st.integers(0, 4)), max_size=40),
-)
+@given(st.integers(1, 20), st.lists(st.tuples(st.integers(1, 30), st.integers(0, 5), st.integers(0, 4)), max_size=40))
 def test_a_card_never_gives_more_than_it_has_and_lets_everyone_have_their_turn(memory, trainings):
     """Each of up to five slots trains again and again; who ends next is drawn, and its worker may stay."""
     card, begun, entered = Card(memory), [], []

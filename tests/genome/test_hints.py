@@ -16,8 +16,7 @@ PRIOR = Float(1e-4, 1e-1, log=True, prior=3e-3, spread=2)
 
 
 @pytest.mark.parametrize(
-    "gene",
-    [PRIOR, Int(1, 64, log=True, prior=8, spread=2, when={"kind": ["a", "b"]}), Choice((1, 2), when={"n": 3})],
+    "gene", [PRIOR, Int(1, 64, log=True, prior=8, spread=2, when={"kind": ["a", "b"]}), Choice((1, 2), when={"n": 3})]
 )
 def test_hints_are_plain_data(gene: Gene) -> None:
     assert gene_from(json.loads(json.dumps(gene.describe()))) == gene

@@ -135,10 +135,7 @@ def test_a_name_without_a_function_is_refused(task: Path, part: str) -> None:
         (Baseline("B", "loss", 0.4, 0.5, -0.1, 0.01, False), "B beats the best trial by 0.10000 ± 0.01000: loss 0.5"),
         (Baseline("B", "loss", 0.5, 0.4, 0.1, 0.0, True), "the best trial beats B by 0.10000: loss 0.4"),
         (Baseline("B", "loss", 0.4, 0.5, -0.1, 0.2), "does not clearly beat B: .*, a difference of -0.10000 ± 0.2"),
-        (
-            Baseline("B", "loss", 0.4, 0.5, -0.1),
-            "not better than B: loss 0.5.* against .*over fresh seeds$",
-        ),
+        (Baseline("B", "loss", 0.4, 0.5, -0.1), "not better than B: loss 0.5.* against .*over fresh seeds$"),
         (Baseline("B", "loss", 0.5, 0.4, 0.1), "better than B: loss 0.4.* against .*: it may be luck$"),
         (Baseline("B", "loss", 0.4), "B: loss 0.4"),
         (Baseline("B", "loss", problem="it burnt"), "B has no value to compare with: it burnt"),

@@ -13,10 +13,7 @@ from evo_tune.loop.generations import clean_checkpoints_after
 from evo_tune.loop.search import Search
 
 
-@pytest.mark.parametrize(
-    "status",
-    ["ok", "failed", "pruned", "crashed"],
-)
+@pytest.mark.parametrize("status", ["ok", "failed", "pruned", "crashed"])
 def test_a_checkpoint_that_was_gone_on_from_is_removed_whatever_came_of_it(
     begin: Callable[..., Search], status: str
 ) -> None:

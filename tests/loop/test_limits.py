@@ -201,8 +201,7 @@ def test_a_planned_comparison_stays_on_resume_and_longer_hours_plan_anew(begin: 
 
 
 @pytest.mark.parametrize(
-    ("seconds", "finalists"),
-    [(501.0, 2), (499.0, 1), (401.0, 1), (399.0, 2), (301.0, 2), (299.0, 1)],
+    ("seconds", "finalists"), [(501.0, 2), (499.0, 1), (401.0, 1), (399.0, 2), (301.0, 2), (299.0, 1)]
 )
 def test_a_comparison_has_four_seeds_rather_than_two_finalists(begin: Begin, seconds: float, finalists: int) -> None:
     search = after_two(begin)

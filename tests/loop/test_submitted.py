@@ -34,10 +34,7 @@ def test_a_genome_is_trained_next_and_recorded_with_its_source(begin: Begin) -> 
     step(search)
     search.enqueue({"n": 3})
     search.enqueue({"x": 0.25, "kind": 2}, source="alice")
-    assert [step(search).genome for _ in range(2)] == [
-        {"x": 0.0, "n": 3, "kind": "a"},
-        {"x": 0.25, "n": 6, "kind": 2},
-    ]
+    assert [step(search).genome for _ in range(2)] == [{"x": 0.0, "n": 3, "kind": "a"}, {"x": 0.25, "n": 6, "kind": 2}]
     assert search.saved.candidates[2].operator == "proposed by python"
     assert search.saved.submissions[3].source == "alice"
     assert search.saved.submissions[3].genome == {"x": 0.25, "kind": 2}

@@ -299,10 +299,7 @@ def test_a_function_gets_the_options_that_it_declares() -> None:
     assert call_with_declared_options(lambda: 1, given) == 1
 
 
-@pytest.mark.parametrize(
-    ("texts", "found"),
-    [([], {}), (["a=1", "b=x=y", "c="], {"a": "1", "b": "x=y", "c": ""})],
-)
+@pytest.mark.parametrize(("texts", "found"), [([], {}), (["a=1", "b=x=y", "c="], {"a": "1", "b": "x=y", "c": ""})])
 def test_assignments_are_split_at_the_first_sign(texts: list[str], found: dict[str, str]) -> None:
     assert split_assignments(texts, "-o") == found
 

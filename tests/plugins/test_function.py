@@ -298,10 +298,7 @@ def test_a_module_that_came_back_beside_a_function_of_a_notebook_is_not_imported
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (
-            "data = iter([])\ndef train(genome, context):\n    return data",
-            "train .*uses data, a list_iterator of the",
-        ),
+        ("data = iter([])\ndef train(genome, context):\n    return data", "train .*uses data, a list_iterator of the"),
         (
             "n = float('nan')\ndef other():\n    return n\ndef train(g, c):\n    return other()",
             "other .*uses n, a float of",

@@ -239,11 +239,7 @@ def test_a_number_that_is_not_finite_is_a_number_between_labels_too(number: str)
             2.1,
         ),
         (["epoch 3", "acc@5: 0.5 (top)"], "but 'acc@5: 0.5', 'epoch 3': add --metric 'v=acc@\\d+' if that is it", 0.5),
-        (
-            ["train v 2, test v 3"],
-            "several numbers named v, 'train v 2', 'test v 3': add --metric 'v=train v' to",
-            2.0,
-        ),
+        (["train v 2, test v 3"], "several numbers named v, 'train v 2', 'test v 3': add --metric 'v=train v' to", 2.0),
         (["[train] v 2", "[test] v 3"], "'v 2', 'v 3': add --metric 'v=train\\] v' to choose one", 2.0),
     ],
 )

@@ -13,14 +13,7 @@ import pytest
 
 from evo_tune.genome.trial import Outcome
 from evo_tune.report import charts
-from evo_tune.report.charts import (
-    as_plotly,
-    escape_label,
-    history,
-    log_axis,
-    spread_indices,
-    trials,
-)
+from evo_tune.report.charts import as_plotly, escape_label, history, log_axis, spread_indices, trials
 from evo_tune.report.charts.history import best_so_far
 from evo_tune.report.run_data import RunData
 from evo_tune.report.summary import total_cost
@@ -46,8 +39,7 @@ def test_a_run_that_has_only_begun_says_so_and_nothing_else(made: Made, tmp_path
 
 
 @pytest.mark.parametrize(
-    "name",
-    [name for name in charts.names() if hasattr(charts.chart_of(name), "draw") and name != "patches"],
+    "name", [name for name in charts.names() if hasattr(charts.chart_of(name), "draw") and name != "patches"]
 )
 def test_every_chart_has_figures_of_its_own(name: str, made: Made) -> None:
     material = RunData(made(80, objectives=("loss:min", "params:min")))

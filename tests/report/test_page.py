@@ -19,13 +19,7 @@ import pytest
 from evo_tune.errors import StoreError
 from evo_tune.report import charts
 from evo_tune.report.charts import CaptionedFigure, Command, Part, as_json
-from evo_tune.report.page import (
-    page,
-    plotly_script,
-    report,
-    write_beside,
-    write_report,
-)
+from evo_tune.report.page import page, plotly_script, report, write_beside, write_report
 from evo_tune.report.run_data import RunData
 from evo_tune.store.run import Run
 from tests.conftest import cut_copy

@@ -180,9 +180,7 @@ def test_where_nothing_is_learned_places_decide_to_the_bit(why: str) -> None:
     units = np.random.default_rng(1).random((3, len(SPACE.genes)))
     lesson = Lesson("earlier", np.arange(len(SPACE.genes)), units, np.arange(3.0))
     history = RunHistory(
-        SPACE,
-        OBJECTIVES[: 2 if why == "two objectives" else 1],
-        lessons=[lesson] if why == "earlier runs" else [],
+        SPACE, OBJECTIVES[: 2 if why == "two objectives" else 1], lessons=[lesson] if why == "earlier runs" else []
     )
     strategy, rng, seen = ruled(make_strategy(name, {}), rules), np.random.default_rng(4), set()
     for one in births(rules, rng, history, 120):

@@ -57,10 +57,7 @@ def birth_rng(seed: int, id: int) -> np.random.Generator:
 
 
 def rebuild(
-    space: SearchSpace,
-    objectives: Sequence[Objective],
-    events: Iterable[Event],
-    constraints: Sequence[Constraint] = (),
+    space: SearchSpace, objectives: Sequence[Objective], events: Iterable[Event], constraints: Sequence[Constraint] = ()
 ) -> History:
     """Return a fresh history from recorded events, as a resumed run does."""
     history = RunHistory(space, objectives, constraints)

@@ -233,10 +233,7 @@ def test_proposing_is_pure(strategy: Strategy, known: Simulation) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("space", "lag"),
-    some([(space, lag) for space in SPACES for lag in (0, 2, 8)], *PACES),
-)
+@pytest.mark.parametrize(("space", "lag"), some([(space, lag) for space in SPACES for lag in (0, 2, 8)], *PACES))
 def test_in_birth_order_slots_and_speeds_do_not_matter(strategy: Strategy, space: str, lag: int) -> None:
     runs = [
         simulate(strategy, space, 0.2, births=26, slots=slots, order="proposal", lag=lag, speed=speed)

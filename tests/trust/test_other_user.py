@@ -12,7 +12,7 @@ import pytest
 NOBODY = 65534
 
 pytestmark = [
-    pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be a second user"),
+    pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can be a second user")
 ]
 
 PLANT = """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from itertools import product
 
-import numpy as np
 import pytest
 
 from evo_tune import Choice, SearchSpace
@@ -118,14 +117,6 @@ def test_a_patch_that_changes_the_seed_is_noticed() -> None:
     text = "--- a/f\n+++ b/f\n@@ -3,3 +3,3 @@\n c\n-d\n+seed_everything(3)\n e\n"
     (remark,) = patch_set(parse_patch("p", text)).remarks()
     assert remark == "patch p changes a line about the seed, look at it: +seed_everything(3)"
-
-
-def test_random_genomes_of_a_space_apply() -> None:
-    patches = patch_set(*(patch(f"n{number}", letter) for number, letter in enumerate("bccdhhk")))
-    space, rng = SearchSpace(patches.repair, None, **patches.genes), np.random.default_rng(0)
-    for _ in range(30):
-        genome = space.sample(rng)
-        patches.apply(name for name, value in genome.items() if value)
 
 
 def test_a_long_chain_of_patches_has_no_conflicts_at_once() -> None:

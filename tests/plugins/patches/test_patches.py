@@ -9,14 +9,7 @@ import pytest
 from evo_tune import Float
 from evo_tune.errors import PluginError
 from evo_tune.genome.switches import SWITCH
-from evo_tune.plugins.patches import (
-    CODE_FOLDER,
-    LARGEST,
-    parse_patch,
-    read_patch_file,
-    read_patch_folder,
-    read_patches,
-)
+from evo_tune.plugins.patches import CODE_FOLDER, LARGEST, parse_patch, read_patch_file, read_patch_folder, read_patches
 
 TEXT = """# title: Momentum of the optimizer
 # requires: base.patch, other
