@@ -121,6 +121,7 @@ ELSEWHERE = {
     "training/models/block": "training/models/test_attention training/models/test_functions "
     "training/recipe/models/test_rules",
     "training/models/dropout": "training/models/test_dropout training/models/test_encoder",
+    "training/models/removed": "test_upgrading",
     "training/models/model_files": "training/models/test_unfilled training/models/test_trees "
     "training/models/test_linear",
     "training/optim/gradient": "training/optim/test_gradient training/optim/test_losses",

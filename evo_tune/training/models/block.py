@@ -50,11 +50,14 @@ class _RMSNormed(torch.autograd.Function):
 _SLOW, _FAST = 1.0, 32.0  # turns within T: pairs below are interpolated, pairs above unchanged (YaRN's α, β)
 
 
-def rotary_frequencies(head_dim: int, *, context: int = 1, stretch: float = 1.0, method: str = "linear") -> Tensor:
+def rotary_frequencies(
+    head_dim: int, base: float = 10000.0, *, context: int = 1, stretch: float = 1.0, method: str = "linear"
+) -> Tensor:
     """Return the angle per position of each pair of channels, in radians.
 
     Args:
         head_dim: Channels of a head (even int); above 2 for 'ntk'.
+        base: Base of the frequencies; the slowest pair turns about 1/base radians per position.
         context: Length T of the training, in tokens.
         stretch: s = T'/T, 1 or more; 1 changes nothing.
         method: 'linear', 'ntk' or 'yarn'.
@@ -62,7 +65,6 @@ def rotary_frequencies(head_dim: int, *, context: int = 1, stretch: float = 1.0,
     Returns:
         (head_dim / 2), float64, descending.
     """
-    base = 10000.0  # the slowest pair turns about 1/base radians per position
     if method == "ntk":
         base = base * stretch ** (head_dim / (head_dim - 2))
     plain: Tensor = base ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)

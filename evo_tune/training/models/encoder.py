@@ -12,6 +12,7 @@ from evo_tune.training.hardware.device import run_block
 from evo_tune.training.models.block import Block
 from evo_tune.training.models.dropout import Dropout, DropPath
 from evo_tune.training.models.model_files import SavedModel, TableFacts
+from evo_tune.training.models.removed import restore_parts
 from evo_tune.training.recipe.data.labelled_texts import PADDING
 from evo_tune.training.recipe.data.tables import Columns
 from evo_tune.training.recipe.models.encoder_config import (
@@ -62,6 +63,8 @@ class Encoder(SavedModel):
             self.head = nn.Linear(config.head_inputs, config.outputs)
             self.build(config)
         self.initialise(torch.Generator().manual_seed(seed))
+        if config.removed:
+            restore_parts(self, config)
 
     def make_blocks(self, config: Any) -> Iterable[nn.Module]:
         """Return the blocks."""

@@ -15,6 +15,7 @@ from evo_tune.training.hardware.device import run_block
 from evo_tune.training.models import block as blocks
 from evo_tune.training.models.dropout import Dropout
 from evo_tune.training.models.model_files import read_model, read_verified, write_model
+from evo_tune.training.models.removed import restore_parts
 from evo_tune.training.recipe.data.tokens import BPE, Bytes, Tokenizer
 from evo_tune.training.recipe.models.gpt_config import LARGE_VOCABULARY, GPTConfig
 
@@ -142,13 +143,17 @@ class GPT(nn.Module):
         rotation, mask, stretch = None, None, config.stretch
         if config.position == "rope":
             head_dim, trained = config.width // config.heads, config.extended_from or config.context
-            frequencies = blocks.rotary_frequencies(head_dim, context=trained, stretch=stretch, method=config.extension)
+            base = config.removed.get("rope_base", 10000.0)
+            how: Any = {"context": trained, "stretch": stretch, "method": config.extension}
+            frequencies = blocks.rotary_frequencies(head_dim, base, **how)
             gain = 0.1 * math.log(stretch) + 1.0 if config.extension == "yarn" else 1.0
             rotation = blocks.rotary_table(config.context, frequencies, gain).float()
         if windowed:
             mask = blocks.chunk_mask(config.chunk, config.reach)
         for name, table in (("rotation", rotation), ("mask", mask)):
             self.register_buffer(name, table, persistent=False)
+        if config.removed:
+            restore_parts(self, config)
 
     @torch.no_grad()
     def _initialise(self, generator: torch.Generator) -> None:
@@ -173,7 +178,7 @@ class GPT(nn.Module):
     @property
     def in_pieces(self) -> bool:
         """Whether the logits are so large that a training should not hold them all."""
-        return self.config.vocab_size >= LARGE_VOCABULARY
+        return self.config.vocab_size >= LARGE_VOCABULARY and not self.config.removed
 
     def forward(self, tokens: Tensor, read: Callable[[Tensor, Tensor], Any] | None = None) -> Any:
         """Return logits for the token after each position.

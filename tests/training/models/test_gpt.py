@@ -201,13 +201,13 @@ def test_unknown_fields_are_refused() -> None:
         GPTConfig.from_json({"layers": 3})
 
 
-def test_a_part_that_is_gone_is_named() -> None:
+def test_the_shape_of_a_model_of_1_1_keeps_the_fields_that_are_gone() -> None:
     config = GPTConfig(depth=3)
     assert GPTConfig.from_json({**config.to_json(), "softcap": 0.0}) == config
-    with pytest.raises(
-        RecipeError, match=r"softcap=15\.0 is not allowed: expected 0\.0, or a version of evo-tune before 2\.0"
-    ):
-        GPTConfig.from_json({**config.to_json(), "softcap": 15.0})
+    old = {**config.to_json(), "softcap": 15.0, "ffn": "swiglu", "position": "sinusoidal"}
+    shape = GPTConfig.from_json(old)
+    assert shape.to_json() == old
+    assert shape.ffn_width == 168  # 8 · 21: two thirds of 256, to the nearest multiple of 8
 
 
 @pytest.mark.parametrize("options", [{}, {"position": "rope", "window": 4}])

@@ -238,7 +238,8 @@ def read_base(folder: Path | str) -> BaseModel:
     _check_config(folder, config, len(shapes))
     base = BaseModel(folder.resolve(), config, shapes)
     if base.gpt is not None:
-        if (stored := sum(math.prod(shape) for shape in shapes.values())) != base.gpt.parameters:
+        stored = sum(math.prod(shape) for shape in shapes.values())
+        if stored != base.gpt.parameters and not base.gpt.removed:
             raise _refusal(base.folder, f"{base.gpt.parameters} weights, as its config.json says, and not {stored}")
     elif "model_type" not in config:
         raise _refusal(base.folder, "a config.json with model (GPT.save) or model_type (Hugging Face)")

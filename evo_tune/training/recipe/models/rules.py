@@ -41,6 +41,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar, get_type_hints
 
 from evo_tune.errors import RecipeError
@@ -141,6 +142,24 @@ def _declared_fields(config: type[Any]) -> list[Option]:
     ]
 
 
+# Feed-forward layers with a gate, of models of earlier versions.
+GATED = ("swiglu", "reglu")
+
+
+def _removed_values(values: dict[str, Any], removed: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace values of fields that this version lacks by those that give the nearest shape; return the former."""
+    before = dict(values)
+    if values.get("position") == "sinusoidal":
+        values["position"] = "rope"  # as here, its positions are no weights
+    if removed.get("ffn") in GATED:  # three matrices instead of two, of about two thirds of the width
+        width, multiple = values["width"], removed.get("ffn_multiple", 8)
+        values["ffn_mult"] = multiple * max(1, round(values["ffn_mult"] * width * 2 / 3 / multiple)) / width
+    scaling = values.get("scaling")
+    if scaling is not None and scaling["name"] == "mup":  # completep is the same over width
+        values["scaling"] = {**scaling, "name": "completep", "depth": values["depth"]}
+    return {name: value for name, value in before.items() if value != values[name]}
+
+
 class ShapeConfig:
     """Shape of a model, as a dataclass of plain fields.
 
@@ -150,8 +169,10 @@ class ShapeConfig:
     # Whether the head shares the weights of the embedding.
     tied: ClassVar[bool] = False
 
-    # Fields of earlier versions with their defaults, which model files contain. Another value is refused.
+    # Fields of earlier versions with their defaults, which model files contain.
     dropped: ClassVar[Mapping[str, Any]] = {}
+    # Fields of a model of an earlier version that has other values than this version trains (see `models.removed`).
+    removed: Mapping[str, Any] = MappingProxyType({})
 
     def __post_init__(self) -> None:
         for field in _declared_fields(type(self)):  # type: ignore[arg-type]  # classes can be hashed
@@ -159,7 +180,7 @@ class ShapeConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as plain data, with those of earlier versions, so that these read the model too."""
-        return {**self.dropped, **asdict(self)}  # type: ignore[call-overload] # of the dataclasses below
+        return {**self.dropped, **asdict(self), **self.removed}  # type: ignore[call-overload] # of the dataclasses below
 
     @classmethod
     def from_json(cls: type[C], data: Mapping[str, Any]) -> C:
@@ -169,13 +190,18 @@ class ShapeConfig:
             RecipeError: A field is unknown or out of its range.
         """
         field_names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-        values = {name: value for name, value in data.items() if (name, value) not in cls.dropped.items()}
+        values = {name: value for name, value in data.items() if name not in cls.dropped}
         for name, value in values.items():
-            if name in cls.dropped:
-                raise RecipeError(name, value, f"{cls.dropped[name]!r}, or a version of evo-tune before 2.0")
             if name not in field_names:
                 raise RecipeError(name, value, f"only the fields {', '.join(field_names)}")
-        return cls(**values)
+        removed = {name: data[name] for name in cls.dropped if data.get(name, cls.dropped[name]) != cls.dropped[name]}
+        try:
+            removed |= _removed_values(values, removed)
+        except (TypeError, ValueError, LookupError, ArithmeticError):
+            raise RecipeError("model", removed, "the shape of a model that a model's save wrote") from None
+        config = cls(**values)
+        object.__setattr__(config, "removed", removed)
+        return config
 
     @property
     def parameters(self) -> int:
